@@ -1,0 +1,234 @@
+// Block loops over duals.h and the linear ops: compiled once per instruction set, into its own namespace.
+//
+// Every loop marked `vectorised: N` must be vectorised at this object's full width in N instances (N per dual where it
+// says so); csrc/cmake/check_vectorised.py fails the build otherwise. Loops cannot fail and do not allocate.
+#include "duals.h"
+#include "program.h"
+
+#if defined(__clang__)
+#define FNTK_LANES _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define FNTK_LANES _Pragma("GCC ivdep")
+#else
+#define FNTK_LANES __pragma(loop(ivdep))
+#endif
+
+namespace fntk {
+namespace FNTK_ISA {
+
+// K -> w2 K + b2 and theta -> w2 theta + f K_old + g, params (w2, b2, f, g). Rows: standard deviation before; with a
+// bias also C = sqrt(w2 q / q') and S = sqrt(b2 / q'), for which u' = C1 C2 u + ((C1 - C2)^2 + (S1 - S2)^2) / 2.
+template <class T>
+void dense(const OpView<T>& op, const Block<T>& b) {
+  const T w2 = T(op.params[0]), f = T(op.params[2]), g = T(op.params[3]);
+  const bool bias = op.params[1] > 0;
+  for (int line = 0; line < b.lines; ++line) {
+    const long i = b.i0 + line, j = b.j0 + line * b.col_step;
+    const T* u = b.u(op.src[0]) + line * b.stride;
+    T* u_out = b.u(op.dst) + line * b.stride;
+    if (b.ntk) {
+      const T* theta = b.theta(op.src[0]) + line * b.stride;
+      T* theta_out = b.theta(op.dst) + line * b.stride;
+      const T std1 = f * op.rows1[0][i];
+      const T* std2 = op.rows2[0] + j;
+      FNTK_LANES
+      for (int k = 0; k < b.cols; ++k)  // vectorised: 2
+        theta_out[k] = fma(w2, theta[k], fma(std1 * std2[k], T(1) - u[k], g));
+    }
+    if (bias) {
+      const T C1 = op.rows1[1][i], S1 = op.rows1[2][i];
+      const T *C2 = op.rows2[1] + j, *S2 = op.rows2[2] + j;
+      FNTK_LANES
+      for (int k = 0; k < b.cols; ++k)  // vectorised: 2
+        u_out[k] = fma(C1 * C2[k], u[k], T(0.5) * (square(C1 - C2[k]) + square(S1 - S2[k])));
+    } else if (u != u_out) {
+      FNTK_LANES
+      for (int k = 0; k < b.cols; ++k)  // vectorised: 2
+        u_out[k] = u[k];
+    }
+  }
+}
+
+// Independent branches: covariances add. Rows: p_b = sqrt(q_b / sum q); u' = sum_b (p1 p2 u_b + (p1 - p2)^2 / 2).
+template <class T>
+void sum(const OpView<T>& op, const Block<T>& b) {
+  for (int line = 0; line < b.lines; ++line) {
+    const long i = b.i0 + line, j = b.j0 + line * b.col_step;
+    T* u_out = b.u(op.dst) + line * b.stride;
+    T* theta_out = b.theta(op.dst) + line * b.stride;
+    for (int s = 0; s < op.n_src; ++s) {
+      const T* u = b.u(op.src[s]) + line * b.stride;
+      const T* theta = b.theta(op.src[s]) + line * b.stride;
+      const T p1 = op.rows1[s][i];
+      const T* p2 = op.rows2[s] + j;
+      const T keep = s == 0 ? T(0) : T(1);
+      FNTK_LANES
+      for (int k = 0; k < b.cols; ++k) {  // vectorised: 2
+        const T before = select(keep == T(0), T(0), u_out[k]);
+        u_out[k] = before + fma(p1 * p2[k], u[k], T(0.5) * square(p1 - p2[k]));
+      }
+      if (!b.ntk) continue;
+      FNTK_LANES
+      for (int k = 0; k < b.cols; ++k)  // vectorised: 2
+        theta_out[k] = select(keep == T(0), T(0), theta_out[k]) + theta[k];
+    }
+  }
+}
+
+// Row: standard deviation of the slot.
+template <class T>
+void store(const OpView<T>& op, const Block<T>& b) {
+  for (int line = 0; line < b.lines; ++line) {
+    const T* u = b.u(op.src[0]) + line * b.stride;
+    const T* theta = b.theta(op.src[0]) + line * b.stride;
+    if (op.out[0]) {
+      const T std1 = op.rows1[0][b.i0 + line];
+      const T* std2 = op.rows2[0] + b.j0 + line * b.col_step;
+      T* out = op.out[0] + line * op.out_stride[0];
+      FNTK_LANES
+      for (int k = 0; k < b.cols; ++k)  // vectorised: 2
+        out[k] = std1 * std2[k] * (T(1) - u[k]);
+    }
+    for (int plane = 1; plane < 3; ++plane) {
+      if (!op.out[plane]) continue;
+      const T* in = plane == 1 ? theta : u;
+      T* out = op.out[plane] + line * op.out_stride[plane];
+      FNTK_LANES
+      for (int k = 0; k < b.cols; ++k)  // vectorised: 2
+        out[k] = in[k];
+    }
+  }
+}
+
+template <template <class> class Phi, class T>
+void dual(const OpView<T>& op, const Block<T>& b) {
+  const Phi<T> phi(op.params);
+  constexpr int n_rows = Phi<T>::n_rows > 0 ? Phi<T>::n_rows : 1;
+  for (int line = 0; line < b.lines; ++line) {
+    const T* rows2[n_rows];
+    for (int r = 0; r < Phi<T>::n_rows; ++r) rows2[r] = op.rows2[r] + b.j0 + line * b.col_step;
+    const auto x1 = Phi<T>::load(op.rows1, b.i0 + line);
+    const T* u = b.u(op.src[0]) + line * b.stride;
+    T* u_out = b.u(op.dst) + line * b.stride;
+    if (b.ntk) {
+      const T* theta = b.theta(op.src[0]) + line * b.stride;
+      T* theta_out = b.theta(op.dst) + line * b.stride;
+      FNTK_LANES
+      for (int k = 0; k < b.cols; ++k) {  // vectorised: 2 per dual
+        const Dual<T> d = phi.pair(correlation(u[k]), x1, Phi<T>::load(rows2, k));
+        u_out[k] = d.u;
+        theta_out[k] = theta[k] * d.kdot;
+      }
+    } else {
+      FNTK_LANES
+      for (int k = 0; k < b.cols; ++k)  // vectorised: 2 per dual
+        u_out[k] = phi.pair(correlation(u[k]), x1, Phi<T>::load(rows2, k)).u;
+    }
+  }
+}
+
+template <template <class> class Phi, class T>
+void dual_map(long n, const T* q11, const T* q12, const T* q22, const double* params, T* k_out, T* kdot_out) {
+  const Phi<T> phi(params);
+  FNTK_LANES
+  for (long k = 0; k < n; ++k) {  // vectorised: 2 per dual
+    const T q1 = q11[k], q2 = q22[k];
+    const Dual<T> d = phi.pair(correlation(q1, q12[k], q2), phi.row(q1), phi.row(q2));
+    k_out[k] = sqrt(phi.variance(q1)) * sqrt(phi.variance(q2)) * d.rho;
+    kdot_out[k] = d.kdot;
+  }
+}
+
+constexpr int kLanes = 32;  // accumulators of a reduction: one order of summation for every instruction set
+
+template <class T>
+FNTK_HD T add_lanes(T* acc) {
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) acc[l] += acc[l + half];
+  return acc[0];
+}
+
+template <class T>
+T squared_distance(const T* x, const T* y, long d) {
+  T acc[kLanes] = {};
+  long k = 0;
+  for (; k + kLanes <= d; k += kLanes)
+    for (int l = 0; l < kLanes; ++l) {
+      const T t = x[k + l] - y[k + l];
+      acc[l] = fma(t, t, acc[l]);
+    }
+  for (int l = 0; k + l < d; ++l) {
+    const T t = x[k + l] - y[k + l];
+    acc[l] = fma(t, t, acc[l]);
+  }
+  return add_lanes(acc);
+}
+
+template <class T>
+void defect(long n, const T* product, T limit, const T* unit1, const T* unit2, long d, T* u) {
+  FNTK_LANES
+  for (long k = 0; k < n; ++k)  // vectorised: 2
+    u[k] = at_least_zero(T(1) - product[k]);
+  if (!unit1) return;
+  for (long k = 0; k < n; ++k)
+    if (product[k] > limit) u[k] = T(0.5) * squared_distance(unit1, unit2 + k * d, d);
+}
+
+template <class T>
+double sum_of_squares(const T* x, double scale, long d) {
+  double acc[kLanes] = {};
+  long k = 0;
+  for (; k + kLanes <= d; k += kLanes)
+    for (int l = 0; l < kLanes; ++l) {
+      const double t = double(x[k + l]) * scale;
+      acc[l] = fma(t, t, acc[l]);
+    }
+  for (int l = 0; k + l < d; ++l) {
+    const double t = double(x[k + l]) * scale;
+    acc[l] = fma(t, t, acc[l]);
+  }
+  return add_lanes(acc);
+}
+
+template <class T>
+void scale(const T* x, double first, double second, long d, T* out) {
+  FNTK_LANES
+  for (long k = 0; k < d; ++k)  // vectorised: 2
+    out[k] = T(double(x[k]) * first * second);
+}
+
+// out[c][r] = in[r][c] for c >= r + skip (skip <= -rows: all).
+template <class T>
+void transpose(const T* in, long in_stride, T* out, long out_stride, long rows, long cols, long skip) {
+  for (long c = 0; c < cols; ++c) {
+    const long end = c - skip + 1 < rows ? c - skip + 1 : rows;
+    for (long r = 0; r < end; ++r) out[c * out_stride + r] = in[r * in_stride + c];
+  }
+}
+
+template <class T>
+constexpr Kernels<T> make_kernels() {
+  return {{dense<T>, sum<T>, store<T>,
+#define FNTK_REGISTER(Phi, name) dual<Phi, T>,
+           FNTK_DUALS(FNTK_REGISTER)
+#undef FNTK_REGISTER
+          },
+          {nullptr, nullptr, nullptr,
+#define FNTK_REGISTER(Phi, name) dual_map<Phi, T>,
+           FNTK_DUALS(FNTK_REGISTER)
+#undef FNTK_REGISTER
+          },
+          defect<T>,
+          sum_of_squares<T>,
+          scale<T>,
+          transpose<T>};
+}
+
+// `extern` gives the constants external linkage: cpu_run.cpp picks one pair of them.
+extern const Kernels<float> kernels_float;
+extern const Kernels<double> kernels_double;
+const Kernels<float> kernels_float = make_kernels<float>();
+const Kernels<double> kernels_double = make_kernels<double>();
+
+}  // namespace FNTK_ISA
+}  // namespace fntk

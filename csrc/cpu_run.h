@@ -1,0 +1,95 @@
+// What the binding calls: instruction sets, the row pass, and running a program on one tile of pairs.
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "program.h"
+
+namespace fntk {
+
+struct Isa {
+  const char* name;
+  bool available;  // compiled in and offered by this processor
+  const Kernels<float>* kernels_float;
+  const Kernels<double>* kernels_double;
+  template <class T>
+  const Kernels<T>& kernels() const;
+};
+
+// Slowest first; the last available one is the default.
+const std::vector<Isa>& isas();
+const Isa& find_isa(const std::string& name);
+
+// Names by op code: the linear ops, then the duals.
+const std::vector<std::string>& op_names();
+bool is_dual(const std::string& name);
+size_t dual_n_params(const std::string& name);
+
+// Fills code, first_row and n_rows of each op and checks every index.
+void prepare(Program& program);
+
+// Asked between units of work, on the calling thread: true stops the call.
+using Interrupt = std::function<bool()>;
+
+struct Interrupted {};
+
+template <class T>
+struct RowTable {
+  long n = 0;
+  std::vector<T> data;                         // n_rows arrays of n
+  std::vector<std::vector<double>> variances;  // per output
+  T* row(int k) { return data.data() + k * n; }
+  const T* row(int k) const { return data.data() + k * n; }
+};
+
+// Variances of every op for n inputs; q holds one array of n for each program input.
+template <class T>
+RowTable<T> make_rows(const Program& program, const std::vector<const double*>& q, long n, int threads,
+                      const Interrupt& interrupt);
+
+template <class T>
+struct Plane {  // batch x lines x cols, columns adjacent; null: absent
+  T* data = nullptr;
+  long batch_stride = 0, stride = 0;
+  explicit operator bool() const { return data != nullptr; }
+  T* at(long b, long i, long j) const { return data + b * batch_stride + i * stride + j; }
+};
+
+template <class T>
+struct PairInput {              // of one tile
+  Plane<const T> product;       // of unit rows; or
+  Plane<const T> defect;        // u itself; or neither: u = 0
+  Plane<const T> theta;         // absent: 0
+  Plane<const T> unit1, unit2;  // unit rows, for pairs whose product exceeds `limit`
+  long d = 0;
+  T limit = 0;
+};
+
+template <class T>
+struct PairOutput {  // of the whole result: nngp, ntk, defect
+  Plane<T> planes[3];
+};
+
+struct Tile {
+  long batch0, batches, i0, lines, j0, cols;  // where it stands in the result
+  long n1, n2;                                // rows per batch of the row tables
+  bool symmetric;                             // pairs on and above the diagonal are computed and mirrored
+  bool diagonal;                              // lines pair with themselves: cols == 1
+};
+
+template <class T>
+void run(const Program& program, const RowTable<T>& rows1, const RowTable<T>& rows2, const Tile& tile,
+         const std::vector<PairInput<T>>& inputs, const std::vector<PairOutput<T>>& outputs, const Isa& isa,
+         int threads, const Interrupt& interrupt);
+
+// unit = x / |x| row by row (0 for zero rows) and q = |x|^2 / d in double; x: n rows of d.
+template <class T>
+void normalise(const T* x, long n, long d, long stride, T* unit, double* q, const Isa& isa, int threads,
+               const Interrupt& interrupt);
+
+template <class T>
+void dual_map(const std::string& name, const std::vector<double>& params, long n, const T* q11, const T* q12,
+              const T* q22, T* k, T* kdot, const Isa& isa, int threads, const Interrupt& interrupt);
+
+}  // namespace fntk

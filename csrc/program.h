@@ -1,0 +1,74 @@
+// The only contract between Python, the row pass, the block loops and CUDA: plain structs, no logic.
+//
+// A program is a straight line of ops on slots. A slot holds, for a block of pairs, two planes: the defect u and the
+// NTK theta (NNGP = sqrt(q1 q2) (1 - u), with the variances q in the row tables). An op that needs something of one
+// input alone finds it in row arrays, made once per input by the row pass; arrays first_row .. first_row + n_rows - 1
+// are its own. Slots are numbered and reused by lower() in Python; nothing here knows about layers.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace fntk {
+
+struct Op {
+  std::string name;
+  int dst = 0;
+  std::vector<int> src;
+  std::vector<double> params;
+  int code = -1;  // index into op_names()
+  int first_row = 0;
+  int n_rows = 0;
+};
+
+struct Program {
+  std::vector<Op> ops;
+  int n_inputs = 0;  // slots 0 .. n_inputs - 1 are loaded before the first op
+  int n_slots = 0;
+  int n_outputs = 0;
+  int n_rows = 0;
+};
+
+// A block of lines x cols pairs: line l is input row i0 + l of x1 against rows j0 + l * col_step .. of x2.
+template <class T>
+struct Block {
+  int lines, cols, col_step;
+  long i0, j0;
+  long stride;  // elements between the lines of a plane
+  long plane;   // elements of a plane
+  T* state;     // n_slots x (u, theta)
+  bool ntk;     // theta planes are alive
+  T* u(int slot) const { return state + 2 * slot * plane; }
+  T* theta(int slot) const { return state + (2 * slot + 1) * plane; }
+};
+
+template <class T>
+struct OpView {
+  const double* params;
+  int dst, n_src;
+  const int* src;
+  const T* const* rows1;
+  const T* const* rows2;
+  T* out[3];  // store only: the block's first entry in nngp, ntk and defect, or null
+  long out_stride[3];
+};
+
+template <class T>
+using BlockOp = void (*)(const OpView<T>&, const Block<T>&);
+
+template <class T>
+using DualMap = void (*)(long n, const T* q11, const T* q12, const T* q22, const double* params, T* k, T* kdot);
+
+// What one instruction set offers for one dtype.
+template <class T>
+struct Kernels {
+  BlockOp<T> ops[16];        // by op code; null past the last
+  DualMap<T> dual_maps[16];  // by op code; null for linear ops
+  // u = 1 - product, from the difference of the unit rows where product > limit.
+  void (*defect)(long n, const T* product, T limit, const T* unit1, const T* unit2, long d, T* u);
+  double (*sum_of_squares)(const T* x, double scale, long d);
+  void (*scale)(const T* x, double first, double second, long d, T* out);  // x first second
+  void (*transpose)(const T* in, long in_stride, T* out, long out_stride, long rows, long cols, long skip);
+};
+
+}  // namespace fntk

@@ -1,0 +1,21 @@
+"""fastntk: kernels of infinitely wide neural networks (NNGP and NTK).
+
+>>> import numpy as np
+>>> from fastntk import stax
+>>> init_fn, apply_fn, kernel_fn = stax.serial(stax.Dense(512, 2**0.5), stax.Relu(), stax.Dense(1))
+>>> kernel_fn(np.eye(3), get="ntk").shape
+(3, 3)
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from . import dual, stax
+from .config import options, show_config
+from .kernel import Kernel
+
+try:
+    __version__ = version("fastntk")
+except PackageNotFoundError:  # used from a source tree
+    __version__ = "0+source"
+
+__all__ = ["Kernel", "__version__", "dual", "options", "show_config", "stax"]

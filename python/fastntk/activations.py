@@ -1,0 +1,272 @@
+"""The nonlinearities: phi, its variance map and its dual, written to be read. The compiled text is ``csrc/duals.h``.
+
+For ``(u, v) ~ N(0, [[q11, q12], [q12, q22]])`` the dual is ``k = E phi(u) phi(v)`` and ``kdot = E phi'(u) phi'(v)``. Both
+are written in terms of the defect ``1 - rho``, ``rho = q12 / sqrt(q11 q22)``, which keeps its digits where ``rho``
+rounds to 1: near there ``kdot ~ 1 - sqrt(2 (1 - rho)) / pi``, so an error of 1e-7 in ``rho`` would become 1e-4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import erf
+from .layers import Layer, Shape
+from .program import Builder, Value, Values
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A pair's correlation without cancellation: ``u = 1 - rho``, ``w = 1 - |rho|``, ``a = |rho|``."""
+
+    u: Array
+    w: Array
+    a: Array
+
+    @classmethod
+    def of_defect(cls, u: Array) -> Correlation:
+        w = np.maximum(np.where(u <= 1, u, 2 - u), 0)
+        return cls(u, w, 1 - w)
+
+    @classmethod
+    def of_covariances(cls, q11: Array, q12: Array, q22: Array) -> Correlation:
+        """``1 - |rho| = (q11 q22 - q12^2) / (r (r + |q12|))``; a zero variance counts as ``rho = 0``."""
+        r = np.sqrt(q11) * np.sqrt(q22)
+        c = np.abs(q12)
+        det = np.maximum(difference_of_products(q11, q22, q12), 0)
+        bottom = r * (r + c)
+        w = np.where(bottom == 0, 1, det / np.where(bottom == 0, 1, bottom))
+        a = np.minimum(c / np.where(r == 0, 1, r), 1)
+        return cls(np.where(q12 < 0, 2 - w, w), w, a)
+
+
+def difference_of_products(a: Array, d: Array, b: Array) -> Array:
+    """``a d - b^2`` with the rounding errors of both products returned (Dekker 1971, two-product by splitting)."""
+
+    def error_of(x: Array, y: Array, xy: Array) -> Array:
+        split = 134217729.0  # 2^27 + 1
+        xh = split * x - (split * x - x)
+        yh = split * y - (split * y - y)
+        xl, yl = x - xh, y - yh
+        return np.asarray(((xh * yh - xy) + xh * yl + xl * yh) + xl * yl)
+
+    ad, bb = a * d, b * b
+    return np.asarray((ad - bb) + (error_of(a, d, ad) - error_of(b, b, bb)))
+
+
+def _sin_minus_t_cos(t: Array) -> Array:
+    """``sin t - t cos t`` for t in [0, pi/2]; its series below 1, where the difference would cancel."""
+    small = np.minimum(t, 1.0)
+    series = sum(
+        (-1) ** (k + 1) * 2 * k / math.factorial(2 * k + 1) * small ** (2 * k + 1) for k in range(1, 11)
+    )
+    return np.where(t < 1, series, np.sin(t) - t * np.cos(t))
+
+
+@dataclass(frozen=True)
+class Nonlinearity(Layer):
+    """Base: a subclass gives ``dual_name``, ``dual_params``, ``phi``, ``variance`` and ``pair`` of the bare phi.
+
+    The layer is ``a phi(b x) + c`` with ``affine = (a, b, c)``.
+    """
+
+    dual_name: ClassVar[str]
+
+    @property
+    def affine(self) -> tuple[float, float, float]:
+        return 1.0, 1.0, 0.0
+
+    @property
+    def dual_params(self) -> tuple[float, ...]:
+        return ()
+
+    def phi(self, x: Any, xp: Any) -> Any:
+        """The function itself, for arrays of the library ``xp``."""
+        raise NotImplementedError
+
+    def variance(self, q: Array) -> Array:
+        """``E phi(sqrt(q) z)^2``, z standard normal."""
+        raise NotImplementedError
+
+    def pair(self, c: Correlation, q11: Array, q22: Array) -> tuple[Array, Array, Array]:
+        """``(u', rho', kdot)`` of the outputs, ``u' = 1 - rho'``: the dual, normalised by ``sqrt(V(q11) V(q22))``."""
+        raise NotImplementedError
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
+        a, b, c = self.affine
+        y = self.phi(inputs if b == 1 else b * inputs, xp)
+        return y if (a, c) == (1, 0) else a * y + c
+
+    def lower(self, builder: Builder, values: Values) -> Value:
+        value = builder.one(values)
+        if not value.gaussian:
+            raise ValueError(
+                f"[{builder.where}] needs Gaussian inputs, given the output of a nonlinearity or the network's input; "
+                "put a Dense layer before it"
+            )
+        a, b, c = self.affine
+        if b != 1:
+            value = builder.emit("dense", value, params=(b**2, 0, 0, 0))
+        value = builder.emit(self.dual_name, value, params=self.dual_params, gaussian=False)
+        if (a, c) != (1, 0):
+            value = builder.emit("dense", value, params=(a**2, c**2, 0, 0))
+        return value
+
+
+@dataclass(frozen=True)
+class ABRelu(Nonlinearity):
+    """``a min(x, 0) + b max(x, 0)``.
+
+    Parameters
+    ----------
+    a, b : float
+        Slopes below and above zero.
+    do_stabilize : bool
+        Accepted for compatibility and without effect: variances never enter the recursion of a pair.
+
+    Notes
+    -----
+    ``k = a b q12 + (b - a)^2 k1``, ``kdot = a b + (b - a)^2 kdot1`` with the rectifier's ``k1 = r (sin theta +
+    (pi - theta) cos theta) / (2 pi)``, ``kdot1 = (pi - theta) / (2 pi)``, ``r = sqrt(q11 q22)``,
+    ``cos theta = q12 / r``. Where a variance is 0, theta counts as pi/2.
+
+    Accuracy: README, table "Accuracy", rows relu, leaky_relu, abrelu, abs.
+
+    References
+    ----------
+    Cho and Saul (2009), Kernel methods for deep learning, NeurIPS 22, eqs. (3)-(6).
+    """
+
+    a: float
+    b: float
+    do_stabilize: bool = False
+    dual_name: ClassVar[str] = "abrelu"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.a) and math.isfinite(self.b)):
+            raise ValueError(f"[{type(self).__name__}] slopes must be finite, given a={self.a}, b={self.b}")
+
+    @property
+    def dual_params(self) -> tuple[float, ...]:
+        return (self.a, self.b)
+
+    def phi(self, x: Any, xp: Any) -> Any:
+        return xp.where(x > 0, self.b * x, self.a * x)
+
+    def variance(self, q: Array) -> Array:
+        return (self.a**2 + self.b**2) / 2 * q
+
+    def pair(self, c: Correlation, q11: Array, q22: Array) -> tuple[Array, Array, Array]:
+        near = c.u <= 1
+        t = 2 * np.arctan2(np.sqrt(c.w), np.sqrt(2 - c.w))  # theta, or pi - theta beyond a right angle
+        lost = _sin_minus_t_cos(t) / np.pi
+        total = self.a**2 + self.b**2
+        mix = 2 * self.a * self.b / total if total > 0 else 1.0
+        rest = (self.b - self.a) ** 2 / total if total > 0 else 0.0
+        u = np.maximum(np.where(near, c.u, mix * c.u + rest) - rest * lost, 0)
+        rho = np.where(near, 1 - u, rest * lost - mix * c.a)
+        kdot = self.a * self.b + (self.b - self.a) ** 2 / 2 * np.where(near, 1 - t / np.pi, t / np.pi)
+        return u, rho, kdot
+
+
+def Relu(do_stabilize: bool = False) -> ABRelu:
+    """``max(x, 0)``: see :class:`ABRelu`."""
+    return ABRelu(0.0, 1.0, do_stabilize)
+
+
+def LeakyRelu(alpha: float, do_stabilize: bool = False) -> ABRelu:
+    """``max(x, 0) + alpha min(x, 0)``: see :class:`ABRelu`."""
+    return ABRelu(alpha, 1.0, do_stabilize)
+
+
+def Abs(do_stabilize: bool = False) -> ABRelu:
+    """``|x|``: see :class:`ABRelu`."""
+    return ABRelu(-1.0, 1.0, do_stabilize)
+
+
+@dataclass(frozen=True)
+class Erf(Nonlinearity):
+    """``a erf(b x) + c``.
+
+    Parameters
+    ----------
+    a, b, c : float
+        Output scale, input scale, output offset.
+
+    Notes
+    -----
+    For a = b = 1, c = 0: ``k = (2/pi) asin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22)))``, ``kdot = (4/pi) / sqrt(S2)``,
+    ``S2 = 1 + 2 (q11 + q22) + 4 (q11 q22 - q12^2)``. The scales are linear ops around it.
+
+    Accuracy: README, table "Accuracy", row erf.
+
+    References
+    ----------
+    Williams (1997), Computing with infinite networks, NeurIPS 9, eq. (11). The cancellation-free defect is derived in
+    ``csrc/duals.h``.
+    """
+
+    a: float = 1.0
+    b: float = 1.0
+    c: float = 0.0
+    dual_name: ClassVar[str] = "erf"
+
+    @property
+    def affine(self) -> tuple[float, float, float]:
+        return self.a, self.b, self.c
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(v) for v in (self.a, self.b, self.c)):
+            raise ValueError(f"[Erf] a, b, c must be finite, given {self.a}, {self.b}, {self.c}")
+
+    def phi(self, x: Any, xp: Any) -> Any:
+        return erf(x, xp)
+
+    def variance(self, q: Array) -> Array:
+        return 2 / np.pi * np.arctan2(2 * q, np.sqrt(1 + 4 * q))
+
+    def pair(self, c: Correlation, q11: Array, q22: Array) -> tuple[Array, Array, Array]:
+        s1, s2 = np.sqrt(1 + 4 * q11), np.sqrt(1 + 4 * q22)
+        a1, a2 = np.arctan2(2 * q11, s1), np.arctan2(2 * q22, s2)
+        cov = np.sqrt(q11) * np.sqrt(q22) * c.a
+        det = q11 * q22 * c.w * (2 - c.w)
+        root = np.sqrt(1 + 2 * (q11 + q22) + 4 * det)
+        a12 = np.arctan2(2 * cov, root)
+        gap = np.where(
+            c.u <= 1,  # (A1 + A2) / 2 - A12 with no difference of nearly equal numbers
+            np.arctan2(8 * det + (s1 - s2) ** 2 / 2, 2 * (q11 * s2 + q22 * s1) + 4 * cov * root),
+            (a1 + a2) / 2 + a12,
+        )
+        g1, g2 = np.sqrt(a1), np.sqrt(a2)
+        alive = g1 * g2 != 0
+        product = np.where(alive, g1 * g2, 1)
+        u = np.where(alive, np.maximum((gap - (g1 - g2) ** 2 / 2) / product, 0), 1)
+        rho = np.where(c.u <= 1, a12, -a12) / product
+        return u, rho, 4 / np.pi / root
+
+
+# Every nonlinearity once, by its name in fastntk.dual, with the parameters that tests, tables and benches use.
+NONLINEARITIES: dict[str, tuple[Callable[..., Nonlinearity], tuple[float, ...]]] = {
+    "relu": (Relu, ()),
+    "leaky_relu": (LeakyRelu, (0.1,)),
+    "abrelu": (ABRelu, (-0.3, 2.0)),
+    "abs": (Abs, ()),
+    "erf": (Erf, ()),
+}
+
+_BY_DUAL = {layer.dual_name: type(layer) for layer in (make(*args) for make, args in NONLINEARITIES.values())}
+
+
+def of_dual(name: str, params: Sequence[float]) -> Nonlinearity:
+    """The bare nonlinearity of a dual op."""
+    return _BY_DUAL[name](*params)

@@ -1,0 +1,177 @@
+"""The engines that run programs: which there are, why one is missing, and the one a call uses.
+
+An engine does three things: ``normalise`` inputs to unit rows, make the ``rows`` tables of a program (everything that
+depends on one input), and ``run`` the program on one tile of pairs. ``reference.py`` is the readable one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .config import resolve_options
+from .program import Program
+from .reference import NumpyEngine
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class TileInput:
+    """One program input on one tile: a product of unit rows (and the rows, for close pairs), or a known defect."""
+
+    product: Array | None = None
+    defect: Array | None = None
+    theta: Array | None = None
+    unit1: Array | None = None
+    unit2: Array | None = None
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Place of a tile in a result of ``n1 x n2`` pairs per batch.
+
+    ``symmetric``: only pairs on and above the diagonal are computed, and mirrored. ``diagonal``: line i pairs with row i.
+    """
+
+    n1: int
+    n2: int
+    batch0: int
+    batches: int
+    i0: int
+    lines: int
+    j0: int
+    cols: int
+    symmetric: bool = False
+    diagonal: bool = False
+
+
+class Engine(Protocol):
+    """What a backend offers; arrays are NumPy's."""
+
+    name: str
+    isa: str
+    tile_pairs: int  # pairs of a tile that suit its caches
+
+    def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """Dtype of unit rows and products for results of ``dtype``."""
+
+    def normalise(self, x: Array) -> tuple[Array, Array]:
+        """(n, d) C-contiguous -> unit rows (n, d), and |x|^2 / d (n,) in float64."""
+
+    def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
+        """Row tables for inputs with variances ``q``; ``.variance(k)`` is that of output k, float64."""
+
+    def run(
+        self, program: Program, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
+        inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
+    ) -> None:  # fmt: skip
+        """Write (nngp, ntk, defect) of each program output into its place; None planes are not computed."""
+
+    def dual(
+        self, name: str, params: Sequence[float], q11: Array, q12: Array, q22: Array, k: Array, kdot: Array
+    ) -> None:
+        """Element-wise dual on contiguous 1-D arrays."""
+
+
+@lru_cache(maxsize=1)
+def _load_cpu() -> tuple[ModuleType | None, str]:
+    try:
+        return import_module("fastntk._cpu"), "available"
+    except ImportError as error:
+        return None, f"not available: {error}"
+
+
+# Pairs closer than this (1 - rho) take their distance from the inputs' difference: below it, the rounding of the
+# product, about 3 eps, would show in kdot ~ sqrt(2 (1 - rho)) / pi.
+_CLOSE = {np.dtype(np.float32): 0.06, np.dtype(np.float64): 1e-3}
+
+
+@lru_cache(maxsize=256)
+def _compile(module: ModuleType, program: Program) -> Any:
+    ops = [(op.name, op.dst, list(op.src), list(op.params)) for op in program.ops]
+    missing = {op.name for op in program.ops} - set(module.op_names())
+    if missing:
+        raise NotImplementedError(
+            f"backend 'cpu' has no op {sorted(missing)}; it has {module.op_names()} (backend='numpy' runs every layer)"
+        )
+    return module.Program(ops, program.n_inputs, program.n_slots, program.n_outputs)
+
+
+class CpuEngine:
+    """The compiled block loops."""
+
+    name = "cpu"
+    tile_pairs = 1 << 20
+
+    def __init__(self, module: ModuleType, isa: str | None, num_threads: int) -> None:
+        self._module = module
+        self._threads = num_threads
+        available = [name for name, present in module.isas() if present]
+        if isa is not None and isa not in available:
+            raise ValueError(f"isa '{isa}' is not available here; choose from {available}")
+        self.isa = isa or available[-1]
+
+    def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        return dtype
+
+    def normalise(self, x: Array) -> tuple[Array, Array]:
+        unit, q = np.empty_like(x), np.empty(len(x))
+        self._module.normalise(x, unit, q, self.isa, self._threads)
+        return unit, q
+
+    def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
+        return self._module.rows(_compile(self._module, program), list(q), dtype, self._threads)
+
+    def run(
+        self, program: Program, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
+        inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
+    ) -> None:  # fmt: skip
+        limit = 1 - _CLOSE[dtype]
+        views = [
+            self._module.Input(
+                product=i.product, defect=i.defect, theta=i.theta, unit1=i.unit1, unit2=i.unit2, limit=limit
+            )
+            for i in inputs
+        ]
+        place = (tile.batch0, tile.batches, tile.i0, tile.lines, tile.j0, tile.cols)
+        self._module.run(
+            _compile(self._module, program), rows1, rows2, dtype, place, tile.n1, tile.n2, views,
+            [tuple(planes) for planes in outputs], tile.symmetric, tile.diagonal, self.isa, self._threads,
+        )  # fmt: skip
+
+    def dual(
+        self, name: str, params: Sequence[float], q11: Array, q12: Array, q22: Array, k: Array, kdot: Array
+    ) -> None:
+        self._module.dual(name, list(params), q11, q12, q22, k, kdot, self.isa, self._threads)
+
+
+def availability() -> dict[str, str]:
+    """State of every backend: 'available', or why not."""
+    module, state = _load_cpu()
+    if module is not None:
+        isas = ", ".join(name if present else f"{name} (not on this processor)" for name, present in module.isas())
+        state = f"available: {isas}"
+    return {"cpu": state, "numpy": "available"}
+
+
+def select(backend: str | None = None, num_threads: int | None = None) -> Engine:
+    """The engine of a call: what was asked for, or raise; else the compiled one where it loads."""
+    chosen = resolve_options(backend, num_threads)
+    module, reason = _load_cpu()
+    name = chosen.backend or ("cpu" if module is not None else "numpy")
+    if name == "numpy":
+        return NumpyEngine()
+    if name == "cpu":
+        if module is None:
+            raise RuntimeError(f"backend 'cpu' is {reason}")
+        assert chosen.num_threads is not None
+        return CpuEngine(module, chosen.isa, chosen.num_threads)
+    raise ValueError(f"unknown backend '{name}'; choose from {list(availability())}")

@@ -1,0 +1,145 @@
+"""What runs a call and why: options (arguments, ``with options(...)``, environment) and ``show_config``."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Options:
+    """None: decided by the environment, then by what is there."""
+
+    backend: str | None = None
+    isa: str | None = None
+    num_threads: int | None = None
+
+
+_options: ContextVar[Options] = ContextVar("fastntk_options", default=Options())  # noqa: B039 - frozen
+
+
+@contextmanager
+def options(backend: str | None = None, isa: str | None = None, num_threads: int | None = None) -> Iterator[None]:
+    """Set backend, instruction set and threads of every call inside a ``with`` block.
+
+    Parameters
+    ----------
+    backend : {'cpu', 'cuda', 'numpy'}, optional
+        As ``FASTNTK_BACKEND``. Default: 'cpu' where the compiled module loads, else 'numpy'.
+    isa : str, optional
+        As ``FASTNTK_ISA``: instruction set of the 'cpu' backend ('baseline', 'avx2', 'avx512', 'neon').
+    num_threads : int, optional
+        As ``FASTNTK_NUM_THREADS``. Default: the processors this process may use. The matrix product follows the
+        settings of NumPy's BLAS.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        By the next call: an unknown backend or instruction set; a backend that is not there, with the reason.
+    """
+    current = _options.get()
+    given = {k: v for k, v in (("backend", backend), ("isa", isa), ("num_threads", num_threads)) if v is not None}
+    token = _options.set(replace(current, **given))
+    try:
+        yield
+    finally:
+        _options.reset(token)
+
+
+def resolve_options(backend: str | None = None, num_threads: int | None = None) -> Options:
+    """Argument over context over environment; threads filled in, backend and isa possibly None."""
+    current = _options.get()
+    threads: Any = num_threads or current.num_threads or os.environ.get("FASTNTK_NUM_THREADS") or available_cpus()
+    try:
+        threads = int(threads)
+    except ValueError:
+        raise ValueError(f"FASTNTK_NUM_THREADS must be a positive integer, given '{threads}'") from None
+    if threads < 1:
+        raise ValueError(f"num_threads must be at least 1, given {threads}")
+    return Options(
+        backend=backend or current.backend or os.environ.get("FASTNTK_BACKEND") or None,
+        isa=current.isa or os.environ.get("FASTNTK_ISA") or None,
+        num_threads=threads,
+    )
+
+
+def available_cpus() -> int:
+    """Processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def available_memory() -> int | None:
+    """Bytes that an allocation can count on; None where the system does not say."""
+    try:
+        with open("/proc/meminfo") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def show_config(mode: str = "print") -> dict[str, Any] | None:
+    """Say what is in use and why.
+
+    Parameters
+    ----------
+    mode : {'print', 'dict'}
+        Print a table, or return it.
+
+    Returns
+    -------
+    dict or None
+        version, python, numpy, platform, backend in use and the reason, each backend's state, isa in use and the ones
+        compiled in, threads.
+
+    Raises
+    ------
+    ValueError
+        For another mode.
+    """
+    from . import __version__
+    from .backends import availability, select
+
+    if mode not in ("print", "dict"):
+        raise ValueError(f"show_config: mode must be 'print' or 'dict', given '{mode}'")
+    chosen = resolve_options()
+    table: dict[str, Any] = {
+        "version": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+    try:
+        engine = select()
+        table["backend"] = engine.name
+        table["isa"] = engine.isa
+    except (RuntimeError, ValueError) as error:
+        table["backend"] = f"none: {error}"
+        table["isa"] = None
+    table["asked for"] = {"backend": chosen.backend, "isa": chosen.isa}
+    table["backends"] = availability()
+    table["num_threads"] = chosen.num_threads
+    if mode == "dict":
+        return table
+    for key, value in table.items():
+        if isinstance(value, dict):
+            print(f"{key}:")
+            for name, state in value.items():
+                print(f"  {name:<10} {state if state is not None else '(nothing)'}")
+        else:
+            print(f"{key:<12} {value}")
+    return None

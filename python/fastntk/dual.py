@@ -1,0 +1,130 @@
+"""The element-wise maps behind the kernels: ``k = E phi(u) phi(v)`` and ``kdot = E phi'(u) phi'(v)`` of a Gaussian pair.
+
+``(u, v) ~ N(0, [[q11, q12], [q12, q22]])``. Each function broadcasts like a ufunc and returns ``(k, kdot)``:
+
+>>> from fastntk import dual
+>>> k, kdot = dual.relu(1.0, 0.5, 2.0)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .activations import NONLINEARITIES, Nonlinearity
+from .arrays import FLOATS, check_out, contiguous, describe
+from .backends import select
+
+Array = npt.NDArray[Any]
+Out = tuple[Array, Array] | None
+
+
+def dual(
+    layer: Nonlinearity, q11: Any, q12: Any, q22: Any, *,
+    out: Out = None, backend: str | None = None, num_threads: int | None = None,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Dual and derivative dual of a nonlinearity.
+
+    Parameters
+    ----------
+    layer : Nonlinearity
+        Such as ``stax.Relu()``.
+    q11, q12, q22 : array_like, float32 or float64, broadcastable
+        Variances and covariance; integers count as float64. A covariance beyond ``sqrt(q11 q22)`` by rounding counts
+        as that bound.
+    out : (k, kdot), optional
+        Arrays of the broadcast shape and dtype to write to.
+    backend, num_threads : optional
+        As for kernel functions.
+
+    Returns
+    -------
+    k, kdot : numpy.ndarray or scalar
+        Of the inputs' dtype. Normalisation: none; ``k(q, q, q) = E phi(sqrt(q) z)^2``. NaN in, NaN out.
+
+    Raises
+    ------
+    TypeError
+        Mixed float dtypes or another dtype.
+    ValueError
+        Shapes that do not broadcast, a negative variance, a wrong ``out``.
+
+    Notes
+    -----
+    Accuracy: README, table "Accuracy", columns k and kdot; relative to k also near rho = -1, where k vanishes.
+    """
+    name = layer.dual_name
+    arrays = [np.asarray(q) for q in (q11, q12, q22)]
+    for label, array in zip(("q11", "q12", "q22"), arrays, strict=True):
+        if array.dtype.kind not in "iubf" or (array.dtype.kind == "f" and array.dtype.newbyteorder("=") not in FLOATS):
+            raise TypeError(f"[{name}] {label} must be float32 or float64, given {array.dtype}")
+    # Python scalars and integers follow the arrays, as in NumPy.
+    kinds = {
+        a.dtype.newbyteorder("=")
+        for a, q in zip(arrays, (q11, q12, q22), strict=True)
+        if a.dtype.kind == "f" and not isinstance(q, float)
+    }
+    if len(kinds) > 1:
+        raise TypeError(f"[{name}] q11, q12, q22 have dtypes {[str(a.dtype) for a in arrays]}: convert them to one")
+    dtype = kinds.pop() if kinds else np.dtype(np.float64)
+    try:
+        shape = np.broadcast_shapes(*(a.shape for a in arrays))
+    except ValueError:
+        raise ValueError(f"[{name}] shapes {[a.shape for a in arrays]} do not broadcast") from None
+    for label, array in (("q11", arrays[0]), ("q22", arrays[2])):
+        if array.size and (array < 0).any():
+            raise ValueError(f"[{name}] {label} is a variance, given {np.nanmin(array)}")
+    if out is not None and (not isinstance(out, (tuple, list)) or len(out) != 2):
+        raise TypeError(f"[{name}] out must be a pair (k, kdot), given {describe(out)}")
+    targets = None if out is None else [check_out(o, shape, dtype, arrays, name) for o in out]
+    if targets is not None and np.shares_memory(targets[0], targets[1], max_work=-1):
+        raise ValueError(f"[{name}] the two arrays of out overlap")
+
+    engine = select(backend, num_threads)
+    flat = [contiguous(np.broadcast_to(a, shape).astype(dtype)).reshape(-1) for a in arrays]
+    results = [np.empty(flat[0].shape, dtype) for _ in range(2)]
+    a, b, c = layer.affine
+    if b != 1:
+        flat = [q * dtype.type(b**2) for q in flat]
+    engine.dual(layer.dual_name, layer.dual_params, *flat, *results)
+    if (a, b, c) != (1, 1, 0):
+        results[0] = results[0] * dtype.type(a**2) + dtype.type(c**2)
+        results[1] = results[1] * dtype.type((a * b) ** 2)
+    shaped = [r.reshape(shape) for r in results]
+    if targets is not None:
+        for target, result in zip(targets, shaped, strict=True):
+            target[...] = result
+        return targets[0], targets[1]
+    return (shaped[0][()], shaped[1][()])
+
+
+def _named(name: str) -> Callable[..., tuple[Any, Any]]:
+    make, _ = NONLINEARITIES[name]
+    own = [p.name for p in inspect.signature(make).parameters.values() if p.name != "do_stabilize"]
+
+    def named(q11: Any, q12: Any, q22: Any, *args: float, **kwargs: Any) -> tuple[Any, Any]:
+        params = {k: kwargs.pop(k) for k in own if k in kwargs}
+        return dual(make(*args, **params), q11, q12, q22, **kwargs)
+
+    arguments = "".join(f", {p}" for p in own)
+    named.__name__ = named.__qualname__ = name
+    named.__doc__ = f"``{name}(q11, q12, q22{arguments}, *, out, backend, num_threads)``: :func:`dual` of {make.__name__}."
+    return named
+
+
+_functions = {name: _named(name) for name in NONLINEARITIES}
+__all__ = ["dual", *_functions]
+
+
+def __getattr__(name: str) -> Callable[..., tuple[Any, Any]]:
+    if name in _functions:
+        return _functions[name]
+    raise AttributeError(f"fastntk.dual has no '{name}'; it has {__all__}")
+
+
+def __dir__() -> list[str]:
+    return __all__

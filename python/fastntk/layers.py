@@ -1,0 +1,424 @@
+"""Layers as immutable data. Each knows its shape, its finite-width initialisation and application, and how to lower itself.
+
+A layer unpacks into Neural Tangents' triple ``(init_fn, apply_fn, kernel_fn)``. Nothing here computes a kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from .program import Builder, Value, Values
+
+if TYPE_CHECKING:
+    from .kernel_fn import KernelFn
+
+Shape: TypeAlias = "tuple[Any, ...]"  # of one array, or a tuple of shapes for parallel branches
+InitFn: TypeAlias = Callable[..., tuple[Shape, Any]]
+ApplyFn: TypeAlias = Callable[..., Any]
+
+
+def is_one(shape: Any) -> bool:
+    """Whether a shape tree is one array's shape."""
+    return all(isinstance(n, (int, np.integer)) for n in shape)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Base of all layers; ``init_fn, apply_fn, kernel_fn = layer`` works for each."""
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape behind the layer; -1 (unknown batch) passes through."""
+        raise NotImplementedError
+
+    def init(self, rng: np.random.Generator, shape: Shape, dtype: Any) -> Any:
+        """Parameters of one finite network, nested tuples of NumPy arrays."""
+        return ()
+
+    def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
+        """The finite network's layer on arrays of the library ``xp``."""
+        raise NotImplementedError
+
+    def lower(self, builder: Builder, values: Values) -> Values:
+        """Append this layer's ops; raise for inputs it cannot take."""
+        raise NotImplementedError
+
+    def lower_each(self, builder: Builder, values: Values) -> Iterator[Values]:
+        """The values behind each part of a stack: for one layer, its own."""
+        yield self.lower(builder, values)
+
+    def axes(self) -> tuple[int, int] | None:
+        """(batch_axis, channel_axis) of the first layer that names them."""
+        return None
+
+    # ---- Neural Tangents' triple
+
+    def init_fn(
+        self, rng: np.random.Generator | int, input_shape: Sequence[Any], dtype: Any = np.float64
+    ) -> tuple[Shape, Any]:
+        """Draw the parameters of a finite network.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator or int
+            Source of randomness, or the seed of a new one.
+        input_shape : tuple of int
+            Shape of the inputs, batch included (-1 where unknown); a tuple of shapes for parallel branches.
+        dtype : dtype
+            float32 or float64, of all parameters.
+
+        Returns
+        -------
+        output_shape : tuple of int
+        params : nested tuple of numpy.ndarray
+
+        Raises
+        ------
+        TypeError
+            If ``rng`` is neither a Generator nor an integer.
+        """
+        if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool):
+            rng = np.random.default_rng(rng)
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(f"init_fn: rng must be a numpy.random.Generator or an integer seed, given {type(rng).__name__}")
+        shape = _as_shape(input_shape)
+        return self.output_shape(shape), self.init(rng, shape, np.dtype(dtype))
+
+    def apply_fn(self, params: Any, inputs: Any, **_: Any) -> Any:
+        """Apply a finite network.
+
+        Parameters
+        ----------
+        params : nested tuple of arrays
+            From ``init_fn``, or the same structure in the inputs' library.
+        inputs : array (batch, d) of NumPy, CuPy, PyTorch or JAX, or a tuple of them for parallel branches
+
+        Returns
+        -------
+        array of the inputs' library; differentiable in inputs and parameters where the library differentiates.
+        """
+        from .arrays import library, to_library
+
+        xp = library(inputs)
+        return self.apply(to_library(params, inputs, xp), inputs, xp)
+
+    @property
+    def kernel_fn(self) -> KernelFn:
+        """The infinite network's kernels: see :class:`fastntk.kernel_fn.KernelFn`."""
+        from .kernel_fn import KernelFn
+
+        return KernelFn(self)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.init_fn, self.apply_fn, self.kernel_fn))
+
+
+def _as_shape(shape: Sequence[Any]) -> Shape:
+    return tuple(int(n) for n in shape) if is_one(shape) else tuple(_as_shape(s) for s in shape)
+
+
+@dataclass(frozen=True)
+class Dense(Layer):
+    """Fully connected layer.
+
+    Parameters
+    ----------
+    out_dim : int
+        Width of the finite layer; the infinite network's kernels ignore it ('standard': the next layer's fan-in).
+    W_std : float
+        Standard deviation of the weights.
+    b_std : float or None
+        Standard deviation of the biases; None: no biases. 0.0 is not None: under 'standard' such a bias is trained.
+    batch_axis, channel_axis : int
+        Axes of samples and features in the inputs.
+    parameterization : 'ntk' or 'standard'
+    s : (int, int)
+        'standard' only: width multipliers of input and output.
+
+    Notes
+    -----
+    'ntk': ``z = W_std / sqrt(n_in) W x + b_std b``, W, b ~ N(0, 1): ``K' = W_std^2 K + b_std^2``, ``NTK' = K' + W_std^2 NTK``.
+
+    'standard': ``z = W x / sqrt(s[0]) + b``, W ~ N(0, W_std^2 s[0] / n_in): the same ``K'``,
+    ``NTK' = n_in / s[0] K + W_std^2 NTK + 1`` (the 1 only with biases).
+
+    Raises
+    ------
+    ValueError
+        For a width below 1, a negative or non-finite standard deviation, another parameterization.
+
+    References
+    ----------
+    Jacot, Gabriel and Hongler (2018), arXiv:1806.07572; Sohl-Dickstein et al. (2020), arXiv:2001.07301 ('standard').
+    """
+
+    out_dim: int
+    W_std: float = 1.0
+    b_std: float | None = None
+    batch_axis: int = 0
+    channel_axis: int = -1
+    parameterization: str = "ntk"
+    s: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        if self.out_dim < 1:
+            raise ValueError(f"[Dense] out_dim must be at least 1, given {self.out_dim}")
+        for name, value in (("W_std", self.W_std), ("b_std", self.b_std)):
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"[Dense] {name} must be finite and not negative, given {value}")
+        object.__setattr__(self, "parameterization", str(self.parameterization).lower())
+        if self.parameterization not in ("ntk", "standard"):
+            raise ValueError(f"[Dense] parameterization must be 'ntk' or 'standard', given '{self.parameterization}'")
+        object.__setattr__(self, "s", tuple(self.s))
+        if len(self.s) != 2 or min(self.s) < 1:
+            raise ValueError(f"[Dense] s must be two positive integers, given {self.s}")
+
+    @property
+    def _width(self) -> int:
+        return self.out_dim * (self.s[1] if self.parameterization == "standard" else 1)
+
+    def axes(self) -> tuple[int, int]:
+        return self.batch_axis, self.channel_axis
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if not is_one(shape):
+            raise ValueError(f"[Dense] takes one input, given shapes {shape}")
+        axis = self.channel_axis % len(shape)
+        return (*shape[:axis], self._width, *shape[axis + 1 :])
+
+    def init(self, rng: np.random.Generator, shape: Shape, dtype: Any) -> Any:
+        axis = self.channel_axis % len(shape)
+        fan_in = shape[axis]
+        W = rng.standard_normal((fan_in, self._width)).astype(dtype)
+        b = None
+        if self.b_std is not None:
+            b = rng.standard_normal([self._width if a == axis else 1 for a in range(len(shape))]).astype(dtype)
+        if self.parameterization == "standard":
+            W *= dtype.type(self.W_std / math.sqrt(fan_in / self.s[0]))
+            if b is not None:
+                b *= dtype.type(self.b_std)
+        return W, b
+
+    def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
+        W, b = params
+        axis = self.channel_axis % inputs.ndim
+        z = xp.moveaxis(xp.tensordot(inputs, W, axes=((axis,), (0,))), -1, axis)
+        if self.parameterization == "ntk":
+            z = z * (self.W_std / math.sqrt(inputs.shape[axis]))
+            return z if b is None else z + self.b_std * b
+        z = z / math.sqrt(self.s[0])
+        return z if b is None else z + b
+
+    def lower(self, builder: Builder, values: Values) -> Value:
+        value = builder.one(values)
+        rank = 2 + len(value.spatial)
+        own = (self.batch_axis % rank, self.channel_axis % rank)
+        if own != (builder.batch_axis % rank, builder.channel_axis % rank):
+            raise ValueError(
+                f"[{builder.where}] has batch_axis={self.batch_axis}, channel_axis={self.channel_axis}, layers before it "
+                f"{builder.batch_axis} and {builder.channel_axis}: all must agree"
+            )
+        w2, b2 = self.W_std**2, (self.b_std or 0.0) ** 2
+        if self.parameterization == "ntk":
+            params = (w2, b2, w2, b2)
+        else:
+            params = (w2, b2, value.channels / self.s[0], 0.0 if self.b_std is None else 1.0)
+        return builder.emit("dense", value, params=params, gaussian=True, channels=self._width)
+
+
+@dataclass(frozen=True)
+class Identity(Layer):
+    """Passes its input on."""
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
+        return inputs
+
+    def lower(self, builder: Builder, values: Values) -> Values:
+        return values
+
+
+@dataclass(frozen=True)
+class FanOut(Layer):
+    """Gives ``num`` branches the same input."""
+
+    num: int
+
+    def __post_init__(self) -> None:
+        if self.num < 1:
+            raise ValueError(f"[FanOut] num must be at least 1, given {self.num}")
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return (shape,) * self.num
+
+    def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
+        return (inputs,) * self.num
+
+    def lower(self, builder: Builder, values: Values) -> Values:
+        return (values,) * self.num
+
+
+@dataclass(frozen=True)
+class FanInSum(Layer):
+    """Sums branches, which count as independent: their kernels add.
+
+    Raises
+    ------
+    NotImplementedError
+        When a branch is not Gaussian (the output of a nonlinearity, or the network's input).
+    ValueError
+        When branches differ in width.
+    """
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if is_one(shape) or any(s != shape[0] for s in shape):
+            raise ValueError(f"[FanInSum] takes branches of one shape, given {shape}")
+        return tuple(shape[0])
+
+    def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
+        total = inputs[0]
+        for branch in inputs[1:]:
+            total = total + branch
+        return total
+
+    def lower(self, builder: Builder, values: Values) -> Value:
+        branches = builder.several(values)
+        if len(branches) == 1:
+            return branches[0]
+        if len({b.channels for b in branches}) > 1:
+            raise ValueError(f"[{builder.where}] branches have widths {[b.channels for b in branches]}: all must be equal")
+        if not all(b.gaussian for b in branches):
+            raise NotImplementedError(
+                f"[{builder.where}] sums Gaussian branches only (each ending in Dense), given gaussian = "
+                f"{[b.gaussian for b in branches]}"
+            )
+        return builder.emit("sum", *branches)
+
+
+@dataclass(frozen=True)
+class Serial(Layer):
+    """Layers one after the other: made by :func:`serial`."""
+
+    layers: tuple[Layer, ...]
+
+    def output_shape(self, shape: Shape) -> Shape:
+        for layer in self.layers:
+            shape = layer.output_shape(shape)
+        return shape
+
+    def init(self, rng: np.random.Generator, shape: Shape, dtype: Any) -> Any:
+        params = []
+        for layer in self.layers:
+            params.append(layer.init(rng, shape, dtype))
+            shape = layer.output_shape(shape)
+        return tuple(params)
+
+    def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
+        _check_count("serial", params, self.layers)
+        for layer, own in zip(self.layers, params, strict=True):
+            inputs = layer.apply(own, inputs, xp)
+        return inputs
+
+    def lower(self, builder: Builder, values: Values) -> Values:
+        for values in self.lower_each(builder, values):
+            pass
+        return values
+
+    def lower_each(self, builder: Builder, values: Values) -> Iterator[Values]:
+        for index, layer in enumerate(self.layers):
+            with builder.entering(f"serial[{index}] {type(layer).__name__}"):
+                values = layer.lower(builder, values)
+            yield values
+
+    def axes(self) -> tuple[int, int] | None:
+        return next((axes for layer in self.layers if (axes := layer.axes()) is not None), None)
+
+
+@dataclass(frozen=True)
+class Parallel(Layer):
+    """Layers side by side, one input each: made by :func:`parallel`."""
+
+    layers: tuple[Layer, ...]
+
+    def output_shape(self, shape: Shape) -> Shape:
+        _check_count("parallel", shape, self.layers)
+        return tuple(layer.output_shape(s) for layer, s in zip(self.layers, shape, strict=True))
+
+    def init(self, rng: np.random.Generator, shape: Shape, dtype: Any) -> Any:
+        _check_count("parallel", shape, self.layers)
+        return tuple(layer.init(rng, s, dtype) for layer, s in zip(self.layers, shape, strict=True))
+
+    def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
+        _check_count("parallel", inputs, self.layers)
+        return tuple(layer.apply(p, x, xp) for layer, p, x in zip(self.layers, params, inputs, strict=True))
+
+    def lower(self, builder: Builder, values: Values) -> Values:
+        if isinstance(values, Value) or len(values) != len(self.layers):
+            given = 1 if isinstance(values, Value) else len(values)
+            raise ValueError(f"[{builder.where or 'parallel'}] has {len(self.layers)} branches, given {given} inputs")
+        out = []
+        for index, (layer, value) in enumerate(zip(self.layers, values, strict=True)):
+            with builder.entering(f"parallel[{index}] {type(layer).__name__}"):
+                out.append(layer.lower(builder, value))
+        return tuple(out)
+
+    def axes(self) -> tuple[int, int] | None:
+        return next((axes for layer in self.layers if (axes := layer.axes()) is not None), None)
+
+
+def _check_count(what: str, given: Sequence[Any], layers: Sequence[Layer]) -> None:
+    if len(given) != len(layers):
+        raise ValueError(f"[{what}] has {len(layers)} layers, given {len(given)} entries")
+
+
+def _check_layers(what: str, layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    for index, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"[{what}] argument {index} must be a fastntk layer, given {type(layer).__name__}")
+    return tuple(layers)
+
+
+def serial(*layers: Layer) -> Serial:
+    """Compose layers one after the other.
+
+    Parameters
+    ----------
+    *layers : Layer
+
+    Returns
+    -------
+    Serial
+        Unpacks into ``(init_fn, apply_fn, kernel_fn)``.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not a layer.
+    """
+    return Serial(_check_layers("serial", layers))
+
+
+def parallel(*layers: Layer) -> Parallel:
+    """Compose layers side by side: branch i gets input i (see :class:`FanOut`, :class:`FanInSum`).
+
+    Parameters
+    ----------
+    *layers : Layer
+
+    Returns
+    -------
+    Parallel
+        Unpacks into ``(init_fn, apply_fn, kernel_fn)``; its kernel function takes and gives tuples.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not a layer.
+    """
+    return Parallel(_check_layers("parallel", layers))

@@ -1,0 +1,186 @@
+"""The compiler: immutable layers -> a flat program of named ops on slots, which a backend runs on blocks of pairs.
+
+A *slot* stands for one random function at one place of the network. For a pair of inputs it holds the defect
+``u = 1 - K(x, x') / sqrt(K(x, x) K(x', x'))`` and the NTK; what depends on one input alone (variances, and what the ops
+derive from them) is made once per input by the row pass. A slot's ``layout`` says which positions of a pair are kept:
+``"point"`` is one number per pair. Branches are ops that read one slot twice and ``sum`` ops that join them again.
+
+Ops and their parameters (the same names in C++, ``csrc/cpu_blocks.cpp``, and NumPy, ``reference.py``):
+
+==========  ======================  =============================================================================
+dense       w2, b2, f, g            K -> w2 K + b2,  NTK -> w2 NTK + f K + g
+sum                                 covariances and NTKs of independent branches add
+store                               K and NTK of the source become output ``dst``
+a dual      the nonlinearity's own  K -> E phi(u) phi(v),  NTK -> NTK E phi'(u) phi'(v)   (activations.py)
+==========  ======================  =============================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from .layers import Layer
+
+
+@dataclass(frozen=True)
+class Op:
+    """One step: ``dst <- name(src; params)``. For ``store``, ``dst`` counts outputs."""
+
+    name: str
+    dst: int
+    src: tuple[int, ...]
+    params: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Value:
+    """What ``lower()`` knows of a slot: the shape side of the computation."""
+
+    slot: int
+    channels: int  # features of one sample
+    gaussian: bool = False  # pre-activations; a nonlinearity needs it, and its output has lost it
+    layout: str = "point"
+    spatial: tuple[int, ...] = ()
+
+
+Values: TypeAlias = "Value | tuple[Values, ...]"
+
+
+@dataclass(frozen=True)
+class Program:
+    """Straight-line ops; slots ``0 .. n_inputs - 1`` are loaded before the first."""
+
+    ops: tuple[Op, ...]
+    n_inputs: int
+    n_slots: int
+    n_outputs: int
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A program with what its outputs are: the tree of values, whose ``slot`` counts outputs."""
+
+    program: Program
+    outputs: Values
+
+
+class Builder:
+    """Collects ops while layers lower themselves; every value has a slot of its own until ``finish``."""
+
+    def __init__(self, n_inputs: int, batch_axis: int, channel_axis: int) -> None:
+        self.ops: list[Op] = []
+        self.n_slots = n_inputs
+        self.batch_axis = batch_axis
+        self.channel_axis = channel_axis
+        self.path: list[str] = []
+
+    @property
+    def where(self) -> str:
+        """The layer being lowered, for messages: ``serial[2] Relu``."""
+        return " ".join(self.path)
+
+    @contextmanager
+    def entering(self, name: str) -> Iterator[None]:
+        self.path.append(name)
+        yield
+        self.path.pop()
+
+    def emit(self, name: str, *sources: Value, params: Sequence[float] = (), **changes: Any) -> Value:
+        """Append an op; the new value is the first source's with ``changes``."""
+        slot = self.n_slots
+        self.n_slots += 1
+        self.ops.append(Op(name, slot, tuple(s.slot for s in sources), tuple(float(p) for p in params)))
+        return replace(sources[0], slot=slot, **changes)
+
+    def one(self, values: Values) -> Value:
+        """Check that a layer that takes one input got one."""
+        if isinstance(values, Value):
+            return values
+        raise ValueError(f"[{self.where}] takes one input, given {len(values)} (branches must be joined by FanInSum)")
+
+    def several(self, values: Values) -> tuple[Value, ...]:
+        """Check that a fan-in got branches."""
+        if isinstance(values, Value) or not values:
+            raise ValueError(f"[{self.where}] takes the outputs of several branches, given one (FanOut makes branches)")
+        return tuple(self.one(v) for v in values)
+
+
+def _leaves(values: Values) -> Iterator[Value]:
+    if isinstance(values, Value):
+        yield values
+    else:
+        for value in values:
+            yield from _leaves(value)
+
+
+def _renumber(values: Values, counter: Iterator[int]) -> Values:
+    if isinstance(values, Value):
+        return replace(values, slot=next(counter))
+    return tuple(_renumber(v, counter) for v in values)
+
+
+def finish(builder: Builder, n_inputs: int, outputs: Values) -> Lowered:
+    """Place a store behind each output and reuse slots whose last reader has run."""
+    leaves = list(_leaves(outputs))
+    ops: list[Op] = []
+    stored: dict[int, list[int]] = {}
+    for index, value in enumerate(leaves):
+        stored.setdefault(value.slot, []).append(index)
+    for slot in range(n_inputs):
+        ops.extend(Op("store", index, (slot,)) for index in stored.get(slot, ()))
+    for op in builder.ops:
+        ops.append(op)
+        ops.extend(Op("store", index, (op.dst,)) for index in stored.get(op.dst, ()))
+
+    last_read = {slot: position for position, op in enumerate(ops) for slot in op.src}
+    place = {slot: slot for slot in range(n_inputs)}
+    free: list[int] = []
+    n_slots = n_inputs
+    placed: list[Op] = []
+    for position, op in enumerate(ops):
+        src = tuple(place[s] for s in op.src)
+        dying = [place[s] for s in dict.fromkeys(op.src) if last_read[s] == position]
+        if op.name == "store":
+            free.extend(dying)
+            placed.append(replace(op, src=src))
+            continue
+        if op.name != "sum":  # a sum writes before it has read every source; other ops may work in place
+            free.extend(dying)
+        if free:
+            dst = free.pop()
+        else:
+            dst = n_slots
+            n_slots += 1
+        if op.name == "sum":
+            free.extend(dying)
+        place[op.dst] = dst
+        if op.dst not in last_read:
+            free.append(dst)
+        placed.append(replace(op, dst=dst, src=src))
+    program = Program(tuple(placed), n_inputs, n_slots, len(leaves))
+    return Lowered(program, _renumber(outputs, iter(range(len(leaves)))))
+
+
+def _input_values(inputs: Any, counter: Iterator[int]) -> Values:
+    if isinstance(inputs, Value):
+        return replace(inputs, slot=next(counter))
+    return tuple(_input_values(i, counter) for i in inputs)
+
+
+@lru_cache(maxsize=256)
+def lower(layer: Layer, inputs: Values, batch_axis: int, channel_axis: int, depths: bool = False) -> Lowered:
+    """Lower ``layer`` for a tree of input values (their slots are renumbered); ``depths`` keeps every Gaussian layer."""
+    n_inputs = len(list(_leaves(inputs)))
+    builder = Builder(n_inputs, batch_axis, channel_axis)
+    values = _input_values(inputs, iter(range(n_inputs)))
+    if not depths:
+        return finish(builder, n_inputs, layer.lower(builder, values))
+    kept = [v for v in layer.lower_each(builder, values) if isinstance(v, Value) and v.gaussian]
+    if not kept:
+        raise ValueError("depths: no layer of the stack has a Gaussian output (Dense or FanInSum)")
+    return finish(builder, n_inputs, tuple(kept))

@@ -1,0 +1,176 @@
+"""The NumPy engine: fallback, and the readable definition of what every backend computes.
+
+It works in float64 throughout, whatever the dtype of the result, and keeps a pair's defect ``u = 1 - rho`` and NTK
+as ``csrc/`` does; formulas of nonlinearities stand in ``activations.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .activations import Correlation, of_dual
+from .program import Op, Program
+
+if TYPE_CHECKING:
+    from .backends import Tile, TileInput
+
+Array = npt.NDArray[Any]
+
+CLOSE = 1e-3  # below this defect the inputs' difference replaces the rounded product
+
+
+class Rows:
+    """Variances of every op, per input; quantities derived from them are made where they are used."""
+
+    def __init__(self, program: Program, q: Sequence[Array]) -> None:
+        slots: dict[int, Array] = {slot: np.asarray(v, dtype=np.float64) for slot, v in enumerate(q)}
+        self.before: list[tuple[Array, ...]] = []  # variances of an op's sources
+        self.outputs: dict[int, Array] = {}
+        for op in program.ops:
+            sources = tuple(slots[s] for s in op.src)
+            self.before.append(sources)
+            if op.name == "store":
+                self.outputs[op.dst] = sources[0]
+            elif op.name == "dense":
+                slots[op.dst] = op.params[0] * sources[0] + op.params[1]
+            elif op.name == "sum":
+                slots[op.dst] = np.sum(sources, axis=0)
+            else:
+                slots[op.dst] = of_dual(op.name, op.params).variance(sources[0])
+
+    def variance(self, output: int) -> Array:
+        return self.outputs[output]
+
+
+def _shares(parts: Sequence[Array]) -> list[Array]:
+    """Standard deviations of independent parts over that of their sum: unit vectors, 0 where the sum is 0."""
+    return [
+        np.where(part == 0, 0, 1 / np.sqrt(1 + sum(p for k, p in enumerate(parts) if k != b) / np.where(part == 0, 1, part)))
+        for b, part in enumerate(parts)
+    ]
+
+
+def _join(defects: Sequence[Array], shares1: Sequence[Array], shares2: Sequence[Array]) -> Array:
+    """Defect of a sum of independent parts with defects ``u_b``: sum of ``p1 p2 u_b + (p1 - p2)^2 / 2``."""
+    return np.asarray(sum(p1 * p2 * u + (p1 - p2) ** 2 / 2 for u, p1, p2 in zip(defects, shares1, shares2, strict=True)))
+
+
+def run_op(
+    op: Op, q1: tuple[Array, ...], q2: tuple[Array, ...], sources: Sequence[tuple[Array, Array]]
+) -> tuple[Array, Array]:
+    """One op on broadcastable blocks: sources' (u, theta) -> (u, theta)."""
+    u, theta = sources[0]
+    if op.name == "dense":
+        w2, b2, f, g = op.params
+        k = np.sqrt(q1[0]) * np.sqrt(q2[0]) * (1 - u)
+        theta = w2 * theta + f * k + g
+        if b2 > 0:
+            bias = np.asarray(b2)
+            u = _join([u, np.zeros(1)], _shares([w2 * q1[0], bias + 0 * q1[0]]), _shares([w2 * q2[0], bias + 0 * q2[0]]))
+        return u, theta
+    if op.name == "sum":
+        return _join([s[0] for s in sources], _shares(q1), _shares(q2)), np.asarray(sum(s[1] for s in sources))
+    u, _, kdot = of_dual(op.name, op.params).pair(Correlation.of_defect(u), q1[0], q2[0])
+    return u, theta * kdot
+
+
+class NumpyEngine:
+    """Pure NumPy, float64 inside."""
+
+    name = "numpy"
+    isa = "float64 throughout"
+    tile_pairs = 1 << 17
+
+    def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        return np.dtype(np.float64)
+
+    def normalise(self, x: Array) -> tuple[Array, Array]:
+        x = x.astype(np.float64)
+        largest = np.max(np.abs(x), axis=1, initial=0)
+        usable = np.isfinite(largest) & (largest > 0)
+        scale = np.ldexp(1.0, -np.frexp(np.where(usable, largest, 1))[1])  # squares stay in range
+        scaled = x * scale[:, None]
+        square = np.einsum("ij,ij->i", scaled, scaled)
+        positive = np.where(square > 0, square, 1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            unit = scaled / np.sqrt(positive)[:, None] * np.where(np.isnan(square), np.nan, 1)[:, None]
+            return unit, square / scale / scale / x.shape[1]
+
+    def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Rows:
+        with np.errstate(all="ignore"):
+            return Rows(program, q)
+
+    def dual(
+        self, name: str, params: Sequence[float], q11: Array, q12: Array, q22: Array, k: Array, kdot: Array
+    ) -> None:
+        q11, q12, q22 = (q.astype(np.float64) for q in (q11, q12, q22))
+        layer = of_dual(name, params)
+        with np.errstate(all="ignore"):
+            _, rho, kdot[...] = layer.pair(Correlation.of_covariances(q11, q12, q22), q11, q22)
+            k[...] = np.sqrt(layer.variance(q11)) * np.sqrt(layer.variance(q22)) * rho
+
+    def run(
+        self, program: Program, rows1: Rows, rows2: Rows, dtype: np.dtype[Any], tile: Tile,
+        inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
+    ) -> None:  # fmt: skip
+        with np.errstate(all="ignore"):  # NaN and infinity in the inputs, confined to their pairs
+            for batch in range(tile.batches):
+                self._run_batch(program, rows1, rows2, tile, inputs, outputs, batch)
+
+    def _run_batch(
+        self, program: Program, rows1: Rows, rows2: Rows, tile: Tile,
+        inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]], batch: int,
+    ) -> None:  # fmt: skip
+        b = tile.batch0 + batch
+        lines = slice(b * tile.n1 + tile.i0, b * tile.n1 + tile.i0 + tile.lines)
+        cols = lines if tile.diagonal else slice(b * tile.n2 + tile.j0, b * tile.n2 + tile.j0 + tile.cols)
+        shape = (tile.lines, tile.cols)
+        slots: dict[int, tuple[Array, Array]] = {}
+        for slot, given in enumerate(inputs):
+            theta = np.zeros(shape) if given.theta is None else given.theta[batch].astype(np.float64)
+            slots[slot] = (_input_defect(given, batch, shape), theta)
+        for op, before1, before2 in zip(program.ops, rows1.before, rows2.before, strict=True):
+            q1 = tuple(q[lines, None] for q in before1)
+            q2 = tuple(q[cols, None] if tile.diagonal else q[None, cols] for q in before2)
+            if op.name != "store":
+                slots[op.dst] = run_op(op, q1, q2, [slots[s] for s in op.src])
+                continue
+            u, theta = slots[op.src[0]]
+            nngp = np.sqrt(q1[0]) * np.sqrt(q2[0]) * (1 - u)
+            for plane, value in zip(outputs[op.dst], (nngp, theta, u), strict=True):
+                if plane is not None:
+                    _place(plane[b], np.broadcast_to(value, shape), tile)
+
+
+def _input_defect(given: TileInput, batch: int, shape: tuple[int, int]) -> Array:
+    if given.defect is not None:
+        return np.asarray(given.defect[batch], dtype=np.float64)
+    if given.product is None:
+        return np.zeros(shape)
+    u = np.maximum(1 - given.product[batch], 0)
+    if given.unit1 is None or given.unit2 is None:
+        return np.asarray(u)
+    unit1, unit2 = given.unit1[batch], given.unit2[batch]
+    i, j = np.nonzero(u < CLOSE)
+    step = max(1, (1 << 20) // max(1, unit1.shape[1]))
+    for start in range(0, len(i), step):
+        some = slice(start, start + step)
+        difference = unit1[i[some]] - unit2[j[some]]
+        u[i[some], j[some]] = np.einsum("ij,ij->i", difference, difference) / 2
+    return np.asarray(u)
+
+
+def _place(out: Array, value: Array, tile: Tile) -> None:
+    """Write a tile; of a symmetric one the upper part and its mirror image."""
+    rows, cols = slice(tile.i0, tile.i0 + tile.lines), slice(tile.j0, tile.j0 + tile.cols)
+    if not tile.symmetric:
+        out[rows, cols] = value
+        return
+    i = np.arange(tile.i0, tile.i0 + tile.lines)[:, None]
+    j = np.arange(tile.j0, tile.j0 + tile.cols)[None, :]
+    out[rows, cols] = np.where(j >= i, value, out[rows, cols])
+    out[cols, rows] = np.where(j.T > i.T, value.T, out[cols, rows])

@@ -1,0 +1,23 @@
+"""Neural Tangents' ``stax`` vocabulary: names, defaults and meaning, so that a script moves over by one import.
+
+>>> from fastntk import stax
+>>> init_fn, apply_fn, kernel_fn = stax.serial(stax.Dense(512, 2**0.5), stax.Relu(), stax.Dense(1))
+"""
+
+from .activations import Abs, ABRelu, Erf, LeakyRelu, Relu
+from .layers import Dense, FanInSum, FanOut, Identity, Layer, parallel, serial
+
+__all__ = [
+    "ABRelu",
+    "Abs",
+    "Dense",
+    "Erf",
+    "FanInSum",
+    "FanOut",
+    "Identity",
+    "Layer",
+    "LeakyRelu",
+    "Relu",
+    "parallel",
+    "serial",
+]
