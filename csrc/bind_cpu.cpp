@@ -108,7 +108,7 @@ PyRows make_py_rows(const Program& program, const std::vector<py::array_t<double
 
 struct PyInput {
   py::object product = py::none(), defect = py::none(), theta = py::none(), unit1 = py::none(), unit2 = py::none();
-  double limit = 2;
+  double close = 0;
 };
 
 template <class T>
@@ -133,7 +133,11 @@ void run_typed(const Program& program, const PyRows& rows1, const PyRows& rows2,
       check_shape(input.unit2, tile.batches, tile.cols, view.d, "unit2");
       FNTK_CHECK(view.unit2.stride == view.d || tile.cols <= 1, "unit2 must be contiguous");
     }
-    view.limit = T(input.limit);
+    FNTK_CHECK(!view.product || view.unit1, "a product comes with its unit rows");
+    FNTK_CHECK(view.product || !view.unit1 || (view.d <= kInsideFeatures && !tile.diagonal), "a product of more than ",
+               kInsideFeatures, " features must be given");
+    FNTK_CHECK(!view.unit1 || view.unit1.stride == view.d || tile.lines <= 1, "unit1 must be contiguous");
+    view.close = T(input.close);
     in.push_back(view);
   }
   for (const auto& planes : outputs) {
@@ -155,15 +159,15 @@ void run_typed(const Program& program, const PyRows& rows1, const PyRows& rows2,
 }
 
 void run_tile(const Program& program, const PyRows& rows1, const PyRows& rows2, const py::dtype& dtype,
-              const std::tuple<long, long, long, long, long, long>& place, long n1, long n2,
-              const std::vector<PyInput>& inputs, const std::vector<std::array<py::object, 3>>& outputs, bool symmetric,
-              bool diagonal, const std::string& isa, int threads) {
-  const auto [batch0, batches, i0, lines, j0, cols] = place;
-  const Tile tile = {batch0, batches, i0, lines, j0, cols, n1, n2, symmetric, diagonal};
-  FNTK_CHECK(batch0 >= 0 && batches >= 0 && i0 >= 0 && lines >= 0 && j0 >= 0 && cols >= 0, "negative tile");
-  FNTK_CHECK(!diagonal || (batches == 1 && cols == 1 && j0 == 0 && lines <= n2), "a diagonal tile is one column");
-  FNTK_CHECK(i0 + lines <= n1 && j0 + cols <= n2 && (batch0 + batches) * n1 <= rows1.n() &&
-                 (batch0 + batches) * n2 <= rows2.n(),
+              const std::array<long, 8>& place, long n1, long n2, const std::vector<PyInput>& inputs,
+              const std::vector<std::array<py::object, 3>>& outputs, bool symmetric, bool diagonal,
+              const std::string& isa, int threads) {
+  const auto [batch0, batches, i0, lines, j0, cols, row1, row2] = place;
+  const Tile tile = {batch0, batches, i0, lines, j0, cols, row1, row2, n1, n2, symmetric, diagonal};
+  for (long value : place) FNTK_CHECK(value >= 0, "negative tile");
+  FNTK_CHECK(!diagonal || (batches == 1 && cols == 1 && j0 == 0 && row1 == row2), "a diagonal tile is one column");
+  FNTK_CHECK(row1 + (batches - 1) * n1 + lines <= rows1.n() &&
+                 row2 + (batches - 1) * n2 + (diagonal ? lines : cols) <= rows2.n(),
              "tile outside the row tables");
   FNTK_CHECK(int(inputs.size()) == program.n_inputs && int(outputs.size()) == program.n_outputs, "program has ",
              program.n_inputs, " inputs and ", program.n_outputs, " outputs");
@@ -195,7 +199,7 @@ bool dual_typed(const std::string& name, const std::vector<double>& params, cons
   if (!q11.dtype().equal(py::dtype::of<T>())) return false;
   const py::array* all[] = {&q11, &q12, &q22, &k, &kdot};
   for (const py::array* array : all)
-    FNTK_CHECK(array->ndim() == 1 && array->size() == q11.size() && array->dtype().is(q11.dtype()) &&
+    FNTK_CHECK(array->ndim() == 1 && array->size() == q11.size() && array->dtype().equal(q11.dtype()) &&
                    array->flags() & py::array::c_style,
                "dual maps take contiguous 1-D arrays of one length and dtype");
   const auto in = [](const py::array& array) { return static_cast<const T*>(array.data()); };
@@ -217,11 +221,12 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   py::class_<PyRows>(m, "Rows").def("variance", &PyRows::variance, py::arg("output"));
   py::class_<PyInput>(m, "Input")
       .def(py::init([](py::object product, py::object defect, py::object theta, py::object unit1, py::object unit2,
-                       double limit) { return PyInput{product, defect, theta, unit1, unit2, limit}; }),
+                       double close) { return PyInput{product, defect, theta, unit1, unit2, close}; }),
            py::kw_only(), py::arg("product") = py::none(), py::arg("defect") = py::none(),
            py::arg("theta") = py::none(), py::arg("unit1") = py::none(), py::arg("unit2") = py::none(),
-           py::arg("limit") = 2.0);
+           py::arg("close") = 0.0);
 
+  m.attr("INSIDE_FEATURES") = kInsideFeatures;
   m.def("op_names", &op_names);
   m.def("isas", [] {
     std::vector<std::pair<std::string, bool>> all;

@@ -4,6 +4,7 @@
 // says so); csrc/cmake/check_vectorised.py fails the build otherwise. Loops cannot fail and do not allocate.
 #include "duals.h"
 #include "program.h"
+#include "transpose.h"
 
 #if defined(__clang__)
 #define FNTK_LANES _Pragma("clang loop vectorize(assume_safety)")
@@ -18,35 +19,61 @@ namespace FNTK_ISA {
 
 // K -> w2 K + b2 and theta -> w2 theta + f K_old + g, params (w2, b2, f, g). Rows: standard deviation before; with a
 // bias also C = sqrt(w2 q / q') and S = sqrt(b2 / q'), for which u' = C1 C2 u + ((C1 - C2)^2 + (S1 - S2)^2) / 2.
-template <class T>
-void dense(const OpView<T>& op, const Block<T>& b) {
-  const T w2 = T(op.params[0]), f = T(op.params[2]), g = T(op.params[3]);
-  const bool bias = op.params[1] > 0;
+template <class T, bool Bias>
+struct Dense {
+  T w2, g, std1, C1, S1;  // std: sqrt(f q), so that the product is symmetric to the last bit
+  const T *std2, *C2, *S2;
+
+  FNTK_HD Dense(const OpView<T>& op, long i, long j)
+      : w2(T(op.params[0])),
+        g(T(op.params[3])),
+        std1(op.rows1[0][i]),
+        C1(0),
+        S1(0),
+        std2(op.rows2[0] + j),
+        C2(nullptr),
+        S2(nullptr) {
+    if constexpr (Bias) {
+      C1 = op.rows1[1][i];
+      S1 = op.rows1[2][i];
+      C2 = op.rows2[1] + j;
+      S2 = op.rows2[2] + j;
+    }
+  }
+  FNTK_HD T theta(T before, T u, long k) const { return fma(w2, before, fma(std1 * std2[k], T(1) - u, g)); }
+  FNTK_HD T u(T before, long k) const {
+    if constexpr (Bias) return fma(C1 * C2[k], before, T(0.5) * (square(C1 - C2[k]) + square(S1 - S2[k])));
+    return before;
+  }
+};
+
+template <class T, bool Bias>
+void dense_lines(const OpView<T>& op, const Block<T>& b) {
   for (int line = 0; line < b.lines; ++line) {
-    const long i = b.i0 + line, j = b.j0 + line * b.col_step;
+    const Dense<T, Bias> dense(op, b.i0 + line, b.j0 + line * b.col_step);
     const T* u = b.u(op.src[0]) + line * b.stride;
     T* u_out = b.u(op.dst) + line * b.stride;
     if (b.ntk) {
       const T* theta = b.theta(op.src[0]) + line * b.stride;
       T* theta_out = b.theta(op.dst) + line * b.stride;
-      const T std1 = f * op.rows1[0][i];
-      const T* std2 = op.rows2[0] + j;
       FNTK_LANES
-      for (int k = 0; k < b.cols; ++k)  // vectorised: 2
-        theta_out[k] = fma(w2, theta[k], fma(std1 * std2[k], T(1) - u[k], g));
+      for (int k = 0; k < b.cols; ++k)  // vectorised: 4
+        theta_out[k] = dense.theta(theta[k], u[k], k);
     }
-    if (bias) {
-      const T C1 = op.rows1[1][i], S1 = op.rows1[2][i];
-      const T *C2 = op.rows2[1] + j, *S2 = op.rows2[2] + j;
+    if (Bias || u != u_out) {
       FNTK_LANES
-      for (int k = 0; k < b.cols; ++k)  // vectorised: 2
-        u_out[k] = fma(C1 * C2[k], u[k], T(0.5) * (square(C1 - C2[k]) + square(S1 - S2[k])));
-    } else if (u != u_out) {
-      FNTK_LANES
-      for (int k = 0; k < b.cols; ++k)  // vectorised: 2
-        u_out[k] = u[k];
+      for (int k = 0; k < b.cols; ++k)  // vectorised: 4
+        u_out[k] = dense.u(u[k], k);
     }
   }
+}
+
+template <class T>
+void dense(const OpView<T>& op, const Block<T>& b) {
+  if (op.params[1] > 0)
+    dense_lines<T, true>(op, b);
+  else
+    dense_lines<T, false>(op, b);
 }
 
 // Independent branches: covariances add. Rows: p_b = sqrt(q_b / sum q); u' = sum_b (p1 p2 u_b + (p1 - p2)^2 / 2).
@@ -100,31 +127,51 @@ void store(const OpView<T>& op, const Block<T>& b) {
   }
 }
 
-template <template <class> class Phi, class T>
-void dual(const OpView<T>& op, const Block<T>& b) {
+// What follows a nonlinearity in the same pass: nothing, or the Dense layer behind it (`next`), in place.
+template <class T>
+struct Nothing {
+  FNTK_HD Nothing(const OpView<T>&, long, long) {}
+  FNTK_HD T theta(T before, T, long) const { return before; }
+  FNTK_HD T u(T before, long) const { return before; }
+};
+
+template <template <class> class Phi, class Next, class T>
+void dual_lines(const OpView<T>& op, const OpView<T>& next, const Block<T>& b) {
   const Phi<T> phi(op.params);
   constexpr int n_rows = Phi<T>::n_rows > 0 ? Phi<T>::n_rows : 1;
   for (int line = 0; line < b.lines; ++line) {
+    const long i = b.i0 + line, j = b.j0 + line * b.col_step;
+    const Next after(next, i, j);
     const T* rows2[n_rows];
-    for (int r = 0; r < Phi<T>::n_rows; ++r) rows2[r] = op.rows2[r] + b.j0 + line * b.col_step;
-    const auto x1 = Phi<T>::load(op.rows1, b.i0 + line);
+    for (int r = 0; r < Phi<T>::n_rows; ++r) rows2[r] = op.rows2[r] + j;
+    const auto x1 = Phi<T>::load(op.rows1, i);
     const T* u = b.u(op.src[0]) + line * b.stride;
     T* u_out = b.u(op.dst) + line * b.stride;
     if (b.ntk) {
       const T* theta = b.theta(op.src[0]) + line * b.stride;
       T* theta_out = b.theta(op.dst) + line * b.stride;
       FNTK_LANES
-      for (int k = 0; k < b.cols; ++k) {  // vectorised: 2 per dual
+      for (int k = 0; k < b.cols; ++k) {  // vectorised: 6 per dual
         const Dual<T> d = phi.pair(correlation(u[k]), x1, Phi<T>::load(rows2, k));
-        u_out[k] = d.u;
-        theta_out[k] = theta[k] * d.kdot;
+        theta_out[k] = after.theta(theta[k] * d.kdot, d.u, k);
+        u_out[k] = after.u(d.u, k);
       }
     } else {
       FNTK_LANES
-      for (int k = 0; k < b.cols; ++k)  // vectorised: 2 per dual
-        u_out[k] = phi.pair(correlation(u[k]), x1, Phi<T>::load(rows2, k)).u;
+      for (int k = 0; k < b.cols; ++k)  // vectorised: 6 per dual
+        u_out[k] = after.u(phi.pair(correlation(u[k]), x1, Phi<T>::load(rows2, k)).u, k);
     }
   }
+}
+
+template <template <class> class Phi, class T>
+void dual(const OpView<T>& op, const Block<T>& b) {
+  if (op.next == nullptr)
+    dual_lines<Phi, Nothing<T>, T>(op, op, b);
+  else if (op.next->params[1] > 0)
+    dual_lines<Phi, Dense<T, true>, T>(op, *op.next, b);
+  else
+    dual_lines<Phi, Dense<T, false>, T>(op, *op.next, b);
 }
 
 template <template <class> class Phi, class T>
@@ -165,13 +212,12 @@ T squared_distance(const T* x, const T* y, long d) {
 }
 
 template <class T>
-void defect(long n, const T* product, T limit, const T* unit1, const T* unit2, long d, T* u) {
+void defect(long n, const T* product, T close, const T* unit1, const T* unit2, long d, T* u) {
   FNTK_LANES
   for (long k = 0; k < n; ++k)  // vectorised: 2
     u[k] = at_least_zero(T(1) - product[k]);
-  if (!unit1) return;
   for (long k = 0; k < n; ++k)
-    if (product[k] > limit) u[k] = T(0.5) * squared_distance(unit1, unit2 + k * d, d);
+    if (u[k] < close) u[k] = T(0.5) * squared_distance(unit1, unit2 + k * d, d);
 }
 
 template <class T>
@@ -195,15 +241,6 @@ void scale(const T* x, double first, double second, long d, T* out) {
   FNTK_LANES
   for (long k = 0; k < d; ++k)  // vectorised: 2
     out[k] = T(double(x[k]) * first * second);
-}
-
-// out[c][r] = in[r][c] for c >= r + skip (skip <= -rows: all).
-template <class T>
-void transpose(const T* in, long in_stride, T* out, long out_stride, long rows, long cols, long skip) {
-  for (long c = 0; c < cols; ++c) {
-    const long end = c - skip + 1 < rows ? c - skip + 1 : rows;
-    for (long r = 0; r < end; ++r) out[c * out_stride + r] = in[r * in_stride + c];
-  }
 }
 
 template <class T>

@@ -11,10 +11,12 @@ namespace fntk {
 
 // ---------------------------------------------------------------- instruction sets
 
-#define FNTK_DECLARE(isa)                      \
-  namespace isa {                              \
-  extern const Kernels<float> kernels_float;   \
-  extern const Kernels<double> kernels_double; \
+#define FNTK_DECLARE(isa)                        \
+  namespace isa {                                \
+  extern const Kernels<float> kernels_float;     \
+  extern const Kernels<double> kernels_double;   \
+  extern const Products<float> products_float;   \
+  extern const Products<double> products_double; \
   }
 FNTK_DECLARE(baseline)
 #if defined(FNTK_X86_ISAS)
@@ -22,6 +24,17 @@ FNTK_DECLARE(avx2)
 FNTK_DECLARE(avx512)
 #endif
 
+#define FNTK_ISA_ROW(name, available, isa) \
+  Isa { name, available, &isa::kernels_float, &isa::kernels_double, &isa::products_float, &isa::products_double }
+
+template <>
+const Products<float>& Isa::products<float>() const {
+  return *products_float;
+}
+template <>
+const Products<double>& Isa::products<double>() const {
+  return *products_double;
+}
 template <>
 const Kernels<float>& Isa::kernels<float>() const {
   return *kernels_float;
@@ -35,17 +48,17 @@ const std::vector<Isa>& isas() {
   static const std::vector<Isa> table = [] {
     std::vector<Isa> found;
 #if defined(__aarch64__)
-    found.push_back({"neon", true, &baseline::kernels_float, &baseline::kernels_double});
+    found.push_back(FNTK_ISA_ROW("neon", true, baseline));
 #else
-    found.push_back({"baseline", true, &baseline::kernels_float, &baseline::kernels_double});
+    found.push_back(FNTK_ISA_ROW("baseline", true, baseline));
 #endif
 #if defined(FNTK_X86_ISAS)
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-    found.push_back({"avx2", avx2, &avx2::kernels_float, &avx2::kernels_double});
-    found.push_back({"avx512", avx512, &avx512::kernels_float, &avx512::kernels_double});
+    found.push_back(FNTK_ISA_ROW("avx2", avx2, avx2));
+    found.push_back(FNTK_ISA_ROW("avx512", avx512, avx512));
 #endif
     return found;
   }();
@@ -137,6 +150,12 @@ void prepare(Program& program) {
     op.first_row = program.n_rows;
     program.n_rows += op.n_rows;
   }
+  // lower() gives a value that nothing else reads the slot of its reader: in place means safe to fuse
+  for (size_t k = 0; k + 1 < program.ops.size(); ++k) {
+    const Op& next = program.ops[k + 1];
+    Op& op = program.ops[k];
+    op.fused = op.code >= kFirstDual && next.code == kDense && next.src[0] == op.dst && next.dst == op.dst;
+  }
 }
 
 // ---------------------------------------------------------------- row pass
@@ -169,7 +188,7 @@ struct RowPass {
       const double before = q[op.src[0]];
       if (op.code == kDense) {
         const double scaled = op.params[0] * before, bias = op.params[1];
-        table.row(op.first_row)[i] = T(std::sqrt(before));
+        table.row(op.first_row)[i] = T(std::sqrt(op.params[2] * before));
         if (bias > 0) {
           table.row(op.first_row + 1)[i] = T(share(scaled, bias));
           table.row(op.first_row + 2)[i] = T(share(bias, scaled));
@@ -224,7 +243,18 @@ RowTable<T> make_rows(const Program& program, const std::vector<const double*>& 
 namespace {
 
 // A unit of work is kLines x kCols pairs; a block of kBlock lines of it stays in L1 while all ops run over it.
-constexpr long kLines = 32, kCols = 256, kBlock = 4, kDiagonal = 256;
+constexpr long kLines = 64, kCols = 256, kBlock = 4, kDiagonal = 256;
+
+// A worker's slots, on a cache line's boundary: a vector that straddles two costs double.
+template <class T>
+class State {
+ public:
+  void reserve(long elements) { bytes_.resize(size_t(elements) * sizeof(T) + 64); }
+  T* data() { return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(bytes_.data()) + 63) / 64 * 64); }
+
+ private:
+  std::vector<char> bytes_;
+};
 
 template <class T>
 struct TileRun {
@@ -234,35 +264,49 @@ struct TileRun {
   const std::vector<PairInput<T>>& inputs;
   const std::vector<PairOutput<T>>& outputs;
   const Kernels<T>& kernels;
+  const Products<T>& products;
   bool ntk = false;
   std::vector<const T*> pointers1, pointers2;
-  std::vector<std::vector<T>> states;
+  std::vector<State<T>> states, packed;
+  long packed_size = 0;
+
+  static bool inside(const PairInput<T>& input) { return input.unit1 && !input.product; }
 
   TileRun(const Program& p, const RowTable<T>& r1, const RowTable<T>& r2, const Tile& t,
           const std::vector<PairInput<T>>& in, const std::vector<PairOutput<T>>& out, const Isa& isa, int workers)
-      : program(p), rows1(r1), rows2(r2), tile(t), inputs(in), outputs(out), kernels(isa.kernels<T>()) {
+      : program(p),
+        rows1(r1),
+        rows2(r2),
+        tile(t),
+        inputs(in),
+        outputs(out),
+        kernels(isa.kernels<T>()),
+        products(isa.products<T>()) {
     for (const auto& output : outputs) ntk = ntk || output.planes[1];
     for (int k = 0; k < program.n_rows; ++k) {
       pointers1.push_back(rows1.row(k));
       pointers2.push_back(rows2.row(k));
     }
     const long plane = std::max(kBlock * kCols, kDiagonal);
-    states.assign(size_t(workers), std::vector<T>(size_t(2 * program.n_slots * plane)));
+    states.resize(size_t(workers));
+    for (State<T>& state : states) state.reserve(2 * program.n_slots * plane);
+    for (const auto& input : inputs) packed_size += inside(input) ? kCols * input.d : 0;
+    packed.resize(size_t(workers));
+    for (State<T>& space : packed) space.reserve(packed_size);
   }
 
-  void load(const PairInput<T>& input, int slot, const Block<T>& b, long batch, long i, long j) const {
+  void load(const PairInput<T>& input, int slot, const Block<T>& b, long batch, long i, long j,
+            const T* columns) const {
+    if (inside(input)) products.product(input.unit1.at(batch, i, 0), b.lines, input.d, columns, b.stride, b.u(slot));
     for (int line = 0; line < b.lines; ++line) {
       T* u = b.u(slot) + line * b.stride;
-      if (input.defect) {
+      if (input.unit1)
+        kernels.defect(b.cols, input.product ? input.product.at(batch, i + line, j) : u, input.close,
+                       input.unit1.at(batch, i + line, 0), input.unit2.at(batch, j, 0), input.d, u);
+      else if (input.defect)
         std::copy_n(input.defect.at(batch, i + line, j), b.cols, u);
-      } else if (input.product) {
-        const bool refine = bool(input.unit1);
-        kernels.defect(b.cols, input.product.at(batch, i + line, j), input.limit,
-                       refine ? input.unit1.at(batch, i + line, 0) : nullptr,
-                       refine ? input.unit2.at(batch, j, 0) : nullptr, input.d, u);
-      } else {
+      else
         std::fill_n(u, b.cols, T(0));
-      }
       if (!b.ntk) continue;
       if (input.theta)
         std::copy_n(input.theta.at(batch, i + line, j), b.cols, b.theta(slot) + line * b.stride);
@@ -271,20 +315,34 @@ struct TileRun {
     }
   }
 
+  OpView<T> view_of(const Op& op) const {
+    OpView<T> view = {};
+    view.params = op.params.data();
+    view.dst = op.dst;
+    view.n_src = int(op.src.size());
+    view.src = op.src.data();
+    view.rows1 = pointers1.data() + op.first_row;
+    view.rows2 = pointers2.data() + op.first_row;
+    return view;
+  }
+
   // i, j: within the tile.
-  void block(Block<T> b, long batch, long i, long j) const {
+  void block(Block<T> b, long batch, long i, long j, const T* columns) const {
     const long row_batch = tile.batch0 + batch;
-    b.i0 = row_batch * tile.n1 + tile.i0 + i;
-    b.j0 = row_batch * tile.n2 + tile.j0 + j;
-    for (int slot = 0; slot < program.n_inputs; ++slot) load(inputs[size_t(slot)], slot, b, batch, i, j);
-    for (const Op& op : program.ops) {
-      OpView<T> view = {};
-      view.params = op.params.data();
-      view.dst = op.dst;
-      view.n_src = int(op.src.size());
-      view.src = op.src.data();
-      view.rows1 = pointers1.data() + op.first_row;
-      view.rows2 = pointers2.data() + op.first_row;
+    b.i0 = tile.row1 + batch * tile.n1 + i;
+    b.j0 = tile.row2 + batch * tile.n2 + j;
+    for (int slot = 0; slot < program.n_inputs; ++slot) {
+      const PairInput<T>& input = inputs[size_t(slot)];
+      load(input, slot, b, batch, i, j, columns);
+      if (inside(input)) columns += b.stride * input.d;
+    }
+    for (size_t k = 0; k < program.ops.size(); ++k) {
+      const Op& op = program.ops[k];
+      OpView<T> view = view_of(op), next;
+      if (op.fused) {
+        next = view_of(program.ops[++k]);
+        view.next = &next;
+      }
       if (op.code == kStore)
         for (int p = 0; p < 3; ++p) {
           const Plane<T>& plane = outputs[size_t(op.dst)].planes[p];
@@ -305,10 +363,17 @@ struct TileRun {
       cols -= start - j;
       j = start;
     }
-    Block<T> b = {0, int(cols), 0, 0, 0, kCols, kBlock * kCols, states[size_t(worker)].data(), ntk};
+    const long stride = (cols + 63) / 64 * 64;
+    Block<T> b = {0, int(cols), 0, 0, 0, stride, kBlock * kCols, states[size_t(worker)].data(), ntk};
+    T* columns = packed[size_t(worker)].data();
+    for (const auto& input : inputs)
+      if (inside(input)) {
+        products.pack(input.unit2.at(batch, j, 0), cols, input.d, columns, stride);
+        columns += stride * input.d;
+      }
     for (long line = 0; line < lines; line += kBlock) {
       b.lines = int(std::min(kBlock, lines - line));
-      block(b, batch, i + line, j);
+      block(b, batch, i + line, j, packed[size_t(worker)].data());
     }
     if (!tile.symmetric) return;
     const long B = tile.batch0 + batch, J = tile.j0 + j;
@@ -321,7 +386,7 @@ struct TileRun {
   void diagonal_unit(long i, int worker) {
     Block<T> b = {
         int(std::min(kDiagonal, tile.lines - i)), 1, 1, 0, 0, 1, kDiagonal, states[size_t(worker)].data(), ntk};
-    block(b, 0, i, i);
+    block(b, 0, i, i, nullptr);
   }
 };
 
@@ -362,7 +427,7 @@ void normalise(const T* x, long n, long d, long stride, T* unit, double* q, cons
         double largest = 0;
         for (long k = 0; k < d; ++k) largest = std::max(largest, std::abs(double(row[k])));
         if (largest > 0 && std::isfinite(largest)) {
-          scale = std::ldexp(1.0, -std::ilogb(largest));
+          scale = std::ldexp(1.0, -std::max(std::ilogb(largest), -1000));
           square = kernels.sum_of_squares(row, scale, d);
         }
       }

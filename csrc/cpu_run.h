@@ -13,8 +13,12 @@ struct Isa {
   bool available;  // compiled in and offered by this processor
   const Kernels<float>* kernels_float;
   const Kernels<double>* kernels_double;
+  const Products<float>* products_float;
+  const Products<double>* products_double;
   template <class T>
   const Kernels<T>& kernels() const;
+  template <class T>
+  const Products<T>& products() const;
 };
 
 // Slowest first; the last available one is the default.
@@ -58,12 +62,12 @@ struct Plane {  // batch x lines x cols, columns adjacent; null: absent
 
 template <class T>
 struct PairInput {              // of one tile
-  Plane<const T> product;       // of unit rows; or
-  Plane<const T> defect;        // u itself; or neither: u = 0
+  Plane<const T> unit1, unit2;  // unit rows of d features, or
+  Plane<const T> defect;        // u itself, or neither: u = 0
+  Plane<const T> product;       // of the unit rows; absent: made here (d <= kInsideFeatures)
   Plane<const T> theta;         // absent: 0
-  Plane<const T> unit1, unit2;  // unit rows, for pairs whose product exceeds `limit`
   long d = 0;
-  T limit = 0;
+  T close = 0;  // defects below it come from the difference of the unit rows
 };
 
 template <class T>
@@ -73,7 +77,8 @@ struct PairOutput {  // of the whole result: nngp, ntk, defect
 
 struct Tile {
   long batch0, batches, i0, lines, j0, cols;  // where it stands in the result
-  long n1, n2;                                // rows per batch of the row tables
+  long row1, row2;                            // its first line and column in the row tables
+  long n1, n2;                                // rows from one batch to the next in the row tables
   bool symmetric;                             // pairs on and above the diagonal are computed and mirrored
   bool diagonal;                              // lines pair with themselves: cols == 1
 };

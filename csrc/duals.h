@@ -36,13 +36,26 @@ FNTK_HD Correlation<T> correlation(T u) {
   return {u, w, T(1) - w, near};
 }
 
+// A power of two that brings q h^2 near 1, so that products of two variances stay in double's range.
+FNTK_HD double half_scale(double q) {
+  const double big = 3.273390607896142e150, mid = 1.809251394333066e75;  // 2^500, 2^250
+  return select(q > 1e80, select(q > 1e230, 1 / big, 1 / mid), select(q < 1e-80, select(q < 1e-230, big, mid), 1.0));
+}
+
 // From covariances; q12 outside [-r, r] counts as the nearer end, a zero variance as rho = 0.
 template <class T>
 FNTK_HD Correlation<T> correlation(T q11, T q12, T q22) {
-  const double r = sqrt(double(q11)) * sqrt(double(q22));
-  const double c = magnitude(double(q12));
+  T p11 = q11, p12 = q12, p22 = q22;
+  if constexpr (std::is_same_v<T, double>) {
+    const double h1 = half_scale(q11), h2 = half_scale(q22);
+    p11 = q11 * h1 * h1;
+    p12 = q12 * h1 * h2;
+    p22 = q22 * h2 * h2;
+  }
+  const double r = sqrt(double(p11)) * sqrt(double(p22));
+  const double c = magnitude(double(p12));
   const double bottom = r * (r + c);
-  const double det = at_least_zero(difference_of_products(q11, q22, q12, q12));
+  const double det = at_least_zero(difference_of_products(p11, p22, p12, p12));
   const double w = select(bottom == 0.0, 1.0, det / select(bottom == 0.0, 1.0, bottom));
   const double a = c / select(r == 0.0, 1.0, r);
   const bool near = !(q12 < T(0));

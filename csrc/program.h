@@ -19,6 +19,7 @@ struct Op {
   int code = -1;  // index into op_names()
   int first_row = 0;
   int n_rows = 0;
+  bool fused = false;  // the next op, a dense on the same slot, runs in this one's pass over the block
 };
 
 struct Program {
@@ -51,6 +52,7 @@ struct OpView {
   const T* const* rows2;
   T* out[3];  // store only: the block's first entry in nngp, ntk and defect, or null
   long out_stride[3];
+  const OpView* next;  // duals only: a dense op to run in the same pass, or null
 };
 
 template <class T>
@@ -64,11 +66,20 @@ template <class T>
 struct Kernels {
   BlockOp<T> ops[16];        // by op code; null past the last
   DualMap<T> dual_maps[16];  // by op code; null for linear ops
-  // u = 1 - product, from the difference of the unit rows where product > limit.
-  void (*defect)(long n, const T* product, T limit, const T* unit1, const T* unit2, long d, T* u);
+  // u = 1 - product, in place if wanted; from the difference of the unit rows where that is below `close`.
+  void (*defect)(long n, const T* product, T close, const T* unit1, const T* unit2, long d, T* u);
   double (*sum_of_squares)(const T* x, double scale, long d);
   void (*scale)(const T* x, double first, double second, long d, T* out);  // x first second
   void (*transpose)(const T* in, long in_stride, T* out, long out_stride, long rows, long cols, long skip);
+};
+
+// The product of few features, inside the tile.
+constexpr long kInsideFeatures = 128;
+
+template <class T>
+struct Products {
+  void (*pack)(const T* unit, long cols, long d, T* packed, long stride);
+  void (*product)(const T* unit, int lines, long d, const T* packed, long stride, T* out);
 };
 
 }  // namespace fntk

@@ -1,7 +1,7 @@
-"""The nonlinearities: phi, its variance map and its dual, written to be read. The compiled text is ``csrc/duals.h``.
+"""The nonlinearities: phi, its variance map and its dual, written to be read; compiled text: ``csrc/duals.h``.
 
-For ``(u, v) ~ N(0, [[q11, q12], [q12, q22]])`` the dual is ``k = E phi(u) phi(v)`` and ``kdot = E phi'(u) phi'(v)``. Both
-are written in terms of the defect ``1 - rho``, ``rho = q12 / sqrt(q11 q22)``, which keeps its digits where ``rho``
+For ``(u, v) ~ N(0, [[q11, q12], [q12, q22]])`` the dual is ``k = E phi(u) phi(v)``, ``kdot = E phi'(u) phi'(v)``. Both are
+written in terms of the defect ``1 - rho``, ``rho = q12 / sqrt(q11 q22)``, which keeps its digits where ``rho``
 rounds to 1: near there ``kdot ~ 1 - sqrt(2 (1 - rho)) / pi``, so an error of 1e-7 in ``rho`` would become 1e-4.
 """
 
@@ -38,6 +38,8 @@ class Correlation:
     @classmethod
     def of_covariances(cls, q11: Array, q12: Array, q22: Array) -> Correlation:
         """``1 - |rho| = (q11 q22 - q12^2) / (r (r + |q12|))``; a zero variance counts as ``rho = 0``."""
+        h1, h2 = (np.ldexp(1.0, -np.frexp(q)[1] // 2) for q in (q11, q22))  # products stay in range
+        q11, q12, q22 = q11 * h1 * h1, q12 * h1 * h2, q22 * h2 * h2
         r = np.sqrt(q11) * np.sqrt(q22)
         c = np.abs(q12)
         det = np.maximum(difference_of_products(q11, q22, q12), 0)
@@ -64,9 +66,7 @@ def difference_of_products(a: Array, d: Array, b: Array) -> Array:
 def _sin_minus_t_cos(t: Array) -> Array:
     """``sin t - t cos t`` for t in [0, pi/2]; its series below 1, where the difference would cancel."""
     small = np.minimum(t, 1.0)
-    series = sum(
-        (-1) ** (k + 1) * 2 * k / math.factorial(2 * k + 1) * small ** (2 * k + 1) for k in range(1, 11)
-    )
+    series = sum((-1) ** (k + 1) * 2 * k / math.factorial(2 * k + 1) * small ** (2 * k + 1) for k in range(1, 11))
     return np.where(t < 1, series, np.sin(t) - t * np.cos(t))
 
 

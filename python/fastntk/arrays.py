@@ -25,15 +25,18 @@ def as_input(x: Any, name: str, ndim: int, what: str) -> Array:
     ValueError
         Of another rank, or with no features.
     """
-    if not isinstance(x, np.ndarray):
-        raise TypeError(f"[{what}] {name} must be a numpy.ndarray, given {describe(x)}")
+    if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
+        hint = " (numpy.asarray converts it)" if hasattr(x, "__array__") else ""
+        raise TypeError(f"[{what}] {name} must be a numpy.ndarray, given {describe(x)}{hint}")
     if x.dtype.kind in "iub":
         x = x.astype(np.float64)
     if x.dtype.newbyteorder("=") not in FLOATS:
-        raise TypeError(f"[{what}] {name} must be float32 or float64 (integers and bool are converted to float64), given {x.dtype}")
+        raise TypeError(
+            f"[{what}] {name} must be float32 or float64 (integers and bool are converted to float64), given {x.dtype}"
+        )
     if x.ndim != ndim:
         raise ValueError(f"[{what}] {name} has {x.ndim} dims, shape {x.shape}; expected {ndim}")
-    return x
+    return np.asarray(x)
 
 
 def describe(x: Any) -> str:
@@ -80,14 +83,24 @@ def allocate(shapes: list[tuple[int, ...]], dtype: np.dtype[Any], what: str) -> 
             f"[{what}] the result, {len(shapes)} x {shapes[0]} {dtype}, takes {total / 2**30:.4g} GiB; "
             f"{available / 2**30:.4g} GiB are available (out= takes a numpy.memmap)"
         )
-    return [np.empty(shape, dtype=dtype) for shape in shapes]
+    return [_aligned(shape, dtype) for shape in shapes]
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An empty array on a cache line's boundary, where whole lines can be written past the caches."""
+    size = math.prod(shape) * dtype.itemsize
+    if size < 1 << 20:
+        return np.empty(shape, dtype=dtype)
+    raw = np.empty(size + 64, dtype=np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 # ---------------------------------------------------------------- other libraries, for apply_fn
 
 
 def _first(x: Any) -> Any:
-    while isinstance(x, (tuple, list)):
+    while isinstance(x, (tuple, list)) and x:
         x = x[0]
     return x
 
@@ -95,7 +108,7 @@ def _first(x: Any) -> Any:
 def library(x: Any) -> Any:
     """The array library of ``x`` (or of the first array of a tuple), as an array-API namespace."""
     x = _first(x)
-    if isinstance(x, (np.ndarray, np.generic)):
+    if isinstance(x, np.ndarray):
         return np
     try:
         from array_api_compat import array_namespace
@@ -103,13 +116,20 @@ def library(x: Any) -> Any:
         raise ImportError(
             f"apply_fn on {describe(x)} needs the package array-api-compat (pip install 'fastntk[arrays]')"
         ) from error
-    return array_namespace(x)
+    try:
+        return array_namespace(x)
+    except TypeError:
+        raise TypeError(
+            f"[apply_fn] inputs must be arrays of NumPy, CuPy, PyTorch or JAX, given {describe(x)}"
+        ) from None
 
 
 def to_library(params: Any, inputs: Any, xp: Any) -> Any:
     """NumPy parameters as arrays of ``xp``, on the inputs' device; others as they are."""
     if params is None or isinstance(params, (tuple, list)):
         return params if params is None else tuple(to_library(p, inputs, xp) for p in params)
+    if xp is np and not isinstance(params, np.ndarray):
+        raise TypeError(f"[apply_fn] inputs are NumPy arrays, params must be too, given {describe(params)}")
     if xp is np or not isinstance(params, np.ndarray):
         return params
     from array_api_compat import device

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ def options(backend: str | None = None, isa: str | None = None, num_threads: int
 
     Parameters
     ----------
-    backend : {'cpu', 'cuda', 'numpy'}, optional
+    backend : {'cpu', 'numpy'}, optional
         As ``FASTNTK_BACKEND``. Default: 'cpu' where the compiled module loads, else 'numpy'.
     isa : str, optional
         As ``FASTNTK_ISA``: instruction set of the 'cpu' backend ('baseline', 'avx2', 'avx512', 'neon').
@@ -45,8 +45,13 @@ def options(backend: str | None = None, isa: str | None = None, num_threads: int
         By the next call: an unknown backend or instruction set; a backend that is not there, with the reason.
     """
     current = _options.get()
-    given = {k: v for k, v in (("backend", backend), ("isa", isa), ("num_threads", num_threads)) if v is not None}
-    token = _options.set(replace(current, **given))
+    token = _options.set(
+        Options(
+            backend=current.backend if backend is None else backend,
+            isa=current.isa if isa is None else isa,
+            num_threads=current.num_threads if num_threads is None else num_threads,
+        )
+    )
     try:
         yield
     finally:
@@ -56,17 +61,18 @@ def options(backend: str | None = None, isa: str | None = None, num_threads: int
 def resolve_options(backend: str | None = None, num_threads: int | None = None) -> Options:
     """Argument over context over environment; threads filled in, backend and isa possibly None."""
     current = _options.get()
-    threads: Any = num_threads or current.num_threads or os.environ.get("FASTNTK_NUM_THREADS") or available_cpus()
-    try:
-        threads = int(threads)
-    except ValueError:
-        raise ValueError(f"FASTNTK_NUM_THREADS must be a positive integer, given '{threads}'") from None
-    if threads < 1:
-        raise ValueError(f"num_threads must be at least 1, given {threads}")
+    threads: Any = num_threads if num_threads is not None else current.num_threads
+    name = "num_threads"
+    if threads is None and (threads := os.environ.get("FASTNTK_NUM_THREADS")):
+        name = "FASTNTK_NUM_THREADS"
+        threads = int(threads) if threads.isdecimal() else threads
+    threads = available_cpus() if threads is None else threads
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, given {threads!r}")
     return Options(
         backend=backend or current.backend or os.environ.get("FASTNTK_BACKEND") or None,
         isa=current.isa or os.environ.get("FASTNTK_ISA") or None,
-        num_threads=threads,
+        num_threads=int(threads),
     )
 
 

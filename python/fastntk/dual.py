@@ -1,4 +1,4 @@
-"""The element-wise maps behind the kernels: ``k = E phi(u) phi(v)`` and ``kdot = E phi'(u) phi'(v)`` of a Gaussian pair.
+"""The element-wise maps behind the kernels: ``k = E phi(u) phi(v)``, ``kdot = E phi'(u) phi'(v)`` of a Gaussian pair.
 
 ``(u, v) ~ N(0, [[q11, q12], [q12, q22]])``. Each function broadcasts like a ufunc and returns ``(k, kdot)``:
 
@@ -25,7 +25,7 @@ Out = tuple[Array, Array] | None
 
 def dual(
     layer: Nonlinearity, q11: Any, q12: Any, q22: Any, *,
-    out: Out = None, backend: str | None = None, num_threads: int | None = None,
+    out: Out = None, backend: str | None = None, num_threads: int | None = None, name: str | None = None,
 ) -> tuple[Any, Any]:  # fmt: skip
     """Dual and derivative dual of a nonlinearity.
 
@@ -40,6 +40,8 @@ def dual(
         Arrays of the broadcast shape and dtype to write to.
     backend, num_threads : optional
         As for kernel functions.
+    name : str, optional
+        What errors call the function.
 
     Returns
     -------
@@ -57,7 +59,9 @@ def dual(
     -----
     Accuracy: README, table "Accuracy", columns k and kdot; relative to k also near rho = -1, where k vanishes.
     """
-    name = layer.dual_name
+    if not isinstance(layer, Nonlinearity):
+        raise TypeError(f"[dual] layer must be a nonlinearity such as stax.Relu(), given {describe(layer)}")
+    name = name or layer.dual_name
     arrays = [np.asarray(q) for q in (q11, q12, q22)]
     for label, array in zip(("q11", "q12", "q22"), arrays, strict=True):
         if array.dtype.kind not in "iubf" or (array.dtype.kind == "f" and array.dtype.newbyteorder("=") not in FLOATS):
@@ -108,11 +112,13 @@ def _named(name: str) -> Callable[..., tuple[Any, Any]]:
 
     def named(q11: Any, q12: Any, q22: Any, *args: float, **kwargs: Any) -> tuple[Any, Any]:
         params = {k: kwargs.pop(k) for k in own if k in kwargs}
-        return dual(make(*args, **params), q11, q12, q22, **kwargs)
+        return dual(make(*args, **params), q11, q12, q22, name=name, **kwargs)
 
     arguments = "".join(f", {p}" for p in own)
     named.__name__ = named.__qualname__ = name
-    named.__doc__ = f"``{name}(q11, q12, q22{arguments}, *, out, backend, num_threads)``: :func:`dual` of {make.__name__}."
+    named.__doc__ = (
+        f"``{name}(q11, q12, q22{arguments}, *, out, backend, num_threads)``: :func:`dual` of {make.__name__}."
+    )
     return named
 
 

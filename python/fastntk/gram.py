@@ -1,8 +1,11 @@
-"""From inputs to finished arrays: tiles of the product, one engine call each. Keeps nothing n1 x n2 but the outputs."""
+"""From inputs to finished arrays, tile by tile: the product by NumPy's BLAS, then one engine call.
+
+Nothing n1 x n2 is kept but the outputs: the product is written into one of them and the engine works in place. Tiles
+are large, because a BLAS leaves its threads spinning for a while after each product, and they would contend with ours.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +17,12 @@ from .backends import Engine, Tile, TileInput
 from .program import Program
 
 Array = npt.NDArray[Any]
+Planes = Sequence[Sequence[Array | None]]  # (nngp, ntk, defect) of each program output
 
-_UNITS_BYTES = 64 << 20  # unit rows up to this size are kept for the whole call
-_PRODUCT_FLOPS = 2e10  # of one tile: a fraction of a second, after which Ctrl-C is seen
+_BYTES = 64 << 20  # of unit rows kept for a whole call, and of a row table
+_IN_PLACE_PAIRS = 1 << 25  # of a tile whose product lies in an output
+_PRODUCT_FLOPS = 2e10  # of one product: a fraction of a second, after which Ctrl-C is seen
+_PANEL = 256  # lines of one product
 
 
 class Units:
@@ -25,18 +31,15 @@ class Units:
     def __init__(self, x: Array, engine: Engine) -> None:
         self._x = x  # (batch, n, d), C-contiguous
         self._engine = engine
-        batch, n, d = x.shape
-        step = max(1, (_UNITS_BYTES // 4) // max(1, d * x.itemsize))
-        self._all: Array | None = None
-        flat = x.reshape(batch * n, d)
+        batch, n, self.d = x.shape
+        step = max(1, _BYTES // 4 // max(1, self.d * x.itemsize))
+        flat = x.reshape(batch * n, self.d)
         self.q = np.empty(batch * n)
-        keep = x.nbytes <= _UNITS_BYTES
-        units = np.empty(x.shape, engine.product_dtype(x.dtype)) if keep else None
+        self._all = np.empty(x.shape, engine.product_dtype(x.dtype)) if x.nbytes <= _BYTES else None
         for start in range(0, len(flat), step):
             unit, self.q[start : start + step] = engine.normalise(flat[start : start + step])
-            if units is not None:
-                units.reshape(flat.shape)[start : start + step] = unit
-        self._all = units
+            if self._all is not None:
+                self._all.reshape(flat.shape)[start : start + step] = unit
 
     def panel(self, batches: slice, rows: slice) -> Array:
         """(batches, rows, d)."""
@@ -50,7 +53,7 @@ class Units:
 class PairInput:
     """One input of a program: two sets of rows (``units2`` is ``units1`` where x2 is x1), or a known kernel's state."""
 
-    q1: Array  # (batch * n1,)
+    q1: Array  # (batch * n1,), float64
     q2: Array
     units1: Units | None = None
     units2: Units | None = None
@@ -58,70 +61,132 @@ class PairInput:
     theta: Array | None = None
 
 
-def _tiles(engine: Engine, batch: int, n1: int, n2: int, d: int, symmetric: bool) -> Iterator[Tile]:
-    """Cover the pairs; of a symmetric Gram panels of lines from the diagonal on."""
-    pairs = max(1, min(engine.tile_pairs, int(_PRODUCT_FLOPS / (2 * max(1, d)))))
-    if n1 * n2 <= pairs:
-        step = max(1, pairs // max(1, n1 * n2))
-        for b in range(0, batch, step):
-            yield Tile(n1, n2, b, min(step, batch - b), 0, n1, 0, n2, symmetric)
-        return
-    lines = min(n1, 256, max(1, math.isqrt(pairs)))
-    cols = max(1, pairs // lines)
-    for b in range(batch):
-        for i in range(0, n1, lines):
-            m = min(lines, n1 - i)
-            first = i if symmetric else 0
-            for j in range(first, n2, cols):
-                yield Tile(n1, n2, b, 1, i, m, j, min(cols, n2 - j), symmetric)
+class RowTables:
+    """Row tables of one side, made for as many rows at a time as a tile needs."""
+
+    def __init__(self, program: Program, engine: Engine, q: Sequence[Array], dtype: np.dtype[Any]) -> None:
+        self._program, self._engine, self._q, self._dtype = program, engine, q, dtype
+        self._span = (-1, -1)
+        self._table: Any = None
+
+    def table(self, start: int, stop: int) -> tuple[Any, int]:
+        """A table that holds rows start .. stop, and the place of row ``start`` in it."""
+        if not (self._span[0] <= start and stop <= self._span[1]):
+            n = len(self._q[0])
+            step = rows_per_table(self._program, self._dtype)
+            self._span = (0, n) if n <= step else (start, stop)
+            rows = slice(*self._span)
+            self._table = self._engine.rows(self._program, [q[rows] for q in self._q], self._dtype)
+        return self._table, start - self._span[0]
+
+    def variance(self, output: int) -> Array:
+        """K(x, x) of one output for every row, float64."""
+        n, step = len(self._q[0]), rows_per_table(self._program, self._dtype)
+        parts = [self.table(i, min(n, i + step))[0].variance(output) for i in range(0, n, step)]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+
+def rows_per_table(program: Program, dtype: np.dtype[Any]) -> int:
+    """Rows whose table stays within the byte budget; three numbers an op is the most that any needs, and a variance."""
+    return max(1024, _BYTES // (len(program.ops) * (3 * dtype.itemsize + 8)))
 
 
 def run_pairs(
-    program: Program, engine: Engine, inputs: Sequence[PairInput], outputs: Sequence[Sequence[Array | None]],
-    dtype: np.dtype[Any], batch: int, n1: int, n2: int, symmetric: bool,
-) -> tuple[Any, Any]:  # fmt: skip
-    """Fill (nngp, ntk, defect) of each program output, shape (batch, n1, n2); return both row tables."""
-    rows1 = engine.rows(program, [i.q1 for i in inputs], dtype)
-    rows2 = rows1 if symmetric else engine.rows(program, [i.q2 for i in inputs], dtype)
-    if all(plane is None for planes in outputs for plane in planes) or 0 in (batch, n1, n2):
-        return rows1, rows2
-    d = max((i.units1._x.shape[2] for i in inputs if i.units1 is not None), default=1)
-    buffers: dict[int, Array] = {}
-    for tile in _tiles(engine, batch, n1, n2, d, symmetric):
-        given = [_tile_input(k, i, engine, tile, dtype, buffers) for k, i in enumerate(inputs)]
+    program: Program, engine: Engine, inputs: Sequence[PairInput], outputs: Planes, dtype: np.dtype[Any],
+    shape: tuple[int, int, int], symmetric: bool,
+) -> tuple[RowTables, RowTables]:  # fmt: skip
+    """Fill the output planes, each (batch, n1, n2) or None; return both sides' row tables."""
+    tables1 = RowTables(program, engine, [i.q1 for i in inputs], dtype)
+    tables2 = tables1 if symmetric else RowTables(program, engine, [i.q2 for i in inputs], dtype)
+    if 0 in shape or all(plane is None for planes in outputs for plane in planes):
+        return tables1, tables2
+    spare = _spare_planes(engine, inputs, outputs, dtype)
+    limit = engine.tile_pairs if spare is None else _IN_PLACE_PAIRS
+    for tile in _tiles(shape, limit, rows_per_table(program, dtype), symmetric):
+        span1 = (tile.batch0 * tile.n1 + tile.i0, (tile.batch0 + tile.batches - 1) * tile.n1 + tile.i0 + tile.lines)
+        span2 = (tile.batch0 * tile.n2 + tile.j0, (tile.batch0 + tile.batches - 1) * tile.n2 + tile.j0 + tile.cols)
+        if symmetric:  # one table serves lines and columns, from the tile's first line on
+            span1 = span2 = (min(span1[0], span2[0]), max(span1[1], span2[1]))
+        rows1, tile.row1 = tables1.table(*span1)
+        rows2, tile.row2 = tables2.table(*span2)
+        given = [_tile_input(i, engine, tile, dtype, None if spare is None else spare[k]) for k, i in enumerate(inputs)]
         engine.run(program, rows1, rows2, dtype, tile, given, outputs)
-    return rows1, rows2
+    return tables1, tables2
 
 
-def _tile_input(
-    k: int, given: PairInput, engine: Engine, tile: Tile, dtype: np.dtype[Any], buffers: dict[int, Array]
-) -> TileInput:
+def _spare_planes(
+    engine: Engine, inputs: Sequence[PairInput], outputs: Planes, dtype: np.dtype[Any]
+) -> list[Array | None] | None:
+    """An output plane for each input's product, or None where there are not enough of the product's dtype."""
+    planes = [p for ps in outputs for p in ps if p is not None and engine.product_dtype(dtype) == p.dtype]
+    wanted = [i.units1 is not None and i.units1.d > engine.inside_features for i in inputs]
+    if sum(wanted) > len(planes):
+        return None
+    supply = iter(planes)
+    return [next(supply) if w else None for w in wanted]
+
+
+def _tiles(shape: tuple[int, int, int], pairs: int, rows: int, symmetric: bool) -> Iterator[Tile]:
+    """Cover the pairs; of a symmetric Gram the part on and above the diagonal."""
+    batch, n1, n2 = shape
+    if n1 * n2 <= pairs and max(n1, n2) <= rows:
+        step = max(1, min(pairs // (n1 * n2), rows // max(n1, n2)))
+        for b in range(0, batch, step):
+            yield Tile(n1, n2, b, min(step, batch - b), 0, n1, 0, n2, symmetric)
+        return
+    cols = n2 if symmetric else min(n2, max(pairs // min(n1, _PANEL), 1), rows)
+    lines = min(n1, max(pairs // cols, 1), rows)
+    for b in range(batch):
+        for i in range(0, n1, lines):
+            m = min(lines, n1 - i)
+            for j in range(i if symmetric else 0, n2, cols):
+                yield Tile(n1, n2, b, 1, i, m, j, min(cols, n2 - j), symmetric)
+
+
+def _tile_input(given: PairInput, engine: Engine, tile: Tile, dtype: np.dtype[Any], spare: Array | None) -> TileInput:
     batches = slice(tile.batch0, tile.batch0 + tile.batches)
     lines, cols = slice(tile.i0, tile.i0 + tile.lines), slice(tile.j0, tile.j0 + tile.cols)
     theta = None if given.theta is None else given.theta[batches, lines, cols]
     if given.defect is not None:
         return TileInput(defect=given.defect[batches, lines, cols], theta=theta)
-    assert given.units1 is not None and given.units2 is not None
+    assert given.units1 is not None
+    assert given.units2 is not None
     unit1, unit2 = given.units1.panel(batches, lines), given.units2.panel(batches, cols)
-    size = tile.batches * tile.lines * tile.cols
-    if k not in buffers or buffers[k].size < size:
-        buffers[k] = np.empty(size, engine.product_dtype(dtype))
-    product = buffers[k][:size].reshape(tile.batches, tile.lines, tile.cols)
-    with np.errstate(invalid="ignore", over="ignore"):
-        if tile.batches == 1:
-            np.matmul(unit1[0], unit2[0].T, out=product[0])
-        else:
-            np.matmul(unit1, unit2.transpose(0, 2, 1), out=product)
+    if given.units1.d <= engine.inside_features:
+        return TileInput(theta=theta, unit1=unit1, unit2=unit2)
+    if spare is None:
+        product = np.empty((tile.batches, tile.lines, tile.cols), engine.product_dtype(dtype))
+    else:
+        product = spare[batches, lines, cols]
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity in the inputs
+        _multiply(unit1, unit2, product, skip=tile.j0 - tile.i0 if tile.symmetric else None)
     return TileInput(product=product, theta=theta, unit1=unit1, unit2=unit2)
 
 
-def run_diagonal(
-    program: Program, engine: Engine, q: Sequence[Array], outputs: Sequence[Sequence[Array | None]], dtype: np.dtype[Any]
-) -> Any:
+def _multiply(unit1: Array, unit2: Array, out: Array, skip: int | None) -> None:
+    """``out = unit1 @ unit2.T`` panel by panel; with ``skip`` only columns from the diagonal ``j = i - skip`` on."""
+    batch, n1, d = unit1.shape
+    n2 = unit2.shape[1]
+    if n1 <= _PANEL and 2 * batch * n1 * n2 * d <= _PRODUCT_FLOPS:
+        if batch == 1:
+            np.matmul(unit1[0], unit2[0].T, out=out[0])
+        else:
+            np.matmul(unit1, unit2.transpose(0, 2, 1), out=out)
+        return
+    lines = min(_PANEL, n1)
+    cols = max(1, min(n2, int(_PRODUCT_FLOPS / (2 * lines * d))))
+    for b in range(batch):
+        for i in range(0, n1, lines):
+            for j in range(0 if skip is None else max(0, i - skip), n2, cols):
+                right = unit2[b, j : j + cols].T
+                np.matmul(unit1[b, i : i + lines], right, out=out[b, i : i + lines, j : j + cols])
+
+
+def run_diagonal(program: Program, engine: Engine, q: Sequence[Array], outputs: Planes, dtype: np.dtype[Any]) -> None:
     """Fill (nngp, ntk, defect) of pairs (x, x), shape (1, n, 1), in O(n)."""
-    rows = engine.rows(program, q, dtype)
-    n = len(q[0])
-    if n:
-        tile = Tile(n, n, 0, 1, 0, n, 0, 1, diagonal=True)
+    n, step = len(q[0]), rows_per_table(program, dtype)
+    for i in range(0, n, step):
+        m = min(step, n - i)
+        rows = engine.rows(program, [v[i : i + m] for v in q], dtype)
+        tile = Tile(n, n, 0, 1, i, m, 0, 1, diagonal=True)
         engine.run(program, rows, rows, dtype, tile, [TileInput() for _ in q], outputs)
-    return rows

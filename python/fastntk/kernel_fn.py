@@ -15,14 +15,14 @@ from .activations import Correlation
 from .arrays import allocate, as_input, check_out, contiguous, describe
 from .backends import Engine, select
 from .gram import PairInput, Units, run_diagonal, run_pairs
-from .kernel import Kernel
+from .kernel import Exact, Kernel
 from .layers import Layer
 from .program import Lowered, Value, lower
 
 Array = npt.NDArray[Any]
 
 FIELDS = tuple(Kernel.__dataclass_fields__)
-_ARRAYS = ("nngp", "ntk", "cov1", "cov2", "defect")
+PLANES = ("nngp", "ntk", "defect")  # what an engine writes for each output
 
 
 @dataclass
@@ -89,7 +89,8 @@ class KernelFn:
         TypeError
             Inputs that are not NumPy arrays, of other dtypes, or x1 and x2 of different dtypes.
         ValueError
-            Wrong rank or feature count, a nonlinearity on non-Gaussian input, unknown or repeated ``get``, wrong ``out``.
+            Wrong rank or feature count, a nonlinearity on non-Gaussian input, unknown or repeated ``get``, wrong
+            ``out``.
         NotImplementedError
             Spatial axes; a layer that the chosen backend lacks.
         MemoryError
@@ -112,7 +113,9 @@ class KernelFn:
         inputs, tree = self._inputs(x1, x2, batch_dims)
         first = inputs[0]
         lowered = lower(self.layer, _values(tree), *self._axes())
-        planes = [name for name in ("nngp", "ntk", "defect") if names is None or name in names]
+        planes = [p for p in PLANES if names is None or p in names or (p == "defect" and "exact" in names)]
+        if "ntk" in planes:
+            inputs, planes = _known_ntk(inputs, planes, required=names is not None)
         leaves = list(_outputs(lowered.outputs))
         targets = self._targets(out, get, names, leaves, inputs)
         shape = (*first.batch, first.n1, first.n2)
@@ -154,13 +157,15 @@ class KernelFn:
             raise ValueError(f"[diagonal] get must name 'nngp' and 'ntk', given {get!r}")
         inputs, tree = self._inputs(x, None, batch_dims)
         if any(i.x1 is None for i in inputs):
-            raise TypeError("[diagonal] x must be an array, given a Kernel")
+            raise TypeError("[diagonal] x must be an array, given a Kernel (its diagonal is cov1)")
         lowered = lower(self.layer, _values(tree), *self._axes())
         engine = select(backend, num_threads)
         first = inputs[0]
         size = first.n1 * int(np.prod(first.batch, dtype=int))
         leaves = list(_outputs(lowered.outputs))
-        planes = [[np.empty((1, size, 1), first.dtype) if n in names else None for n in ("nngp", "ntk", "")] for _ in leaves]
+        planes = [
+            [np.empty((1, size, 1), first.dtype) if n in names else None for n in ("nngp", "ntk", "")] for _ in leaves
+        ]
         q = [Units(_batched(i.x1), engine).q for i in inputs if i.x1 is not None]
         run_diagonal(lowered.program, engine, q, planes, first.dtype)
 
@@ -212,8 +217,8 @@ class KernelFn:
 
     def _inputs(self, x1: Any, x2: Any, batch_dims: int) -> tuple[list[_Input], Any]:
         """Check arguments; return the inputs in order, and their tree."""
-        if batch_dims not in (0, 1):
-            raise ValueError(f"[kernel_fn] batch_dims must be 0 or 1, given {batch_dims}")
+        if isinstance(batch_dims, bool) or batch_dims not in (0, 1):
+            raise ValueError(f"[kernel_fn] batch_dims must be 0 or 1, given {batch_dims!r}")
         found: list[_Input] = []
 
         def visit(a: Any, b: Any, name: str) -> Any:
@@ -251,6 +256,8 @@ class KernelFn:
                     "batch_dims=1 reads the leading axis as a batch of problems"
                 )
             arrays.append(as_input(x, label, 2 + batch_dims, what))
+        if not all(-2 <= a < 2 for a in self._axes()):
+            raise ValueError(f"[{what}] batch_axis, channel_axis = {self._axes()} do not fit inputs of 2 dims")
         batch_axis, channel_axis = (a % 2 for a in self._axes())
         if batch_axis == channel_axis:
             raise ValueError(f"[{what}] batch_axis and channel_axis are the same axis, {batch_axis}")
@@ -258,7 +265,9 @@ class KernelFn:
             arrays = [a.swapaxes(-1, -2) for a in arrays]
         a, b = arrays[0], arrays[-1]
         if a.shape[-1] != b.shape[-1]:
-            raise ValueError(f"[{what}] {name} has {a.shape[-1]} features, x2 has {b.shape[-1]}: shapes {a.shape}, {b.shape}")
+            raise ValueError(
+                f"[{what}] {name} has {a.shape[-1]} features, x2 has {b.shape[-1]}: shapes {a.shape}, {b.shape}"
+            )
         if a.shape[-1] == 0:
             raise ValueError(f"[{what}] {name} has no features: shape {a.shape}")
         if a.shape[:-2] != b.shape[:-2]:
@@ -279,14 +288,16 @@ class KernelFn:
         if out is None:
             return {}
         if names is None or set(names) - {"nngp", "ntk"} or len(leaves) != 1:
-            raise ValueError(f"[kernel_fn] out takes get of 'nngp' and 'ntk' and a network with one output, given get={get!r}")
+            raise ValueError(
+                f"[kernel_fn] out takes get of 'nngp' and 'ntk' and a network with one output, given get={get!r}"
+            )
         given = (out,) if isinstance(get, str) else out
         if not isinstance(given, (tuple, list)) or len(given) != len(names):
             raise TypeError(f"[kernel_fn] out must be {len(names)} arrays, as get={get!r}, given {describe(out)}")
         first = inputs[0]
         shape = (*first.batch, first.n1, first.n2)
         taken = [a for i in inputs for a in (i.x1, i.x2) if a is not None]
-        taken += [a for i in inputs if i.kernel for a in (i.kernel.nngp, i.kernel.ntk, i.kernel.defect) if a is not None]
+        taken += [a for i in inputs if i.kernel for a in (i.kernel.nngp, i.kernel.ntk) if a is not None]
         targets: dict[tuple[int, str], Array] = {}
         for name, array in zip(names, given, strict=True):
             targets[0, name] = check_out(array, shape, first.dtype, taken, f"kernel_fn {name}")
@@ -304,16 +315,16 @@ class KernelFn:
         direct: dict[tuple[int, str], Array] = {}
         for key, array in targets.items():
             view = array.reshape(shape) if array.ndim == 2 else array
-            ready = array.flags.aligned and (first.n2 <= 1 or array.strides[-1] == array.itemsize) and array.dtype.isnative
+            ready = (
+                array.flags.aligned and (first.n2 <= 1 or array.strides[-1] == array.itemsize) and array.dtype.isnative
+            )
             direct[key] = view if ready else np.empty(shape, first.dtype)
         outputs = [
-            [direct.get((k, name)) if name in planes else None for name in ("nngp", "ntk", "defect")]
+            [direct.get((k, name)) if name in planes else None for name in PLANES]
             for k in range(lowered.program.n_outputs)
         ]
         pair_inputs = [_pair_input(i, engine, batch) for i in inputs]
-        rows = run_pairs(
-            lowered.program, engine, pair_inputs, outputs, first.dtype, batch, first.n1, first.n2, first.symmetric
-        )
+        rows = run_pairs(lowered.program, engine, pair_inputs, outputs, first.dtype, shape, first.symmetric)
         for key, array in targets.items():
             if not np.may_share_memory(direct[key], array):
                 array[...] = direct[key].reshape(array.shape)
@@ -326,15 +337,40 @@ def _batched(x: Array) -> Array:
 
 
 def _continue(k: Kernel, x2: Any, name: str, batch_dims: int) -> _Input:
+    """Check a kernel that a network continues."""
+    what = "kernel_fn"
     if x2 is not None:
-        raise ValueError(f"[kernel_fn] {name} is a Kernel, which holds both inputs: x2 must be None, given {describe(x2)}")
-    if k.nngp.ndim != 2 + batch_dims:
-        raise ValueError(f"[kernel_fn] {name}.nngp has {k.nngp.ndim} dims; expected {2 + batch_dims} (batch_dims={batch_dims})")
+        raise ValueError(f"[{what}] {name} is a Kernel, which holds both inputs: x2 must be None, given {describe(x2)}")
+    nngp = as_input(k.nngp, f"{name}.nngp", 2 + batch_dims, what)
+    *batch, n1, n2 = nngp.shape
+    expected = {"ntk": nngp.shape, "cov1": (*batch, n1), "cov2": (*batch, n2)}
+    for field, shape in expected.items():
+        array = getattr(k, field)
+        if array is None and (field == "ntk" or (field == "cov2" and k.x1_is_x2)):
+            continue
+        as_input(array, f"{name}.{field}", len(shape), what)
+        if array.shape != shape:
+            raise ValueError(
+                f"[{what}] {name}.{field} has shape {array.shape}, expected {shape} beside nngp {nngp.shape}"
+            )
+        if array.dtype != k.nngp.dtype:
+            raise TypeError(
+                f"[{what}] {name}.{field} is {array.dtype}, {name}.nngp is {k.nngp.dtype}: convert one of them"
+            )
+    if k.x1_is_x2 and n1 != n2:
+        raise ValueError(f"[{what}] {name}.nngp has shape {nngp.shape}, which x1_is_x2 makes square")
     value = Value(0, channels=k.shape1[k.channel_axis], gaussian=k.is_gaussian)
-    return _Input(
-        None, None, k, value, k.nngp.dtype, k.nngp.shape[:-2], k.nngp.shape[-2], k.nngp.shape[-1], k.x1_is_x2, k.shape1,
-        k.shape2,
-    )  # fmt: skip
+    dtype = nngp.dtype.newbyteorder("=")
+    return _Input(None, None, k, value, dtype, tuple(batch), n1, n2, k.x1_is_x2, k.shape1, k.shape2)
+
+
+def _known_ntk(inputs: list[_Input], planes: list[str], required: bool) -> tuple[list[_Input], list[str]]:
+    """The NTK needs that of a kernel to continue: raise where it was asked for by name, else leave it out."""
+    if all(i.kernel is None or i.kernel.ntk is not None for i in inputs):
+        return inputs, planes
+    if required:
+        raise ValueError("[kernel_fn] get asks for 'ntk', which needs x1.ntk; the Kernel given has None")
+    return inputs, [p for p in planes if p != "ntk"]
 
 
 def _pair_input(given: _Input, engine: Engine, batch: int) -> PairInput:
@@ -344,24 +380,25 @@ def _pair_input(given: _Input, engine: Engine, batch: int) -> PairInput:
         return PairInput(units1.q, units2.q, units1, units2)
     k = given.kernel
     assert k is not None
-    cov1 = np.asarray(k.cov1, dtype=np.float64)
-    cov2 = cov1 if k.cov2 is None else np.asarray(k.cov2, dtype=np.float64)
     shape = (batch, given.n1, given.n2)
-    defect = k.defect
-    if defect is None:
+    if k.exact is not None:
+        defect, q1, q2 = k.exact.defect, k.exact.q1, k.exact.q2
+    else:
+        q1 = np.asarray(k.cov1, dtype=np.float64)
+        q2 = q1 if k.cov2 is None else np.asarray(k.cov2, dtype=np.float64)
         with np.errstate(all="ignore"):
-            covariances = (cov1[..., :, None], np.asarray(k.nngp, dtype=np.float64), cov2[..., None, :])
+            covariances = (q1[..., :, None], np.asarray(k.nngp, dtype=np.float64), q2[..., None, :])
             defect = Correlation.of_covariances(*covariances).u.astype(given.dtype)
     theta = None if k.ntk is None else contiguous(k.ntk).reshape(shape)
-    return PairInput(cov1.reshape(-1), cov2.reshape(-1), defect=contiguous(defect).reshape(shape), theta=theta)
+    return PairInput(q1.reshape(-1), q2.reshape(-1), defect=contiguous(defect).reshape(shape), theta=theta)
 
 
 def _check_get(get: Any) -> tuple[str, ...] | None:
     if get is None:
         return None
-    names = (get,) if isinstance(get, str) else tuple(get)
-    if not names or not all(isinstance(n, str) for n in names):
-        raise ValueError(f"[kernel_fn] get must be a field name, a tuple of names or None, given {get!r}")
+    names = (get,) if isinstance(get, str) else get
+    if not isinstance(names, (tuple, list)) or not names or not all(isinstance(n, str) for n in names):
+        raise TypeError(f"[kernel_fn] get must be a field name, a tuple of names or None, given {get!r}")
     lowered = tuple(n.lower() for n in names)
     if unknown := [n for n in lowered if n not in FIELDS]:
         raise ValueError(f"[kernel_fn] get names {unknown}, which a Kernel does not have; it has {list(FIELDS)}")
@@ -372,7 +409,14 @@ def _check_get(get: Any) -> tuple[str, ...] | None:
 
 @lru_cache(maxsize=64)
 def _named(names: tuple[str, ...]) -> Any:
-    return namedtuple("AnalyticKernel", names)
+    """The named tuple of one ``get``; it pickles as the call that makes it again."""
+    kind = namedtuple("AnalyticKernel", names)  # type: ignore[misc]
+    setattr(kind, "__reduce__", lambda self: (_analytic_kernel, (names, tuple(self))))  # noqa: B010
+    return kind
+
+
+def _analytic_kernel(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+    return _named(names)(*values)
 
 
 def _values(tree: Any) -> Any:
@@ -397,19 +441,27 @@ def _result(
 ) -> Any:  # fmt: skip
     first = inputs[0]
 
+    def variance(rows: Any, n: int) -> Array:
+        return np.asarray(rows.variance(value.slot).reshape(*first.batch, n))
+
+    def rounded(q: Array) -> Array:
+        with np.errstate(over="ignore"):
+            return q.astype(first.dtype)
+
     def field(name: str) -> Any:
-        if name in ("nngp", "ntk", "defect"):
+        if name in ("nngp", "ntk"):
             return targets.get((value.slot, name))
         if name == "cov1":
-            return rows1.variance(value.slot).astype(first.dtype).reshape(*first.batch, first.n1)
+            return rounded(variance(rows1, first.n1))
         if name == "cov2":
-            if first.symmetric:
-                return None
-            return rows2.variance(value.slot).astype(first.dtype).reshape(*first.batch, first.n2)
+            return None if first.symmetric else rounded(variance(rows2, first.n2))
+        if name == "exact":
+            q1, q2 = variance(rows1, first.n1), variance(rows2, first.n2)
+            return Exact(targets[value.slot, "defect"], q1, q2)
         return {
             "x1_is_x2": first.symmetric,
             "is_gaussian": value.gaussian,
-            "is_input": value.slot < 0,
+            "is_input": False,
             "shape1": _with_channels(first.shape1, axes, value.channels),
             "shape2": _with_channels(first.shape2, axes, value.channels),
             "batch_axis": axes[0],

@@ -1,4 +1,4 @@
-"""Layers as immutable data. Each knows its shape, its finite-width initialisation and application, and how to lower itself.
+"""Layers as immutable data: each knows its shape, its finite-width network, and how to lower itself.
 
 A layer unpacks into Neural Tangents' triple ``(init_fn, apply_fn, kernel_fn)``. Nothing here computes a kernel.
 """
@@ -6,6 +6,7 @@ A layer unpacks into Neural Tangents' triple ``(init_fn, apply_fn, kernel_fn)``.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -84,7 +85,11 @@ class Layer:
         if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool):
             rng = np.random.default_rng(rng)
         if not isinstance(rng, np.random.Generator):
-            raise TypeError(f"init_fn: rng must be a numpy.random.Generator or an integer seed, given {type(rng).__name__}")
+            raise TypeError(
+                f"[init_fn] rng must be a numpy.random.Generator or an integer seed, given {type(rng).__name__}"
+            )
+        if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
+            raise TypeError(f"[init_fn] dtype must be float32 or float64, given {np.dtype(dtype)}")
         shape = _as_shape(input_shape)
         return self.output_shape(shape), self.init(rng, shape, np.dtype(dtype))
 
@@ -121,6 +126,26 @@ def _as_shape(shape: Sequence[Any]) -> Shape:
     return tuple(int(n) for n in shape) if is_one(shape) else tuple(_as_shape(s) for s in shape)
 
 
+def _integer(layer: str, name: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"[{layer}] {name} must be an integer, given {value!r}") from None
+    if number < 1:
+        raise ValueError(f"[{layer}] {name} must be at least 1, given {number}")
+    return number
+
+
+def _std(layer: str, name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"[{layer}] {name} must be a number, given {value!r}") from None
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(f"[{layer}] {name} must be finite and not negative, given {value}")
+    return number
+
+
 @dataclass(frozen=True)
 class Dense(Layer):
     """Fully connected layer.
@@ -141,7 +166,8 @@ class Dense(Layer):
 
     Notes
     -----
-    'ntk': ``z = W_std / sqrt(n_in) W x + b_std b``, W, b ~ N(0, 1): ``K' = W_std^2 K + b_std^2``, ``NTK' = K' + W_std^2 NTK``.
+    'ntk': ``z = W_std / sqrt(n_in) W x + b_std b``, W, b ~ N(0, 1): ``K' = W_std^2 K + b_std^2``,
+    ``NTK' = K' + W_std^2 NTK``.
 
     'standard': ``z = W x / sqrt(s[0]) + b``, W ~ N(0, W_std^2 s[0] / n_in): the same ``K'``,
     ``NTK' = n_in / s[0] K + W_std^2 NTK + 1`` (the 1 only with biases).
@@ -165,17 +191,16 @@ class Dense(Layer):
     s: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
-        if self.out_dim < 1:
-            raise ValueError(f"[Dense] out_dim must be at least 1, given {self.out_dim}")
-        for name, value in (("W_std", self.W_std), ("b_std", self.b_std)):
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"[Dense] {name} must be finite and not negative, given {value}")
+        object.__setattr__(self, "out_dim", _integer("Dense", "out_dim", self.out_dim))
+        object.__setattr__(self, "W_std", _std("Dense", "W_std", self.W_std))
+        if self.b_std is not None:
+            object.__setattr__(self, "b_std", _std("Dense", "b_std", self.b_std))
         object.__setattr__(self, "parameterization", str(self.parameterization).lower())
         if self.parameterization not in ("ntk", "standard"):
             raise ValueError(f"[Dense] parameterization must be 'ntk' or 'standard', given '{self.parameterization}'")
-        object.__setattr__(self, "s", tuple(self.s))
-        if len(self.s) != 2 or min(self.s) < 1:
-            raise ValueError(f"[Dense] s must be two positive integers, given {self.s}")
+        if not isinstance(self.s, (tuple, list)) or len(self.s) != 2:
+            raise TypeError(f"[Dense] s must be two positive integers, given {self.s!r}")
+        object.__setattr__(self, "s", tuple(_integer("Dense", "s", v) for v in self.s))
 
     @property
     def _width(self) -> int:
@@ -193,6 +218,8 @@ class Dense(Layer):
     def init(self, rng: np.random.Generator, shape: Shape, dtype: Any) -> Any:
         axis = self.channel_axis % len(shape)
         fan_in = shape[axis]
+        if fan_in < 1:
+            raise ValueError(f"[Dense] needs to know its number of input features, given shape {shape}")
         W = rng.standard_normal((fan_in, self._width)).astype(dtype)
         b = None
         if self.b_std is not None:
@@ -206,6 +233,8 @@ class Dense(Layer):
     def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
         W, b = params
         axis = self.channel_axis % inputs.ndim
+        if inputs.shape[axis] != W.shape[0]:
+            raise ValueError(f"[Dense] inputs of shape {tuple(inputs.shape)} do not fit weights {tuple(W.shape)}")
         z = xp.moveaxis(xp.tensordot(inputs, W, axes=((axis,), (0,))), -1, axis)
         if self.parameterization == "ntk":
             z = z * (self.W_std / math.sqrt(inputs.shape[axis]))
@@ -219,8 +248,8 @@ class Dense(Layer):
         own = (self.batch_axis % rank, self.channel_axis % rank)
         if own != (builder.batch_axis % rank, builder.channel_axis % rank):
             raise ValueError(
-                f"[{builder.where}] has batch_axis={self.batch_axis}, channel_axis={self.channel_axis}, layers before it "
-                f"{builder.batch_axis} and {builder.channel_axis}: all must agree"
+                f"[{builder.where}] has batch_axis={self.batch_axis}, channel_axis={self.channel_axis}, "
+                f"layers before it {builder.batch_axis} and {builder.channel_axis}: all must agree"
             )
         w2, b2 = self.W_std**2, (self.b_std or 0.0) ** 2
         if self.parameterization == "ntk":
@@ -251,8 +280,7 @@ class FanOut(Layer):
     num: int
 
     def __post_init__(self) -> None:
-        if self.num < 1:
-            raise ValueError(f"[FanOut] num must be at least 1, given {self.num}")
+        object.__setattr__(self, "num", _integer("FanOut", "num", self.num))
 
     def output_shape(self, shape: Shape) -> Shape:
         return (shape,) * self.num
@@ -292,7 +320,9 @@ class FanInSum(Layer):
         if len(branches) == 1:
             return branches[0]
         if len({b.channels for b in branches}) > 1:
-            raise ValueError(f"[{builder.where}] branches have widths {[b.channels for b in branches]}: all must be equal")
+            raise ValueError(
+                f"[{builder.where}] branches have widths {[b.channels for b in branches]}: all must be equal"
+            )
         if not all(b.gaussian for b in branches):
             raise NotImplementedError(
                 f"[{builder.where}] sums Gaussian branches only (each ending in Dense), given gaussian = "
@@ -326,15 +356,15 @@ class Serial(Layer):
         return inputs
 
     def lower(self, builder: Builder, values: Values) -> Values:
-        for values in self.lower_each(builder, values):
-            pass
-        return values
+        *_, last = (values, *self.lower_each(builder, values))
+        return last
 
     def lower_each(self, builder: Builder, values: Values) -> Iterator[Values]:
         for index, layer in enumerate(self.layers):
             with builder.entering(f"serial[{index}] {type(layer).__name__}"):
-                values = layer.lower(builder, values)
-            yield values
+                for part in layer.lower_each(builder, values):
+                    values = part
+                    yield part
 
     def axes(self) -> tuple[int, int] | None:
         return next((axes for layer in self.layers if (axes := layer.axes()) is not None), None)
@@ -372,7 +402,9 @@ class Parallel(Layer):
         return next((axes for layer in self.layers if (axes := layer.axes()) is not None), None)
 
 
-def _check_count(what: str, given: Sequence[Any], layers: Sequence[Layer]) -> None:
+def _check_count(what: str, given: Any, layers: Sequence[Layer]) -> None:
+    if not isinstance(given, (tuple, list)) or any(isinstance(g, int) for g in given):
+        raise ValueError(f"[{what}] has {len(layers)} layers and takes as many entries, given {given!r}")
     if len(given) != len(layers):
         raise ValueError(f"[{what}] has {len(layers)} layers, given {len(given)} entries")
 

@@ -72,7 +72,8 @@ class Lowered:
 class Builder:
     """Collects ops while layers lower themselves; every value has a slot of its own until ``finish``."""
 
-    def __init__(self, n_inputs: int, batch_axis: int, channel_axis: int) -> None:
+    def __init__(self, name: str, n_inputs: int, batch_axis: int, channel_axis: int) -> None:
+        self.name = name
         self.ops: list[Op] = []
         self.n_slots = n_inputs
         self.batch_axis = batch_axis
@@ -82,7 +83,7 @@ class Builder:
     @property
     def where(self) -> str:
         """The layer being lowered, for messages: ``serial[2] Relu``."""
-        return " ".join(self.path)
+        return " ".join(self.path) or self.name
 
     @contextmanager
     def entering(self, name: str) -> Iterator[None]:
@@ -174,13 +175,16 @@ def _input_values(inputs: Any, counter: Iterator[int]) -> Values:
 
 @lru_cache(maxsize=256)
 def lower(layer: Layer, inputs: Values, batch_axis: int, channel_axis: int, depths: bool = False) -> Lowered:
-    """Lower ``layer`` for a tree of input values (their slots are renumbered); ``depths`` keeps every Gaussian layer."""
+    """Lower ``layer`` for a tree of input values (slots are renumbered); ``depths`` keeps every Gaussian layer."""
     n_inputs = len(list(_leaves(inputs)))
-    builder = Builder(n_inputs, batch_axis, channel_axis)
+    builder = Builder(type(layer).__name__, n_inputs, batch_axis, channel_axis)
     values = _input_values(inputs, iter(range(n_inputs)))
     if not depths:
         return finish(builder, n_inputs, layer.lower(builder, values))
-    kept = [v for v in layer.lower_each(builder, values) if isinstance(v, Value) and v.gaussian]
+    kept: dict[int, Value] = {}  # by slot: a layer that adds nothing repeats none
+    for value in layer.lower_each(builder, values):
+        if isinstance(value, Value) and value.gaussian:
+            kept.setdefault(value.slot, value)
     if not kept:
         raise ValueError("depths: no layer of the stack has a Gaussian output (Dense or FanInSum)")
-    return finish(builder, n_inputs, tuple(kept))
+    return finish(builder, n_inputs, tuple(kept.values()))

@@ -49,14 +49,18 @@ class Rows:
 def _shares(parts: Sequence[Array]) -> list[Array]:
     """Standard deviations of independent parts over that of their sum: unit vectors, 0 where the sum is 0."""
     return [
-        np.where(part == 0, 0, 1 / np.sqrt(1 + sum(p for k, p in enumerate(parts) if k != b) / np.where(part == 0, 1, part)))
+        np.where(
+            part == 0, 0, 1 / np.sqrt(1 + sum(p for k, p in enumerate(parts) if k != b) / np.where(part == 0, 1, part))
+        )
         for b, part in enumerate(parts)
     ]
 
 
 def _join(defects: Sequence[Array], shares1: Sequence[Array], shares2: Sequence[Array]) -> Array:
     """Defect of a sum of independent parts with defects ``u_b``: sum of ``p1 p2 u_b + (p1 - p2)^2 / 2``."""
-    return np.asarray(sum(p1 * p2 * u + (p1 - p2) ** 2 / 2 for u, p1, p2 in zip(defects, shares1, shares2, strict=True)))
+    return np.asarray(
+        sum(p1 * p2 * u + (p1 - p2) ** 2 / 2 for u, p1, p2 in zip(defects, shares1, shares2, strict=True))
+    )
 
 
 def run_op(
@@ -70,7 +74,9 @@ def run_op(
         theta = w2 * theta + f * k + g
         if b2 > 0:
             bias = np.asarray(b2)
-            u = _join([u, np.zeros(1)], _shares([w2 * q1[0], bias + 0 * q1[0]]), _shares([w2 * q2[0], bias + 0 * q2[0]]))
+            u = _join(
+                [u, np.zeros(1)], _shares([w2 * q1[0], bias + 0 * q1[0]]), _shares([w2 * q2[0], bias + 0 * q2[0]])
+            )
         return u, theta
     if op.name == "sum":
         return _join([s[0] for s in sources], _shares(q1), _shares(q2)), np.asarray(sum(s[1] for s in sources))
@@ -84,6 +90,7 @@ class NumpyEngine:
     name = "numpy"
     isa = "float64 throughout"
     tile_pairs = 1 << 17
+    inside_features = 0
 
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return np.dtype(np.float64)
@@ -92,7 +99,7 @@ class NumpyEngine:
         x = x.astype(np.float64)
         largest = np.max(np.abs(x), axis=1, initial=0)
         usable = np.isfinite(largest) & (largest > 0)
-        scale = np.ldexp(1.0, -np.frexp(np.where(usable, largest, 1))[1])  # squares stay in range
+        scale = np.ldexp(1.0, np.minimum(-np.frexp(np.where(usable, largest, 1))[1], 1000))  # squares stay in range
         scaled = x * scale[:, None]
         square = np.einsum("ij,ij->i", scaled, scaled)
         positive = np.where(square > 0, square, 1)
@@ -126,8 +133,9 @@ class NumpyEngine:
         inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]], batch: int,
     ) -> None:  # fmt: skip
         b = tile.batch0 + batch
-        lines = slice(b * tile.n1 + tile.i0, b * tile.n1 + tile.i0 + tile.lines)
-        cols = lines if tile.diagonal else slice(b * tile.n2 + tile.j0, b * tile.n2 + tile.j0 + tile.cols)
+        first1, first2 = tile.row1 + batch * tile.n1, tile.row2 + batch * tile.n2
+        lines = slice(first1, first1 + tile.lines)
+        cols = lines if tile.diagonal else slice(first2, first2 + tile.cols)
         shape = (tile.lines, tile.cols)
         slots: dict[int, tuple[Array, Array]] = {}
         for slot, given in enumerate(inputs):

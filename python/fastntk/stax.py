@@ -4,7 +4,7 @@
 >>> init_fn, apply_fn, kernel_fn = stax.serial(stax.Dense(512, 2**0.5), stax.Relu(), stax.Dense(1))
 """
 
-from .activations import Abs, ABRelu, Erf, LeakyRelu, Relu
+from .activations import ABRelu, Abs, Erf, LeakyRelu, Relu
 from .layers import Dense, FanInSum, FanOut, Identity, Layer, parallel, serial
 
 __all__ = [

@@ -1,0 +1,120 @@
+"""Write the tables of a Markdown file from results, between <!-- speed --> ... <!-- /speed --> and the like."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+RIVALS = {"nt": "Neural Tangents", "botorch": "BoTorch"}
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def number(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
+def describe(p: dict[str, Any]) -> str:
+    size = f"{p['batch']} x ({p['n']} x {p['d']})" if p["batch"] else f"n = {p['n']}, d = {p['d']}"
+    kernels = " + ".join(k.upper() for k in p["get"])
+    more = [{"relu": "ReLU", "erf": "erf"}[p["network"]] + (", biases" if p["b_std"] else "")]
+    more += [f"backend {p['backend']}"] if p["backend"] else []
+    more += [{"clusters": "clustered rows", "near": "close rows"}[p["data"]]] if p["data"] != "normal" else []
+    return f"{', '.join(more)}, {size}, depth {p['depth']}, {kernels}, {p['dtype']}"
+
+
+def bound(target: dict[str, Any]) -> str:
+    if target.get("at_least"):
+        return f"{RIVALS.get(target['over'], target['over'])} >= {target['at_least']:g} x"
+    if "under" in target:
+        return f"<= {target['at_most']:g} x product"
+    return f"outputs + {target['at_most'] / 1e6:g} MB"
+
+
+def speed(report: dict[str, Any]) -> str:
+    """One line per case; spread of a ratio: least to largest of the rounds."""
+    machine, versions = report["machine"], report["versions"]
+    taken = [name for name in RIVALS if any(name in c["seconds"] for c in report["cases"].values())]
+    head = ["case", "fastntk", "`x @ x.T`", "fastntk / product", *(f"{RIVALS[r]} / fastntk" for r in taken), "goal"]
+    rows = []
+    for case in report["cases"].values():
+        ratios = case["ratios"]
+
+        def cell(name: str, ratios: dict[str, Any] = ratios) -> str:
+            r = ratios.get(name)
+            return f"{r['value']:.3g} ({r['least']:.3g} to {r['largest']:.3g})" if r else ""
+
+        floor = case["seconds"].get("product")
+        fast = number(case["seconds"]["fastntk"]["median"])
+        if "memory" in case:
+            own = max(case["memory"]["peak_own"], case["memory"]["peak_beyond_outputs"])
+            fast += f", peak: outputs + {own / 1e6:.0f} MB"
+        goals = [f"{bound(t)}{'' if t['met'] is None else ': yes' if t['met'] else ': no'}" for t in case["targets"]]
+        rows.append(
+            [
+                describe(case["parameters"]) + (", into memmaps" if "memory" in case else ""),
+                fast,
+                number(floor["median"]) if floor else "",
+                cell("fastntk/product"),
+            ]
+            + [cell(f"{r}/fastntk") for r in taken]
+            + ["; ".join(goals)]
+        )
+    others = ", ".join(f"{k} {v}" for k, v in versions.items() if v and k != "fastntk")
+    dirty = ", uncommitted changes" if report["git"]["dirty"] else ""
+    return (
+        f"{machine['cpu']}, {report['threads']} threads, {report['isa']}; {others}; commit "
+        f"{(report['git']['hash'] or 'unknown')[:10]}{dirty}, {report['date']}. Medians of {report['repeats']}; "
+        f"ratios of medians, in brackets the least and largest of a round.\n\n{table(head, rows)}"
+    )
+
+
+def accuracy(report: dict[str, Any]) -> str:
+    """``{"note": str, "rows": [{column: value}, ...]}``; columns in order of first appearance."""
+    rows = report["rows"]
+    head = list(dict.fromkeys(key for row in rows for key in row))
+
+    def cell(value: Any) -> str:
+        return "" if value is None else f"{value:.1e}" if isinstance(value, float) else str(value)
+
+    note = f"{report['note']}\n\n" if report.get("note") else ""
+    return note + table(head, [[cell(row.get(key)) for key in head] for row in rows])
+
+
+def rewrite(text: str, name: str, body: str) -> str:
+    """``text`` with ``body`` between the markers of ``name``."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if len(pattern.findall(text)) != 1:
+        raise SystemExit(f"the file must hold <!-- {name} --> ... <!-- /{name} --> once, each on a line of its own")
+    return pattern.sub(lambda match: f"{match[1]}\n{body}\n\n{match[2]}", text)
+
+
+def main() -> int:
+    makers = {"speed": speed, "accuracy": accuracy}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path, help="Markdown file to rewrite in place")
+    for name in makers:
+        parser.add_argument(f"--{name}", type=Path, metavar="JSON")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if the file is behind")
+    given = parser.parse_args()
+    before = text = given.file.read_text()
+    for name, make in makers.items():
+        source = getattr(given, name)
+        if source:
+            text = rewrite(text, name, make(json.loads(source.read_text())))
+    if given.check:
+        return int(text != before)
+    if text != before:
+        given.file.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

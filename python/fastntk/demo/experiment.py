@@ -1,0 +1,282 @@
+"""What the demo measures: three kernels, fitted on the training set alone, on test data and on a learning curve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from .. import stax
+from .data import Array, DemoError, Index, Problem, split, standardise
+from .inference import (
+    Posterior,
+    Selection,
+    class_nll,
+    fit,
+    fit_temperature,
+    gaussian_nll,
+    log_class_probabilities,
+    select_noise,
+)
+
+# Of the median distance between training points.
+LENGTHSCALES = tuple(2.0 ** np.arange(-2.0, 2.01, 0.5))
+MAX_SIZES = 7
+# With fewer, a random part lacks whole classes and the marginal likelihood has little to go by.
+MIN_PER_CLASS = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Network, split and learning curve; the command line has one option for each."""
+
+    depth: int = 5
+    w_std: float = 2**0.5
+    b_std: float = 0.1
+    seed: int = 0
+    test_fraction: float = 0.25
+    repeats: int = 5
+
+    def check(self) -> None:
+        """Raise DemoError for a value out of range."""
+        if self.depth < 1:
+            raise DemoError(f"--depth must be at least 1, given {self.depth}")
+        if not (0 < self.w_std < np.inf and 0 <= self.b_std < np.inf):
+            raise DemoError(f"--w-std must be positive and --b-std not negative, given {self.w_std:g}, {self.b_std:g}")
+        if self.seed < 0:
+            raise DemoError(f"--seed must not be negative, given {self.seed}")
+        if not 0 < self.test_fraction < 1:
+            raise DemoError(f"--test-fraction must lie between 0 and 1, given {self.test_fraction:g}")
+        if self.repeats < 1:
+            raise DemoError(f"--repeats must be at least 1, given {self.repeats}")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Kernels to choose from; ``kernel(scale, rows, columns)`` is one of them between samples of the problem."""
+
+    name: str
+    scales: tuple[float, ...]
+    kernel: Callable[[float, Index, Index], Array]
+    diagonal: Array
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """One model on the test set.
+
+    ``score``: accuracy, or root mean squared error in y's unit. ``mean``, ``sd``: prediction (m, o) and calibrated
+    standard deviation (m,), in y's unit for a regression. ``log_p`` (m, classes): None for a regression.
+    ``seconds``: of choosing hyper-parameters and temperature, solving, predicting.
+    """
+
+    name: str
+    score: float
+    nll: float
+    mean: Array
+    sd: Array
+    log_p: Array | None
+    scale: float
+    selection: Selection
+    noise_ratio: float
+    temperature: float
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Score against training size: ``scores[model][k]`` holds the repeats at ``sizes[k]`` (one at full size)."""
+
+    sizes: tuple[int, ...]
+    scores: dict[str, list[Array]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything that the table and the picture show."""
+
+    problem: Problem
+    settings: Settings
+    train: Index
+    test: Index
+    gram: Array
+    models: tuple[ModelResult, ...]
+    curve: Curve
+    kernel_seconds: float
+    curve_seconds: float
+
+
+def network(settings: Settings) -> stax.Layer:
+    """A dense ReLU network with ``depth`` hidden layers and one linear output without bias."""
+    hidden = [
+        layer for _ in range(settings.depth) for layer in (stax.Dense(1, settings.w_std, settings.b_std), stax.Relu())
+    ]
+    return stax.serial(*hidden, stax.Dense(1))
+
+
+def evaluate(problem: Problem, settings: Settings, progress: Callable[[int, int], None] | None = None) -> Result:
+    """Run the whole experiment.
+
+    Every choice (noise, amplitude, lengthscale: log marginal likelihood; temperature: leave-one-out) is made on the
+    training set, or on the part of it that a point of the learning curve has. The test set gives scores and no more.
+
+    Parameters
+    ----------
+    problem : Problem
+    settings : Settings
+    progress : callable (done, total), optional
+        Called after each fit of the learning curve.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    DemoError
+        Settings out of range, or a test set without samples.
+    """
+    settings.check()
+    rng = np.random.default_rng(settings.seed)
+    train, test = split(problem, settings.test_fraction, rng)
+    if len(test) == 0 or len(train) < 2:
+        raise DemoError(
+            f"--test-fraction {settings.test_fraction:g} leaves {len(train)} samples to train, {len(test)} to test"
+        )
+    x = standardise(problem, train)
+
+    start = perf_counter()
+    _, _, kernel_fn = network(settings)
+    kernels = kernel_fn(x, get=("nngp", "ntk"))
+    kernel_seconds = perf_counter() - start
+    # Variances multiply from layer to layer; behind enough of them they leave the range of float64.
+    scales = [float(np.mean(np.diagonal(k))) for k in kernels]
+    if not (np.isfinite(kernels).all() and 1e-200 < min(scales) <= max(scales) < 1e200):
+        raise DemoError(f"K(x, x) is about {max(scales):.0e}, not usable: --w-std nearer to 1.4, or less --depth")
+
+    families = (_fixed("NNGP", kernels.nngp), _fixed("NTK", kernels.ntk), _rbf(x, train))
+    # Many small decompositions: threads gain little on an idle machine, and on a busy one wait for each other.
+    with threadpool_limits(limits=1, user_api="blas"):
+        models = tuple(_model(family, problem, train, test) for family in families)
+        start = perf_counter()
+        curve = _curve(families, models, problem, train, test, settings, rng, progress)
+        curve_seconds = perf_counter() - start
+    return Result(problem, settings, train, test, kernels.nngp, models, curve, kernel_seconds, curve_seconds)
+
+
+def _fixed(name: str, matrix: Array) -> Family:
+    return Family(name, (1.0,), lambda _, rows, columns: matrix[np.ix_(rows, columns)], np.diagonal(matrix))
+
+
+def _rbf(x: Array, train: Index) -> Family:
+    """``exp(-|x - x'|^2 / (2 l^2))`` with lengthscales around the training points' median distance."""
+    norms = np.einsum("nd,nd->n", x, x)
+    squares = np.maximum(norms[:, None] + norms - 2.0 * (x @ x.T), 0.0)
+    np.fill_diagonal(squares, 0.0)
+    pairs = squares[np.ix_(train, train)][np.triu_indices(len(train), 1)]
+    # More than half of the pairs may be copies of each other.
+    median = float(np.sqrt(np.median(pairs) or np.mean(pairs))) or 1.0
+
+    def kernel(scale: float, rows: Index, columns: Index) -> Array:
+        k: Array = squares[np.ix_(rows, columns)]
+        k *= -0.5 / scale**2
+        np.exp(k, out=k)
+        return k
+
+    return Family("RBF", tuple(median * s for s in LENGTHSCALES), kernel, np.ones(len(x)))
+
+
+def _encode(problem: Problem, rows: Index) -> tuple[Array, float, float]:
+    """Targets (n, o) of training rows, with the offset and unit that turn predictions back.
+
+    Classes: one-hot minus 1 / classes, so that the prior mean favours none. Regression: mean 0, variance 1.
+    """
+    y = problem.y[rows]
+    if problem.classes is not None:
+        count = len(problem.classes)
+        return np.eye(count)[y] - 1.0 / count, 0.0, 1.0
+    offset, unit = float(y.mean()), float(y.std()) or 1.0
+    return (y[:, None] - offset) / unit, offset, unit
+
+
+def _select(family: Family, rows: Index, y: Array) -> tuple[float, Selection]:
+    found = [(scale, select_noise(family.kernel(scale, rows, rows), y)) for scale in family.scales]
+    return max(found, key=lambda pair: pair[1].log_evidence)
+
+
+def _score(problem: Problem, rows: Index, mean: Array) -> float:
+    if problem.classes is not None:
+        return float(np.mean(mean.argmax(axis=1) == problem.y[rows]))
+    return float(np.sqrt(np.mean((mean[:, 0] - problem.y[rows]) ** 2)))
+
+
+def _temperature(problem: Problem, train: Index, posterior: Posterior) -> float:
+    """Factor of the posterior's standard deviation that fits the leave-one-out predictions best."""
+    mean, variance = posterior.leave_one_out()
+    if problem.classes is not None:
+        return fit_temperature(mean, np.sqrt(variance), problem.y[train])
+    return float(np.sqrt(np.mean((posterior.targets[:, 0] - mean[:, 0]) ** 2 / variance)))
+
+
+def _model(family: Family, problem: Problem, train: Index, test: Index) -> ModelResult:
+    y, offset, unit = _encode(problem, train)
+    seconds = {}
+    start = perf_counter()
+    scale, selection = _select(family, train, y)
+    seconds["choose"] = perf_counter() - start
+
+    start = perf_counter()
+    k = family.kernel(scale, train, train)
+    posterior = fit(k, y, selection.noise, selection.amplitude)
+    seconds["solve"] = perf_counter() - start
+
+    start = perf_counter()
+    temperature = _temperature(problem, train, posterior)
+    seconds["calibrate"] = perf_counter() - start
+
+    start = perf_counter()
+    cross = family.kernel(scale, test, train)
+    mean = offset + unit * posterior.mean(cross)
+    sd = unit * temperature * np.sqrt(posterior.variance(cross, family.diagonal[test]))
+    log_p = log_class_probabilities(mean, sd) if problem.classes is not None else None
+    seconds["predict"] = perf_counter() - start
+
+    nll = gaussian_nll(problem.y[test], mean[:, 0], sd) if log_p is None else class_nll(log_p, problem.y[test])
+    ratio = selection.noise / float(np.mean(np.diagonal(k)))
+    score = _score(problem, test, mean)
+    return ModelResult(family.name, score, nll, mean, sd, log_p, scale, selection, ratio, temperature, seconds)
+
+
+def _curve(
+    families: tuple[Family, ...], models: tuple[ModelResult, ...], problem: Problem, train: Index, test: Index,
+    settings: Settings, rng: np.random.Generator, progress: Callable[[int, int], None] | None,
+) -> Curve:  # fmt: skip
+    """Test scores from random parts of the training set, each half the next; every choice is made anew on each part."""
+    least = max(8, MIN_PER_CLASS * len(problem.classes or ()))
+    sizes = [len(train)]
+    while len(sizes) < MAX_SIZES and sizes[0] // 2 >= least:
+        sizes.insert(0, sizes[0] // 2)
+    scores = {model.name: [np.array([model.score])] for model in models}
+    orders = [rng.permutation(train) for _ in range(settings.repeats)]
+    total = len(families) * settings.repeats * (len(sizes) - 1)
+    done = 0
+    for size in reversed(sizes[:-1]):
+        for family in families:
+            found = []
+            for order in orders:
+                found.append(_small_fit(family, problem, order[:size], test))
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+            scores[family.name].insert(0, np.array(found))
+    return Curve(tuple(sizes), scores)
+
+
+def _small_fit(family: Family, problem: Problem, rows: Index, test: Index) -> float:
+    y, offset, unit = _encode(problem, rows)
+    scale, selection = _select(family, rows, y)
+    posterior = fit(family.kernel(scale, rows, rows), y, selection.noise)
+    return _score(problem, test, offset + unit * posterior.mean(family.kernel(scale, test, rows)))

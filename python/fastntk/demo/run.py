@@ -1,0 +1,137 @@
+"""The demo from arguments to a table and a picture."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from tqdm import tqdm
+
+from ..config import show_config
+from .data import MIN_SAMPLES, DemoError, load_digits, load_npz, subsample
+from .experiment import Result, Settings, evaluate
+from .inference import NOISE_RATIOS
+from .picture import FORMATS, draw
+
+
+def run(
+    data: Path | None,
+    out: Path,
+    settings: Settings,
+    *,
+    task: str = "auto",
+    images: bool = True,
+    max_samples: int = 3000,
+) -> Result:
+    """Load, evaluate, print the table, write the picture.
+
+    Parameters
+    ----------
+    data : pathlib.Path or None
+        As for :func:`load_npz`; None: the digits.
+    out : pathlib.Path
+        Picture to write, replaced if it exists.
+    settings : Settings
+    task, images
+        As for :func:`load_npz`.
+    max_samples : int
+        A larger data set is cut to a random part of this size.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    DemoError
+        Anything that is wrong with the arguments, found before work starts.
+    """
+    begin = perf_counter()
+    settings.check()
+    if max_samples < MIN_SAMPLES:
+        raise DemoError(f"--max-samples must be at least {MIN_SAMPLES}, given {max_samples}")
+    _check_out(out)
+    config = _config()
+    problem = load_digits(images) if data is None else load_npz(data, task, images)
+    whole = len(problem.x)
+    problem = subsample(problem, max_samples, settings.seed)
+    if len(problem.x) < whole:
+        print(f"using {len(problem.x)} random samples of {whole} (--max-samples)")
+
+    # Nothing is drawn where stderr is not a terminal.
+    with tqdm(desc="learning curve", unit="fit", disable=None, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result = evaluate(problem, settings, progress)
+    print(table(result, config))
+    start = perf_counter()
+    draw(result, out)
+    end = perf_counter()
+    print(f"\npicture   {out} ({end - start:.1f} s)\ntotal     {end - begin:.1f} s")
+    return result
+
+
+def table(result: Result, config: dict[str, Any]) -> str:
+    """The results as text.
+
+    Parameters
+    ----------
+    result : Result
+    config : dict
+        Of ``fastntk.show_config(mode='dict')``.
+
+    Returns
+    -------
+    str
+    """
+    problem, settings = result.problem, result.settings
+    n, d = problem.x.shape
+    n_train, n_test = len(result.train), len(result.test)
+    fits = sum(len(repeats) for scores in result.curve.scores.values() for repeats in scores)
+    kind = "regression" if problem.classes is None else f"{len(problem.classes)} classes"
+    lines = [
+        f"fastntk   {config['version']}, backend {config['backend']}, instruction set {config['isa'] or 'none'}, "
+        f"{config['num_threads']} threads",
+        f"data      {n} {problem.name}, {d} features, {kind}; {n_train} to train, {n_test} to test",
+        f"network   {settings.depth} x (Dense, Relu), Dense; W_std {settings.w_std:.4g}, b_std {settings.b_std:.4g}",
+        f"kernels   {result.kernel_seconds:.2f} s for NNGP and NTK together, {n} x {n}, {result.gram.dtype}",
+        f"curve     {result.curve_seconds:.1f} s for {fits} fits",
+        "",
+    ]
+    score = "test RMSE" if problem.classes is None else "test accuracy"
+    stages = list(result.models[0].seconds)
+    lines.append(
+        f"{'model':<7}{score:>15}{'neg. log lik.':>15}{'noise / k(x,x)':>16}{'temperature':>13}"
+        + "".join(f"{stage + ' s':>13}" for stage in stages)
+    )
+    for model in result.models:
+        value = f"{model.score:.4g}" if problem.classes is None else f"{100 * model.score:.2f} %"
+        # The grid's lower end: as good as none.
+        noise = f"{'<= ' if model.noise_ratio < 1.01 * min(NOISE_RATIOS) else ''}{model.noise_ratio:.1e}"
+        lines.append(
+            f"{model.name:<7}{value:>15}{model.nll:>15.4f}{noise:>16}{model.temperature:>13.3f}"
+            + "".join(f"{model.seconds[stage]:>13.2f}" for stage in stages)
+        )
+    return "\n".join(lines)
+
+
+def _config() -> dict[str, Any]:
+    config = show_config(mode="dict")
+    assert config is not None
+    if str(config["backend"]).startswith("none"):
+        raise DemoError(f"no backend: {str(config['backend']).removeprefix('none: ')}")
+    return config
+
+
+def _check_out(out: Path) -> None:
+    if out.suffix.lower().lstrip(".") not in FORMATS:
+        raise DemoError(f"--out must end in {', '.join('.' + name for name in FORMATS)}, given {out}")
+    if out.is_dir() or not out.parent.is_dir():
+        raise DemoError(f"--out {out}: {'a folder' if out.is_dir() else 'its folder does not exist'}")
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise DemoError(f"--out {out}: no permission to write")
