@@ -27,30 +27,39 @@ void pack(const T* unit, long cols, long d, T* packed, long stride) {
     for (long c = cols; c < stride; ++c) packed[k * stride + c] = T(0);
 }
 
-template <class T, int Lines>
-void product_lines(const T* unit, long d, const T* packed, long stride, T* out) {
+// Lines x Vectors sums in registers, for columns first .. first + Vectors N of every line.
+template <class T, int Lines, int Vectors>
+FNTK_HD void product_square(const T* unit, long d, const T* packed, long stride, T* out) {
   using V = Vector<T>;
   constexpr int N = int(sizeof(V) / sizeof(T));
-  for (long c = 0; c < stride; c += kVectors * N) {
-    V sums[Lines][kVectors];
+  V sums[Lines][Vectors];
+  for (int l = 0; l < Lines; ++l)
+    for (int v = 0; v < Vectors; ++v) sums[l][v] = V{};
+  for (long k = 0; k < d; ++k) {
+    V right[Vectors];
+    for (int v = 0; v < Vectors; ++v) std::memcpy(&right[v], packed + k * stride + v * N, sizeof(V));
     for (int l = 0; l < Lines; ++l)
-      for (int v = 0; v < kVectors; ++v) sums[l][v] = V{};
-    for (long k = 0; k < d; ++k) {
-      V right[kVectors];
-      for (int v = 0; v < kVectors; ++v) std::memcpy(&right[v], packed + k * stride + c + v * N, sizeof(V));
-      for (int l = 0; l < Lines; ++l)
-        for (int v = 0; v < kVectors; ++v) sums[l][v] += unit[l * d + k] * right[v];
-    }
-    for (int l = 0; l < Lines; ++l)
-      for (int v = 0; v < kVectors; ++v) std::memcpy(out + l * stride + c + v * N, &sums[l][v], sizeof(V));
+      for (int v = 0; v < Vectors; ++v) sums[l][v] += unit[l * d + k] * right[v];
   }
+  for (int l = 0; l < Lines; ++l)
+    for (int v = 0; v < Vectors; ++v) std::memcpy(out + l * stride + v * N, &sums[l][v], sizeof(V));
 }
 
-// out[l][c] = unit[l] . packed column c; stride is a multiple of 64 elements, lines at most 4.
+template <class T, int Lines>
+void product_lines(const T* unit, long d, const T* packed, long cols, long stride, T* out) {
+  constexpr long N = sizeof(Vector<T>) / sizeof(T);
+  long c = 0;
+  for (; c + kVectors * N <= cols; c += kVectors * N)
+    product_square<T, Lines, kVectors>(unit, d, packed + c, stride, out + c);
+  for (; c < cols; c += N) product_square<T, Lines, 1>(unit, d, packed + c, stride, out + c);
+}
+
+// out[l][c] = unit[l] . packed column c for c < cols; both may be read and written up to the next multiple of 16.
 template <class T>
-void product(const T* unit, int lines, long d, const T* packed, long stride, T* out) {
-  if (lines == 4) return product_lines<T, 4>(unit, d, packed, stride, out);
-  for (int l = 0; l < lines; ++l) product_lines<T, 1>(unit + l * d, d, packed, stride, out + l * stride);
+void product(const T* unit, long lines, long d, const T* packed, long cols, long stride, T* out) {
+  long l = 0;
+  for (; l + 4 <= lines; l += 4) product_lines<T, 4>(unit + l * d, d, packed, cols, stride, out + l * stride);
+  for (; l < lines; ++l) product_lines<T, 1>(unit + l * d, d, packed, cols, stride, out + l * stride);
 }
 
 extern const Products<float> products_float;

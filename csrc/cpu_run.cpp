@@ -242,8 +242,9 @@ RowTable<T> make_rows(const Program& program, const std::vector<const double*>& 
 
 namespace {
 
-// A unit of work is kLines x kCols pairs; a block of kBlock lines of it stays in L1 while all ops run over it.
-constexpr long kLines = 64, kCols = 256, kBlock = 4, kDiagonal = 256;
+// A unit of work is kLines x kCols pairs; a block of some lines of it, at most kPlane pairs, stays in L1 while all ops
+// run over it. Columns start at multiples of kAlign, so that blocks of a symmetric unit can begin at the diagonal.
+constexpr long kLines = 64, kCols = 256, kPlane = 1024, kAlign = 16, kDiagonal = 256;
 
 // A worker's slots, on a cache line's boundary: a vector that straddles two costs double.
 template <class T>
@@ -258,8 +259,12 @@ class State {
 
 template <class T>
 struct TileRun {
+  struct Worker {
+    State<T> state, packed;
+    std::vector<OpView<T>> views;
+  };
+
   const Program& program;
-  const RowTable<T>&rows1, &rows2;
   const Tile& tile;
   const std::vector<PairInput<T>>& inputs;
   const std::vector<PairOutput<T>>& outputs;
@@ -267,37 +272,43 @@ struct TileRun {
   const Products<T>& products;
   bool ntk = false;
   std::vector<const T*> pointers1, pointers2;
-  std::vector<State<T>> states, packed;
-  long packed_size = 0;
+  std::vector<Worker> workers;
 
   static bool inside(const PairInput<T>& input) { return input.unit1 && !input.product; }
 
-  TileRun(const Program& p, const RowTable<T>& r1, const RowTable<T>& r2, const Tile& t,
-          const std::vector<PairInput<T>>& in, const std::vector<PairOutput<T>>& out, const Isa& isa, int workers)
-      : program(p),
-        rows1(r1),
-        rows2(r2),
-        tile(t),
-        inputs(in),
-        outputs(out),
-        kernels(isa.kernels<T>()),
-        products(isa.products<T>()) {
+  TileRun(const Program& p, const RowTable<T>& rows1, const RowTable<T>& rows2, const Tile& t,
+          const std::vector<PairInput<T>>& in, const std::vector<PairOutput<T>>& out, const Isa& isa, int n_workers)
+      : program(p), tile(t), inputs(in), outputs(out), kernels(isa.kernels<T>()), products(isa.products<T>()) {
+    long packed = 0;
     for (const auto& output : outputs) ntk = ntk || output.planes[1];
+    for (const auto& input : inputs) packed += inside(input) ? kCols * input.d : 0;
     for (int k = 0; k < program.n_rows; ++k) {
       pointers1.push_back(rows1.row(k));
       pointers2.push_back(rows2.row(k));
     }
-    const long plane = std::max(kBlock * kCols, kDiagonal);
-    states.resize(size_t(workers));
-    for (State<T>& state : states) state.reserve(2 * program.n_slots * plane);
-    for (const auto& input : inputs) packed_size += inside(input) ? kCols * input.d : 0;
-    packed.resize(size_t(workers));
-    for (State<T>& space : packed) space.reserve(packed_size);
+    workers.resize(size_t(n_workers));
+    for (Worker& worker : workers) {
+      worker.state.reserve(2 * program.n_slots * kPlane);
+      worker.packed.reserve(packed);
+      worker.views.resize(program.ops.size());
+      for (size_t k = 0; k < program.ops.size(); ++k) {
+        const Op& op = program.ops[k];
+        OpView<T>& view = worker.views[k];
+        view.params = op.params.data();
+        view.dst = op.dst;
+        view.n_src = int(op.src.size());
+        view.src = op.src.data();
+        view.rows1 = pointers1.data() + op.first_row;
+        view.rows2 = pointers2.data() + op.first_row;
+        view.next = op.fused ? &worker.views[k + 1] : nullptr;
+      }
+    }
   }
 
-  void load(const PairInput<T>& input, int slot, const Block<T>& b, long batch, long i, long j,
-            const T* columns) const {
-    if (inside(input)) products.product(input.unit1.at(batch, i, 0), b.lines, input.d, columns, b.stride, b.u(slot));
+  void load(const PairInput<T>& input, int slot, const Block<T>& b, long batch, long i, long j, const T* columns,
+            long packed_stride) const {
+    if (inside(input))
+      products.product(input.unit1.at(batch, i, 0), b.lines, input.d, columns, b.cols, packed_stride, b.u(slot));
     for (int line = 0; line < b.lines; ++line) {
       T* u = b.u(slot) + line * b.stride;
       if (input.unit1)
@@ -315,45 +326,30 @@ struct TileRun {
     }
   }
 
-  OpView<T> view_of(const Op& op) const {
-    OpView<T> view = {};
-    view.params = op.params.data();
-    view.dst = op.dst;
-    view.n_src = int(op.src.size());
-    view.src = op.src.data();
-    view.rows1 = pointers1.data() + op.first_row;
-    view.rows2 = pointers2.data() + op.first_row;
-    return view;
-  }
-
-  // i, j: within the tile.
-  void block(Block<T> b, long batch, long i, long j, const T* columns) const {
-    const long row_batch = tile.batch0 + batch;
+  // i, j: within the tile; `packed` holds the unit's columns from this block's first on.
+  void block(Block<T> b, Worker& worker, long batch, long i, long j, const T* packed) const {
     b.i0 = tile.row1 + batch * tile.n1 + i;
     b.j0 = tile.row2 + batch * tile.n2 + j;
     for (int slot = 0; slot < program.n_inputs; ++slot) {
       const PairInput<T>& input = inputs[size_t(slot)];
-      load(input, slot, b, batch, i, j, columns);
-      if (inside(input)) columns += b.stride * input.d;
+      load(input, slot, b, batch, i, j, packed, b.stride);
+      if (inside(input)) packed += b.stride * input.d;
     }
     for (size_t k = 0; k < program.ops.size(); ++k) {
       const Op& op = program.ops[k];
-      OpView<T> view = view_of(op), next;
-      if (op.fused) {
-        next = view_of(program.ops[++k]);
-        view.next = &next;
-      }
+      OpView<T>& view = worker.views[k];
       if (op.code == kStore)
         for (int p = 0; p < 3; ++p) {
           const Plane<T>& plane = outputs[size_t(op.dst)].planes[p];
-          if (plane) view.out[p] = plane.at(row_batch, tile.i0 + i, tile.diagonal ? 0 : tile.j0 + j);
+          view.out[p] = plane ? plane.at(tile.batch0 + batch, tile.i0 + i, tile.diagonal ? 0 : tile.j0 + j) : nullptr;
           view.out_stride[p] = plane.stride;
         }
       kernels.ops[op.code](view, b);
+      k += op.fused;
     }
   }
 
-  void unit(long batch, long i, long j, int worker) {
+  void unit(long batch, long i, long j, Worker& worker) const {
     const long lines = std::min(kLines, tile.lines - i);
     long cols = std::min(kCols, tile.cols - j);
     const long I = tile.i0 + i;  // in the result
@@ -363,30 +359,34 @@ struct TileRun {
       cols -= start - j;
       j = start;
     }
-    const long stride = (cols + 63) / 64 * 64;
-    Block<T> b = {0, int(cols), 0, 0, 0, stride, kBlock * kCols, states[size_t(worker)].data(), ntk};
-    T* columns = packed[size_t(worker)].data();
+    const long J = tile.j0 + j;
+    const long stride = (cols + kAlign - 1) / kAlign * kAlign;
+    T* packed = worker.packed.data();
     for (const auto& input : inputs)
       if (inside(input)) {
-        products.pack(input.unit2.at(batch, j, 0), cols, input.d, columns, stride);
-        columns += stride * input.d;
+        products.pack(input.unit2.at(batch, j, 0), cols, input.d, packed, stride);
+        packed += stride * input.d;
       }
-    for (long line = 0; line < lines; line += kBlock) {
-      b.lines = int(std::min(kBlock, lines - line));
-      block(b, batch, i + line, j, packed[size_t(worker)].data());
+    Block<T> b = {0, 0, 0, 0, 0, stride, kPlane, worker.state.data(), ntk};
+    const long step = std::max(4L, std::min(8L, kPlane / stride));
+    for (long line = 0; line < lines; line += step) {
+      const long skip = tile.symmetric ? std::max(0L, I + line - J) / kAlign * kAlign : 0;
+      if (skip >= cols) break;
+      b.lines = int(std::min(step, lines - line));
+      b.cols = int(cols - skip);
+      block(b, worker, batch, i + line, j + skip, worker.packed.data() + skip);
     }
     if (!tile.symmetric) return;
-    const long B = tile.batch0 + batch, J = tile.j0 + j;
+    const long B = tile.batch0 + batch;
     for (const auto& out : outputs)
       for (const Plane<T>& plane : out.planes)
         if (plane)
           kernels.transpose(plane.at(B, I, J), plane.stride, plane.at(B, J, I), plane.stride, lines, cols, I - J + 1);
   }
 
-  void diagonal_unit(long i, int worker) {
-    Block<T> b = {
-        int(std::min(kDiagonal, tile.lines - i)), 1, 1, 0, 0, 1, kDiagonal, states[size_t(worker)].data(), ntk};
-    block(b, 0, i, i, nullptr);
+  void diagonal_unit(long i, Worker& worker) const {
+    Block<T> b = {int(std::min(kDiagonal, tile.lines - i)), 1, 1, 0, 0, 1, kPlane, worker.state.data(), ntk};
+    block(b, worker, 0, i, i, nullptr);
   }
 };
 
@@ -401,13 +401,13 @@ void run(const Program& program, const RowTable<T>& rows1, const RowTable<T>& ro
   TileRun<T> work(program, rows1, rows2, tile, inputs, outputs, isa, workers);
   if (tile.diagonal) {
     parallel_for((tile.lines + kDiagonal - 1) / kDiagonal, workers, interrupt,
-                 [&](long unit, int worker) { work.diagonal_unit(unit * kDiagonal, worker); });
+                 [&](long unit, int worker) { work.diagonal_unit(unit * kDiagonal, work.workers[size_t(worker)]); });
     return;
   }
   const long groups = (tile.lines + kLines - 1) / kLines, chunks = (tile.cols + kCols - 1) / kCols;
   parallel_for(tile.batches * groups * chunks, workers, interrupt, [&](long unit, int worker) {
     const long batch = unit / (groups * chunks), rest = unit % (groups * chunks);
-    work.unit(batch, rest / chunks * kLines, rest % chunks * kCols, worker);
+    work.unit(batch, rest / chunks * kLines, rest % chunks * kCols, work.workers[size_t(worker)]);
   });
 }
 

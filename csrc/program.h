@@ -79,7 +79,7 @@ constexpr long kInsideFeatures = 128;
 template <class T>
 struct Products {
   void (*pack)(const T* unit, long cols, long d, T* packed, long stride);
-  void (*product)(const T* unit, int lines, long d, const T* packed, long stride, T* out);
+  void (*product)(const T* unit, long lines, long d, const T* packed, long cols, long stride, T* out);
 };
 
 }  // namespace fntk

@@ -1,7 +1,7 @@
 """The nonlinearities: phi, its variance map and its dual, written to be read; compiled text: ``csrc/duals.h``.
 
-For ``(u, v) ~ N(0, [[q11, q12], [q12, q22]])`` the dual is ``k = E phi(u) phi(v)``, ``kdot = E phi'(u) phi'(v)``. Both are
-written in terms of the defect ``1 - rho``, ``rho = q12 / sqrt(q11 q22)``, which keeps its digits where ``rho``
+For ``(u, v) ~ N(0, [[q11, q12], [q12, q22]])`` the dual is ``k = E phi(u) phi(v)``, ``kdot = E phi'(u) phi'(v)``. Both
+are written in terms of the defect ``1 - rho``, ``rho = q12 / sqrt(q11 q22)``, which keeps its digits where ``rho``
 rounds to 1: near there ``kdot ~ 1 - sqrt(2 (1 - rho)) / pi``, so an error of 1e-7 in ``rho`` would become 1e-4.
 """
 

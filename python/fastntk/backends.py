@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 
 @dataclass
 class TileInput:
-    """One program input on one tile: unit rows and their product (None where the engine makes it), or a known defect."""
+    """One program input on one tile: unit rows and their product (None: the engine makes it), or a known defect."""
 
     product: Array | None = None
     defect: Array | None = None
@@ -67,8 +67,8 @@ class Engine(Protocol):
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Dtype of unit rows and products for results of ``dtype``."""
 
-    def normalise(self, x: Array) -> tuple[Array, Array]:
-        """(n, d) C-contiguous -> unit rows (n, d), and |x|^2 / d (n,) in float64."""
+    def normalise(self, x: Array, unit: Array, q: Array) -> None:
+        """Write the unit rows of x, (n, d) C-contiguous, to ``unit`` and |x|^2 / d to ``q`` (n,), float64."""
 
     def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
         """Row tables for inputs with variances ``q``; ``.variance(k)`` is that of output k, float64."""
@@ -129,10 +129,8 @@ class CpuEngine:
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return dtype
 
-    def normalise(self, x: Array) -> tuple[Array, Array]:
-        unit, q = np.empty_like(x), np.empty(len(x))
+    def normalise(self, x: Array, unit: Array, q: Array) -> None:
         self._module.normalise(x, unit, q, self.isa, self._threads)
-        return unit, q
 
     def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
         return self._module.rows(_compile(self._module, program), list(q), dtype, self._threads)

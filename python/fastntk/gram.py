@@ -31,22 +31,28 @@ class Units:
     def __init__(self, x: Array, engine: Engine) -> None:
         self._x = x  # (batch, n, d), C-contiguous
         self._engine = engine
-        batch, n, self.d = x.shape
-        step = max(1, _BYTES // 4 // max(1, self.d * x.itemsize))
-        flat = x.reshape(batch * n, self.d)
-        self.q = np.empty(batch * n)
-        self._all = np.empty(x.shape, engine.product_dtype(x.dtype)) if x.nbytes <= _BYTES else None
+        self.d = x.shape[2]
+        flat = x.reshape(-1, self.d)
+        self.q = np.empty(len(flat))
+        self._dtype = engine.product_dtype(x.dtype)
+        self._all = np.empty(x.shape, self._dtype) if x.nbytes <= _BYTES else None
+        step = max(1, _BYTES // 4 // (self.d * x.itemsize))
         for start in range(0, len(flat), step):
-            unit, self.q[start : start + step] = engine.normalise(flat[start : start + step])
-            if self._all is not None:
-                self._all.reshape(flat.shape)[start : start + step] = unit
+            rows = slice(start, start + step)
+            scratch = (
+                np.empty(flat[rows].shape, self._dtype) if self._all is None else self._all.reshape(flat.shape)[rows]
+            )
+            engine.normalise(flat[rows], scratch, self.q[rows])
 
     def panel(self, batches: slice, rows: slice) -> Array:
         """(batches, rows, d)."""
         if self._all is not None:
             return self._all[batches, rows]
         part = np.ascontiguousarray(self._x[batches, rows])
-        return self._engine.normalise(part.reshape(-1, part.shape[2]))[0].reshape(part.shape)
+        unit = np.empty(part.shape, self._dtype)
+        flat = part.reshape(-1, self.d)
+        self._engine.normalise(flat, unit.reshape(flat.shape), np.empty(len(flat)))
+        return unit
 
 
 @dataclass

@@ -121,6 +121,12 @@ class Layer:
     def __iter__(self) -> Iterator[Any]:
         return iter((self.init_fn, self.apply_fn, self.kernel_fn))
 
+    def __getitem__(self, index: int) -> Any:
+        return (self.init_fn, self.apply_fn, self.kernel_fn)[index]
+
+    def __len__(self) -> int:
+        return 3
+
 
 def _as_shape(shape: Sequence[Any]) -> Shape:
     return tuple(int(n) for n in shape) if is_one(shape) else tuple(_as_shape(s) for s in shape)

@@ -95,7 +95,7 @@ class NumpyEngine:
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return np.dtype(np.float64)
 
-    def normalise(self, x: Array) -> tuple[Array, Array]:
+    def normalise(self, x: Array, unit: Array, q: Array) -> None:
         x = x.astype(np.float64)
         largest = np.max(np.abs(x), axis=1, initial=0)
         usable = np.isfinite(largest) & (largest > 0)
@@ -104,8 +104,8 @@ class NumpyEngine:
         square = np.einsum("ij,ij->i", scaled, scaled)
         positive = np.where(square > 0, square, 1)
         with np.errstate(invalid="ignore", over="ignore"):
-            unit = scaled / np.sqrt(positive)[:, None] * np.where(np.isnan(square), np.nan, 1)[:, None]
-            return unit, square / scale / scale / x.shape[1]
+            unit[...] = scaled / np.sqrt(positive)[:, None] * np.where(np.isnan(square), np.nan, 1)[:, None]
+            q[...] = square / scale / scale / x.shape[1]
 
     def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Rows:
         with np.errstate(all="ignore"):

@@ -128,7 +128,7 @@ def evaluate(problem: Problem, settings: Settings, progress: Callable[[int, int]
     problem : Problem
     settings : Settings
     progress : callable (done, total), optional
-        Called after each fit of the learning curve.
+        Called at the start and after each fit of a model.
 
     Returns
     -------
@@ -158,13 +158,35 @@ def evaluate(problem: Problem, settings: Settings, progress: Callable[[int, int]
         raise DemoError(f"K(x, x) is about {max(scales):.0e}, not usable: --w-std nearer to 1.4, or less --depth")
 
     families = (_fixed("NNGP", kernels.nngp), _fixed("NTK", kernels.ntk), _rbf(x, train))
+    sizes = _sizes(problem, len(train))
+    total = len(families) * (1 + settings.repeats * (len(sizes) - 1))
+    steps = iter(range(total + 1))
+
+    def step() -> None:
+        done = next(steps)
+        if progress is not None:
+            progress(done, total)
+
+    step()
     # Many small decompositions: threads gain little on an idle machine, and on a busy one wait for each other.
     with threadpool_limits(limits=1, user_api="blas"):
-        models = tuple(_model(family, problem, train, test) for family in families)
+        models = []
+        for family in families:
+            models.append(_model(family, problem, train, test))
+            step()
         start = perf_counter()
-        curve = _curve(families, models, problem, train, test, settings, rng, progress)
+        orders = [rng.permutation(train) for _ in range(settings.repeats)]
+        scores = {model.name: [np.array([model.score])] for model in models}
+        for size in reversed(sizes[:-1]):
+            for family in families:
+                found = []
+                for order in orders:
+                    found.append(_small_fit(family, problem, order[:size], test))
+                    step()
+                scores[family.name].insert(0, np.array(found))
         curve_seconds = perf_counter() - start
-    return Result(problem, settings, train, test, kernels.nngp, models, curve, kernel_seconds, curve_seconds)
+    curve = Curve(sizes, scores)
+    return Result(problem, settings, train, test, kernels.nngp, tuple(models), curve, kernel_seconds, curve_seconds)
 
 
 def _fixed(name: str, matrix: Array) -> Family:
@@ -250,32 +272,17 @@ def _model(family: Family, problem: Problem, train: Index, test: Index) -> Model
     return ModelResult(family.name, score, nll, mean, sd, log_p, scale, selection, ratio, temperature, seconds)
 
 
-def _curve(
-    families: tuple[Family, ...], models: tuple[ModelResult, ...], problem: Problem, train: Index, test: Index,
-    settings: Settings, rng: np.random.Generator, progress: Callable[[int, int], None] | None,
-) -> Curve:  # fmt: skip
-    """Test scores from random parts of the training set, each half the next; every choice is made anew on each part."""
+def _sizes(problem: Problem, largest: int) -> tuple[int, ...]:
+    """Training sizes of the learning curve, each half the next."""
     least = max(8, MIN_PER_CLASS * len(problem.classes or ()))
-    sizes = [len(train)]
+    sizes = [largest]
     while len(sizes) < MAX_SIZES and sizes[0] // 2 >= least:
         sizes.insert(0, sizes[0] // 2)
-    scores = {model.name: [np.array([model.score])] for model in models}
-    orders = [rng.permutation(train) for _ in range(settings.repeats)]
-    total = len(families) * settings.repeats * (len(sizes) - 1)
-    done = 0
-    for size in reversed(sizes[:-1]):
-        for family in families:
-            found = []
-            for order in orders:
-                found.append(_small_fit(family, problem, order[:size], test))
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-            scores[family.name].insert(0, np.array(found))
-    return Curve(tuple(sizes), scores)
+    return tuple(sizes)
 
 
 def _small_fit(family: Family, problem: Problem, rows: Index, test: Index) -> float:
+    """Test score from a part of the training set, every choice made anew on it."""
     y, offset, unit = _encode(problem, rows)
     scale, selection = _select(family, rows, y)
     posterior = fit(family.kernel(scale, rows, rows), y, selection.noise)

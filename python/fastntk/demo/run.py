@@ -61,10 +61,11 @@ def run(
         print(f"using {len(problem.x)} random samples of {whole} (--max-samples)")
 
     # Nothing is drawn where stderr is not a terminal.
-    with tqdm(desc="learning curve", unit="fit", disable=None, leave=False) as bar:
+    with tqdm(desc="fits", unit="fit", disable=None, leave=False) as bar:
 
         def progress(done: int, total: int) -> None:
-            bar.total = total
+            if done == 0:
+                bar.reset(total)
             bar.update(done - bar.n)
 
         result = evaluate(problem, settings, progress)
@@ -92,7 +93,8 @@ def table(result: Result, config: dict[str, Any]) -> str:
     problem, settings = result.problem, result.settings
     n, d = problem.x.shape
     n_train, n_test = len(result.train), len(result.test)
-    fits = sum(len(repeats) for scores in result.curve.scores.values() for repeats in scores)
+    curve = result.curve
+    fits = sum(len(repeats) for scores in curve.scores.values() for repeats in scores[:-1])
     kind = "regression" if problem.classes is None else f"{len(problem.classes)} classes"
     lines = [
         f"fastntk   {config['version']}, backend {config['backend']}, instruction set {config['isa'] or 'none'}, "
