@@ -3,6 +3,7 @@
 // Every loop marked `vectorised: N` must be vectorised at this object's full width in N instances (N per dual where it
 // says so); csrc/cmake/check_vectorised.py fails the build otherwise. Loops cannot fail and do not allocate.
 #include "duals.h"
+#include "ops.h"
 #include "program.h"
 #include "transpose.h"
 
@@ -17,11 +18,10 @@
 namespace fntk {
 namespace FNTK_ISA {
 
-// K -> w2 K + b2 and theta -> w2 theta + f K_old + g, params (w2, b2, f, g). Rows: standard deviation before; with a
-// bias also C = sqrt(w2 q / q') and S = sqrt(b2 / q'), for which u' = C1 C2 u + ((C1 - C2)^2 + (S1 - S2)^2) / 2.
+// One line of dense, params (w2, b2, f, g). Rows: sqrt(f q); with a bias also C and S (ops.h).
 template <class T, bool Bias>
 struct Dense {
-  T w2, g, std1, C1, S1;  // std: sqrt(f q), so that the product is symmetric to the last bit
+  T w2, g, std1, C1, S1;
   const T *std2, *C2, *S2;
 
   FNTK_HD Dense(const OpView<T>& op, long i, long j)
@@ -40,9 +40,9 @@ struct Dense {
       S2 = op.rows2[2] + j;
     }
   }
-  FNTK_HD T theta(T before, T u, long k) const { return fma(w2, before, fma(std1 * std2[k], T(1) - u, g)); }
+  FNTK_HD T theta(T before, T u, long k) const { return dense_theta(w2, g, std1, std2[k], u, before); }
   FNTK_HD T u(T before, long k) const {
-    if constexpr (Bias) return fma(C1 * C2[k], before, T(0.5) * (square(C1 - C2[k]) + square(S1 - S2[k])));
+    if constexpr (Bias) return bias_defect(C1, C2[k], S1, S2[k], before);
     return before;
   }
 };
@@ -76,7 +76,7 @@ void dense(const OpView<T>& op, const Block<T>& b) {
     dense_lines<T, false>(op, b);
 }
 
-// Independent branches: covariances add. Rows: p_b = sqrt(q_b / sum q); u' = sum_b (p1 p2 u_b + (p1 - p2)^2 / 2).
+// Independent branches: covariances add. Rows: p of each source (ops.h).
 template <class T>
 void sum(const OpView<T>& op, const Block<T>& b) {
   for (int line = 0; line < b.lines; ++line) {
@@ -92,7 +92,7 @@ void sum(const OpView<T>& op, const Block<T>& b) {
       FNTK_LANES
       for (int k = 0; k < b.cols; ++k) {  // vectorised: 2
         const T before = select(keep == T(0), T(0), u_out[k]);
-        u_out[k] = before + fma(p1 * p2[k], u[k], T(0.5) * square(p1 - p2[k]));
+        u_out[k] = before + part_defect(p1, p2[k], u[k]);
       }
       if (!b.ntk) continue;
       FNTK_LANES
@@ -114,7 +114,7 @@ void store(const OpView<T>& op, const Block<T>& b) {
       T* out = op.out[0] + line * op.out_stride[0];
       FNTK_LANES
       for (int k = 0; k < b.cols; ++k)  // vectorised: 2
-        out[k] = std1 * std2[k] * (T(1) - u[k]);
+        out[k] = covariance(std1, std2[k], u[k]);
     }
     for (int plane = 1; plane < 3; ++plane) {
       if (!op.out[plane]) continue;

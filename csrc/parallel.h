@@ -5,10 +5,11 @@
 #include <chrono>
 #include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
-#include "cpu_run.h"
+#include "rows.h"
 
 namespace fntk {
 

@@ -11,6 +11,9 @@
 
 namespace fntk {
 
+// Op codes: the linear ops, then the duals in the order of FNTK_DUALS.
+constexpr int kDense = 0, kSum = 1, kStore = 2, kFirstDual = 3;
+
 struct Op {
   std::string name;
   int dst = 0;

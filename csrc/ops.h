@@ -1,0 +1,34 @@
+// Element rules of the linear ops, for one pair: compiled for every instruction set and for CUDA.
+#pragma once
+#include "vmath.h"
+
+namespace fntk {
+namespace FNTK_ISA {
+
+// dense: K -> w2 K + b2, theta -> w2 theta + f K_old + g. std: sqrt(f q) of each input, so that the product is
+// symmetric to the last bit.
+template <class T>
+FNTK_HD T dense_theta(T w2, T g, T std1, T std2, T u, T theta) {
+  return fma(w2, theta, fma(std1 * std2, T(1) - u, g));
+}
+
+// Defect of a sum of independent parts: sum over parts of p1 p2 u + (p1 - p2)^2 / 2, p = sqrt(q_part / q_sum). With
+// sum p^2 = 1 no term is negative, and equal rows give 0.
+template <class T>
+FNTK_HD T part_defect(T p1, T p2, T u) {
+  return fma(p1 * p2, u, T(0.5) * square(p1 - p2));
+}
+
+// dense with a bias: a part with the old defect, C = sqrt(w2 q / q'), and a constant one, S = sqrt(b2 / q').
+template <class T>
+FNTK_HD T bias_defect(T C1, T C2, T S1, T S2, T u) {
+  return fma(C1 * C2, u, T(0.5) * (square(C1 - C2) + square(S1 - S2)));
+}
+
+template <class T>
+FNTK_HD T covariance(T std1, T std2, T u) {
+  return std1 * std2 * (T(1) - u);
+}
+
+}  // namespace FNTK_ISA
+}  // namespace fntk

@@ -1,0 +1,177 @@
+#include "rows.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "check.h"
+#include "duals.h"
+#include "parallel.h"
+
+namespace fntk {
+
+// ---------------------------------------------------------------- op names
+
+namespace {
+
+struct DualInfo {
+  const char* name;
+  int n_params, n_rows;
+};
+
+const DualInfo kDuals[] = {
+#define FNTK_INFO(Phi, name) {name, generic::Phi<double>::n_params, generic::Phi<double>::n_rows},
+    FNTK_DUALS(FNTK_INFO)
+#undef FNTK_INFO
+};
+
+const DualInfo* find_dual(const std::string& name) {
+  for (const DualInfo& dual : kDuals)
+    if (name == dual.name) return &dual;
+  return nullptr;
+}
+
+}  // namespace
+
+const std::vector<std::string>& op_names() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> all = {"dense", "sum", "store"};
+    for (const DualInfo& dual : kDuals) all.push_back(dual.name);
+    return all;
+  }();
+  return names;
+}
+
+bool is_dual(const std::string& name) { return find_dual(name) != nullptr; }
+
+size_t dual_n_params(const std::string& name) {
+  const DualInfo* dual = find_dual(name);
+  FNTK_CHECK(dual, "no dual named '", name, "'");
+  return size_t(dual->n_params);
+}
+
+void prepare(Program& program) {
+  FNTK_CHECK(program.n_inputs > 0 && program.n_slots >= program.n_inputs && program.n_outputs > 0,
+             "program needs inputs, slots and outputs");
+  program.n_rows = 0;
+  for (Op& op : program.ops) {
+    const auto& names = op_names();
+    op.code = int(std::find(names.begin(), names.end(), op.name) - names.begin());
+    FNTK_CHECK(op.code < int(names.size()), "unknown op '", op.name, "'");
+    size_t n_params = 0;
+    if (op.code == kDense) {
+      n_params = 4;
+      FNTK_CHECK(op.params.size() == 4, "dense takes 4 parameters");
+      op.n_rows = op.params[1] > 0 ? 3 : 1;
+    } else if (op.code == kSum) {
+      op.n_rows = int(op.src.size());
+    } else if (op.code == kStore) {
+      op.n_rows = 1;
+    } else {
+      n_params = size_t(kDuals[op.code - kFirstDual].n_params);
+      op.n_rows = kDuals[op.code - kFirstDual].n_rows;
+    }
+    FNTK_CHECK(op.params.size() == n_params, op.name, " takes ", n_params, " parameters, given ", op.params.size());
+    FNTK_CHECK(op.code == kSum ? !op.src.empty() : op.src.size() == 1, op.name, " has ", op.src.size(), " sources");
+    const int n_dst = op.code == kStore ? program.n_outputs : program.n_slots;
+    FNTK_CHECK(op.dst >= 0 && op.dst < n_dst, op.name, " writes slot ", op.dst, " of ", n_dst);
+    for (int slot : op.src) FNTK_CHECK(slot >= 0 && slot < program.n_slots, op.name, " reads slot ", slot);
+    // sum writes its destination before it has read every source
+    if (op.code == kSum)
+      for (int slot : op.src) FNTK_CHECK(slot != op.dst, "sum cannot write one of its sources");
+    op.first_row = program.n_rows;
+    program.n_rows += op.n_rows;
+  }
+  // lower() gives a value that nothing else reads the slot of its reader: in place means safe to fuse
+  for (size_t k = 0; k + 1 < program.ops.size(); ++k) {
+    const Op& next = program.ops[k + 1];
+    Op& op = program.ops[k];
+    op.fused = op.code >= kFirstDual && next.code == kDense && next.src[0] == op.dst && next.dst == op.dst;
+  }
+}
+
+// ---------------------------------------------------------------- row pass
+
+namespace {
+
+// 1 / sqrt(1 + part / whole): the share of `whole` in a standard deviation; safe at 0 and at infinity.
+double share(double whole, double part) { return whole == 0 ? 0 : 1 / std::sqrt(1 + part / whole); }
+
+template <class T>
+struct RowPass {
+  const Program& program;
+  RowTable<T>& table;
+  std::vector<double> q;  // by slot
+
+  explicit RowPass(const Program& p, RowTable<T>& t) : program(p), table(t), q(size_t(p.n_slots)) {}
+
+  template <template <class> class Phi>
+  void dual(const Op& op, long i) {
+    const Phi<double> phi(op.params.data());
+    T* rows[Phi<double>::n_rows > 0 ? Phi<double>::n_rows : 1];
+    for (int r = 0; r < Phi<double>::n_rows; ++r) rows[r] = table.row(op.first_row + r);
+    const double before = q[op.src[0]];
+    Phi<double>::store(phi.row(before), rows, i);
+    q[op.dst] = phi.variance(before);
+  }
+
+  void operator()(long i) {
+    for (const Op& op : program.ops) {
+      const double before = q[op.src[0]];
+      if (op.code == kDense) {
+        const double scaled = op.params[0] * before, bias = op.params[1];
+        table.row(op.first_row)[i] = T(std::sqrt(op.params[2] * before));
+        if (bias > 0) {
+          table.row(op.first_row + 1)[i] = T(share(scaled, bias));
+          table.row(op.first_row + 2)[i] = T(share(bias, scaled));
+        }
+        q[op.dst] = scaled + bias;
+      } else if (op.code == kSum) {
+        double total = 0;
+        for (int slot : op.src) total += q[slot];
+        for (size_t s = 0; s < op.src.size(); ++s) {
+          const double own = q[op.src[s]];
+          table.row(op.first_row + int(s))[i] = T(share(own, total - own));
+        }
+        q[op.dst] = total;
+      } else if (op.code == kStore) {
+        table.row(op.first_row)[i] = T(std::sqrt(before));
+        table.variances[op.dst][i] = before;
+      } else {
+        int code = kFirstDual;
+#define FNTK_ROW(Phi, name) \
+  if (op.code == code++) dual<generic::Phi>(op, i);
+        FNTK_DUALS(FNTK_ROW)
+#undef FNTK_ROW
+      }
+    }
+  }
+};
+
+constexpr long kRowChunk = 1024;
+
+}  // namespace
+
+template <class T>
+RowTable<T> make_rows(const Program& program, const std::vector<const double*>& q, long n, int threads,
+                      const Interrupt& interrupt) {
+  RowTable<T> table;
+  table.n = n;
+  table.data.resize(size_t(program.n_rows) * size_t(n));
+  table.variances.assign(size_t(program.n_outputs), std::vector<double>(size_t(n)));
+  const long chunks = (n + kRowChunk - 1) / kRowChunk;
+  parallel_for(chunks, n * long(program.ops.size()) < 50000 ? 1 : threads, interrupt, [&](long chunk, int) {
+    RowPass<T> pass(program, table);
+    for (long i = chunk * kRowChunk; i < std::min(n, (chunk + 1) * kRowChunk); ++i) {
+      for (int slot = 0; slot < program.n_inputs; ++slot) pass.q[slot] = q[slot][i];
+      pass(i);
+    }
+  });
+  return table;
+}
+
+#define FNTK_INSTANTIATE(T) \
+  template RowTable<T> make_rows<T>(const Program&, const std::vector<const double*>&, long, int, const Interrupt&);
+FNTK_INSTANTIATE(float)
+FNTK_INSTANTIATE(double)
+
+}  // namespace fntk

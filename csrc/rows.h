@@ -1,0 +1,38 @@
+// Programs made ready, and the row pass: everything that depends on one input alone, in float64 whatever the pairs use.
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "program.h"
+
+namespace fntk {
+
+// Names by op code: the linear ops, then the duals.
+const std::vector<std::string>& op_names();
+bool is_dual(const std::string& name);
+size_t dual_n_params(const std::string& name);
+
+// Fills code, first_row and n_rows of each op and checks every index.
+void prepare(Program& program);
+
+// Asked between units of work, on the calling thread: true stops the call.
+using Interrupt = std::function<bool()>;
+
+struct Interrupted {};
+
+template <class T>
+struct RowTable {
+  long n = 0;
+  std::vector<T> data;                         // n_rows arrays of n
+  std::vector<std::vector<double>> variances;  // per output
+  T* row(int k) { return data.data() + k * n; }
+  const T* row(int k) const { return data.data() + k * n; }
+};
+
+// Variances of every op for n inputs; q holds one array of n for each program input.
+template <class T>
+RowTable<T> make_rows(const Program& program, const std::vector<const double*>& q, long n, int threads,
+                      const Interrupt& interrupt);
+
+}  // namespace fntk
