@@ -33,6 +33,38 @@ struct Program {
   int n_rows = 0;
 };
 
+// batch x lines x cols numbers, columns adjacent; null: absent.
+template <class T>
+struct Plane {
+  T* data = nullptr;
+  long batch_stride = 0, stride = 0;
+  explicit operator bool() const { return data != nullptr; }
+  T* at(long b, long i, long j) const { return data + b * batch_stride + i * stride + j; }
+};
+
+template <class T>
+struct PairInput {              // of one tile
+  Plane<const T> unit1, unit2;  // unit rows of d features, or
+  Plane<const T> defect;        // u itself, or neither: u = 0
+  Plane<const T> product;       // of the unit rows; absent: made here (d <= kInsideFeatures)
+  Plane<const T> theta;         // absent: 0
+  long d = 0;
+  T close = 0;  // defects below it come from the difference of the unit rows
+};
+
+template <class T>
+struct PairOutput {  // of the whole result: nngp, ntk, defect
+  Plane<T> planes[3];
+};
+
+struct Tile {
+  long batch0, batches, i0, lines, j0, cols;  // where it stands in the result
+  long row1, row2;                            // its first line and column in the row tables
+  long n1, n2;                                // rows from one batch to the next in the row tables
+  bool symmetric;                             // pairs on and above the diagonal are computed and mirrored
+  bool diagonal;                              // lines pair with themselves: cols == 1
+};
+
 // A block of lines x cols pairs: line l is input row i0 + l of x1 against rows j0 + l * col_step .. of x2.
 template <class T>
 struct Block {

@@ -85,12 +85,15 @@ class Engine(Protocol):
         """Element-wise dual on contiguous 1-D arrays."""
 
 
-@lru_cache(maxsize=1)
-def _load_cpu() -> tuple[ModuleType | None, str]:
+@lru_cache(maxsize=2)
+def load(name: str) -> tuple[ModuleType | None, str]:
+    """The compiled module of a backend, or None and why it is not there."""
     if os.environ.get("FASTNTK_HIDE_COMPILED") == "1":  # the test suite runs once like this
         return None, "not available: hidden by FASTNTK_HIDE_COMPILED"
     try:
-        return import_module("fastntk._cpu"), "available"
+        return import_module(f"fastntk._{name}"), "available"
+    except ModuleNotFoundError:
+        return None, f"not available: this installation has no compiled module fastntk._{name}"
     except ImportError as error:
         return None, f"not available: {error}"
 
@@ -106,9 +109,27 @@ def _compile(module: ModuleType, program: Program) -> Any:
     missing = {op.name for op in program.ops} - set(module.op_names())
     if missing:
         raise NotImplementedError(
-            f"backend 'cpu' has no op {sorted(missing)}; it has {module.op_names()} (backend='numpy' runs every layer)"
+            f"{module.__name__} has no op {sorted(missing)}; it has {module.op_names()} (backend='numpy' runs every layer)"
         )
     return module.Program(ops, program.n_inputs, program.n_slots, program.n_outputs)
+
+
+def _compiled_call(
+    module: ModuleType, program: Program, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
+    inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
+) -> tuple[Any, ...]:  # fmt: skip
+    """The arguments that the ``run`` of both compiled modules begins with."""
+    views = [
+        module.Input(
+            product=i.product, defect=i.defect, theta=i.theta, unit1=i.unit1, unit2=i.unit2, close=_CLOSE[dtype]
+        )
+        for i in inputs
+    ]
+    place = (tile.batch0, tile.batches, tile.i0, tile.lines, tile.j0, tile.cols, tile.row1, tile.row2)
+    return (
+        _compile(module, program), rows1, rows2, dtype, place, tile.n1, tile.n2, views,
+        [tuple(planes) for planes in outputs], tile.symmetric, tile.diagonal,
+    )  # fmt: skip
 
 
 class CpuEngine:
@@ -139,17 +160,8 @@ class CpuEngine:
         self, program: Program, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
         inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
     ) -> None:  # fmt: skip
-        views = [
-            self._module.Input(
-                product=i.product, defect=i.defect, theta=i.theta, unit1=i.unit1, unit2=i.unit2, close=_CLOSE[dtype]
-            )
-            for i in inputs
-        ]
-        place = (tile.batch0, tile.batches, tile.i0, tile.lines, tile.j0, tile.cols, tile.row1, tile.row2)
-        self._module.run(
-            _compile(self._module, program), rows1, rows2, dtype, place, tile.n1, tile.n2, views,
-            [tuple(planes) for planes in outputs], tile.symmetric, tile.diagonal, self.isa, self._threads,
-        )  # fmt: skip
+        call = _compiled_call(self._module, program, rows1, rows2, dtype, tile, inputs, outputs)
+        self._module.run(*call, self.isa, self._threads)
 
     def dual(
         self, name: str, params: Sequence[float], q11: Array, q12: Array, q22: Array, k: Array, kdot: Array
@@ -157,25 +169,82 @@ class CpuEngine:
         self._module.dual(name, list(params), q11, q12, q22, k, kdot, self.isa, self._threads)
 
 
+class CudaEngine:
+    """A CUDA device behind NumPy arrays: inputs and row tables are prepared on the host, pairs run on the device.
+
+    ``device`` is a CUDA ordinal, or the module's ``ON_HOST``: the device's own text on the processor, which is how it is
+    tested where there is no device.
+    """
+
+    name = "cuda"
+    tile_pairs = 1 << 24
+    inside_features = 0
+
+    def __init__(self, module: ModuleType, host: Engine, device: int, label: str) -> None:
+        self._module, self._host, self._device = module, host, device
+        self.isa = label
+
+    def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        return dtype
+
+    def normalise(self, x: Array, unit: Array, q: Array) -> None:
+        self._host.normalise(x, unit, q)
+
+    def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
+        return self._module.rows(_compile(self._module, program), list(q), dtype, 1)
+
+    def run(
+        self, program: Program, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
+        inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
+    ) -> None:  # fmt: skip
+        call = _compiled_call(self._module, program, rows1, rows2, dtype, tile, inputs, outputs)
+        self._module.run(*call, self._device)
+
+    def dual(
+        self, name: str, params: Sequence[float], q11: Array, q12: Array, q22: Array, k: Array, kdot: Array
+    ) -> None:
+        raise NotImplementedError("fastntk.dual has no CUDA backend yet: backend='cpu' or 'numpy' computes it")
+
+
+@lru_cache(maxsize=1)
+def _cuda_devices() -> tuple[tuple[str, ...], str]:
+    """Names of the devices, and the backend's state."""
+    module, state = load("cuda")
+    if module is None:
+        return (), state
+    devices, reason = module.devices()
+    if not devices:
+        return (), f"compiled, but no device: {reason}"
+    return tuple(devices), f"available: {', '.join(devices)}"
+
+
 def availability() -> dict[str, str]:
     """State of every backend: 'available', or why not."""
-    module, state = _load_cpu()
+    module, state = load("cpu")
     if module is not None:
         isas = ", ".join(name if present else f"{name} (not on this processor)" for name, present in module.isas())
         state = f"available: {isas}"
-    return {"cpu": state, "numpy": "available"}
+    return {"cpu": state, "cuda": _cuda_devices()[1], "numpy": "available"}
 
 
 def select(backend: str | None = None, num_threads: int | None = None) -> Engine:
     """The engine of a call: what was asked for, or raise; else the compiled one where it loads."""
     chosen = resolve_options(backend, num_threads)
-    module, reason = _load_cpu()
+    assert chosen.num_threads is not None
+    module, reason = load("cpu")
     name = chosen.backend or ("cpu" if module is not None else "numpy")
     if name == "numpy":
         return NumpyEngine()
+    host: Engine = NumpyEngine() if module is None else CpuEngine(module, chosen.isa, chosen.num_threads)
     if name == "cpu":
         if module is None:
             raise RuntimeError(f"backend 'cpu' is {reason}")
-        assert chosen.num_threads is not None
-        return CpuEngine(module, chosen.isa, chosen.num_threads)
+        return host
+    if name == "cuda":
+        devices, state = _cuda_devices()
+        if not devices:
+            raise RuntimeError(f"backend 'cuda' is {state}")
+        cuda = load("cuda")[0]
+        assert cuda is not None
+        return CudaEngine(cuda, host, 0, devices[0])
     raise ValueError(f"unknown backend '{name}'; choose from {list(availability())}")

@@ -31,7 +31,7 @@ def options(backend: str | None = None, isa: str | None = None, num_threads: int
 
     Parameters
     ----------
-    backend : {'cpu', 'numpy'}, optional
+    backend : {'cpu', 'cuda', 'numpy'}, optional
         As ``FASTNTK_BACKEND``. Default: 'cpu' where the compiled module loads, else 'numpy'.
     isa : str, optional
         As ``FASTNTK_ISA``: instruction set of the 'cpu' backend ('baseline', 'avx2', 'avx512', 'neon').

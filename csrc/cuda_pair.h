@@ -1,0 +1,107 @@
+// One pair of inputs through a whole program: host and device run this same text, so that machines without a GPU test
+// it.
+#pragma once
+#include "duals.h"
+#include "ops.h"
+#include "program.h"
+
+namespace fntk {
+
+constexpr int kMaxSlots = 8, kMaxSources = 8, kMaxParams = 4;
+
+struct DeviceOp {
+  int code, dst, n_src, first_row;
+  int src[kMaxSources];
+  double params[kMaxParams];
+};
+
+// Row arrays k of one side: rows[k * n + i].
+template <class T>
+struct DeviceRows {
+  const T* rows;
+  long n;
+  FNTK_HD T at(int k, long i) const { return rows[k * n + i]; }
+};
+
+template <class T>
+struct DeviceInput {  // row-major planes of the tile, null: absent
+  const T *product, *defect, *theta, *unit1, *unit2;
+  long d;
+  T close;
+};
+
+namespace FNTK_ISA {
+
+// As cpu_blocks.cpp: close pairs take their defect from the difference of the unit rows.
+template <class T>
+FNTK_HD T input_defect(const DeviceInput<T>& input, long i, long j, long cols) {
+  if (input.defect) return input.defect[i * cols + j];
+  const T u = at_least_zero(T(1) - input.product[i * cols + j]);
+  if (!(u < input.close)) return u;
+  const T *x = input.unit1 + i * input.d, *y = input.unit2 + j * input.d;
+  T sum = 0;
+  for (long k = 0; k < input.d; ++k) sum = fma(x[k] - y[k], x[k] - y[k], sum);
+  return T(0.5) * sum;
+}
+
+template <template <class> class Phi, class T>
+FNTK_HD Dual<T> dual(const DeviceOp& op, const DeviceRows<T>& rows1, long i, const DeviceRows<T>& rows2, long j, T u) {
+  const Phi<T> phi(op.params);
+  const T *first1 = rows1.rows + op.first_row * rows1.n + i, *first2 = rows2.rows + op.first_row * rows2.n + j;
+  const T *own1[3], *own2[3];
+  for (int r = 0; r < 3; ++r) {
+    own1[r] = first1 + r * rows1.n;
+    own2[r] = first2 + r * rows2.n;
+  }
+  return phi.pair(correlation(u), Phi<T>::load(own1, 0), Phi<T>::load(own2, 0));
+}
+
+// store(output, nngp, theta, defect) is called for every output. Slots = 1 keeps the state in registers.
+template <class T, int Slots, class Store>
+FNTK_HD void run_pair(const DeviceOp* ops, int n_ops, const DeviceInput<T>* inputs, int n_inputs,
+                      const DeviceRows<T>& rows1, const DeviceRows<T>& rows2, long row1, long row2, long i, long j,
+                      long cols, const Store& store) {
+  T u[Slots], theta[Slots];
+  for (int s = 0; s < n_inputs; ++s) {
+    u[Slots == 1 ? 0 : s] = input_defect(inputs[s], i, j, cols);
+    theta[Slots == 1 ? 0 : s] = inputs[s].theta ? inputs[s].theta[i * cols + j] : T(0);
+  }
+  const long i1 = row1 + i, i2 = row2 + j;
+  for (int k = 0; k < n_ops; ++k) {
+    const DeviceOp& op = ops[k];
+    const int src = Slots == 1 ? 0 : op.src[0], dst = Slots == 1 ? 0 : op.dst;
+    const int row = op.first_row;
+    T new_u = u[src], new_theta = theta[src];
+    if (op.code == kDense) {
+      new_theta = dense_theta(T(op.params[0]), T(op.params[3]), rows1.at(row, i1), rows2.at(row, i2), new_u, new_theta);
+      if (op.params[1] > 0)
+        new_u = bias_defect(rows1.at(row + 1, i1), rows2.at(row + 1, i2), rows1.at(row + 2, i1), rows2.at(row + 2, i2),
+                            new_u);
+    } else if (op.code == kSum) {
+      new_u = T(0);
+      new_theta = T(0);
+      for (int s = 0; s < op.n_src; ++s) {
+        const int from = Slots == 1 ? 0 : op.src[s];
+        new_u += part_defect(rows1.at(row + s, i1), rows2.at(row + s, i2), u[from]);
+        new_theta += theta[from];
+      }
+    } else if (op.code == kStore) {
+      store(op.dst, covariance(rows1.at(row, i1), rows2.at(row, i2), new_u), new_theta, new_u);
+      continue;
+    } else {
+      int code = kFirstDual;
+      Dual<T> d = {T(0), T(0), T(0)};
+#define FNTK_PAIR(Phi, name) \
+  if (op.code == code++) d = dual<Phi, T>(op, rows1, i1, rows2, i2, new_u);
+      FNTK_DUALS(FNTK_PAIR)
+#undef FNTK_PAIR
+      new_u = d.u;
+      new_theta *= d.kdot;
+    }
+    u[dst] = new_u;
+    theta[dst] = new_theta;
+  }
+}
+
+}  // namespace FNTK_ISA
+}  // namespace fntk
