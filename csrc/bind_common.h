@@ -106,9 +106,22 @@ inline PyRows make_py_rows(const Program& program, const std::vector<py::array_t
 }
 
 struct PyInput {
-  py::object product = py::none(), defect = py::none(), theta = py::none(), unit1 = py::none(), unit2 = py::none();
+  py::object product = py::none(), defect = py::none(), theta = py::none(), unit1 = py::none(), unit2 = py::none(),
+             raw1 = py::none(), raw2 = py::none(), norms1 = py::none(), norms2 = py::none();
   double close = 0;
 };
+
+// Both sides' rows, or neither: batch x rows x d, rows packed.
+template <class T>
+void check_rows(const py::object& object1, const py::object& object2, const Plane<const T>& rows1,
+                const Plane<const T>& rows2, const Tile& tile, long& d, const char* what) {
+  FNTK_CHECK(bool(rows1) == bool(rows2), what, " of both sides go together");
+  if (!rows1) return;
+  d = long(py::cast<py::array>(object1).shape(2));
+  check_shape(object1, tile.batches, tile.lines, d, what);
+  check_shape(object2, tile.batches, tile.cols, d, what);
+  FNTK_CHECK((rows1.stride == d || tile.lines <= 1) && (rows2.stride == d || tile.cols <= 1), what, " must be packed");
+}
 
 template <class T>
 std::vector<PairInput<T>> make_inputs(const std::vector<PyInput>& inputs, const Tile& tile) {
@@ -122,16 +135,17 @@ std::vector<PairInput<T>> make_inputs(const std::vector<PyInput>& inputs, const 
     view.theta = plane<const T>(input.theta, "theta");
     view.unit1 = plane<const T>(input.unit1, "unit1");
     view.unit2 = plane<const T>(input.unit2, "unit2");
+    view.raw1 = plane<const T>(input.raw1, "raw1");
+    view.raw2 = plane<const T>(input.raw2, "raw2");
+    view.norms1 = plane<const double>(input.norms1, "norms1");
+    view.norms2 = plane<const double>(input.norms2, "norms2");
     view.close = T(input.close);
-    FNTK_CHECK(!view.product || view.unit1, "a product comes with its unit rows");
-    if (view.unit1 || view.unit2) {
-      FNTK_CHECK(view.unit1 && view.unit2, "unit1 and unit2 go together");
-      view.d = long(py::cast<py::array>(input.unit1).shape(2));
-      check_shape(input.unit1, tile.batches, tile.lines, view.d, "unit1");
-      check_shape(input.unit2, tile.batches, tile.cols, view.d, "unit2");
-      FNTK_CHECK(view.unit1.stride == view.d || tile.lines <= 1, "unit1 must be contiguous");
-      FNTK_CHECK(view.unit2.stride == view.d || tile.cols <= 1, "unit2 must be contiguous");
-    }
+    check_rows(input.unit1, input.unit2, view.unit1, view.unit2, tile, view.d, "unit rows");
+    check_rows(input.raw1, input.raw2, view.raw1, view.raw2, tile, view.d, "raw rows");
+    FNTK_CHECK(bool(view.raw1) == bool(view.norms1) && bool(view.raw2) == bool(view.norms2),
+               "raw rows need their norms");
+    check_shape(input.norms1, tile.batches, 1, tile.lines, "norms1");
+    check_shape(input.norms2, tile.batches, 1, tile.cols, "norms2");
     all.push_back(view);
   }
   return all;
@@ -184,12 +198,17 @@ void with_tile(const Program& program, const PyRows& rows1, const PyRows& rows2,
 
 inline void bind_programs(py::module_& m) {
   py::class_<PyInput>(m, "Input", py::module_local())
-      .def(py::init([](py::object product, py::object defect, py::object theta, py::object unit1, py::object unit2,
-                       double close) { return PyInput{product, defect, theta, unit1, unit2, close}; }),
-           py::kw_only(), py::arg("product") = py::none(), py::arg("defect") = py::none(),
-           py::arg("theta") = py::none(), py::arg("unit1") = py::none(), py::arg("unit2") = py::none(),
-           py::arg("close") = 0.0);
-
+      .def(py::init<>())
+      .def_readwrite("product", &PyInput::product)
+      .def_readwrite("defect", &PyInput::defect)
+      .def_readwrite("theta", &PyInput::theta)
+      .def_readwrite("unit1", &PyInput::unit1)
+      .def_readwrite("unit2", &PyInput::unit2)
+      .def_readwrite("raw1", &PyInput::raw1)
+      .def_readwrite("raw2", &PyInput::raw2)
+      .def_readwrite("norms1", &PyInput::norms1)
+      .def_readwrite("norms2", &PyInput::norms2)
+      .def_readwrite("close", &PyInput::close);
   py::class_<Program>(m, "Program", py::module_local())
       .def(py::init(&make_program), py::arg("ops"), py::arg("n_inputs"), py::arg("n_slots"), py::arg("n_outputs"));
   py::class_<PyRows>(m, "Rows", py::module_local()).def("variance", &PyRows::variance, py::arg("output"));

@@ -22,24 +22,26 @@ void run_tile(const Program& program, const PyRows& rows1, const PyRows& rows2, 
 }
 
 template <class T>
-bool normalise_typed(const py::array& x, py::array& unit, py::array_t<double>& q, const std::string& isa, int threads) {
+bool normalise_typed(const py::array& x, py::array& unit, py::array_t<double>& norms, const std::string& isa,
+                     int threads) {
   if (!x.dtype().equal(py::dtype::of<T>())) return false;
   FNTK_CHECK(x.ndim() == 2 && unit.ndim() == 2 && unit.shape(0) == x.shape(0) && unit.shape(1) == x.shape(1) &&
-                 unit.dtype().equal(x.dtype()) && q.ndim() == 1 && q.shape(0) == x.shape(0),
-             "unit must have x's shape and dtype, q one entry a row");
+                 unit.dtype().equal(x.dtype()) && norms.ndim() == 1 && norms.shape(0) == x.shape(0),
+             "unit must have x's shape and dtype, norms one entry a row");
   FNTK_CHECK(x.flags() & py::array::c_style && unit.flags() & py::array::c_style, "x and unit must be C-contiguous");
   const long n = long(x.shape(0)), d = long(x.shape(1));
   const T* in = static_cast<const T*>(x.data());
   T* out = static_cast<T*>(unit.mutable_data());
-  double* squares = q.mutable_data();
+  double* lengths = norms.mutable_data();
   const Isa& table = find_isa(isa);
-  released([&] { normalise<T>(in, n, d, d, out, squares, table, threads, signalled); });
+  released([&] { normalise<T>(in, n, d, out, lengths, table, threads, signalled); });
   return true;
 }
 
 template <class T>
 bool dual_typed(const std::string& name, const std::vector<double>& params, const py::array& q11, const py::array& q12,
-                const py::array& q22, py::array& k, py::array& kdot, const std::string& isa, int threads) {
+                const py::array& q22, double scale, py::array& k, py::array& kdot, const std::string& isa,
+                int threads) {
   if (!q11.dtype().equal(py::dtype::of<T>())) return false;
   const py::array* all[] = {&q11, &q12, &q22, &k, &kdot};
   for (const py::array* array : all)
@@ -50,8 +52,9 @@ bool dual_typed(const std::string& name, const std::vector<double>& params, cons
   T *k_out = static_cast<T*>(k.mutable_data()), *kdot_out = static_cast<T*>(kdot.mutable_data());
   const Isa& table = find_isa(isa);
   const long n = long(q11.size());
-  released(
-      [&] { dual_map<T>(name, params, n, in(q11), in(q12), in(q22), k_out, kdot_out, table, threads, signalled); });
+  released([&] {
+    dual_map<T>(name, params, n, in(q11), in(q12), in(q22), T(scale), k_out, kdot_out, table, threads, signalled);
+  });
   return true;
 }
 
@@ -72,20 +75,20 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
         py::arg("isa"), py::arg("threads"));
   m.def(
       "normalise",
-      [](const py::array& x, py::array unit, py::array_t<double> q, const std::string& isa, int threads) {
-        FNTK_CHECK(
-            normalise_typed<float>(x, unit, q, isa, threads) || normalise_typed<double>(x, unit, q, isa, threads),
-            "normalise takes float32 or float64");
+      [](const py::array& x, py::array unit, py::array_t<double> norms, const std::string& isa, int threads) {
+        FNTK_CHECK(normalise_typed<float>(x, unit, norms, isa, threads) ||
+                       normalise_typed<double>(x, unit, norms, isa, threads),
+                   "normalise takes float32 or float64");
       },
-      py::arg("x"), py::arg("unit"), py::arg("q"), py::arg("isa"), py::arg("threads"));
+      py::arg("x"), py::arg("unit"), py::arg("norms"), py::arg("isa"), py::arg("threads"));
   m.def(
       "dual",
       [](const std::string& name, const std::vector<double>& params, const py::array& q11, const py::array& q12,
-         const py::array& q22, py::array k, py::array kdot, const std::string& isa, int threads) {
-        FNTK_CHECK(dual_typed<float>(name, params, q11, q12, q22, k, kdot, isa, threads) ||
-                       dual_typed<double>(name, params, q11, q12, q22, k, kdot, isa, threads),
+         const py::array& q22, double scale, py::array k, py::array kdot, const std::string& isa, int threads) {
+        FNTK_CHECK(dual_typed<float>(name, params, q11, q12, q22, scale, k, kdot, isa, threads) ||
+                       dual_typed<double>(name, params, q11, q12, q22, scale, k, kdot, isa, threads),
                    "dual maps take float32 or float64");
       },
-      py::arg("name"), py::arg("params"), py::arg("q11"), py::arg("q12"), py::arg("q22"), py::arg("k"), py::arg("kdot"),
-      py::arg("isa"), py::arg("threads"));
+      py::arg("name"), py::arg("params"), py::arg("q11"), py::arg("q12"), py::arg("q22"), py::arg("scale"),
+      py::arg("k"), py::arg("kdot"), py::arg("isa"), py::arg("threads"));
 }

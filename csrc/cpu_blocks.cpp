@@ -19,7 +19,14 @@ namespace fntk {
 namespace FNTK_ISA {
 
 // One line of dense, params (w2, b2, f, g). Rows: sqrt(f q); with a bias also C and S (ops.h).
-template <class T, bool Bias>
+enum class Shift { none, guard, bias };  // what dense does to the defect
+
+template <class T>
+Shift shift_of(const OpView<T>& op) {
+  return op.params[1] > 0 ? Shift::bias : op.params[3] != 0 ? Shift::guard : Shift::none;
+}
+
+template <class T, Shift shift>
 struct Dense {
   T w2, g, std1, C1, S1;
   const T *std2, *C2, *S2;
@@ -33,7 +40,7 @@ struct Dense {
         std2(op.rows2[0] + j),
         C2(nullptr),
         S2(nullptr) {
-    if constexpr (Bias) {
+    if constexpr (shift == Shift::bias) {
       C1 = op.rows1[1][i];
       S1 = op.rows1[2][i];
       C2 = op.rows2[1] + j;
@@ -42,27 +49,28 @@ struct Dense {
   }
   FNTK_HD T theta(T before, T u, long k) const { return dense_theta(w2, g, std1, std2[k], u, before); }
   FNTK_HD T u(T before, long k) const {
-    if constexpr (Bias) return bias_defect(C1, C2[k], S1, S2[k], before);
+    if constexpr (shift == Shift::bias) return bias_defect(C1, C2[k], S1, S2[k], before);
+    if constexpr (shift == Shift::guard) return guarded_defect(std1, std2[k], before);
     return before;
   }
 };
 
-template <class T, bool Bias>
+template <class T, Shift shift>
 void dense_lines(const OpView<T>& op, const Block<T>& b) {
   for (int line = 0; line < b.lines; ++line) {
-    const Dense<T, Bias> dense(op, b.i0 + line, b.j0 + line * b.col_step);
+    const Dense<T, shift> dense(op, b.i0 + line, b.j0 + line * b.col_step);
     const T* u = b.u(op.src[0]) + line * b.stride;
     T* u_out = b.u(op.dst) + line * b.stride;
     if (b.ntk) {
       const T* theta = b.theta(op.src[0]) + line * b.stride;
       T* theta_out = b.theta(op.dst) + line * b.stride;
       FNTK_LANES
-      for (int k = 0; k < b.cols; ++k)  // vectorised: 4
+      for (int k = 0; k < b.cols; ++k)  // vectorised: 6
         theta_out[k] = dense.theta(theta[k], u[k], k);
     }
-    if (Bias || u != u_out) {
+    if (shift != Shift::none || u != u_out) {
       FNTK_LANES
-      for (int k = 0; k < b.cols; ++k)  // vectorised: 4
+      for (int k = 0; k < b.cols; ++k)  // vectorised: 6
         u_out[k] = dense.u(u[k], k);
     }
   }
@@ -70,10 +78,14 @@ void dense_lines(const OpView<T>& op, const Block<T>& b) {
 
 template <class T>
 void dense(const OpView<T>& op, const Block<T>& b) {
-  if (op.params[1] > 0)
-    dense_lines<T, true>(op, b);
-  else
-    dense_lines<T, false>(op, b);
+  switch (shift_of(op)) {
+    case Shift::none:
+      return dense_lines<T, Shift::none>(op, b);
+    case Shift::guard:
+      return dense_lines<T, Shift::guard>(op, b);
+    case Shift::bias:
+      return dense_lines<T, Shift::bias>(op, b);
+  }
 }
 
 // Independent branches: covariances add. Rows: p of each source (ops.h).
@@ -151,14 +163,14 @@ void dual_lines(const OpView<T>& op, const OpView<T>& next, const Block<T>& b) {
       const T* theta = b.theta(op.src[0]) + line * b.stride;
       T* theta_out = b.theta(op.dst) + line * b.stride;
       FNTK_LANES
-      for (int k = 0; k < b.cols; ++k) {  // vectorised: 6 per dual
+      for (int k = 0; k < b.cols; ++k) {  // vectorised: 8 per dual
         const Dual<T> d = phi.pair(correlation(u[k]), x1, Phi<T>::load(rows2, k));
         theta_out[k] = after.theta(theta[k] * d.kdot, d.u, k);
         u_out[k] = after.u(d.u, k);
       }
     } else {
       FNTK_LANES
-      for (int k = 0; k < b.cols; ++k)  // vectorised: 6 per dual
+      for (int k = 0; k < b.cols; ++k)  // vectorised: 8 per dual
         u_out[k] = after.u(phi.pair(correlation(u[k]), x1, Phi<T>::load(rows2, k)).u, k);
     }
   }
@@ -166,21 +178,24 @@ void dual_lines(const OpView<T>& op, const OpView<T>& next, const Block<T>& b) {
 
 template <template <class> class Phi, class T>
 void dual(const OpView<T>& op, const Block<T>& b) {
-  if (op.next == nullptr)
-    dual_lines<Phi, Nothing<T>, T>(op, op, b);
-  else if (op.next->params[1] > 0)
-    dual_lines<Phi, Dense<T, true>, T>(op, *op.next, b);
-  else
-    dual_lines<Phi, Dense<T, false>, T>(op, *op.next, b);
+  if (op.next == nullptr) return dual_lines<Phi, Nothing<T>, T>(op, op, b);
+  switch (shift_of(*op.next)) {
+    case Shift::none:
+      return dual_lines<Phi, Dense<T, Shift::none>, T>(op, *op.next, b);
+    case Shift::guard:
+      return dual_lines<Phi, Dense<T, Shift::guard>, T>(op, *op.next, b);
+    case Shift::bias:
+      return dual_lines<Phi, Dense<T, Shift::bias>, T>(op, *op.next, b);
+  }
 }
 
 template <template <class> class Phi, class T>
-void dual_map(long n, const T* q11, const T* q12, const T* q22, const double* params, T* k_out, T* kdot_out) {
+void dual_map(long n, const T* q11, const T* q12, const T* q22, T scale, const double* params, T* k_out, T* kdot_out) {
   const Phi<T> phi(params);
   FNTK_LANES
   for (long k = 0; k < n; ++k) {  // vectorised: 2 per dual
-    const T q1 = q11[k], q2 = q22[k];
-    const Dual<T> d = phi.pair(correlation(q1, q12[k], q2), phi.row(q1), phi.row(q2));
+    const T q1 = scale * q11[k], q2 = scale * q22[k];
+    const Dual<T> d = phi.pair(correlation(q11[k], q12[k], q22[k]), phi.row(q1), phi.row(q2));
     k_out[k] = sqrt(phi.variance(q1)) * sqrt(phi.variance(q2)) * d.rho;
     kdot_out[k] = d.kdot;
   }
@@ -195,29 +210,41 @@ FNTK_HD T add_lanes(T* acc) {
   return acc[0];
 }
 
+// |x / |x| - sign y / |y||^2 / 2, |x| >= |y| (ops.h).
 template <class T>
-T squared_distance(const T* x, const T* y, long d) {
-  T acc[kLanes] = {};
+double unit_distance(const T* x, double norm, const T* y, double other, double sign, long d) {
+  const double t = -sign * (norm / other - 1), inverse = inverse_norm(norm);
+  double acc[kLanes] = {};
   long k = 0;
   for (; k + kLanes <= d; k += kLanes)
     for (int l = 0; l < kLanes; ++l) {
-      const T t = x[k + l] - y[k + l];
-      acc[l] = fma(t, t, acc[l]);
+      const double v = unit_difference(double(x[k + l]), double(y[k + l]), sign, t, inverse);
+      acc[l] = fma(v, v, acc[l]);
     }
   for (int l = 0; k + l < d; ++l) {
-    const T t = x[k + l] - y[k + l];
-    acc[l] = fma(t, t, acc[l]);
+    const double v = unit_difference(double(x[k + l]), double(y[k + l]), sign, t, inverse);
+    acc[l] = fma(v, v, acc[l]);
   }
-  return add_lanes(acc);
+  return 0.5 * add_lanes(acc);
 }
 
 template <class T>
-void defect(long n, const T* product, T close, const T* unit1, const T* unit2, long d, T* u) {
+void defect(long n, const T* product, T close, const RawRows<T>& x1, const RawRows<T>& x2, long d, T* u) {
   FNTK_LANES
   for (long k = 0; k < n; ++k)  // vectorised: 2
     u[k] = at_least_zero(T(1) - product[k]);
-  for (long k = 0; k < n; ++k)
-    if (u[k] < close) u[k] = T(0.5) * squared_distance(unit1, unit2 + k * d, d);
+  if (!x1.rows) return;
+  for (long k = 0; k < n; ++k) {
+    const bool near = u[k]<close, opposite = u[k]> T(2) - close;
+    if (!near && !opposite) continue;
+    const T* other = x2.rows + k * d;
+    // the longer row first, so that (i, j) and (j, i) are one computation
+    const bool swap = x1.norms[0] < x2.norms[k];
+    const double sign = near ? 1 : -1;
+    const double w = swap ? unit_distance(other, x2.norms[k], x1.rows, x1.norms[0], sign, d)
+                          : unit_distance(x1.rows, x1.norms[0], other, x2.norms[k], sign, d);
+    u[k] = T(near ? w : 2 - w);
+  }
 }
 
 template <class T>

@@ -111,6 +111,9 @@ struct TileRun {
   std::vector<const T*> pointers1, pointers2;
   std::vector<Worker> workers;
 
+  static RawRows<T> raw_rows(const Plane<const T>& raw, const Plane<const double>& norms, long batch, long first) {
+    return raw ? RawRows<T>{raw.at(batch, first, 0), norms.at(batch, 0, first)} : RawRows<T>{nullptr, nullptr};
+  }
   static bool inside(const PairInput<T>& input) { return input.unit1 && !input.product; }
 
   TileRun(const Program& p, const RowTable<T>& rows1, const RowTable<T>& rows2, const Tile& t,
@@ -148,9 +151,10 @@ struct TileRun {
       products.product(input.unit1.at(batch, i, 0), b.lines, input.d, columns, b.cols, packed_stride, b.u(slot));
     for (int line = 0; line < b.lines; ++line) {
       T* u = b.u(slot) + line * b.stride;
-      if (input.unit1)
+      if (input.unit1 || input.product)
         kernels.defect(b.cols, input.product ? input.product.at(batch, i + line, j) : u, input.close,
-                       input.unit1.at(batch, i + line, 0), input.unit2.at(batch, j, 0), input.d, u);
+                       raw_rows(input.raw1, input.norms1, batch, i + line),
+                       raw_rows(input.raw2, input.norms2, batch, j), input.d, u);
       else if (input.defect)
         std::copy_n(input.defect.at(batch, i + line, j), b.cols, u);
       else
@@ -251,24 +255,26 @@ void run(const Program& program, const RowTable<T>& rows1, const RowTable<T>& ro
 // ---------------------------------------------------------------- inputs and element-wise maps
 
 template <class T>
-void normalise(const T* x, long n, long d, long stride, T* unit, double* q, const Isa& isa, int threads,
+void normalise(const T* x, long n, long d, T* unit, double* norms, const Isa& isa, int threads,
                const Interrupt& interrupt) {
   const Kernels<T>& kernels = isa.kernels<T>();
   const long chunk = std::max(1L, 65536 / std::max(1L, d));
   parallel_for((n + chunk - 1) / chunk, n * d < 200000 ? 1 : threads, interrupt, [&](long c, int) {
     for (long i = c * chunk; i < std::min(n, (c + 1) * chunk); ++i) {
-      const T* row = x + i * stride;
+      const T* row = x + i * d;
       double square = kernels.sum_of_squares(row, 1, d), scale = 1;
       const bool extreme = !(square > 1e-200 && square < 1e300);  // squares may have left double's range
+      bool largest_is_infinite = false;                           // such a row has no direction: all of it becomes NaN
       if (extreme && !std::isnan(square)) {
         double largest = 0;
         for (long k = 0; k < d; ++k) largest = std::max(largest, std::abs(double(row[k])));
-        if (largest > 0 && std::isfinite(largest)) {
+        largest_is_infinite = std::isinf(largest);
+        if (largest > 0 && !largest_is_infinite) {
           scale = std::ldexp(1.0, -std::max(std::ilogb(largest), -1000));
           square = kernels.sum_of_squares(row, scale, d);
         }
       }
-      q[i] = square / scale / scale / double(d);
+      norms[i] = largest_is_infinite ? std::numeric_limits<double>::quiet_NaN() : std::sqrt(square) / scale;
       const double inverse = square > 0 ? 1 / std::sqrt(square) : 0;
       kernels.scale(row, scale, inverse, d, unit + i * d);
     }
@@ -277,7 +283,7 @@ void normalise(const T* x, long n, long d, long stride, T* unit, double* q, cons
 
 template <class T>
 void dual_map(const std::string& name, const std::vector<double>& params, long n, const T* q11, const T* q12,
-              const T* q22, T* k, T* kdot, const Isa& isa, int threads, const Interrupt& interrupt) {
+              const T* q22, T scale, T* k, T* kdot, const Isa& isa, int threads, const Interrupt& interrupt) {
   FNTK_CHECK(params.size() == dual_n_params(name), name, " takes ", dual_n_params(name), " parameters, given ",
              params.size());
   const auto& names = op_names();
@@ -285,16 +291,16 @@ void dual_map(const std::string& name, const std::vector<double>& params, long n
   constexpr long chunk = 16384;
   parallel_for((n + chunk - 1) / chunk, threads, interrupt, [&](long c, int) {
     const long first = c * chunk, count = std::min(chunk, n - first);
-    map(count, q11 + first, q12 + first, q22 + first, params.data(), k + first, kdot + first);
+    map(count, q11 + first, q12 + first, q22 + first, scale, params.data(), k + first, kdot + first);
   });
 }
 
-#define FNTK_INSTANTIATE(T)                                                                                         \
-  template void run<T>(const Program&, const RowTable<T>&, const RowTable<T>&, const Tile&,                         \
-                       const std::vector<PairInput<T>>&, const std::vector<PairOutput<T>>&, const Isa&, int,        \
-                       const Interrupt&);                                                                           \
-  template void normalise<T>(const T*, long, long, long, T*, double*, const Isa&, int, const Interrupt&);           \
-  template void dual_map<T>(const std::string&, const std::vector<double>&, long, const T*, const T*, const T*, T*, \
+#define FNTK_INSTANTIATE(T)                                                                                            \
+  template void run<T>(const Program&, const RowTable<T>&, const RowTable<T>&, const Tile&,                            \
+                       const std::vector<PairInput<T>>&, const std::vector<PairOutput<T>>&, const Isa&, int,           \
+                       const Interrupt&);                                                                              \
+  template void normalise<T>(const T*, long, long, T*, double*, const Isa&, int, const Interrupt&);                    \
+  template void dual_map<T>(const std::string&, const std::vector<double>&, long, const T*, const T*, const T*, T, T*, \
                             T*, const Isa&, int, const Interrupt&);
 FNTK_INSTANTIATE(float)
 FNTK_INSTANTIATE(double)

@@ -29,13 +29,14 @@ void run(const Program& program, const RowTable<T>& rows1, const RowTable<T>& ro
          const std::vector<PairInput<T>>& inputs, const std::vector<PairOutput<T>>& outputs, const Isa& isa,
          int threads, const Interrupt& interrupt);
 
-// unit = x / |x| row by row (0 for zero rows) and q = |x|^2 / d in double; x: n rows of d.
+// unit = x / |x| row by row (0 for zero rows) and the norms in double; x: n rows of d.
 template <class T>
-void normalise(const T* x, long n, long d, long stride, T* unit, double* q, const Isa& isa, int threads,
+void normalise(const T* x, long n, long d, T* unit, double* norms, const Isa& isa, int threads,
                const Interrupt& interrupt);
 
+// k and kdot of phi(sqrt(scale) x) for covariances q.
 template <class T>
 void dual_map(const std::string& name, const std::vector<double>& params, long n, const T* q11, const T* q12,
-              const T* q22, T* k, T* kdot, const Isa& isa, int threads, const Interrupt& interrupt);
+              const T* q22, T scale, T* k, T* kdot, const Isa& isa, int threads, const Interrupt& interrupt);
 
 }  // namespace fntk

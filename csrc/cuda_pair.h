@@ -25,23 +25,38 @@ struct DeviceRows {
 
 template <class T>
 struct DeviceInput {  // row-major planes of the tile, null: absent
-  const T *product, *defect, *theta, *unit1, *unit2;
+  const T *product, *defect, *theta, *raw1, *raw2;
+  const double *norms1, *norms2;
   long d;
   T close;
 };
 
 namespace FNTK_ISA {
 
-// As cpu_blocks.cpp: close pairs take their defect from the difference of the unit rows.
+// As in cpu_blocks.cpp: pairs near rho = 1 and rho = -1 take their defect from the rows themselves.
 template <class T>
 FNTK_HD T input_defect(const DeviceInput<T>& input, long i, long j, long cols) {
   if (input.defect) return input.defect[i * cols + j];
   const T u = at_least_zero(T(1) - input.product[i * cols + j]);
-  if (!(u < input.close)) return u;
-  const T *x = input.unit1 + i * input.d, *y = input.unit2 + j * input.d;
-  T sum = 0;
-  for (long k = 0; k < input.d; ++k) sum = fma(x[k] - y[k], x[k] - y[k], sum);
-  return T(0.5) * sum;
+  const bool near = u<input.close, opposite = u> T(2) - input.close;
+  if (!input.raw1 || (!near && !opposite)) return u;
+  const T *x = input.raw1 + i * input.d, *y = input.raw2 + j * input.d;
+  double norm = input.norms1[i], other = input.norms2[j];
+  if (norm < other) {
+    const T* row = x;
+    x = y;
+    y = row;
+    const double length = norm;
+    norm = other;
+    other = length;
+  }
+  const double sign = near ? 1 : -1, t = -sign * (norm / other - 1), inverse = inverse_norm(norm);
+  double sum = 0;
+  for (long k = 0; k < input.d; ++k) {
+    const double v = unit_difference(double(x[k]), double(y[k]), sign, t, inverse);
+    sum = fma(v, v, sum);
+  }
+  return T(near ? 0.5 * sum : 2 - 0.5 * sum);
 }
 
 template <template <class> class Phi, class T>
@@ -77,6 +92,8 @@ FNTK_HD void run_pair(const DeviceOp* ops, int n_ops, const DeviceInput<T>* inpu
       if (op.params[1] > 0)
         new_u = bias_defect(rows1.at(row + 1, i1), rows2.at(row + 1, i2), rows1.at(row + 2, i1), rows2.at(row + 2, i2),
                             new_u);
+      else if (op.params[3] != 0)
+        new_u = guarded_defect(rows1.at(row, i1), rows2.at(row, i2), new_u);
     } else if (op.code == kSum) {
       new_u = T(0);
       new_theta = T(0);

@@ -129,9 +129,9 @@ std::vector<DeviceOp> device_ops(const Program& program) {
 }
 
 // One batch's plane, packed row by row.
-template <class T>
-Buffer<T> upload(const Plane<const T>& plane, long batch, long lines, long cols, int device) {
-  Buffer<T> buffer(plane ? size_t(lines * cols) : 0, device);
+template <class E>
+Buffer<E> upload(const Plane<const E>& plane, long batch, long lines, long cols, int device) {
+  Buffer<E> buffer(plane ? size_t(lines * cols) : 0, device);
   if (plane)
     for (long i = 0; i < lines; ++i) buffer.upload(plane.at(batch, i, 0), size_t(cols), size_t(i * cols));
   return buffer;
@@ -181,6 +181,7 @@ void cuda_run(const Program& program, const RowTable<T>& rows1, const RowTable<T
     launch.n_ops = int(ops.size());
     launch.n_inputs = int(inputs.size());
     std::vector<Buffer<T>> kept;
+    std::vector<Buffer<double>> kept_norms;
     for (size_t k = 0; k < inputs.size(); ++k) {
       const PairInput<T>& input = inputs[k];
       const auto device_plane = [&](const Plane<const T>& p, long lines, long cols) -> const T* {
@@ -188,12 +189,19 @@ void cuda_run(const Program& program, const RowTable<T>& rows1, const RowTable<T
         kept.push_back(upload(p, batch, lines, cols, device));
         return kept.back().data();
       };
+      const auto device_norms = [&](const Plane<const double>& p, long count) -> const double* {
+        if (!p) return nullptr;
+        kept_norms.push_back(upload(p, batch, 1, count, device));
+        return kept_norms.back().data();
+      };
       DeviceInput<T>& own = launch.inputs[k];
       own.product = device_plane(input.product, tile.lines, tile.cols);
       own.defect = device_plane(input.defect, tile.lines, tile.cols);
       own.theta = device_plane(input.theta, tile.lines, tile.cols);
-      own.unit1 = device_plane(input.unit1, tile.lines, input.d);
-      own.unit2 = device_plane(input.unit2, tile.cols, input.d);
+      own.raw1 = device_plane(input.raw1, tile.lines, input.d);
+      own.raw2 = device_plane(input.raw2, tile.cols, input.d);
+      own.norms1 = device_norms(input.norms1, tile.lines);
+      own.norms2 = device_norms(input.norms2, tile.cols);
       own.d = input.d;
       own.close = input.close;
       if (!own.product && !own.defect) {  // the diagonal: every pair is (x, x)

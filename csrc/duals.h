@@ -141,21 +141,25 @@ struct Erf {
 
   FNTK_HD Dual<T> pair(const Correlation<T>& c, const Row& x1, const Row& x2) const {
     const T pi_2 = T(1.5707963267948966192);
+    // Divided by r, or by m = max(r, 1), before anything is squared: neither small nor large variances leave the range.
     const T r = sqrt(x1.q) * sqrt(x2.q);
+    const T inverse = T(1) / select(r == T(0), T(1), r);
+    const bool large = r > T(1);
+    const T m = select(large, r, T(1)), over = select(large, inverse, T(1));
     const T cov = r * c.a;  // |q12|
-    const T det = r * r * (c.w * (T(2) - c.w));
-    const T S2 = fma(T(4), det, fma(T(2), x1.q + x2.q, T(1)));
-    const T root = sqrt(S2);
-    const T top = fma(T(8), det, T(0.5) * square(x1.s - x2.s));
-    const T bottom = T(2) * (x1.q * x2.s + x2.q * x1.s) + T(4) * cov * root;
-    const T angle = arctangent(select(c.near, top, T(2) * cov), select(c.near, bottom, root));
-    const T product = x1.g * x2.g;
-    const T mean = T(0.5) * (square(x1.g) + square(x2.g));
-    const T X = select(c.near, angle, mean + angle);
+    const T gap = x1.q - x2.q, ends = x1.s + x2.s, sine2 = c.w * (T(2) - c.w);
+    const T root =
+        m * sqrt(fma(T(4) * square(r * over), sine2, fma(T(2) * (x1.q * over + x2.q * over), over, over * over)));
+    const T top = T(8) * (r * sine2 + gap * inverse * gap / square(ends));
+    const T bottom = T(2) * (x1.q * inverse * x2.s + x2.q * inverse * x1.s) + T(4) * c.a * root;
+    const T product = x1.g * x2.g, spread = square(x1.g - x2.g);
+    const bool close = (c.u < T(0.5)) & (spread < T(0.25) * product);  // else A12 itself loses nothing
+    const T angle = arctangent(select(close, top, T(2) * cov), select(close, bottom, root));
     const T scale = T(1) / select(product == T(0), T(1), product);
     const T direct = arctangent(T(2) * cov, root) * scale;
+    const T apart = fma(select(c.near, -angle, angle), scale, T(1));
     Dual<T> d;
-    d.u = select(product == T(0), T(1), at_least_zero((X - T(0.5) * square(x1.g - x2.g)) * scale));
+    d.u = select(product == T(0), T(1), select(close, at_least_zero((angle - T(0.5) * spread) * scale), apart));
     d.rho = select(c.near, direct, -direct);
     d.kdot = T(2) / (pi_2 * root);
     return d;

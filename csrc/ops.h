@@ -5,6 +5,15 @@
 namespace fntk {
 namespace FNTK_ISA {
 
+// One coordinate of x / |x| - sign y / |y| from the raw rows, |x| >= |y|, t = -sign (|x| / |y| - 1): both terms
+// are small where the difference is. What rounds t lies along y and changes the distance at second order only.
+FNTK_HD double inverse_norm(double norm) {
+  return 1 / select(norm < 1e-300, 1e-300, norm);
+}  // finite for subnormal rows
+FNTK_HD double unit_difference(double x, double y, double sign, double t, double inverse) {
+  return fma(t, y, x - sign * y) * inverse;
+}
+
 // dense: K -> w2 K + b2, theta -> w2 theta + f K_old + g. std: sqrt(f q) of each input, so that the product is
 // symmetric to the last bit.
 template <class T>
@@ -23,6 +32,12 @@ FNTK_HD T part_defect(T p1, T p2, T u) {
 template <class T>
 FNTK_HD T bias_defect(T C1, T C2, T S1, T S2, T u) {
   return fma(C1 * C2, u, T(0.5) * (square(C1 - C2) + square(S1 - S2)));
+}
+
+// dense without a bias: unchanged; a zero variance counts as rho = 0 where the NTK does not vanish with it (g != 0).
+template <class T>
+FNTK_HD T guarded_defect(T std1, T std2, T u) {
+  return select(std1 * std2 == T(0), T(1), u);
 }
 
 template <class T>

@@ -43,13 +43,15 @@ struct Plane {
 };
 
 template <class T>
-struct PairInput {              // of one tile
-  Plane<const T> unit1, unit2;  // unit rows of d features, or
-  Plane<const T> defect;        // u itself, or neither: u = 0
-  Plane<const T> product;       // of the unit rows; absent: made here (d <= kInsideFeatures)
-  Plane<const T> theta;         // absent: 0
+struct PairInput {                     // of one tile
+  Plane<const T> unit1, unit2;         // unit rows of d features, or
+  Plane<const T> defect;               // u itself, or neither: u = 0
+  Plane<const T> product;              // of the unit rows; absent: made here (d <= kInsideFeatures)
+  Plane<const T> theta;                // absent: 0
+  Plane<const T> raw1, raw2;           // the rows themselves, for close pairs; absent: the product has to do
+  Plane<const double> norms1, norms2;  // their norms, one line a batch
   long d = 0;
-  T close = 0;  // defects below it come from the difference of the unit rows
+  T close = 0;  // defects within it of 0 and of 2 come from the raw rows
 };
 
 template <class T>
@@ -94,15 +96,23 @@ template <class T>
 using BlockOp = void (*)(const OpView<T>&, const Block<T>&);
 
 template <class T>
-using DualMap = void (*)(long n, const T* q11, const T* q12, const T* q22, const double* params, T* k, T* kdot);
+using DualMap = void (*)(long n, const T* q11, const T* q12, const T* q22, T scale, const double* params, T* k,
+                         T* kdot);
+
+// Rows as given, d numbers each, and their Euclidean norms.
+template <class T>
+struct RawRows {
+  const T* rows;
+  const double* norms;
+};
 
 // What one instruction set offers for one dtype.
 template <class T>
 struct Kernels {
   BlockOp<T> ops[16];        // by op code; null past the last
   DualMap<T> dual_maps[16];  // by op code; null for linear ops
-  // u = 1 - product, in place if wanted; from the difference of the unit rows where that is below `close`.
-  void (*defect)(long n, const T* product, T close, const T* unit1, const T* unit2, long d, T* u);
+  // u = 1 - product, in place if wanted; within `close` of 0 and 2 from the rows themselves, where x1 has any.
+  void (*defect)(long n, const T* product, T close, const RawRows<T>& x1, const RawRows<T>& x2, long d, T* u);
   double (*sum_of_squares)(const T* x, double scale, long d);
   void (*scale)(const T* x, double first, double second, long d, T* out);  // x first second
   void (*transpose)(const T* in, long in_stride, T* out, long out_stride, long rows, long cols, long skip);

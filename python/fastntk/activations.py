@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import erf
-from .layers import Layer, Shape
+from .layers import Layer, Shape, finite
 from .program import Builder, Value, Values
 
 Array = npt.NDArray[np.float64]
@@ -153,8 +153,8 @@ class ABRelu(Nonlinearity):
     dual_name: ClassVar[str] = "abrelu"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.a) and math.isfinite(self.b)):
-            raise ValueError(f"[{type(self).__name__}] slopes must be finite, given a={self.a}, b={self.b}")
+        for name in ("a", "b"):
+            object.__setattr__(self, name, finite(type(self).__name__, name, getattr(self, name)))
 
     @property
     def dual_params(self) -> tuple[float, ...]:
@@ -179,19 +179,28 @@ class ABRelu(Nonlinearity):
         return u, rho, kdot
 
 
-def Relu(do_stabilize: bool = False) -> ABRelu:
+@dataclass(frozen=True, init=False)
+class Relu(ABRelu):
     """``max(x, 0)``: see :class:`ABRelu`."""
-    return ABRelu(0.0, 1.0, do_stabilize)
+
+    def __init__(self, do_stabilize: bool = False) -> None:
+        super().__init__(0.0, 1.0, do_stabilize)
 
 
-def LeakyRelu(alpha: float, do_stabilize: bool = False) -> ABRelu:
+@dataclass(frozen=True, init=False)
+class LeakyRelu(ABRelu):
     """``max(x, 0) + alpha min(x, 0)``: see :class:`ABRelu`."""
-    return ABRelu(alpha, 1.0, do_stabilize)
+
+    def __init__(self, alpha: float, do_stabilize: bool = False) -> None:
+        super().__init__(alpha, 1.0, do_stabilize)
 
 
-def Abs(do_stabilize: bool = False) -> ABRelu:
+@dataclass(frozen=True, init=False)
+class Abs(ABRelu):
     """``|x|``: see :class:`ABRelu`."""
-    return ABRelu(-1.0, 1.0, do_stabilize)
+
+    def __init__(self, do_stabilize: bool = False) -> None:
+        super().__init__(-1.0, 1.0, do_stabilize)
 
 
 @dataclass(frozen=True)
@@ -226,8 +235,8 @@ class Erf(Nonlinearity):
         return self.a, self.b, self.c
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(v) for v in (self.a, self.b, self.c)):
-            raise ValueError(f"[Erf] a, b, c must be finite, given {self.a}, {self.b}, {self.c}")
+        for name in ("a", "b", "c"):
+            object.__setattr__(self, name, finite("Erf", name, getattr(self, name)))
 
     def phi(self, x: Any, xp: Any) -> Any:
         return erf(x, xp)
@@ -238,15 +247,15 @@ class Erf(Nonlinearity):
     def pair(self, c: Correlation, q11: Array, q22: Array) -> tuple[Array, Array, Array]:
         s1, s2 = np.sqrt(1 + 4 * q11), np.sqrt(1 + 4 * q22)
         a1, a2 = np.arctan2(2 * q11, s1), np.arctan2(2 * q22, s2)
-        cov = np.sqrt(q11) * np.sqrt(q22) * c.a
-        det = q11 * q22 * c.w * (2 - c.w)
-        root = np.sqrt(1 + 2 * (q11 + q22) + 4 * det)
-        a12 = np.arctan2(2 * cov, root)
-        gap = np.where(
-            c.u <= 1,  # (A1 + A2) / 2 - A12 with no difference of nearly equal numbers
-            np.arctan2(8 * det + (s1 - s2) ** 2 / 2, 2 * (q11 * s2 + q22 * s1) + 4 * cov * root),
-            (a1 + a2) / 2 + a12,
-        )
+        r = np.sqrt(q11) * np.sqrt(q22)
+        inverse, m = 1 / np.where(r == 0, 1, r), np.maximum(r, 1)  # divide before squaring: q may be huge or tiny
+        sine2 = c.w * (2 - c.w)
+        root = m * np.sqrt(4 * (r / m) ** 2 * sine2 + (2 * (q11 / m + q22 / m) + 1 / m) / m)
+        a12 = np.arctan2(2 * r * c.a, root)
+        top = 8 * (r * sine2 + (q11 - q22) * inverse * (q11 - q22) / (s1 + s2) ** 2)
+        bottom = 2 * (q11 * inverse * s2 + q22 * inverse * s1) + 4 * c.a * root
+        # (A1 + A2) / 2 - A12; for rho >= 0 with no difference of nearly equal numbers
+        gap = np.where(c.u <= 1, np.arctan2(top, bottom), (a1 + a2) / 2 + a12)
         g1, g2 = np.sqrt(a1), np.sqrt(a2)
         alive = g1 * g2 != 0
         product = np.where(alive, g1 * g2, 1)
@@ -264,7 +273,13 @@ NONLINEARITIES: dict[str, tuple[Callable[..., Nonlinearity], tuple[float, ...]]]
     "erf": (Erf, ()),
 }
 
-_BY_DUAL = {layer.dual_name: type(layer) for layer in (make(*args) for make, args in NONLINEARITIES.values())}
+# By the op's name: the class that defines it, ABRelu for Relu.
+_BY_DUAL: dict[str, Callable[..., Nonlinearity]] = {
+    vars(kind)["dual_name"]: kind
+    for make, args in NONLINEARITIES.values()
+    for kind in type(make(*args)).__mro__
+    if "dual_name" in vars(kind)
+}
 
 
 def of_dual(name: str, params: Sequence[float]) -> Nonlinearity:

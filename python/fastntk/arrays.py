@@ -69,21 +69,26 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: li
         raise ValueError(f"[{name}] out must have shape {shape}, given {out.shape}")
     if not out.flags.writeable:
         raise ValueError(f"[{name}] out is read-only")
+    extent = out.itemsize
+    for stride, n in sorted((abs(s), n) for s, n in zip(out.strides, out.shape, strict=True) if n > 1):
+        if stride < extent and out.size:
+            raise ValueError(f"[{name}] out overlaps itself: strides {out.strides} for shape {out.shape}")
+        extent += stride * (n - 1)
     if any(np.may_share_memory(out, x) and np.shares_memory(out, x, max_work=-1) for x in inputs):
         raise ValueError(f"[{name}] out overlaps an input")
     return out
 
 
-def allocate(shapes: list[tuple[int, ...]], dtype: np.dtype[Any], what: str) -> list[Array]:
+def allocate(shapes: list[tuple[int, ...]], dtypes: list[np.dtype[Any]], what: str) -> list[Array]:
     """Empty arrays, or MemoryError with the size before the first is made."""
-    total = sum(math.prod(shape) for shape in shapes) * dtype.itemsize
+    total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True))
     available = available_memory()
     if available is not None and total > available:
         raise MemoryError(
-            f"[{what}] the result, {len(shapes)} x {shapes[0]} {dtype}, takes {total / 2**30:.4g} GiB; "
+            f"[{what}] the result, {len(shapes)} x {shapes[0]} {dtypes[0]}, takes {total / 2**30:.4g} GiB; "
             f"{available / 2**30:.4g} GiB are available (out= takes a numpy.memmap)"
         )
-    return [_aligned(shape, dtype) for shape in shapes]
+    return [_aligned(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
@@ -26,13 +26,21 @@ Array = npt.NDArray[Any]
 
 @dataclass
 class TileInput:
-    """One program input on one tile: unit rows and their product (None: the engine makes it), or a known defect."""
+    """One program input on one tile, (batches, lines, cols): a known defect, or a product of unit rows.
+
+    ``unit1``, ``unit2``: the rows (batches, lines, d) for an engine that makes the product itself. ``raw1``, ``raw2``
+    and ``norms1``, ``norms2`` (batches, 1, lines), float64: rows as given and their lengths, for pairs that are close.
+    """
 
     product: Array | None = None
     defect: Array | None = None
     theta: Array | None = None
     unit1: Array | None = None
     unit2: Array | None = None
+    raw1: Array | None = None
+    raw2: Array | None = None
+    norms1: Array | None = None
+    norms2: Array | None = None
 
 
 @dataclass
@@ -67,8 +75,8 @@ class Engine(Protocol):
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Dtype of unit rows and products for results of ``dtype``."""
 
-    def normalise(self, x: Array, unit: Array, q: Array) -> None:
-        """Write the unit rows of x, (n, d) C-contiguous, to ``unit`` and |x|^2 / d to ``q`` (n,), float64."""
+    def normalise(self, x: Array, unit: Array, norms: Array) -> None:
+        """Write the unit rows of x, (n, d) C-contiguous, to ``unit`` and |x| to ``norms``, (n,) float64."""
 
     def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
         """Row tables for inputs with variances ``q``; ``.variance(k)`` is that of output k, float64."""
@@ -80,9 +88,17 @@ class Engine(Protocol):
         """Write (nngp, ntk, defect) of each program output into its place; None planes are not computed."""
 
     def dual(
-        self, name: str, params: Sequence[float], q11: Array, q12: Array, q22: Array, k: Array, kdot: Array
+        self,
+        name: str,
+        params: Sequence[float],
+        q11: Array,
+        q12: Array,
+        q22: Array,
+        scale: float,
+        k: Array,
+        kdot: Array,
     ) -> None:
-        """Element-wise dual on contiguous 1-D arrays."""
+        """Dual of ``phi(sqrt(scale) x)`` on contiguous 1-D arrays; kdot is that of phi."""
 
 
 @lru_cache(maxsize=2)
@@ -98,8 +114,8 @@ def load(name: str) -> tuple[ModuleType | None, str]:
         return None, f"not available: {error}"
 
 
-# Pairs closer than this (1 - rho) take their distance from the inputs' difference: below it, the rounding of the
-# product, about 3 eps, would show in kdot ~ sqrt(2 (1 - rho)) / pi.
+# Pairs within this of rho = 1 or -1 take their distance from the inputs themselves: the rounding of the product, about
+# 3 eps, would show in kdot ~ sqrt(2 (1 - rho)) / pi.
 _CLOSE = {np.dtype(np.float32): 0.06, np.dtype(np.float64): 1e-3}
 
 
@@ -109,7 +125,7 @@ def _compile(module: ModuleType, program: Program) -> Any:
     missing = {op.name for op in program.ops} - set(module.op_names())
     if missing:
         raise NotImplementedError(
-            f"{module.__name__} has no op {sorted(missing)}; it has {module.op_names()} (backend='numpy' runs every layer)"
+            f"{module.__name__} has no op {sorted(missing)}; it has {module.op_names()} (backend='numpy' runs all)"
         )
     return module.Program(ops, program.n_inputs, program.n_slots, program.n_outputs)
 
@@ -119,12 +135,13 @@ def _compiled_call(
     inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
 ) -> tuple[Any, ...]:  # fmt: skip
     """The arguments that the ``run`` of both compiled modules begins with."""
-    views = [
-        module.Input(
-            product=i.product, defect=i.defect, theta=i.theta, unit1=i.unit1, unit2=i.unit2, close=_CLOSE[dtype]
-        )
-        for i in inputs
-    ]
+    views = []
+    for given in inputs:
+        view = module.Input()
+        for field in fields(TileInput):
+            setattr(view, field.name, getattr(given, field.name))
+        view.close = _CLOSE[dtype]
+        views.append(view)
     place = (tile.batch0, tile.batches, tile.i0, tile.lines, tile.j0, tile.cols, tile.row1, tile.row2)
     return (
         _compile(module, program), rows1, rows2, dtype, place, tile.n1, tile.n2, views,
@@ -150,8 +167,8 @@ class CpuEngine:
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return dtype
 
-    def normalise(self, x: Array, unit: Array, q: Array) -> None:
-        self._module.normalise(x, unit, q, self.isa, self._threads)
+    def normalise(self, x: Array, unit: Array, norms: Array) -> None:
+        self._module.normalise(x, unit, norms, self.isa, self._threads)
 
     def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
         return self._module.rows(_compile(self._module, program), list(q), dtype, self._threads)
@@ -164,16 +181,24 @@ class CpuEngine:
         self._module.run(*call, self.isa, self._threads)
 
     def dual(
-        self, name: str, params: Sequence[float], q11: Array, q12: Array, q22: Array, k: Array, kdot: Array
+        self,
+        name: str,
+        params: Sequence[float],
+        q11: Array,
+        q12: Array,
+        q22: Array,
+        scale: float,
+        k: Array,
+        kdot: Array,
     ) -> None:
-        self._module.dual(name, list(params), q11, q12, q22, k, kdot, self.isa, self._threads)
+        self._module.dual(name, list(params), q11, q12, q22, scale, k, kdot, self.isa, self._threads)
 
 
 class CudaEngine:
     """A CUDA device behind NumPy arrays: inputs and row tables are prepared on the host, pairs run on the device.
 
-    ``device`` is a CUDA ordinal, or the module's ``ON_HOST``: the device's own text on the processor, which is how it is
-    tested where there is no device.
+    ``device`` is a CUDA ordinal, or the module's ``ON_HOST``: the device's own text on the processor, which is how it
+    is tested where there is no device.
     """
 
     name = "cuda"
@@ -187,8 +212,8 @@ class CudaEngine:
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return dtype
 
-    def normalise(self, x: Array, unit: Array, q: Array) -> None:
-        self._host.normalise(x, unit, q)
+    def normalise(self, x: Array, unit: Array, norms: Array) -> None:
+        self._host.normalise(x, unit, norms)
 
     def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
         return self._module.rows(_compile(self._module, program), list(q), dtype, 1)
@@ -201,7 +226,15 @@ class CudaEngine:
         self._module.run(*call, self._device)
 
     def dual(
-        self, name: str, params: Sequence[float], q11: Array, q12: Array, q22: Array, k: Array, kdot: Array
+        self,
+        name: str,
+        params: Sequence[float],
+        q11: Array,
+        q12: Array,
+        q22: Array,
+        scale: float,
+        k: Array,
+        kdot: Array,
     ) -> None:
         raise NotImplementedError("fastntk.dual has no CUDA backend yet: backend='cpu' or 'numpy' computes it")
 

@@ -70,7 +70,7 @@ def dual(
     kinds = {
         a.dtype.newbyteorder("=")
         for a, q in zip(arrays, (q11, q12, q22), strict=True)
-        if a.dtype.kind == "f" and not isinstance(q, float)
+        if a.dtype.kind == "f" and type(q) is not float
     }
     if len(kinds) > 1:
         raise TypeError(f"[{name}] q11, q12, q22 have dtypes {[str(a.dtype) for a in arrays]}: convert them to one")
@@ -89,15 +89,15 @@ def dual(
         raise ValueError(f"[{name}] the two arrays of out overlap")
 
     engine = select(backend, num_threads)
-    flat = [contiguous(np.broadcast_to(a, shape).astype(dtype)).reshape(-1) for a in arrays]
+    with np.errstate(over="ignore", invalid="ignore"):
+        flat = [contiguous(np.broadcast_to(a, shape).astype(dtype)).reshape(-1) for a in arrays]
     results = [np.empty(flat[0].shape, dtype) for _ in range(2)]
     a, b, c = layer.affine
-    if b != 1:
-        flat = [q * dtype.type(b**2) for q in flat]
-    engine.dual(layer.dual_name, layer.dual_params, *flat, *results)
+    engine.dual(layer.dual_name, layer.dual_params, flat[0], flat[1], flat[2], b**2, results[0], results[1])
     if (a, b, c) != (1, 1, 0):
-        results[0] = results[0] * dtype.type(a**2) + dtype.type(c**2)
-        results[1] = results[1] * dtype.type((a * b) ** 2)
+        with np.errstate(over="ignore", invalid="ignore"):
+            results[0] = results[0] * dtype.type(a**2) + dtype.type(c**2)
+            results[1] = results[1] * dtype.type((a * b) ** 2)
     shaped = [r.reshape(shape) for r in results]
     if targets is not None:
         for target, result in zip(targets, shaped, strict=True):

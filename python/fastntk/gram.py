@@ -33,19 +33,21 @@ class Units:
         self._engine = engine
         self.d = x.shape[2]
         flat = x.reshape(-1, self.d)
-        self.q = np.empty(len(flat))
+        norms = np.empty(len(flat))
         self._dtype = engine.product_dtype(x.dtype)
         self._all = np.empty(x.shape, self._dtype) if x.nbytes <= _BYTES else None
         step = max(1, _BYTES // 4 // (self.d * x.itemsize))
         for start in range(0, len(flat), step):
             rows = slice(start, start + step)
-            scratch = (
-                np.empty(flat[rows].shape, self._dtype) if self._all is None else self._all.reshape(flat.shape)[rows]
-            )
-            engine.normalise(flat[rows], scratch, self.q[rows])
+            whole = None if self._all is None else self._all.reshape(flat.shape)
+            scratch = np.empty(flat[rows].shape, self._dtype) if whole is None else whole[rows]
+            engine.normalise(flat[rows], scratch, norms[rows])
+        with np.errstate(over="ignore"):
+            self.q = norms * norms / self.d
+        self._norms = norms.reshape(x.shape[0], 1, x.shape[1])
 
     def panel(self, batches: slice, rows: slice) -> Array:
-        """(batches, rows, d)."""
+        """Unit rows (batches, rows, d)."""
         if self._all is not None:
             return self._all[batches, rows]
         part = np.ascontiguousarray(self._x[batches, rows])
@@ -53,6 +55,10 @@ class Units:
         flat = part.reshape(-1, self.d)
         self._engine.normalise(flat, unit.reshape(flat.shape), np.empty(len(flat)))
         return unit
+
+    def raw(self, batches: slice, rows: slice) -> tuple[Array, Array]:
+        """Rows as given (batches, rows, d), and their lengths (batches, 1, rows)."""
+        return self._x[batches, rows], self._norms[batches, :, rows]
 
 
 @dataclass
@@ -88,7 +94,11 @@ class RowTables:
     def variance(self, output: int) -> Array:
         """K(x, x) of one output for every row, float64."""
         n, step = len(self._q[0]), rows_per_table(self._program, self._dtype)
-        parts = [self.table(i, min(n, i + step))[0].variance(output) for i in range(0, n, step)]
+        parts = []
+        for start in range(0, n, step):
+            stop = min(n, start + step)
+            table, first = self.table(start, stop)
+            parts.append(table.variance(output)[first : first + stop - start])
         return np.concatenate(parts) if parts else np.empty(0)
 
 
@@ -158,15 +168,20 @@ def _tile_input(given: PairInput, engine: Engine, tile: Tile, dtype: np.dtype[An
     assert given.units1 is not None
     assert given.units2 is not None
     unit1, unit2 = given.units1.panel(batches, lines), given.units2.panel(batches, cols)
+    raw1, norms1 = given.units1.raw(batches, lines)
+    raw2, norms2 = given.units2.raw(batches, cols)
+    tile_input = TileInput(theta=theta, raw1=raw1, raw2=raw2, norms1=norms1, norms2=norms2)
     if given.units1.d <= engine.inside_features:
-        return TileInput(theta=theta, unit1=unit1, unit2=unit2)
+        tile_input.unit1, tile_input.unit2 = unit1, unit2
+        return tile_input
     if spare is None:
         product = np.empty((tile.batches, tile.lines, tile.cols), engine.product_dtype(dtype))
     else:
         product = spare[batches, lines, cols]
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity in the inputs
         _multiply(unit1, unit2, product, skip=tile.j0 - tile.i0 if tile.symmetric else None)
-    return TileInput(product=product, theta=theta, unit1=unit1, unit2=unit2)
+    tile_input.product = product
+    return tile_input
 
 
 def _multiply(unit1: Array, unit2: Array, out: Array, skip: int | None) -> None:

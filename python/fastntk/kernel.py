@@ -14,9 +14,13 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Exact:
-    """What a rounded covariance matrix has lost: ``1 - K(x, x') / sqrt(K(x, x) K(x', x'))``, and float64 variances."""
+    """The state itself, as the backend keeps it: what rounded covariances have lost.
+
+    ``defect`` is ``1 - K(x, x') / sqrt(K(x, x) K(x', x'))``; ``theta`` the NTK (None: as the Kernel has it).
+    """
 
     defect: Array  # like nngp
+    theta: Array | None
     q1: Array  # like cov1, float64
     q2: Array
 
@@ -65,6 +69,8 @@ class Kernel:
         """A copy with fields changed; new covariances drop ``exact`` unless it is given too."""
         if {"nngp", "cov1", "cov2"} & set(changes):
             changes.setdefault("exact", None)
+        elif "ntk" in changes and self.exact is not None:
+            changes.setdefault("exact", dataclasses.replace(self.exact, theta=None))
         return dataclasses.replace(self, **changes)
 
     def asdict(self) -> dict[str, Any]:
@@ -77,32 +83,37 @@ class Kernel:
 
     def __mul__(self, c: float) -> Kernel:
         """Kernel of ``c f``: everything times c^2."""
-        return self._scaled(float(c) ** 2)
+        return self._scaled(_square(c))
 
     __rmul__ = __mul__
 
     def __truediv__(self, c: float) -> Kernel:
         """Kernel of ``f / c``."""
-        return self._scaled(float(c) ** -2)
+        return self._scaled(1 / _square(c))
 
     def __add__(self, c: float) -> Kernel:
         """Kernel of ``f + c``: c^2 more covariance, the same NTK."""
-
-        def plus(x: Array) -> Array:
-            return np.asarray(x + np.asarray(float(c) ** 2, dtype=x.dtype))
-
-        cov2 = None if self.cov2 is None else plus(self.cov2)
-        return dataclasses.replace(self, nngp=plus(self.nngp), cov1=plus(self.cov1), cov2=cov2, exact=None)
+        with np.errstate(over="ignore"):
+            more = self.nngp.dtype.type(_square(c))
+            cov2 = None if self.cov2 is None else self.cov2 + more
+            return dataclasses.replace(self, nngp=self.nngp + more, cov1=self.cov1 + more, cov2=cov2, exact=None)
 
     __radd__ = __add__
 
-    def _scaled(self, factor: float) -> Kernel:
-        def times(x: Array) -> Array:
-            return np.asarray(x * np.asarray(factor, dtype=x.dtype))
+    def _scaled(self, square: np.float64) -> Kernel:
+        with np.errstate(over="ignore", invalid="ignore"):
+            factor = self.nngp.dtype.type(square)
+            ntk = None if self.ntk is None else self.ntk * factor
+            cov2 = None if self.cov2 is None else self.cov2 * factor
+            exact = self.exact
+            if exact is not None:
+                theta = None if exact.theta is None else exact.theta * exact.theta.dtype.type(square)
+                exact = Exact(exact.defect, theta, exact.q1 * square, exact.q2 * square)
+            return dataclasses.replace(
+                self, nngp=self.nngp * factor, ntk=ntk, cov1=self.cov1 * factor, cov2=cov2, exact=exact
+            )
 
-        exact = self.exact
-        if exact is not None:
-            exact = Exact(exact.defect, exact.q1 * factor, exact.q2 * factor)
-        ntk = None if self.ntk is None else times(self.ntk)
-        cov2 = None if self.cov2 is None else times(self.cov2)
-        return dataclasses.replace(self, nngp=times(self.nngp), ntk=ntk, cov1=times(self.cov1), cov2=cov2, exact=exact)
+
+def _square(c: float) -> np.float64:
+    with np.errstate(over="ignore"):
+        return np.float64(c) ** 2

@@ -38,8 +38,6 @@ class _Input:
     n1: int
     n2: int
     symmetric: bool
-    shape1: tuple[int, ...]
-    shape2: tuple[int, ...]
 
 
 class KernelFn:
@@ -112,22 +110,24 @@ class KernelFn:
         names = _check_get(get)
         inputs, tree = self._inputs(x1, x2, batch_dims)
         first = inputs[0]
-        lowered = lower(self.layer, _values(tree), *self._axes())
+        lowered = lower(self.layer, _values(tree), *self._axes(inputs))
         planes = [p for p in PLANES if names is None or p in names or (p == "defect" and "exact" in names)]
         if "ntk" in planes:
             inputs, planes = _known_ntk(inputs, planes, required=names is not None)
         leaves = list(_outputs(lowered.outputs))
         targets = self._targets(out, get, names, leaves, inputs)
         shape = (*first.batch, first.n1, first.n2)
+        engine = select(backend, num_threads)
+        own = engine.product_dtype(first.dtype)  # a Kernel keeps the state as the engine has it
+        dtypes = {"nngp": first.dtype, "ntk": own if names is None or "exact" in names else first.dtype, "defect": own}
         missing = [(k, name) for k in range(len(leaves)) for name in planes if (k, name) not in targets]
-        fresh = allocate([shape] * len(missing), first.dtype, "kernel_fn") if missing else []
+        fresh = allocate([shape] * len(missing), [dtypes[name] for _, name in missing], "kernel_fn") if missing else []
         targets.update(zip(missing, fresh, strict=True))
 
-        engine = select(backend, num_threads)
         rows1, rows2 = self._run(engine, lowered, inputs, targets, planes)
         return _tree(
             lowered.outputs,
-            lambda value: _result(value, inputs, names, get, targets, rows1, rows2, self._axes()),
+            lambda value: _result(value, inputs, names, get, targets, rows1, rows2, self._axes(inputs)),
         )
 
     def diagonal(
@@ -158,7 +158,7 @@ class KernelFn:
         inputs, tree = self._inputs(x, None, batch_dims)
         if any(i.x1 is None for i in inputs):
             raise TypeError("[diagonal] x must be an array, given a Kernel (its diagonal is cov1)")
-        lowered = lower(self.layer, _values(tree), *self._axes())
+        lowered = lower(self.layer, _values(tree), *self._axes(inputs))
         engine = select(backend, num_threads)
         first = inputs[0]
         size = first.n1 * int(np.prod(first.batch, dtype=int))
@@ -202,18 +202,23 @@ class KernelFn:
         if names is None or set(names) - {"nngp", "ntk"}:
             raise ValueError(f"[depths] get must name 'nngp' and 'ntk', given {get!r}")
         inputs, tree = self._inputs(x1, x2, batch_dims)
-        lowered = lower(self.layer, _values(tree), *self._axes(), depths=True)
+        if "ntk" in names:
+            _known_ntk(inputs, list(names), required=True)
+        lowered = lower(self.layer, _values(tree), *self._axes(inputs), depths=True)
         count = lowered.program.n_outputs
         first = inputs[0]
-        stacks = allocate([(count, *first.batch, first.n1, first.n2)] * len(names), first.dtype, "depths")
+        shapes = [(count, *first.batch, first.n1, first.n2)] * len(names)
+        stacks = allocate(shapes, [first.dtype] * len(names), "depths")
         targets = {(k, name): stack[k] for name, stack in zip(names, stacks, strict=True) for k in range(count)}
         self._run(select(backend, num_threads), lowered, inputs, targets, list(names))
         return stacks[0] if isinstance(get, str) else _named(names)(*stacks)
 
     # ---- the road from arguments to the engine
 
-    def _axes(self) -> tuple[int, int]:
-        return self.layer.axes() or (0, -1)
+    def _axes(self, inputs: Sequence[_Input] = ()) -> tuple[int, int]:
+        """(batch_axis, channel_axis): the layers', else those of a kernel that they continue."""
+        kernels = [(i.kernel.batch_axis, i.kernel.channel_axis) for i in inputs if i.kernel is not None]
+        return self.layer.axes() or (kernels[0] if kernels else (0, -1))
 
     def _inputs(self, x1: Any, x2: Any, batch_dims: int) -> tuple[list[_Input], Any]:
         """Check arguments; return the inputs in order, and their tree."""
@@ -228,7 +233,11 @@ class KernelFn:
                 if not a or not any(isinstance(v, (np.ndarray, Kernel, tuple, list)) for v in a):
                     raise TypeError(f"[kernel_fn] {name} must be a numpy.ndarray, given {describe(a)}")
                 return tuple(visit(v, None if b is None else b[k], f"{name}[{k}]") for k, v in enumerate(a))
-            own = _continue(a, b, name, batch_dims) if isinstance(a, Kernel) else self._arrays(a, b, name, batch_dims)
+            if isinstance(a, Kernel):
+                self._check_axes(a, name)
+                own = _continue(a, b, name, batch_dims)
+            else:
+                own = self._arrays(a, b, name, batch_dims)
             found.append(own)
             return own
 
@@ -243,6 +252,14 @@ class KernelFn:
             if other.dtype != first.dtype or other.symmetric != first.symmetric:
                 raise TypeError("[kernel_fn] inputs differ in dtype, or x2 is missing for some of them")
         return found, tree
+
+    def _check_axes(self, k: Kernel, name: str) -> None:
+        axes = self.layer.axes()
+        if axes is not None and [a % 2 for a in axes] != [k.batch_axis % 2, k.channel_axis % 2]:
+            raise ValueError(
+                f"[kernel_fn] {name} has batch_axis, channel_axis = {k.batch_axis}, {k.channel_axis}, "
+                f"the network {axes}"
+            )
 
     def _arrays(self, x1: Any, x2: Any, name: str, batch_dims: int) -> _Input:
         what = f"kernel_fn of {type(self.layer).__name__}"
@@ -278,7 +295,6 @@ class KernelFn:
         value = Value(0, channels=a.shape[-1])
         return _Input(
             a, None if x2 is None else b, None, value, dtypes.pop(), a.shape[:-2], a.shape[-2], b.shape[-2], x2 is None,
-            a.shape[-2:], b.shape[-2:],
         )  # fmt: skip
 
     def _targets(
@@ -318,7 +334,7 @@ class KernelFn:
             ready = (
                 array.flags.aligned and (first.n2 <= 1 or array.strides[-1] == array.itemsize) and array.dtype.isnative
             )
-            direct[key] = view if ready else np.empty(shape, first.dtype)
+            direct[key] = view if ready else np.empty(shape, array.dtype.newbyteorder("="))
         outputs = [
             [direct.get((k, name)) if name in planes else None for name in PLANES]
             for k in range(lowered.program.n_outputs)
@@ -361,7 +377,7 @@ def _continue(k: Kernel, x2: Any, name: str, batch_dims: int) -> _Input:
         raise ValueError(f"[{what}] {name}.nngp has shape {nngp.shape}, which x1_is_x2 makes square")
     value = Value(0, channels=k.shape1[k.channel_axis], gaussian=k.is_gaussian)
     dtype = nngp.dtype.newbyteorder("=")
-    return _Input(None, None, k, value, dtype, tuple(batch), n1, n2, k.x1_is_x2, k.shape1, k.shape2)
+    return _Input(None, None, k, value, dtype, tuple(batch), n1, n2, k.x1_is_x2)
 
 
 def _known_ntk(inputs: list[_Input], planes: list[str], required: bool) -> tuple[list[_Input], list[str]]:
@@ -381,16 +397,23 @@ def _pair_input(given: _Input, engine: Engine, batch: int) -> PairInput:
     k = given.kernel
     assert k is not None
     shape = (batch, given.n1, given.n2)
+    own = engine.product_dtype(given.dtype)
+    theta = k.ntk
     if k.exact is not None:
         defect, q1, q2 = k.exact.defect, k.exact.q1, k.exact.q2
+        theta = k.ntk if k.exact.theta is None else k.exact.theta
     else:
         q1 = np.asarray(k.cov1, dtype=np.float64)
         q2 = q1 if k.cov2 is None else np.asarray(k.cov2, dtype=np.float64)
         with np.errstate(all="ignore"):
             covariances = (q1[..., :, None], np.asarray(k.nngp, dtype=np.float64), q2[..., None, :])
-            defect = Correlation.of_covariances(*covariances).u.astype(given.dtype)
-    theta = None if k.ntk is None else contiguous(k.ntk).reshape(shape)
-    return PairInput(q1.reshape(-1), q2.reshape(-1), defect=contiguous(defect).reshape(shape), theta=theta)
+            defect = Correlation.of_covariances(*covariances).u
+
+    def plane(x: Array) -> Array:
+        return contiguous(x).astype(own, copy=False).reshape(shape)
+
+    known = None if theta is None else plane(theta)
+    return PairInput(q1.reshape(-1), q2.reshape(-1), defect=plane(defect), theta=known)
 
 
 def _check_get(get: Any) -> tuple[str, ...] | None:
@@ -450,20 +473,21 @@ def _result(
 
     def field(name: str) -> Any:
         if name in ("nngp", "ntk"):
-            return targets.get((value.slot, name))
+            plane = targets.get((value.slot, name))
+            return plane if plane is None or plane.dtype == first.dtype else rounded(plane)
         if name == "cov1":
             return rounded(variance(rows1, first.n1))
         if name == "cov2":
             return None if first.symmetric else rounded(variance(rows2, first.n2))
         if name == "exact":
             q1, q2 = variance(rows1, first.n1), variance(rows2, first.n2)
-            return Exact(targets[value.slot, "defect"], q1, q2)
+            return Exact(targets[value.slot, "defect"], targets.get((value.slot, "ntk")), q1, q2)
         return {
             "x1_is_x2": first.symmetric,
             "is_gaussian": value.gaussian,
             "is_input": False,
-            "shape1": _with_channels(first.shape1, axes, value.channels),
-            "shape2": _with_channels(first.shape2, axes, value.channels),
+            "shape1": _shape(first.n1, axes, value.channels),
+            "shape2": _shape(first.n2, axes, value.channels),
             "batch_axis": axes[0],
             "channel_axis": axes[1],
             "diagonal_batch": True,
@@ -477,7 +501,6 @@ def _result(
     return found[0] if isinstance(get, str) else _named(names)(*found)
 
 
-def _with_channels(shape: tuple[int, ...], axes: tuple[int, int], channels: int) -> tuple[int, ...]:
-    """(n, d) of the working order -> the layer's order, with the output's width."""
-    n = shape[0]
+def _shape(n: int, axes: tuple[int, int], channels: int) -> tuple[int, ...]:
+    """Shape of a finite network's output, in the layers' order of axes."""
     return (channels, n) if axes[1] % 2 == 0 else (n, channels)

@@ -128,27 +128,37 @@ class Layer:
         return 3
 
 
-def _as_shape(shape: Sequence[Any]) -> Shape:
+def _as_shape(shape: Any) -> Shape:
+    if not isinstance(shape, (tuple, list)) or not shape:
+        raise TypeError(f"[init_fn] input_shape must be a tuple of integers, or a tuple of shapes, given {shape!r}")
     return tuple(int(n) for n in shape) if is_one(shape) else tuple(_as_shape(s) for s in shape)
 
 
-def _integer(layer: str, name: str, value: Any) -> int:
+def _integer(layer: str, name: str, value: Any, least: int | None = 1) -> int:
     try:
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"[{layer}] {name} must be an integer, given {value!r}") from None
-    if number < 1:
+    if least is not None and number < least:
         raise ValueError(f"[{layer}] {name} must be at least 1, given {number}")
     return number
 
 
-def _std(layer: str, name: str, value: Any) -> float:
+def finite(layer: str, name: str, value: Any) -> float:
+    """A parameter as a float whose square is finite too."""
     try:
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"[{layer}] {name} must be a number, given {value!r}") from None
-    if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"[{layer}] {name} must be finite and not negative, given {value}")
+    if not abs(number) < 1e150:
+        raise ValueError(f"[{layer}] {name} must be finite and below 1e150, given {value}")
+    return number
+
+
+def _std(layer: str, name: str, value: Any) -> float:
+    number = finite(layer, name, value)
+    if number < 0:
+        raise ValueError(f"[{layer}] {name} must not be negative, given {value}")
     return number
 
 
@@ -198,6 +208,8 @@ class Dense(Layer):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out_dim", _integer("Dense", "out_dim", self.out_dim))
+        for name in ("batch_axis", "channel_axis"):
+            object.__setattr__(self, name, _integer("Dense", name, getattr(self, name), least=None))
         object.__setattr__(self, "W_std", _std("Dense", "W_std", self.W_std))
         if self.b_std is not None:
             object.__setattr__(self, "b_std", _std("Dense", "b_std", self.b_std))
@@ -237,6 +249,8 @@ class Dense(Layer):
         return W, b
 
     def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
+        if not isinstance(params, (tuple, list)) or len(params) != 2:
+            raise ValueError("[Dense] params must be (W, b), as init_fn makes them")
         W, b = params
         axis = self.channel_axis % inputs.ndim
         if inputs.shape[axis] != W.shape[0]:
@@ -316,6 +330,8 @@ class FanInSum(Layer):
         return tuple(shape[0])
 
     def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
+        if not isinstance(inputs, (tuple, list)) or not inputs:
+            raise ValueError("[FanInSum] inputs must be a tuple of branches")
         total = inputs[0]
         for branch in inputs[1:]:
             total = total + branch
@@ -392,6 +408,7 @@ class Parallel(Layer):
 
     def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
         _check_count("parallel", inputs, self.layers)
+        _check_count("parallel", params, self.layers)
         return tuple(layer.apply(p, x, xp) for layer, p, x in zip(self.layers, params, inputs, strict=True))
 
     def lower(self, builder: Builder, values: Values) -> Values:

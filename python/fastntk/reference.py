@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-CLOSE = 1e-3  # below this defect the inputs' difference replaces the rounded product
+CLOSE = 1e-3  # of rho = 1 or -1: within it the inputs themselves replace the rounded product
 
 
 class Rows:
@@ -73,10 +73,10 @@ def run_op(
         k = np.sqrt(q1[0]) * np.sqrt(q2[0]) * (1 - u)
         theta = w2 * theta + f * k + g
         if b2 > 0:
-            bias = np.asarray(b2)
-            u = _join(
-                [u, np.zeros(1)], _shares([w2 * q1[0], bias + 0 * q1[0]]), _shares([w2 * q2[0], bias + 0 * q2[0]])
-            )
+            shares1, shares2 = (_shares([w2 * q, np.full_like(q, b2)]) for q in (q1[0], q2[0]))
+            u = _join([u, np.zeros(1)], shares1, shares2)
+        elif g != 0:  # a zero variance counts as rho = 0 where the NTK does not vanish with it
+            u = np.where((q1[0] == 0) | (q2[0] == 0), 1, u)
         return u, theta
     if op.name == "sum":
         return _join([s[0] for s in sources], _shares(q1), _shares(q2)), np.asarray(sum(s[1] for s in sources))
@@ -95,7 +95,7 @@ class NumpyEngine:
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return np.dtype(np.float64)
 
-    def normalise(self, x: Array, unit: Array, q: Array) -> None:
+    def normalise(self, x: Array, unit: Array, norms: Array) -> None:
         x = x.astype(np.float64)
         largest = np.max(np.abs(x), axis=1, initial=0)
         usable = np.isfinite(largest) & (largest > 0)
@@ -105,19 +105,29 @@ class NumpyEngine:
         positive = np.where(square > 0, square, 1)
         with np.errstate(invalid="ignore", over="ignore"):
             unit[...] = scaled / np.sqrt(positive)[:, None] * np.where(np.isnan(square), np.nan, 1)[:, None]
-            q[...] = square / scale / scale / x.shape[1]
+            norms[...] = np.where(np.isinf(largest), np.nan, np.sqrt(square) / scale)  # no direction: all NaN
 
     def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Rows:
         with np.errstate(all="ignore"):
             return Rows(program, q)
 
     def dual(
-        self, name: str, params: Sequence[float], q11: Array, q12: Array, q22: Array, k: Array, kdot: Array
+        self,
+        name: str,
+        params: Sequence[float],
+        q11: Array,
+        q12: Array,
+        q22: Array,
+        scale: float,
+        k: Array,
+        kdot: Array,
     ) -> None:
         q11, q12, q22 = (q.astype(np.float64) for q in (q11, q12, q22))
         layer = of_dual(name, params)
         with np.errstate(all="ignore"):
-            _, rho, kdot[...] = layer.pair(Correlation.of_covariances(q11, q12, q22), q11, q22)
+            c = Correlation.of_covariances(q11, q12, q22)
+            q11, q22 = scale * q11, scale * q22
+            _, rho, kdot[...] = layer.pair(c, q11, q22)
             k[...] = np.sqrt(layer.variance(q11)) * np.sqrt(layer.variance(q22)) * rho
 
     def run(
@@ -160,16 +170,32 @@ def _input_defect(given: TileInput, batch: int, shape: tuple[int, int]) -> Array
     if given.product is None:
         return np.zeros(shape)
     u = np.maximum(1 - given.product[batch], 0)
-    if given.unit1 is None or given.unit2 is None:
+    if given.raw1 is None or given.raw2 is None or given.norms1 is None or given.norms2 is None:
         return np.asarray(u)
-    unit1, unit2 = given.unit1[batch], given.unit2[batch]
-    i, j = np.nonzero(u < CLOSE)
-    step = max(1, (1 << 20) // max(1, unit1.shape[1]))
-    for start in range(0, len(i), step):
-        some = slice(start, start + step)
-        difference = unit1[i[some]] - unit2[j[some]]
-        u[i[some], j[some]] = np.einsum("ij,ij->i", difference, difference) / 2
+    norms1, norms2 = given.norms1[batch, 0], given.norms2[batch, 0]
+    step = max(1, (1 << 20) // given.raw1.shape[2])
+    for sign in (1, -1):
+        lines, cols = np.nonzero(u < CLOSE if sign == 1 else u > 2 - CLOSE)
+        for start in range(0, len(lines), step):
+            i, j = lines[start : start + step], cols[start : start + step]
+            w = _unit_distance(given.raw1[batch, i], norms1[i], given.raw2[batch, j], norms2[j], sign)
+            u[i, j] = w if sign == 1 else 2 - w
     return np.asarray(u)
+
+
+def _unit_distance(x: Array, norm: Array, y: Array, other: Array, sign: int) -> Array:
+    """``|x / |x| - sign y / |y||^2 / 2`` row by row, from rows as given.
+
+    With ``t = |x| / |y| - 1``, |x| the larger, it is ``|(x - sign y) - sign t y|^2 / (2 |x|^2)``: both terms are small
+    where the difference is, and what rounds t lies along y and changes it at second order only.
+    """
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    swap = norm < other
+    x, y = np.where(swap[:, None], y, x), np.where(swap[:, None], x, y)
+    norm, other = np.maximum(norm, other), np.minimum(norm, other)
+    t = sign * (norm / other - 1)
+    v = ((x - sign * y) - t[:, None] * y) / np.maximum(norm, 1e-300)[:, None]
+    return np.asarray(np.einsum("ij,ij->i", v, v) / 2)
 
 
 def _place(out: Array, value: Array, tile: Tile) -> None:

@@ -1,0 +1,94 @@
+"""Backends and dtypes that tests run over, and the accuracy table: worst errors, to JSON with --accuracy-json PATH."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import fastntk
+import helpers
+import numpy as np
+import pytest
+import tolerances
+from fastntk import backends
+
+
+def _backends() -> list:
+    """``cpu:<isa>`` for every instruction set of the compiled module, and ``numpy``."""
+    module, _ = backends.load("cpu")
+    found = []
+    for isa, present in module.isas() if module is not None else ():
+        absent = pytest.mark.skipif(not present, reason=f"{isa}: not on this processor")
+        found.append(pytest.param(f"cpu:{isa}", marks=absent))
+    return [*found, "numpy"]
+
+
+@pytest.fixture(params=_backends())
+def backend(request):
+    """Runs the test once with each backend in force; its value is the name: ``cpu:avx2``, ``numpy``."""
+    name, _, isa = request.param.partition(":")
+    with fastntk.options(backend=name, isa=isa or None):
+        yield request.param
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """Both dtypes in turn."""
+    return np.dtype(request.param)
+
+
+# ---------------------------------------------------------------- the accuracy table
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--accuracy-json", metavar="PATH", help="write the worst errors of this run (bench/accuracy_table.py)"
+    )
+
+
+def pytest_report_header(config):
+    return [f"fastntk {fastntk.__version__}: {name} {state}" for name, state in backends.availability().items()]
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _git(*args: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def accuracy_report() -> dict:
+    """What the run has measured, and where."""
+    return {
+        "machine": {"processor": _processor(), "platform": platform.platform()},
+        "versions": {"fastntk": fastntk.__version__, "numpy": np.__version__, "python": platform.python_version()},
+        "git": {"commit": _git("rev-parse", "HEAD"), "changed": bool(_git("status", "--porcelain"))},
+        "cells": [
+            {**vars(key), "error": error, "bound": tolerances.bound(key.quantity, key.dtype)}
+            for key, error in sorted(helpers.WORST.items(), key=lambda item: tuple(vars(item[0]).values()))
+        ],
+    }
+
+
+def pytest_sessionfinish(session):
+    path = session.config.getoption("--accuracy-json")
+    if path:
+        Path(path).write_text(json.dumps(accuracy_report(), indent=1) + "\n")
+
+
+def pytest_terminal_summary(terminalreporter):
+    if helpers.LARGEST_RATIO:
+        terminalreporter.section("largest error / bound")
+        for (quantity, dtype), ratio in sorted(helpers.LARGEST_RATIO.items()):
+            terminalreporter.line(f"{quantity:<20} {dtype:<8} {ratio:.3g}")

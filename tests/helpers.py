@@ -1,0 +1,77 @@
+"""The one comparison of the accuracy tests, and the record of the worst errors it has seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tolerances
+from oracles import Exact
+
+
+@dataclass(frozen=True)
+class Key:
+    """A cell of the accuracy table, for one backend."""
+
+    nonlinearity: str
+    quantity: str
+    dtype: str
+    backend: str
+
+
+WORST: dict[Key, float] = {}  # what assert_close has measured in this session, failures included
+LARGEST_RATIO: dict[tuple[str, str], float] = {}  # error / bound by quantity and dtype
+
+
+def relative_error(actual: np.ndarray, expected: Exact, scale: Any = 0.0) -> np.ndarray:
+    """``|actual - expected| / max(|expected|, scale)``; 0 for equal numbers, infinite for NaN."""
+    with np.errstate(all="ignore"):
+        error = np.abs((actual.astype(np.float64) - expected.high) - expected.low)
+        relative = error / np.maximum(np.abs(expected.high), scale)
+    return np.where(error == 0, 0.0, np.where(np.isnan(relative), np.inf, relative))
+
+
+def assert_close(
+    actual: Any, expected: Any, quantity: str, dtype: Any, *, scale: Any = 0.0, record: tuple[str, str] | None = None
+) -> None:
+    """Fail unless ``actual`` has this dtype, the expected shape, and errors within the bound of ``quantity``.
+
+    ``expected`` is :class:`Exact` or anything NumPy turns into float64. ``scale``: see tolerances.py. ``record``: the
+    nonlinearity and backend whose cell of the accuracy table this measures.
+    """
+    dtype = np.dtype(dtype)
+    if not isinstance(expected, Exact):
+        high = np.asarray(expected, dtype=np.float64)
+        expected = Exact(high, np.zeros_like(high))
+    if not isinstance(actual, (np.ndarray, np.generic)):
+        raise AssertionError(f"{quantity}: a NumPy array or scalar is due, found {type(actual).__name__}")
+    if actual.dtype != dtype:
+        raise AssertionError(f"{quantity}: dtype {dtype} is due, found {actual.dtype}")
+    if actual.shape != expected.high.shape:
+        raise AssertionError(f"{quantity}: shape {expected.high.shape} is due, found {actual.shape}")
+    if not np.isfinite(expected.high).all():
+        raise AssertionError(f"{quantity}: the expected values are not finite")
+    if actual.size == 0:
+        raise AssertionError(f"{quantity}: nothing to compare")
+    errors = relative_error(np.asarray(actual), expected, scale)
+    worst = float(errors.max())
+    bound = tolerances.bound(quantity, dtype.name)
+    if record is not None:
+        key = Key(record[0], quantity, dtype.name, record[1])
+        WORST[key] = max(WORST.get(key, 0.0), worst)
+    ratio = (quantity, dtype.name)
+    LARGEST_RATIO[ratio] = max(LARGEST_RATIO.get(ratio, 0.0), worst / bound)
+    if not worst <= bound:
+        at = np.unravel_index(int(errors.argmax()), errors.shape)
+        raise AssertionError(
+            f"{quantity} in {dtype}: error {worst:.3g} at {tuple(int(i) for i in at)}, allowed {bound:.3g} "
+            f"({np.count_nonzero(errors > bound)} of {errors.size} beyond): "
+            f"{np.asarray(actual)[at]!r} for {expected.high[at]!r}"
+        )
+
+
+def geometric_mean_of_diagonals(gram: Exact) -> np.ndarray:
+    """``sqrt(K(x, x) K(x', x'))`` for all pairs: the size that an entry is measured by."""
+    root = np.sqrt(np.diag(gram.high))
+    return root[:, None] * root[None, :]
