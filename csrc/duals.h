@@ -126,10 +126,10 @@ struct Erf {
     T q, s, g;  // variance, sqrt(1 + 4 q), sqrt(A)
   };
   explicit FNTK_HD Erf(const double*) {}
-  FNTK_HD T variance(T q) const { return T(0.63661977236758134308) * arctangent(T(2) * q, sqrt(fma(T(4), q, T(1)))); }
+  FNTK_HD T variance(T q) const { return T(0.63661977236758134308) * arctangent(q, sqrt(q + T(0.25))); }
   FNTK_HD Row row(T q) const {
-    const T s = sqrt(fma(T(4), q, T(1)));
-    return {q, s, sqrt(arctangent(T(2) * q, s))};
+    const T half = sqrt(q + T(0.25));
+    return {q, T(2) * half, sqrt(arctangent(q, half))};
   }
   static FNTK_HD Row load(const T* const* rows, long i) { return {rows[0][i], rows[1][i], rows[2][i]}; }
   template <class R>
@@ -150,7 +150,7 @@ struct Erf {
     const T gap = x1.q - x2.q, ends = x1.s + x2.s, sine2 = c.w * (T(2) - c.w);
     const T root =
         m * sqrt(fma(T(4) * square(r * over), sine2, fma(T(2) * (x1.q * over + x2.q * over), over, over * over)));
-    const T top = T(8) * (r * sine2 + gap * inverse * gap / square(ends));
+    const T top = T(8) * (r * sine2 + gap * inverse / ends * (gap / ends));
     const T bottom = T(2) * (x1.q * inverse * x2.s + x2.q * inverse * x1.s) + T(4) * c.a * root;
     const T product = x1.g * x2.g, spread = square(x1.g - x2.g);
     const bool close = (c.u < T(0.5)) & (spread < T(0.25) * product);  // else A12 itself loses nothing
