@@ -106,7 +106,7 @@ inline PyRows make_py_rows(const Program& program, const std::vector<py::array_t
 }
 
 struct PyInput {
-  py::object product = py::none(), defect = py::none(), theta = py::none(), unit1 = py::none(), unit2 = py::none(),
+  py::object product = py::none(), defect = py::none(), theta = py::none(), panels1 = py::none(), panels2 = py::none(),
              raw1 = py::none(), raw2 = py::none(), norms1 = py::none(), norms2 = py::none();
   double close = 0;
 };
@@ -133,17 +133,22 @@ std::vector<PairInput<T>> make_inputs(const std::vector<PyInput>& inputs, const 
     view.product = plane<const T>(input.product, "product");
     view.defect = plane<const T>(input.defect, "defect");
     view.theta = plane<const T>(input.theta, "theta");
-    view.unit1 = plane<const T>(input.unit1, "unit1");
-    view.unit2 = plane<const T>(input.unit2, "unit2");
+    view.panels1 = plane<const T>(input.panels1, "panels1");
+    view.panels2 = plane<const T>(input.panels2, "panels2");
     view.raw1 = plane<const T>(input.raw1, "raw1");
     view.raw2 = plane<const T>(input.raw2, "raw2");
     view.norms1 = plane<const double>(input.norms1, "norms1");
     view.norms2 = plane<const double>(input.norms2, "norms2");
     view.close = T(input.close);
-    check_rows(input.unit1, input.unit2, view.unit1, view.unit2, tile, view.d, "unit rows");
     check_rows(input.raw1, input.raw2, view.raw1, view.raw2, tile, view.d, "raw rows");
     FNTK_CHECK(bool(view.raw1) == bool(view.norms1) && bool(view.raw2) == bool(view.norms2),
                "raw rows need their norms");
+    FNTK_CHECK(bool(view.panels1) == bool(view.panels2), "panels of both sides go together");
+    if (view.panels1) {
+      view.d = long(py::cast<py::array>(input.panels1).shape(2)) / kPanel;
+      check_shape(input.panels1, tile.batches, (tile.lines + kPanel - 1) / kPanel, view.d * kPanel, "panels1");
+      check_shape(input.panels2, tile.batches, (tile.cols + kPanel - 1) / kPanel, view.d * kPanel, "panels2");
+    }
     check_shape(input.norms1, tile.batches, 1, tile.lines, "norms1");
     check_shape(input.norms2, tile.batches, 1, tile.cols, "norms2");
     all.push_back(view);
@@ -202,8 +207,8 @@ inline void bind_programs(py::module_& m) {
       .def_readwrite("product", &PyInput::product)
       .def_readwrite("defect", &PyInput::defect)
       .def_readwrite("theta", &PyInput::theta)
-      .def_readwrite("unit1", &PyInput::unit1)
-      .def_readwrite("unit2", &PyInput::unit2)
+      .def_readwrite("panels1", &PyInput::panels1)
+      .def_readwrite("panels2", &PyInput::panels2)
       .def_readwrite("raw1", &PyInput::raw1)
       .def_readwrite("raw2", &PyInput::raw2)
       .def_readwrite("norms1", &PyInput::norms1)

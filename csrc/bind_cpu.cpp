@@ -15,26 +15,27 @@ void run_tile(const Program& program, const PyRows& rows1, const PyRows& rows2, 
   with_tile(program, rows1, rows2, dtype, place, n1, n2, inputs, outputs, symmetric, diagonal,
             [&](const auto& table1, const auto& table2, const Tile& tile, const auto& in, const auto& out) {
               for (const auto& input : in)
-                FNTK_CHECK(input.product || !input.unit1 || (input.d <= kInsideFeatures && !diagonal),
-                           "a product of more than ", kInsideFeatures, " features must be given");
+                FNTK_CHECK(!input.product, "the CPU backend takes panels of unit rows, not a product");
+              FNTK_CHECK(diagonal || (tile.i0 % kPanel == 0 && tile.j0 % kPanel == 0), "tiles begin at whole panels");
               released([&] { run(program, table1, table2, tile, in, out, table, threads, signalled); });
             });
 }
 
 template <class T>
-bool normalise_typed(const py::array& x, py::array& unit, py::array_t<double>& norms, const std::string& isa,
-                     int threads) {
+bool pack_typed(const py::array& x, py::array& panels, py::array_t<double>& norms, const std::string& isa,
+                int threads) {
   if (!x.dtype().equal(py::dtype::of<T>())) return false;
-  FNTK_CHECK(x.ndim() == 2 && unit.ndim() == 2 && unit.shape(0) == x.shape(0) && unit.shape(1) == x.shape(1) &&
-                 unit.dtype().equal(x.dtype()) && norms.ndim() == 1 && norms.shape(0) == x.shape(0),
-             "unit must have x's shape and dtype, norms one entry a row");
-  FNTK_CHECK(x.flags() & py::array::c_style && unit.flags() & py::array::c_style, "x and unit must be C-contiguous");
-  const long n = long(x.shape(0)), d = long(x.shape(1));
+  FNTK_CHECK(x.ndim() == 3 && x.flags() & py::array::c_style, "x must be batch x rows x features, C-contiguous");
+  const long batches = long(x.shape(0)), n = long(x.shape(1)), d = long(x.shape(2));
+  FNTK_CHECK(panels.ndim() == 3 && panels.flags() & py::array::c_style && panels.dtype().equal(x.dtype()) &&
+                 panels.shape(0) == batches && panels.shape(1) == (n + kPanel - 1) / kPanel &&
+                 panels.shape(2) == d * kPanel && norms.size() == batches * n,
+             "panels must be batch x panels x (features ", kPanel, ") of x's dtype, norms one entry a row");
   const T* in = static_cast<const T*>(x.data());
-  T* out = static_cast<T*>(unit.mutable_data());
+  T* out = static_cast<T*>(panels.mutable_data());
   double* lengths = norms.mutable_data();
   const Isa& table = find_isa(isa);
-  released([&] { normalise<T>(in, n, d, out, lengths, table, threads, signalled); });
+  released([&] { pack<T>(in, batches, n, d, out, lengths, table, threads, signalled); });
   return true;
 }
 
@@ -64,7 +65,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.doc() = "fastntk's compiled CPU backend: private, reached through fastntk.backends.";
 
   bind_programs(m);
-  m.attr("INSIDE_FEATURES") = kInsideFeatures;
+  m.attr("PANEL") = kPanel;
   m.def("isas", [] {
     std::vector<std::pair<std::string, bool>> all;
     for (const Isa& isa : isas()) all.emplace_back(isa.name, isa.available);
@@ -74,13 +75,13 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
         py::arg("n1"), py::arg("n2"), py::arg("inputs"), py::arg("outputs"), py::arg("symmetric"), py::arg("diagonal"),
         py::arg("isa"), py::arg("threads"));
   m.def(
-      "normalise",
-      [](const py::array& x, py::array unit, py::array_t<double> norms, const std::string& isa, int threads) {
-        FNTK_CHECK(normalise_typed<float>(x, unit, norms, isa, threads) ||
-                       normalise_typed<double>(x, unit, norms, isa, threads),
-                   "normalise takes float32 or float64");
+      "pack",
+      [](const py::array& x, py::array panels, py::array_t<double> norms, const std::string& isa, int threads) {
+        FNTK_CHECK(
+            pack_typed<float>(x, panels, norms, isa, threads) || pack_typed<double>(x, panels, norms, isa, threads),
+            "pack takes float32 or float64");
       },
-      py::arg("x"), py::arg("unit"), py::arg("norms"), py::arg("isa"), py::arg("threads"));
+      py::arg("x"), py::arg("panels"), py::arg("norms"), py::arg("isa"), py::arg("threads"));
   m.def(
       "dual",
       [](const std::string& name, const std::vector<double>& params, const py::array& q11, const py::array& q12,

@@ -13,7 +13,7 @@ void run_tile(const Program& program, const PyRows& rows1, const PyRows& rows2, 
   with_tile(program, rows1, rows2, dtype, place, n1, n2, inputs, outputs, symmetric, diagonal,
             [&](const auto& table1, const auto& table2, const Tile& tile, const auto& in, const auto& out) {
               for (const auto& input : in)
-                FNTK_CHECK(input.product || !input.unit1, "the CUDA backend takes the product of the unit rows");
+                FNTK_CHECK(!input.panels1, "the CUDA backend takes the product of the unit rows");
               released([&] { cuda_run(program, table1, table2, tile, in, out, device); });
             });
 }

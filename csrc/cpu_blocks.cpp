@@ -230,14 +230,22 @@ double unit_distance(const T* x, double norm, const T* y, double other, double s
 
 template <class T>
 void defect(long n, const T* product, T close, const RawRows<T>& x1, const RawRows<T>& x2, long d, T* u) {
+  const T far = T(2) - close;
   FNTK_LANES
   for (long k = 0; k < n; ++k)  // vectorised: 2
     u[k] = at_least_zero(T(1) - product[k]);
-  if (!x1.rows) return;
+  using Flag = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;  // of T's width, or this loop stays scalar
+  Flag some = 0;
+  for (long k = 0; k < n; ++k) some |= select(u[k] < close, Flag(1), Flag(0)) | select(u[k] > far, Flag(1), Flag(0));
+  if (!some || !x1.rows) return;
   for (long k = 0; k < n; ++k) {
-    const bool near = u[k]<close, opposite = u[k]> T(2) - close;
-    if (!near && !opposite) continue;
+    const bool near = u[k] < close;
+    if (!near && !(u[k] > far)) continue;
     const T* other = x2.rows + k * d;
+    if (other == x1.rows) {  // one row with itself
+      u[k] = T(0);
+      continue;
+    }
     // the longer row first, so that (i, j) and (j, i) are one computation
     const bool swap = x1.norms[0] < x2.norms[k];
     const double sign = near ? 1 : -1;
@@ -264,13 +272,6 @@ double sum_of_squares(const T* x, double scale, long d) {
 }
 
 template <class T>
-void scale(const T* x, double first, double second, long d, T* out) {
-  FNTK_LANES
-  for (long k = 0; k < d; ++k)  // vectorised: 2
-    out[k] = T(double(x[k]) * first * second);
-}
-
-template <class T>
 constexpr Kernels<T> make_kernels() {
   return {{dense<T>, sum<T>, store<T>,
 #define FNTK_REGISTER(Phi, name) dual<Phi, T>,
@@ -284,7 +285,6 @@ constexpr Kernels<T> make_kernels() {
           },
           defect<T>,
           sum_of_squares<T>,
-          scale<T>,
           transpose<T>};
 }
 

@@ -1,8 +1,9 @@
-// The product of unit rows for few features, fused into the tile: for d <= kInsideFeatures a BLAS call costs more in
-// dispatch, in a round trip through memory and in threads left spinning than the product itself. Larger d goes to BLAS.
+// Inner products of unit rows, panel by panel, inside the tile. A BLAS is as fast, but its result goes through memory,
+// its threads keep spinning after each call and contend with ours (a quarter of the whole at n = 4000), and a call
+// costs more than a small Gram. Here each entry is a fixed sum, whatever the tile, the threads, or which row comes
+// first.
 //
-// Compiled once per instruction set, with contraction on: each entry is one chain of fused multiply-adds over the
-// features in order, so it depends neither on the tile nor on which of the two rows comes first.
+// Compiled once per instruction set, with contraction on: products and sums are meant to fuse.
 #include "program.h"
 #include "transpose.h"
 
@@ -19,47 +20,59 @@ using Vector = T;
 constexpr int kVectors = 8;
 #endif
 
-// packed[k][c] = unit[c][k], columns up to `stride` filled with zeros.
-template <class T>
-void pack(const T* unit, long cols, long d, T* packed, long stride) {
-  transpose(unit, d, packed, stride, cols, d, -cols);
-  for (long k = 0; k < d; ++k)
-    for (long c = cols; c < stride; ++c) packed[k * stride + c] = T(0);
-}
+constexpr long kFeatures = 64;  // of a partial sum: two panels of so many features fit in L1
+constexpr int kLineGroup = 4;
 
-// Lines x Vectors sums in registers, for columns first .. first + Vectors N of every line.
-template <class T, int Lines, int Vectors>
-FNTK_HD void product_square(const T* unit, long d, const T* packed, long stride, T* out) {
+// out[r][c] (+)= sum over `d` features of left[k][r] right[k][c], for 4 lines and one strip of columns.
+template <class T>
+FNTK_HD void strip(const T* left, const T* right, long d, bool first, T* out, long stride) {
   using V = Vector<T>;
   constexpr int N = int(sizeof(V) / sizeof(T));
-  V sums[Lines][Vectors];
-  for (int l = 0; l < Lines; ++l)
-    for (int v = 0; v < Vectors; ++v) sums[l][v] = V{};
+  V sums[kLineGroup][kVectors];
+  for (int l = 0; l < kLineGroup; ++l)
+    for (int v = 0; v < kVectors; ++v) sums[l][v] = V{};
   for (long k = 0; k < d; ++k) {
-    V right[Vectors];
-    for (int v = 0; v < Vectors; ++v) std::memcpy(&right[v], packed + k * stride + v * N, sizeof(V));
-    for (int l = 0; l < Lines; ++l)
-      for (int v = 0; v < Vectors; ++v) sums[l][v] += unit[l * d + k] * right[v];
+    V columns[kVectors];
+    for (int v = 0; v < kVectors; ++v) std::memcpy(&columns[v], right + k * kPanel + v * N, sizeof(V));
+    for (int l = 0; l < kLineGroup; ++l)
+      for (int v = 0; v < kVectors; ++v) sums[l][v] += left[k * kPanel + l] * columns[v];
   }
-  for (int l = 0; l < Lines; ++l)
-    for (int v = 0; v < Vectors; ++v) std::memcpy(out + l * stride + v * N, &sums[l][v], sizeof(V));
+  for (int l = 0; l < kLineGroup; ++l)
+    for (int v = 0; v < kVectors; ++v) {
+      T* place = out + l * stride + v * N;
+      if (!first) {
+        V before;
+        std::memcpy(&before, place, sizeof(V));
+        sums[l][v] += before;
+      }
+      std::memcpy(place, &sums[l][v], sizeof(V));
+    }
 }
 
-template <class T, int Lines>
-void product_lines(const T* unit, long d, const T* packed, long cols, long stride, T* out) {
-  constexpr long N = sizeof(Vector<T>) / sizeof(T);
-  long c = 0;
-  for (; c + kVectors * N <= cols; c += kVectors * N)
-    product_square<T, Lines, kVectors>(unit, d, packed + c, stride, out + c);
-  for (; c < cols; c += N) product_square<T, Lines, 1>(unit, d, packed + c, stride, out + c);
-}
-
-// out[l][c] = unit[l] . packed column c for c < cols; both may be read and written up to the next multiple of 16.
+// out[r][c] = row r of `left` . row c of `right`, both panels of d x kPanel numbers; lines are rounded up to 4.
 template <class T>
-void product(const T* unit, long lines, long d, const T* packed, long cols, long stride, T* out) {
-  long l = 0;
-  for (; l + 4 <= lines; l += 4) product_lines<T, 4>(unit + l * d, d, packed, cols, stride, out + l * stride);
-  for (; l < lines; ++l) product_lines<T, 1>(unit + l * d, d, packed, cols, stride, out + l * stride);
+void product(const T* left, const T* right, long lines, long d, T* out, long stride) {
+  constexpr long width = kVectors * long(sizeof(Vector<T>) / sizeof(T));
+  static_assert(kPanel % width == 0 && kPanel % kLineGroup == 0);
+  for (long k = 0; k < d; k += kFeatures) {
+    const long count = d - k < kFeatures ? d - k : kFeatures;
+    for (long r = 0; r < lines; r += kLineGroup)
+      for (long c = 0; c < kPanel; c += width)
+        strip(left + k * kPanel + r, right + k * kPanel + c, count, k == 0, out + r * stride + c, stride);
+  }
+}
+
+// panel[k][r] = x[r][k] scale[r] for r < rows, 0 for the other rows of the panel.
+template <class T>
+void pack(const T* x, const double* first, const double* second, long rows, long d, T* panel) {
+  T block[kPanel * kFeatures];
+  for (long k = 0; k < d; k += kFeatures) {
+    const long count = d - k < kFeatures ? d - k : kFeatures;
+    for (long r = 0; r < kPanel; ++r)
+      for (long f = 0; f < count; ++f)
+        block[r * kFeatures + f] = r < rows ? T(double(x[r * d + k + f]) * first[r] * second[r]) : T(0);
+    transpose(block, kFeatures, panel + k * kPanel, kPanel, kPanel, count, -kPanel);
+  }
 }
 
 extern const Products<float> products_float;

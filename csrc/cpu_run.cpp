@@ -81,7 +81,7 @@ namespace {
 
 // A unit of work is kLines x kCols pairs; a block of some lines of it, at most kPlane pairs, stays in L1 while all ops
 // run over it. Columns start at multiples of kAlign, so that blocks of a symmetric unit can begin at the diagonal.
-constexpr long kLines = 64, kCols = 256, kPlane = 1024, kAlign = 16, kDiagonal = 256;
+constexpr long kLines = kPanel, kCols = 4 * kPanel, kPlane = 1024, kAlign = 16, kDiagonal = 256;
 
 // A worker's slots, on a cache line's boundary: a vector that straddles two costs double.
 template <class T>
@@ -97,7 +97,7 @@ class State {
 template <class T>
 struct TileRun {
   struct Worker {
-    State<T> state, packed;
+    State<T> state, products;
     std::vector<OpView<T>> views;
   };
 
@@ -114,14 +114,10 @@ struct TileRun {
   static RawRows<T> raw_rows(const Plane<const T>& raw, const Plane<const double>& norms, long batch, long first) {
     return raw ? RawRows<T>{raw.at(batch, first, 0), norms.at(batch, 0, first)} : RawRows<T>{nullptr, nullptr};
   }
-  static bool inside(const PairInput<T>& input) { return input.unit1 && !input.product; }
-
   TileRun(const Program& p, const RowTable<T>& rows1, const RowTable<T>& rows2, const Tile& t,
           const std::vector<PairInput<T>>& in, const std::vector<PairOutput<T>>& out, const Isa& isa, int n_workers)
       : program(p), tile(t), inputs(in), outputs(out), kernels(isa.kernels<T>()), products(isa.products<T>()) {
-    long packed = 0;
     for (const auto& output : outputs) ntk = ntk || output.planes[1];
-    for (const auto& input : inputs) packed += inside(input) ? kCols * input.d : 0;
     for (int k = 0; k < program.n_rows; ++k) {
       pointers1.push_back(rows1.row(k));
       pointers2.push_back(rows2.row(k));
@@ -129,7 +125,7 @@ struct TileRun {
     workers.resize(size_t(n_workers));
     for (Worker& worker : workers) {
       worker.state.reserve(2 * program.n_slots * kPlane);
-      worker.packed.reserve(packed);
+      worker.products.reserve(program.n_inputs * kLines * kCols);
       worker.views.resize(program.ops.size());
       for (size_t k = 0; k < program.ops.size(); ++k) {
         const Op& op = program.ops[k];
@@ -145,14 +141,13 @@ struct TileRun {
     }
   }
 
-  void load(const PairInput<T>& input, int slot, const Block<T>& b, long batch, long i, long j, const T* columns,
-            long packed_stride) const {
-    if (inside(input))
-      products.product(input.unit1.at(batch, i, 0), b.lines, input.d, columns, b.cols, packed_stride, b.u(slot));
+  // One input of a block; `products` holds the unit's products from this block's first pair on.
+  void load(const PairInput<T>& input, int slot, const Block<T>& b, long batch, long i, long j,
+            const T* products) const {
     for (int line = 0; line < b.lines; ++line) {
       T* u = b.u(slot) + line * b.stride;
-      if (input.unit1 || input.product)
-        kernels.defect(b.cols, input.product ? input.product.at(batch, i + line, j) : u, input.close,
+      if (input.panels1)
+        kernels.defect(b.cols, products + line * kCols, input.close,
                        raw_rows(input.raw1, input.norms1, batch, i + line),
                        raw_rows(input.raw2, input.norms2, batch, j), input.d, u);
       else if (input.defect)
@@ -167,15 +162,12 @@ struct TileRun {
     }
   }
 
-  // i, j: within the tile; `packed` holds the unit's columns from this block's first on.
-  void block(Block<T> b, Worker& worker, long batch, long i, long j, const T* packed) const {
+  // i, j: within the tile.
+  void block(Block<T>& b, Worker& worker, long batch, long i, long j, const T* products) const {
     b.i0 = tile.row1 + batch * tile.n1 + i;
     b.j0 = tile.row2 + batch * tile.n2 + j;
-    for (int slot = 0; slot < program.n_inputs; ++slot) {
-      const PairInput<T>& input = inputs[size_t(slot)];
-      load(input, slot, b, batch, i, j, packed, b.stride);
-      if (inside(input)) packed += b.stride * input.d;
-    }
+    for (int slot = 0; slot < program.n_inputs; ++slot)
+      load(inputs[size_t(slot)], slot, b, batch, i, j, products + slot * kLines * kCols);
     for (size_t k = 0; k < program.ops.size(); ++k) {
       const Op& op = program.ops[k];
       OpView<T>& view = worker.views[k];
@@ -202,12 +194,14 @@ struct TileRun {
     }
     const long J = tile.j0 + j;
     const long stride = (cols + kAlign - 1) / kAlign * kAlign;
-    T* packed = worker.packed.data();
-    for (const auto& input : inputs)
-      if (inside(input)) {
-        products.pack(input.unit2.at(batch, j, 0), cols, input.d, packed, stride);
-        packed += stride * input.d;
-      }
+    for (size_t k = 0; k < inputs.size(); ++k) {
+      const PairInput<T>& input = inputs[k];
+      if (!input.panels1) continue;
+      T* out = worker.products.data() + long(k) * kLines * kCols;
+      for (long c = 0; c < cols; c += kPanel)
+        products.product(input.panels1.at(batch, i / kPanel, 0), input.panels2.at(batch, (j + c) / kPanel, 0), lines,
+                         input.d, out + c, kCols);
+    }
     Block<T> b = {0, 0, 0, 0, 0, stride, kPlane, worker.state.data(), ntk};
     const long step = std::max(4L, std::min(8L, kPlane / stride));
     for (long line = 0; line < lines; line += step) {
@@ -215,7 +209,7 @@ struct TileRun {
       if (skip >= cols) break;
       b.lines = int(std::min(step, lines - line));
       b.cols = int(cols - skip);
-      block(b, worker, batch, i + line, j + skip, worker.packed.data() + skip);
+      block(b, worker, batch, i + line, j + skip, worker.products.data() + line * kCols + skip);
     }
     if (!tile.symmetric) return;
     const long B = tile.batch0 + batch;
@@ -254,30 +248,48 @@ void run(const Program& program, const RowTable<T>& rows1, const RowTable<T>& ro
 
 // ---------------------------------------------------------------- inputs and element-wise maps
 
+namespace {
+
+// The norm of a row as a product of two reciprocal scales, so that no square leaves double's range.
+struct Length {
+  double norm, first, second;  // unit row = x first second
+};
+
 template <class T>
-void normalise(const T* x, long n, long d, T* unit, double* norms, const Isa& isa, int threads,
-               const Interrupt& interrupt) {
-  const Kernels<T>& kernels = isa.kernels<T>();
-  const long chunk = std::max(1L, 65536 / std::max(1L, d));
-  parallel_for((n + chunk - 1) / chunk, n * d < 200000 ? 1 : threads, interrupt, [&](long c, int) {
-    for (long i = c * chunk; i < std::min(n, (c + 1) * chunk); ++i) {
-      const T* row = x + i * d;
-      double square = kernels.sum_of_squares(row, 1, d), scale = 1;
-      const bool extreme = !(square > 1e-200 && square < 1e300);  // squares may have left double's range
-      bool largest_is_infinite = false;                           // such a row has no direction: all of it becomes NaN
-      if (extreme && !std::isnan(square)) {
-        double largest = 0;
-        for (long k = 0; k < d; ++k) largest = std::max(largest, std::abs(double(row[k])));
-        largest_is_infinite = std::isinf(largest);
-        if (largest > 0 && !largest_is_infinite) {
-          scale = std::ldexp(1.0, -std::max(std::ilogb(largest), -1000));
-          square = kernels.sum_of_squares(row, scale, d);
-        }
-      }
-      norms[i] = largest_is_infinite ? std::numeric_limits<double>::quiet_NaN() : std::sqrt(square) / scale;
-      const double inverse = square > 0 ? 1 / std::sqrt(square) : 0;
-      kernels.scale(row, scale, inverse, d, unit + i * d);
+Length length_of(const T* row, long d, const Kernels<T>& kernels) {
+  double square = kernels.sum_of_squares(row, 1, d), scale = 1;
+  if (!(square > 1e-200 && square < 1e300) && !std::isnan(square)) {
+    double largest = 0;
+    for (long k = 0; k < d; ++k) largest = std::max(largest, std::abs(double(row[k])));
+    // such a row has no direction: all of it becomes NaN
+    if (std::isinf(largest)) return {std::numeric_limits<double>::quiet_NaN(), 1, 0};
+    if (largest > 0) {
+      scale = std::ldexp(1.0, -std::max(std::ilogb(largest), -1000));
+      square = kernels.sum_of_squares(row, scale, d);
     }
+  }
+  return {std::sqrt(square) / scale, scale, square > 0 ? 1 / std::sqrt(square) : 0};
+}
+
+}  // namespace
+
+template <class T>
+void pack(const T* x, long batches, long n, long d, T* panels, double* norms, const Isa& isa, int threads,
+          const Interrupt& interrupt) {
+  const Kernels<T>& kernels = isa.kernels<T>();
+  const Products<T>& products = isa.products<T>();
+  const long count = (n + kPanel - 1) / kPanel;
+  parallel_for(batches * count, batches * n * d < 100000 ? 1 : threads, interrupt, [&](long unit, int) {
+    const long batch = unit / count, first_row = unit % count * kPanel, rows = std::min(kPanel, n - first_row);
+    double first[kPanel], second[kPanel];
+    const T* source = x + (batch * n + first_row) * d;
+    for (long r = 0; r < rows; ++r) {
+      const Length length = length_of(source + r * d, d, kernels);
+      norms[batch * n + first_row + r] = length.norm;
+      first[r] = length.first;
+      second[r] = length.second;
+    }
+    products.pack(source, first, second, rows, d, panels + unit * d * kPanel);
   });
 }
 
@@ -299,7 +311,7 @@ void dual_map(const std::string& name, const std::vector<double>& params, long n
   template void run<T>(const Program&, const RowTable<T>&, const RowTable<T>&, const Tile&,                            \
                        const std::vector<PairInput<T>>&, const std::vector<PairOutput<T>>&, const Isa&, int,           \
                        const Interrupt&);                                                                              \
-  template void normalise<T>(const T*, long, long, T*, double*, const Isa&, int, const Interrupt&);                    \
+  template void pack<T>(const T*, long, long, long, T*, double*, const Isa&, int, const Interrupt&);                   \
   template void dual_map<T>(const std::string&, const std::vector<double>&, long, const T*, const T*, const T*, T, T*, \
                             T*, const Isa&, int, const Interrupt&);
 FNTK_INSTANTIATE(float)

@@ -29,10 +29,10 @@ void run(const Program& program, const RowTable<T>& rows1, const RowTable<T>& ro
          const std::vector<PairInput<T>>& inputs, const std::vector<PairOutput<T>>& outputs, const Isa& isa,
          int threads, const Interrupt& interrupt);
 
-// unit = x / |x| row by row (0 for zero rows) and the norms in double; x: n rows of d.
+// Unit rows x / |x| (0 for zero rows) in panels, each batch padded to whole panels, and the norms in double.
 template <class T>
-void normalise(const T* x, long n, long d, T* unit, double* norms, const Isa& isa, int threads,
-               const Interrupt& interrupt);
+void pack(const T* x, long batches, long n, long d, T* panels, double* norms, const Isa& isa, int threads,
+          const Interrupt& interrupt);
 
 // k and kdot of phi(sqrt(scale) x) for covariances q.
 template <class T>

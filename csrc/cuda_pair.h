@@ -7,7 +7,7 @@
 
 namespace fntk {
 
-constexpr int kMaxSlots = 8, kMaxSources = 8, kMaxParams = 4;
+constexpr int kMaxSlots = 8, kMaxSources = 8, kMaxParams = 4, kMaxRows = 5;
 
 struct DeviceOp {
   int code, dst, n_src, first_row;
@@ -63,8 +63,8 @@ template <template <class> class Phi, class T>
 FNTK_HD Dual<T> dual(const DeviceOp& op, const DeviceRows<T>& rows1, long i, const DeviceRows<T>& rows2, long j, T u) {
   const Phi<T> phi(op.params);
   const T *first1 = rows1.rows + op.first_row * rows1.n + i, *first2 = rows2.rows + op.first_row * rows2.n + j;
-  const T *own1[3], *own2[3];
-  for (int r = 0; r < 3; ++r) {
+  const T *own1[kMaxRows], *own2[kMaxRows];
+  for (int r = 0; r < kMaxRows; ++r) {
     own1[r] = first1 + r * rows1.n;
     own2[r] = first2 + r * rows2.n;
   }

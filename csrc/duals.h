@@ -118,44 +118,51 @@ struct ABRelu {
 // eq. 11: k = (2/pi) asin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22))). With A_i = atan(2 q_i / s_i), s_i = sqrt(1 + 4 q_i),
 // and A12 likewise, the defect needs X = (A1 + A2) / 2 - A12, and
 //   tan X = (8 det + (s1 - s2)^2 / 2) / (2 q1 s2 + 2 q2 s1 + 4 q12 sqrt(S2)),   S2 = 1 + 2 (q1 + q2) + 4 det,
-// has no cancelling term for q12 >= 0 (derived: cos 2 A12 - cos(A1 + A2) = 2 sin X sin((A1 + A2) / 2 + A12)).
+// has no cancelling term for q12 >= 0 with s = 1 + t, t = 4 q / (1 + s) (derived: cos 2 A12 - cos(A1 + A2) = 2 sin X
+// sin((A1 + A2) / 2 + A12)).
 template <class T>
 struct Erf {
-  static constexpr int n_params = 0, n_rows = 3;
+  static constexpr int n_params = 0, n_rows = 5;
   struct Row {
-    T q, s, g;  // variance, sqrt(1 + 4 q), sqrt(A)
+    T a, over_a, t, g, over_g;  // sqrt(q), t = s - 1, g = sqrt(A); the reciprocals are 0 for q = 0
   };
   explicit FNTK_HD Erf(const double*) {}
   FNTK_HD T variance(T q) const { return T(0.63661977236758134308) * arctangent(q, sqrt(q + T(0.25))); }
   FNTK_HD Row row(T q) const {
-    const T half = sqrt(q + T(0.25));
-    return {q, T(2) * half, sqrt(arctangent(q, half))};
+    const T half = sqrt(q + T(0.25)), a = sqrt(q), g = sqrt(arctangent(q, half));
+    const bool dead = g == T(0);
+    return {a, select(dead, T(0), T(1) / select(dead, T(1), a)), q / (T(0.25) + T(0.5) * half), g,
+            select(dead, T(0), T(1) / select(dead, T(1), g))};
   }
-  static FNTK_HD Row load(const T* const* rows, long i) { return {rows[0][i], rows[1][i], rows[2][i]}; }
+  static FNTK_HD Row load(const T* const* rows, long i) {
+    return {rows[0][i], rows[1][i], rows[2][i], rows[3][i], rows[4][i]};
+  }
   template <class R>
   static FNTK_HD void store(const Row& row, R* const* rows, long i) {
-    rows[0][i] = R(row.q);
-    rows[1][i] = R(row.s);
-    rows[2][i] = R(row.g);
+    rows[0][i] = R(row.a);
+    rows[1][i] = R(row.over_a);
+    rows[2][i] = R(row.t);
+    rows[3][i] = R(row.g);
+    rows[4][i] = R(row.over_g);
   }
 
   FNTK_HD Dual<T> pair(const Correlation<T>& c, const Row& x1, const Row& x2) const {
     const T pi_2 = T(1.5707963267948966192);
     // Divided by r, or by m = max(r, 1), before anything is squared: neither small nor large variances leave the range.
-    const T r = sqrt(x1.q) * sqrt(x2.q);
-    const T inverse = T(1) / select(r == T(0), T(1), r);
+    const T r = x1.a * x2.a, inverse = x1.over_a * x2.over_a;
     const bool large = r > T(1);
     const T m = select(large, r, T(1)), over = select(large, inverse, T(1));
+    const T sine2 = c.w * (T(2) - c.w);
+    const T ends = x1.a * over * x1.a + x2.a * over * x2.a;
+    const T root = m * sqrt(fma(T(4) * square(r * over), sine2, fma(T(2) * ends, over, over * over)));
+    const T step = x1.t - x2.t;
+    const T top = fma(T(8) * r, sine2, T(0.5) * (step * x1.over_a * (step * x2.over_a)));
+    const T bottom = T(2) * (x1.a * x2.over_a * (T(1) + x2.t) + x2.a * x1.over_a * (T(1) + x1.t)) + T(4) * c.a * root;
     const T cov = r * c.a;  // |q12|
-    const T gap = x1.q - x2.q, ends = x1.s + x2.s, sine2 = c.w * (T(2) - c.w);
-    const T root =
-        m * sqrt(fma(T(4) * square(r * over), sine2, fma(T(2) * (x1.q * over + x2.q * over), over, over * over)));
-    const T top = T(8) * (r * sine2 + gap * inverse / ends * (gap / ends));
-    const T bottom = T(2) * (x1.q * inverse * x2.s + x2.q * inverse * x1.s) + T(4) * c.a * root;
     const T product = x1.g * x2.g, spread = square(x1.g - x2.g);
     const bool close = (c.u < T(0.5)) & (spread < T(0.25) * product);  // else A12 itself loses nothing
     const T angle = arctangent(select(close, top, T(2) * cov), select(close, bottom, root));
-    const T scale = T(1) / select(product == T(0), T(1), product);
+    const T scale = x1.over_g * x2.over_g;
     const T direct = arctangent(T(2) * cov, root) * scale;
     const T apart = fma(select(c.near, -angle, angle), scale, T(1));
     Dual<T> d;

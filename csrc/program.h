@@ -44,9 +44,9 @@ struct Plane {
 
 template <class T>
 struct PairInput {                     // of one tile
-  Plane<const T> unit1, unit2;         // unit rows of d features, or
-  Plane<const T> defect;               // u itself, or neither: u = 0
-  Plane<const T> product;              // of the unit rows; absent: made here (d <= kInsideFeatures)
+  Plane<const T> defect;               // u itself; or
+  Plane<const T> product;              // of unit rows (CUDA); or
+  Plane<const T> panels1, panels2;     // the unit rows, batch x panels x (d kPanel) (CPU); or none: u = 0
   Plane<const T> theta;                // absent: 0
   Plane<const T> raw1, raw2;           // the rows themselves, for close pairs; absent: the product has to do
   Plane<const double> norms1, norms2;  // their norms, one line a batch
@@ -114,17 +114,16 @@ struct Kernels {
   // u = 1 - product, in place if wanted; within `close` of 0 and 2 from the rows themselves, where x1 has any.
   void (*defect)(long n, const T* product, T close, const RawRows<T>& x1, const RawRows<T>& x2, long d, T* u);
   double (*sum_of_squares)(const T* x, double scale, long d);
-  void (*scale)(const T* x, double first, double second, long d, T* out);  // x first second
   void (*transpose)(const T* in, long in_stride, T* out, long out_stride, long rows, long cols, long skip);
 };
 
-// The product of few features, inside the tile.
-constexpr long kInsideFeatures = 128;
+// Unit rows lie in panels of kPanel rows, feature by feature: panel[k][row].
+constexpr long kPanel = 64;
 
 template <class T>
 struct Products {
-  void (*pack)(const T* unit, long cols, long d, T* packed, long stride);
-  void (*product)(const T* unit, long lines, long d, const T* packed, long cols, long stride, T* out);
+  void (*pack)(const T* x, const double* first, const double* second, long rows, long d, T* panel);
+  void (*product)(const T* left, const T* right, long lines, long d, T* out, long stride);
 };
 
 }  // namespace fntk

@@ -174,7 +174,6 @@ def tiles(pairs, rows):
     with ExitStack() as stack:
         for engine in (backends.CpuEngine, backends.NumpyEngine):
             stack.enter_context(mock.patch.object(engine, "tile_pairs", pairs))
-        stack.enter_context(mock.patch.object(gram, "_IN_PLACE_PAIRS", pairs))
         stack.enter_context(mock.patch.object(gram, "rows_per_table", return_value=rows))
         yield
 

@@ -26,17 +26,18 @@ Array = npt.NDArray[Any]
 
 @dataclass
 class TileInput:
-    """One program input on one tile, (batches, lines, cols): a known defect, or a product of unit rows.
+    """One program input on one tile, (batches, lines, cols): a known defect, or rows of both sides.
 
-    ``unit1``, ``unit2``: the rows (batches, lines, d) for an engine that makes the product itself. ``raw1``, ``raw2``
-    and ``norms1``, ``norms2`` (batches, 1, lines), float64: rows as given and their lengths, for pairs that are close.
+    Of rows an engine gets what it asks for: ``panels`` of unit rows (``Engine.panel``), or the ``product`` of them.
+    ``raw1``, ``raw2`` (batches, lines, d) and ``norms1``, ``norms2`` (batches, 1, lines), float64, are the rows as
+    given and their lengths, for pairs that are close.
     """
 
     product: Array | None = None
     defect: Array | None = None
     theta: Array | None = None
-    unit1: Array | None = None
-    unit2: Array | None = None
+    panels1: Array | None = None
+    panels2: Array | None = None
     raw1: Array | None = None
     raw2: Array | None = None
     norms1: Array | None = None
@@ -69,14 +70,17 @@ class Engine(Protocol):
 
     name: str
     isa: str
-    tile_pairs: int  # of a tile whose product needs memory of its own
-    inside_features: int  # up to so many the engine makes the product itself
+    tile_pairs: int  # of one call of ``run``
+    panel: int | None  # rows of a panel, where the engine multiplies itself; None: NumPy's BLAS makes the product
 
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
-        """Dtype of unit rows and products for results of ``dtype``."""
+        """Dtype of unit rows, products, defects and theta for results of ``dtype``."""
 
-    def normalise(self, x: Array, unit: Array, norms: Array) -> None:
-        """Write the unit rows of x, (n, d) C-contiguous, to ``unit`` and |x| to ``norms``, (n,) float64."""
+    def normalise(self, x: Array, units: Array, norms: Array) -> None:
+        """Write x / |x| of (batch, n, d) rows to ``units`` and |x| to ``norms``, (batch n,) float64.
+
+        ``units`` has x's shape, or (batch, panels, d panel) where the engine has panels.
+        """
 
     def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
         """Row tables for inputs with variances ``q``; ``.variance(k)`` is that of output k, float64."""
@@ -153,12 +157,12 @@ class CpuEngine:
     """The compiled block loops."""
 
     name = "cpu"
-    tile_pairs = 1 << 20
+    tile_pairs = 1 << 26
 
     def __init__(self, module: ModuleType, isa: str | None, num_threads: int) -> None:
         self._module = module
         self._threads = num_threads
-        self.inside_features: int = module.INSIDE_FEATURES
+        self.panel: int | None = module.PANEL
         available = [name for name, present in module.isas() if present]
         if isa is not None and isa not in available:
             raise ValueError(f"isa '{isa}' is not available here; choose from {available}")
@@ -167,8 +171,8 @@ class CpuEngine:
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return dtype
 
-    def normalise(self, x: Array, unit: Array, norms: Array) -> None:
-        self._module.normalise(x, unit, norms, self.isa, self._threads)
+    def normalise(self, x: Array, units: Array, norms: Array) -> None:
+        self._module.pack(x, units, norms, self.isa, self._threads)
 
     def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
         return self._module.rows(_compile(self._module, program), list(q), dtype, self._threads)
@@ -203,17 +207,17 @@ class CudaEngine:
 
     name = "cuda"
     tile_pairs = 1 << 24
-    inside_features = 0
+    panel: int | None = None
 
-    def __init__(self, module: ModuleType, host: Engine, device: int, label: str) -> None:
-        self._module, self._host, self._device = module, host, device
+    def __init__(self, module: ModuleType, device: int, label: str) -> None:
+        self._module, self._device = module, device
         self.isa = label
 
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return dtype
 
-    def normalise(self, x: Array, unit: Array, norms: Array) -> None:
-        self._host.normalise(x, unit, norms)
+    def normalise(self, x: Array, units: Array, norms: Array) -> None:
+        NumpyEngine().normalise(x, units, norms)
 
     def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
         return self._module.rows(_compile(self._module, program), list(q), dtype, 1)
@@ -268,16 +272,15 @@ def select(backend: str | None = None, num_threads: int | None = None) -> Engine
     name = chosen.backend or ("cpu" if module is not None else "numpy")
     if name == "numpy":
         return NumpyEngine()
-    host: Engine = NumpyEngine() if module is None else CpuEngine(module, chosen.isa, chosen.num_threads)
     if name == "cpu":
         if module is None:
             raise RuntimeError(f"backend 'cpu' is {reason}")
-        return host
+        return CpuEngine(module, chosen.isa, chosen.num_threads)
     if name == "cuda":
         devices, state = _cuda_devices()
         if not devices:
             raise RuntimeError(f"backend 'cuda' is {state}")
         cuda = load("cuda")[0]
         assert cuda is not None
-        return CudaEngine(cuda, host, 0, devices[0])
+        return CudaEngine(cuda, 0, devices[0])
     raise ValueError(f"unknown backend '{name}'; choose from {list(availability())}")

@@ -1,8 +1,4 @@
-"""From inputs to finished arrays, tile by tile: the product by NumPy's BLAS, then one engine call.
-
-Nothing n1 x n2 is kept but the outputs: the product is written into one of them and the engine works in place. Tiles
-are large, because a BLAS leaves its threads spinning for a while after each product, and they would contend with ours.
-"""
+"""From inputs to finished arrays, tile by tile. Nothing n1 x n2 is kept but the outputs."""
 
 from __future__ import annotations
 
@@ -20,41 +16,48 @@ Array = npt.NDArray[Any]
 Planes = Sequence[Sequence[Array | None]]  # (nngp, ntk, defect) of each program output
 
 _BYTES = 64 << 20  # of unit rows kept for a whole call, and of a row table
-_IN_PLACE_PAIRS = 1 << 25  # of a tile whose product lies in an output
-_PRODUCT_FLOPS = 2e10  # of one product: a fraction of a second, after which Ctrl-C is seen
-_PANEL = 256  # lines of one product
+_PRODUCT_FLOPS = 2e10  # of one BLAS call: a fraction of a second, after which Ctrl-C is seen
 
 
 class Units:
-    """Unit rows of one input, x / |x|, a panel at a time, and its variances |x|^2 / d."""
+    """Unit rows of one input, x / |x|, a tile at a time, and its variances |x|^2 / d."""
 
     def __init__(self, x: Array, engine: Engine) -> None:
         self._x = x  # (batch, n, d), C-contiguous
         self._engine = engine
-        self.d = x.shape[2]
-        flat = x.reshape(-1, self.d)
-        norms = np.empty(len(flat))
-        self._dtype = engine.product_dtype(x.dtype)
-        self._all = np.empty(x.shape, self._dtype) if x.nbytes <= _BYTES else None
-        step = max(1, _BYTES // 4 // (self.d * x.itemsize))
-        for start in range(0, len(flat), step):
-            rows = slice(start, start + step)
-            whole = None if self._all is None else self._all.reshape(flat.shape)
-            scratch = np.empty(flat[rows].shape, self._dtype) if whole is None else whole[rows]
-            engine.normalise(flat[rows], scratch, norms[rows])
+        batch, n, self.d = x.shape
+        norms = np.empty((batch, n))
+        self._all: Array | None = None
+        if x.nbytes <= _BYTES:
+            self._all = self._normalised(x, norms)
+        else:
+            rows = max(1, min(n, _BYTES // 4 // (self.d * x.itemsize)))
+            for b in range(batch):
+                for i in range(0, n, rows):
+                    part = norms[b : b + 1, i : i + rows]
+                    own = np.empty(part.shape)
+                    self._normalised(x[b : b + 1, i : i + rows], own)
+                    part[...] = own
         with np.errstate(over="ignore"):
-            self.q = norms * norms / self.d
-        self._norms = norms.reshape(x.shape[0], 1, x.shape[1])
+            self.q = (norms * norms / self.d).reshape(-1)
+        self._norms = norms.reshape(batch, 1, n)
 
-    def panel(self, batches: slice, rows: slice) -> Array:
-        """Unit rows (batches, rows, d)."""
-        if self._all is not None:
-            return self._all[batches, rows]
-        part = np.ascontiguousarray(self._x[batches, rows])
-        unit = np.empty(part.shape, self._dtype)
-        flat = part.reshape(-1, self.d)
-        self._engine.normalise(flat, unit.reshape(flat.shape), np.empty(len(flat)))
-        return unit
+    def _normalised(self, x: Array, norms: Array) -> Array:
+        batch, n, d = x.shape
+        panel = self._engine.panel
+        shape = x.shape if panel is None else (batch, -(-n // panel), d * panel)
+        units = np.empty(shape, self._engine.product_dtype(x.dtype))
+        if x.size:
+            self._engine.normalise(x, units, norms.reshape(-1))
+        return units
+
+    def tile(self, batches: slice, rows: slice) -> Array:
+        """Unit rows (batches, rows, d), or the panels that hold them; ``rows`` begins at a whole panel."""
+        panel = self._engine.panel
+        if self._all is None:
+            part = np.ascontiguousarray(self._x[batches, rows])
+            return self._normalised(part, np.empty(part.shape[:2]))
+        return self._all[batches, rows if panel is None else slice(rows.start // panel, -(-rows.stop // panel))]
 
     def raw(self, batches: slice, rows: slice) -> tuple[Array, Array]:
         """Rows as given (batches, rows, d), and their lengths (batches, 1, rows)."""
@@ -116,42 +119,33 @@ def run_pairs(
     tables2 = tables1 if symmetric else RowTables(program, engine, [i.q2 for i in inputs], dtype)
     if 0 in shape or all(plane is None for planes in outputs for plane in planes):
         return tables1, tables2
-    spare = _spare_planes(engine, inputs, outputs, dtype)
-    limit = engine.tile_pairs if spare is None else _IN_PLACE_PAIRS
-    for tile in _tiles(shape, limit, rows_per_table(program, dtype), symmetric):
+    for tile in _tiles(shape, engine, rows_per_table(program, dtype), symmetric):
         span1 = (tile.batch0 * tile.n1 + tile.i0, (tile.batch0 + tile.batches - 1) * tile.n1 + tile.i0 + tile.lines)
         span2 = (tile.batch0 * tile.n2 + tile.j0, (tile.batch0 + tile.batches - 1) * tile.n2 + tile.j0 + tile.cols)
         if symmetric:  # one table serves lines and columns, from the tile's first line on
             span1 = span2 = (min(span1[0], span2[0]), max(span1[1], span2[1]))
         rows1, tile.row1 = tables1.table(*span1)
         rows2, tile.row2 = tables2.table(*span2)
-        given = [_tile_input(i, engine, tile, dtype, None if spare is None else spare[k]) for k, i in enumerate(inputs)]
+        given = [_tile_input(i, engine, tile, dtype) for i in inputs]
         engine.run(program, rows1, rows2, dtype, tile, given, outputs)
     return tables1, tables2
 
 
-def _spare_planes(
-    engine: Engine, inputs: Sequence[PairInput], outputs: Planes, dtype: np.dtype[Any]
-) -> list[Array | None] | None:
-    """An output plane for each input's product, or None where there are not enough of the product's dtype."""
-    planes = [p for ps in outputs for p in ps if p is not None and engine.product_dtype(dtype) == p.dtype]
-    wanted = [i.units1 is not None and i.units1.d > engine.inside_features for i in inputs]
-    if sum(wanted) > len(planes):
-        return None
-    supply = iter(planes)
-    return [next(supply) if w else None for w in wanted]
-
-
-def _tiles(shape: tuple[int, int, int], pairs: int, rows: int, symmetric: bool) -> Iterator[Tile]:
-    """Cover the pairs; of a symmetric Gram the part on and above the diagonal."""
+def _tiles(shape: tuple[int, int, int], engine: Engine, rows: int, symmetric: bool) -> Iterator[Tile]:
+    """Cover the pairs, tiles beginning at whole panels; of a symmetric Gram the part on and above the diagonal."""
     batch, n1, n2 = shape
+    pairs, panel = engine.tile_pairs, engine.panel or 1
     if n1 * n2 <= pairs and max(n1, n2) <= rows:
         step = max(1, min(pairs // (n1 * n2), rows // max(n1, n2)))
         for b in range(0, batch, step):
             yield Tile(n1, n2, b, min(step, batch - b), 0, n1, 0, n2, symmetric)
         return
-    cols = n2 if symmetric else min(n2, max(pairs // min(n1, _PANEL), 1), rows)
-    lines = min(n1, max(pairs // cols, 1), rows)
+
+    def whole(count: int) -> int:
+        return max(1, count // panel) * panel
+
+    cols = n2 if symmetric else min(n2, whole(min(max(pairs // min(n1, 256), 1), rows)))
+    lines = min(n1, whole(min(max(pairs // cols, 1), rows)))
     for b in range(batch):
         for i in range(0, n1, lines):
             m = min(lines, n1 - i)
@@ -159,7 +153,7 @@ def _tiles(shape: tuple[int, int, int], pairs: int, rows: int, symmetric: bool) 
                 yield Tile(n1, n2, b, 1, i, m, j, min(cols, n2 - j), symmetric)
 
 
-def _tile_input(given: PairInput, engine: Engine, tile: Tile, dtype: np.dtype[Any], spare: Array | None) -> TileInput:
+def _tile_input(given: PairInput, engine: Engine, tile: Tile, dtype: np.dtype[Any]) -> TileInput:
     batches = slice(tile.batch0, tile.batch0 + tile.batches)
     lines, cols = slice(tile.i0, tile.i0 + tile.lines), slice(tile.j0, tile.j0 + tile.cols)
     theta = None if given.theta is None else given.theta[batches, lines, cols]
@@ -167,40 +161,33 @@ def _tile_input(given: PairInput, engine: Engine, tile: Tile, dtype: np.dtype[An
         return TileInput(defect=given.defect[batches, lines, cols], theta=theta)
     assert given.units1 is not None
     assert given.units2 is not None
-    unit1, unit2 = given.units1.panel(batches, lines), given.units2.panel(batches, cols)
+    units1, units2 = given.units1.tile(batches, lines), given.units2.tile(batches, cols)
     raw1, norms1 = given.units1.raw(batches, lines)
     raw2, norms2 = given.units2.raw(batches, cols)
     tile_input = TileInput(theta=theta, raw1=raw1, raw2=raw2, norms1=norms1, norms2=norms2)
-    if given.units1.d <= engine.inside_features:
-        tile_input.unit1, tile_input.unit2 = unit1, unit2
-        return tile_input
-    if spare is None:
-        product = np.empty((tile.batches, tile.lines, tile.cols), engine.product_dtype(dtype))
+    if engine.panel is None:
+        tile_input.product = np.empty((tile.batches, tile.lines, tile.cols), engine.product_dtype(dtype))
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity in the inputs
+            _multiply(units1, units2, tile_input.product)
     else:
-        product = spare[batches, lines, cols]
-    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity in the inputs
-        _multiply(unit1, unit2, product, skip=tile.j0 - tile.i0 if tile.symmetric else None)
-    tile_input.product = product
+        tile_input.panels1, tile_input.panels2 = units1, units2
     return tile_input
 
 
-def _multiply(unit1: Array, unit2: Array, out: Array, skip: int | None) -> None:
-    """``out = unit1 @ unit2.T`` panel by panel; with ``skip`` only columns from the diagonal ``j = i - skip`` on."""
-    batch, n1, d = unit1.shape
-    n2 = unit2.shape[1]
-    if n1 <= _PANEL and 2 * batch * n1 * n2 * d <= _PRODUCT_FLOPS:
-        if batch == 1:
-            np.matmul(unit1[0], unit2[0].T, out=out[0])
-        else:
-            np.matmul(unit1, unit2.transpose(0, 2, 1), out=out)
+def _multiply(units1: Array, units2: Array, out: Array) -> None:
+    """``out = units1 @ units2.T`` by NumPy's BLAS, in calls that end soon."""
+    batch, n1, d = units1.shape
+    n2 = units2.shape[1]
+    if 2 * batch * n1 * n2 * d <= _PRODUCT_FLOPS:
+        np.matmul(units1, units2.transpose(0, 2, 1), out=out)
         return
-    lines = min(_PANEL, n1)
+    lines = max(1, min(n1, 256))
     cols = max(1, min(n2, int(_PRODUCT_FLOPS / (2 * lines * d))))
     for b in range(batch):
         for i in range(0, n1, lines):
-            for j in range(0 if skip is None else max(0, i - skip), n2, cols):
-                right = unit2[b, j : j + cols].T
-                np.matmul(unit1[b, i : i + lines], right, out=out[b, i : i + lines, j : j + cols])
+            for j in range(0, n2, cols):
+                right = units2[b, j : j + cols].T
+                np.matmul(units1[b, i : i + lines], right, out=out[b, i : i + lines, j : j + cols])
 
 
 def run_diagonal(program: Program, engine: Engine, q: Sequence[Array], outputs: Planes, dtype: np.dtype[Any]) -> None:

@@ -90,22 +90,22 @@ class NumpyEngine:
     name = "numpy"
     isa = "float64 throughout"
     tile_pairs = 1 << 17
-    inside_features = 0
+    panel: int | None = None
 
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return np.dtype(np.float64)
 
-    def normalise(self, x: Array, unit: Array, norms: Array) -> None:
-        x = x.astype(np.float64)
+    def normalise(self, x: Array, units: Array, norms: Array) -> None:
+        x = x.reshape(-1, x.shape[2]).astype(np.float64)
         largest = np.max(np.abs(x), axis=1, initial=0)
         usable = np.isfinite(largest) & (largest > 0)
         scale = np.ldexp(1.0, np.minimum(-np.frexp(np.where(usable, largest, 1))[1], 1000))  # squares stay in range
-        scaled = x * scale[:, None]
-        square = np.einsum("ij,ij->i", scaled, scaled)
-        positive = np.where(square > 0, square, 1)
         with np.errstate(invalid="ignore", over="ignore"):
-            unit[...] = scaled / np.sqrt(positive)[:, None] * np.where(np.isnan(square), np.nan, 1)[:, None]
+            scaled = x * scale[:, None]
+            square = np.einsum("ij,ij->i", scaled, scaled)
             norms[...] = np.where(np.isinf(largest), np.nan, np.sqrt(square) / scale)  # no direction: all NaN
+            unit = scaled / np.sqrt(np.where(square > 0, square, 1))[:, None]
+            units[...] = np.where(np.isnan(norms)[:, None], np.nan, unit).reshape(units.shape)
 
     def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Rows:
         with np.errstate(all="ignore"):
