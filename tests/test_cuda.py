@@ -4,10 +4,9 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from helpers import assert_close
-
 from fastntk import backends, kernel_fn, show_config, stax
 from fastntk.activations import NONLINEARITIES
+from helpers import assert_close
 
 MODULE, STATE = backends.load("cuda")
 pytestmark = pytest.mark.skipif(MODULE is None, reason=f"backend 'cuda': {STATE}")
