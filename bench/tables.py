@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import accuracy_table
+
 RIVALS = {"nt": "Neural Tangents", "botorch": "BoTorch"}
 
 
@@ -76,18 +78,6 @@ def speed(report: dict[str, Any]) -> str:
     )
 
 
-def accuracy(report: dict[str, Any]) -> str:
-    """``{"note": str, "rows": [{column: value}, ...]}``; columns in order of first appearance."""
-    rows = report["rows"]
-    head = list(dict.fromkeys(key for row in rows for key in row))
-
-    def cell(value: Any) -> str:
-        return "" if value is None else f"{value:.1e}" if isinstance(value, float) else str(value)
-
-    note = f"{report['note']}\n\n" if report.get("note") else ""
-    return note + table(head, [[cell(row.get(key)) for key in head] for row in rows])
-
-
 def rewrite(text: str, name: str, body: str) -> str:
     """``text`` with ``body`` between the markers of ``name``."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -97,7 +87,7 @@ def rewrite(text: str, name: str, body: str) -> str:
 
 
 def main() -> int:
-    makers = {"speed": speed, "accuracy": accuracy}
+    makers = {"speed": speed, "accuracy": accuracy_table.markdown}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path, help="Markdown file to rewrite in place")
     for name in makers:

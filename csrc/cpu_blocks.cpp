@@ -228,30 +228,35 @@ double unit_distance(const T* x, double norm, const T* y, double other, double s
   return 0.5 * add_lanes(acc);
 }
 
+// The defect of one close or opposite pair from the rows themselves.
+template <class T>
+T exact_defect(T u, T close, const RawRows<T>& x1, const T* row, double norm, long d) {
+  if (row == x1.rows) return T(0);  // one row with itself
+  // the longer row first, so that (i, j) and (j, i) are one computation
+  const bool near = u < close, swap = x1.norms[0] < norm;
+  const double sign = near ? 1 : -1;
+  const double w = swap ? unit_distance(row, norm, x1.rows, x1.norms[0], sign, d)
+                        : unit_distance(x1.rows, x1.norms[0], row, norm, sign, d);
+  return T(near ? w : 2 - w);
+}
+
 template <class T>
 void defect(long n, const T* product, T close, const RawRows<T>& x1, const RawRows<T>& x2, long d, T* u) {
   const T far = T(2) - close;
   FNTK_LANES
   for (long k = 0; k < n; ++k)  // vectorised: 2
     u[k] = at_least_zero(T(1) - product[k]);
-  using Flag = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;  // of T's width, or this loop stays scalar
-  Flag some = 0;
-  for (long k = 0; k < n; ++k) some |= select(u[k] < close, Flag(1), Flag(0)) | select(u[k] > far, Flag(1), Flag(0));
-  if (!some || !x1.rows) return;
-  for (long k = 0; k < n; ++k) {
-    const bool near = u[k] < close;
-    if (!near && !(u[k] > far)) continue;
-    const T* other = x2.rows + k * d;
-    if (other == x1.rows) {  // one row with itself
-      u[k] = T(0);
-      continue;
-    }
-    // the longer row first, so that (i, j) and (j, i) are one computation
-    const bool swap = x1.norms[0] < x2.norms[k];
-    const double sign = near ? 1 : -1;
-    const double w = swap ? unit_distance(other, x2.norms[k], x1.rows, x1.norms[0], sign, d)
-                          : unit_distance(x1.rows, x1.norms[0], other, x2.norms[k], sign, d);
-    u[k] = T(near ? w : 2 - w);
+  if (!x1.rows) return;
+  constexpr long step = 16;  // few pairs are close: look at 16 at once
+  for (long k = 0; k < n; k += step) {
+    const long end = k + step < n ? k + step : n;
+    using Flag = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;  // of T's width, or this loop stays scalar
+    Flag some = 0;
+    for (long l = k; l < end; ++l)
+      some |= select(u[l] < close, Flag(1), Flag(0)) | select(u[l] > far, Flag(1), Flag(0));
+    if (!some) continue;
+    for (long l = k; l < end; ++l)
+      if (u[l] < close || u[l] > far) u[l] = exact_defect(u[l], close, x1, x2.rows + l * d, x2.norms[l], d);
   }
 }
 

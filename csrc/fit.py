@@ -44,7 +44,7 @@ def rows(values, suffix):
 def main():
     print("// Written by csrc/fit.py: do not edit. Coefficients of 1, z, z^2, ... on [0, upper].\n#pragma once\n")
     for name, function, upper, *degrees in POLYNOMIALS:
-        for ctype, suffix, degree in zip(("float", "double"), ("f", ""), degrees):
+        for ctype, suffix, degree in zip(("float", "double"), ("f", ""), degrees, strict=True):
             coefficients, error = mp.chebyfit(function, [0, upper], degree + 1, error=True)
             print(f"// {name}, degree {degree}: largest error {mp.nstr(error, 2)} on [0, {mp.nstr(upper, 4)}]")
             print(f"#define FNTK_{name}_{ctype.upper()} \\\n   ", end=" ")

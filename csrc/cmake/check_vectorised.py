@@ -16,9 +16,8 @@ remarks = Path(sys.argv[2]).read_text()
 width = int(sys.argv[3])
 
 duals = len(re.findall(r"^\s*X\(", (source / "duals.h").read_text(), flags=re.M))
-seen = Counter(
-    int(line) for line in re.findall(rf"cpu_blocks\.cpp:(\d+):\d+: optimized: +loop vectorized using {width} byte", remarks)
-)
+pattern = rf"cpu_blocks\.cpp:(\d+):\d+: optimized: +loop vectorized using {width} byte"
+seen = Counter(int(line) for line in re.findall(pattern, remarks))
 loops, failures = 0, []
 for number, text in enumerate((source / "cpu_blocks.cpp").read_text().splitlines(), start=1):
     mark = re.search(r"// vectorised: (\d+)( per dual)?", text)

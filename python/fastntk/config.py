@@ -36,8 +36,8 @@ def options(backend: str | None = None, isa: str | None = None, num_threads: int
     isa : str, optional
         As ``FASTNTK_ISA``: instruction set of the 'cpu' backend ('baseline', 'avx2', 'avx512', 'neon').
     num_threads : int, optional
-        As ``FASTNTK_NUM_THREADS``. Default: the processors this process may use. The matrix product follows the
-        settings of NumPy's BLAS.
+        As ``FASTNTK_NUM_THREADS``. Default: the processors this process may use. 'numpy' and 'cuda' leave the matrix
+        product to NumPy's BLAS and its own settings.
 
     Raises
     ------
