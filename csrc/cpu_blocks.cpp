@@ -47,9 +47,10 @@ struct Dense {
       S2 = op.rows2[2] + j;
     }
   }
-  FNTK_HD T theta(T before, T u, long k) const { return dense_theta(w2, g, std1, std2[k], u, before); }
-  FNTK_HD T u(T before, long k) const {
-    if constexpr (shift == Shift::bias) return bias_defect(C1, C2[k], S1, S2[k], before);
+  FNTK_HD T theta(T before, T rho, long k) const { return dense_theta(w2, g, std1, std2[k], rho, before); }
+  template <bool positive>
+  FNTK_HD T defect(T before, long k) const {
+    if constexpr (shift == Shift::bias) return bias_defect<T, positive>(C1, C2[k], S1, S2[k], before);
     if constexpr (shift == Shift::guard) return guarded_defect(std1, std2[k], before);
     return before;
   }
@@ -59,19 +60,19 @@ template <class T, Shift shift>
 void dense_lines(const OpView<T>& op, const Block<T>& b) {
   for (int line = 0; line < b.lines; ++line) {
     const Dense<T, shift> dense(op, b.i0 + line, b.j0 + line * b.col_step);
-    const T* u = b.u(op.src[0]) + line * b.stride;
-    T* u_out = b.u(op.dst) + line * b.stride;
+    const T* v = b.v(op.src[0]) + line * b.stride;
+    T* v_out = b.v(op.dst) + line * b.stride;
     if (b.ntk) {
       const T* theta = b.theta(op.src[0]) + line * b.stride;
       T* theta_out = b.theta(op.dst) + line * b.stride;
       FNTK_LANES
       for (int k = 0; k < b.cols; ++k)  // vectorised: 6
-        theta_out[k] = dense.theta(theta[k], u[k], k);
+        theta_out[k] = dense.theta(theta[k], rho_of(v[k]), k);
     }
-    if (shift != Shift::none || u != u_out) {
+    if (shift != Shift::none || v != v_out) {
       FNTK_LANES
       for (int k = 0; k < b.cols; ++k)  // vectorised: 6
-        u_out[k] = dense.u(u[k], k);
+        v_out[k] = dense.template defect<false>(v[k], k);
     }
   }
 }
@@ -91,26 +92,34 @@ void dense(const OpView<T>& op, const Block<T>& b) {
 // Independent branches: covariances add. Rows: p of each source (ops.h).
 template <class T>
 void sum(const OpView<T>& op, const Block<T>& b) {
+  T plus[kMaxCols];  // 1 + rho; 1 - rho gathers in the destination
   for (int line = 0; line < b.lines; ++line) {
     const long i = b.i0 + line, j = b.j0 + line * b.col_step;
-    T* u_out = b.u(op.dst) + line * b.stride;
+    T* minus = b.v(op.dst) + line * b.stride;
     T* theta_out = b.theta(op.dst) + line * b.stride;
+    for (int k = 0; k < b.cols; ++k) minus[k] = plus[k] = T(0);
+    if (b.ntk)
+      for (int k = 0; k < b.cols; ++k) theta_out[k] = T(0);
     for (int s = 0; s < op.n_src; ++s) {
-      const T* u = b.u(op.src[s]) + line * b.stride;
+      const T* v = b.v(op.src[s]) + line * b.stride;
       const T* theta = b.theta(op.src[s]) + line * b.stride;
       const T p1 = op.rows1[s][i];
       const T* p2 = op.rows2[s] + j;
-      const T keep = s == 0 ? T(0) : T(1);
       FNTK_LANES
       for (int k = 0; k < b.cols; ++k) {  // vectorised: 2
-        const T before = select(keep == T(0), T(0), u_out[k]);
-        u_out[k] = before + part_defect(p1, p2[k], u[k]);
+        const T w = magnitude(v[k]), rest = T(2) - w;
+        const bool near = !(v[k] < T(0));
+        minus[k] += part_defect(p1, p2[k], select(near, w, rest));
+        plus[k] += part_defect(p1, p2[k], select(near, rest, w));
       }
       if (!b.ntk) continue;
       FNTK_LANES
       for (int k = 0; k < b.cols; ++k)  // vectorised: 2
-        theta_out[k] = select(keep == T(0), T(0), theta_out[k]) + theta[k];
+        theta_out[k] += theta[k];
     }
+    FNTK_LANES
+    for (int k = 0; k < b.cols; ++k)  // vectorised: 2
+      minus[k] = sum_defect(minus[k], plus[k]);
   }
 }
 
@@ -118,7 +127,7 @@ void sum(const OpView<T>& op, const Block<T>& b) {
 template <class T>
 void store(const OpView<T>& op, const Block<T>& b) {
   for (int line = 0; line < b.lines; ++line) {
-    const T* u = b.u(op.src[0]) + line * b.stride;
+    const T* v = b.v(op.src[0]) + line * b.stride;
     const T* theta = b.theta(op.src[0]) + line * b.stride;
     if (op.out[0]) {
       const T std1 = op.rows1[0][b.i0 + line];
@@ -126,11 +135,11 @@ void store(const OpView<T>& op, const Block<T>& b) {
       T* out = op.out[0] + line * op.out_stride[0];
       FNTK_LANES
       for (int k = 0; k < b.cols; ++k)  // vectorised: 2
-        out[k] = covariance(std1, std2[k], u[k]);
+        out[k] = covariance(std1, std2[k], v[k]);
     }
     for (int plane = 1; plane < 3; ++plane) {
       if (!op.out[plane]) continue;
-      const T* in = plane == 1 ? theta : u;
+      const T* in = plane == 1 ? theta : v;
       T* out = op.out[plane] + line * op.out_stride[plane];
       FNTK_LANES
       for (int k = 0; k < b.cols; ++k)  // vectorised: 2
@@ -144,7 +153,10 @@ template <class T>
 struct Nothing {
   FNTK_HD Nothing(const OpView<T>&, long, long) {}
   FNTK_HD T theta(T before, T, long) const { return before; }
-  FNTK_HD T u(T before, long) const { return before; }
+  template <bool>
+  FNTK_HD T defect(T before, long) const {
+    return before;
+  }
 };
 
 template <template <class> class Phi, class Next, class T>
@@ -157,21 +169,22 @@ void dual_lines(const OpView<T>& op, const OpView<T>& next, const Block<T>& b) {
     const T* rows2[n_rows];
     for (int r = 0; r < Phi<T>::n_rows; ++r) rows2[r] = op.rows2[r] + j;
     const auto x1 = Phi<T>::load(op.rows1, i);
-    const T* u = b.u(op.src[0]) + line * b.stride;
-    T* u_out = b.u(op.dst) + line * b.stride;
+    const T* v = b.v(op.src[0]) + line * b.stride;
+    T* v_out = b.v(op.dst) + line * b.stride;
     if (b.ntk) {
       const T* theta = b.theta(op.src[0]) + line * b.stride;
       T* theta_out = b.theta(op.dst) + line * b.stride;
       FNTK_LANES
       for (int k = 0; k < b.cols; ++k) {  // vectorised: 8 per dual
-        const Dual<T> d = phi.pair(correlation(u[k]), x1, Phi<T>::load(rows2, k));
-        theta_out[k] = after.theta(theta[k] * d.kdot, d.u, k);
-        u_out[k] = after.u(d.u, k);
+        const Dual<T> d = phi.pair(correlation(v[k]), x1, Phi<T>::load(rows2, k));
+        theta_out[k] = after.theta(theta[k] * d.kdot, Phi<T>::positive ? T(1) - d.v : rho_of(d.v), k);
+        v_out[k] = after.template defect<Phi<T>::positive>(d.v, k);
       }
     } else {
       FNTK_LANES
       for (int k = 0; k < b.cols; ++k)  // vectorised: 8 per dual
-        u_out[k] = after.u(phi.pair(correlation(u[k]), x1, Phi<T>::load(rows2, k)).u, k);
+        v_out[k] =
+            after.template defect<Phi<T>::positive>(phi.pair(correlation(v[k]), x1, Phi<T>::load(rows2, k)).v, k);
     }
   }
 }
@@ -228,35 +241,36 @@ double unit_distance(const T* x, double norm, const T* y, double other, double s
   return 0.5 * add_lanes(acc);
 }
 
-// The defect of one close or opposite pair from the rows themselves.
+// 1 - |rho| of one close or opposite pair from the rows themselves.
 template <class T>
-T exact_defect(T u, T close, const RawRows<T>& x1, const T* row, double norm, long d) {
+T exact_defect(bool near, const RawRows<T>& x1, const T* row, double norm, long d) {
   if (row == x1.rows) return T(0);  // one row with itself
   // the longer row first, so that (i, j) and (j, i) are one computation
-  const bool near = u < close, swap = x1.norms[0] < norm;
   const double sign = near ? 1 : -1;
-  const double w = swap ? unit_distance(row, norm, x1.rows, x1.norms[0], sign, d)
-                        : unit_distance(x1.rows, x1.norms[0], row, norm, sign, d);
-  return T(near ? w : 2 - w);
+  if (x1.norms[0] < norm) return T(unit_distance(row, norm, x1.rows, x1.norms[0], sign, d));
+  return T(unit_distance(x1.rows, x1.norms[0], row, norm, sign, d));
 }
 
 template <class T>
-void defect(long n, const T* product, T close, const RawRows<T>& x1, const RawRows<T>& x2, long d, T* u) {
-  const T far = T(2) - close;
+void defect(long n, const T* product, T close, const RawRows<T>& x1, const RawRows<T>& x2, long d, T* v) {
   FNTK_LANES
-  for (long k = 0; k < n; ++k)  // vectorised: 2
-    u[k] = at_least_zero(T(1) - product[k]);
+  for (long k = 0; k < n; ++k) {  // vectorised: 2
+    const bool near = !(product[k] < T(0));
+    v[k] = signed_defect(near, at_least_zero(T(1) - magnitude(product[k])));
+  }
   if (!x1.rows) return;
   constexpr long step = 16;  // few pairs are close: look at 16 at once
   for (long k = 0; k < n; k += step) {
     const long end = k + step < n ? k + step : n;
     using Flag = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;  // of T's width, or this loop stays scalar
     Flag some = 0;
-    for (long l = k; l < end; ++l)
-      some |= select(u[l] < close, Flag(1), Flag(0)) | select(u[l] > far, Flag(1), Flag(0));
+    for (long l = k; l < end; ++l) some |= select(magnitude(v[l]) < close, Flag(1), Flag(0));
     if (!some) continue;
-    for (long l = k; l < end; ++l)
-      if (u[l] < close || u[l] > far) u[l] = exact_defect(u[l], close, x1, x2.rows + l * d, x2.norms[l], d);
+    for (long l = k; l < end; ++l) {
+      if (!(magnitude(v[l]) < close)) continue;
+      const bool near = !(v[l] < T(0));
+      v[l] = signed_defect(near, exact_defect(near, x1, x2.rows + l * d, x2.norms[l], d));
+    }
   }
 }
 

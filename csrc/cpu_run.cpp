@@ -81,7 +81,7 @@ namespace {
 
 // A unit of work is kLines x kCols pairs; a block of some lines of it, at most kPlane pairs, stays in L1 while all ops
 // run over it. Columns start at multiples of kAlign, so that blocks of a symmetric unit can begin at the diagonal.
-constexpr long kLines = kPanel, kCols = 4 * kPanel, kPlane = 1024, kAlign = 16, kDiagonal = 256;
+constexpr long kLines = kPanel, kCols = kMaxCols, kPlane = 1024, kAlign = 16, kDiagonal = 256;
 
 // A worker's slots, on a cache line's boundary: a vector that straddles two costs double.
 template <class T>
@@ -145,15 +145,15 @@ struct TileRun {
   void load(const PairInput<T>& input, int slot, const Block<T>& b, long batch, long i, long j,
             const T* products) const {
     for (int line = 0; line < b.lines; ++line) {
-      T* u = b.u(slot) + line * b.stride;
+      T* v = b.v(slot) + line * b.stride;
       if (input.panels1)
         kernels.defect(b.cols, products + line * kCols, input.close,
                        raw_rows(input.raw1, input.norms1, batch, i + line),
-                       raw_rows(input.raw2, input.norms2, batch, j), input.d, u);
+                       raw_rows(input.raw2, input.norms2, batch, j), input.d, v);
       else if (input.defect)
-        std::copy_n(input.defect.at(batch, i + line, j), b.cols, u);
+        std::copy_n(input.defect.at(batch, i + line, j), b.cols, v);
       else
-        std::fill_n(u, b.cols, T(0));
+        std::fill_n(v, b.cols, T(0));
       if (!b.ntk) continue;
       if (input.theta)
         std::copy_n(input.theta.at(batch, i + line, j), b.cols, b.theta(slot) + line * b.stride);

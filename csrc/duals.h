@@ -1,14 +1,14 @@
 // THE mathematics of the nonlinearities: one struct each, compiled for every instruction set, for CUDA and for one
 // scalar.
 //
-// A pair of inputs enters with its defect u = 1 - rho, rho = q12 / sqrt(q11 q22), because u keeps the digits that a
-// rounded covariance has lost near rho = 1 (theory: kdot ~ 1 - sqrt(2 u) / pi there). For phi with variance map
-// V(q) = E phi(sqrt(q) z)^2 a struct gives
+// A pair of inputs enters with its signed defect v: 1 - rho for rho = q12 / sqrt(q11 q22) >= 0, and -(1 + rho) below.
+// It keeps the digits that a rounded covariance has lost near rho = 1 and rho = -1 (kdot ~ 1 - sqrt(2 (1 - rho)) / pi
+// there). For phi with variance map V(q) = E phi(sqrt(q) z)^2 a struct gives
 //   variance(q)      V(q)
 //   row(q)           what the pair formula needs of one input: n_rows numbers that load() and store() keep in row
-//   arrays pair(c, x1, x2)  u' = 1 - k / sqrt(V(q11) V(q22)), rho' = 1 - u' without cancellation, kdot = E phi'(.)
-//   phi'(.)
-// pair() is symmetric in x1 and x2 to the last bit, returns u' = 0 for u = 0 and equal rows, and any finite number
+//   arrays pair(c, x1, x2)  v' of rho' = k / sqrt(V(q11) V(q22)), rho' without cancellation, kdot = E phi'(.) phi'(.)
+//   positive         rho' >= 0 always, which spares the next op the question
+// pair() is symmetric in x1 and x2 to the last bit, returns v' = 0 for v = 0 and equal rows, and any finite number
 // where a variance is 0. Only the members a caller reads are computed: everything inlines.
 //
 // To add a nonlinearity: a struct here, its line in FNTK_DUALS, and its class in python/fastntk/activations.py.
@@ -16,24 +16,24 @@
 #include "vmath.h"
 
 #define FNTK_DUALS(X) \
+  X(Relu, "relu")     \
   X(ABRelu, "abrelu") \
   X(Erf, "erf")
 
 namespace fntk {
 namespace FNTK_ISA {
 
-// The correlation of a pair: u = 1 - rho, and w = min(u, 2 - u), which stays accurate at both ends.
+// The correlation of a pair: w = 1 - |rho| and a = |rho|, which are accurate at both ends, and the sign.
 template <class T>
 struct Correlation {
-  T u, w, a;  // a = |rho|
-  bool near;  // rho >= 0, w == u
+  T w, a;
+  bool near;  // rho >= 0
 };
 
 template <class T>
-FNTK_HD Correlation<T> correlation(T u) {
-  const bool near = u <= T(1);
-  const T w = at_least_zero(select(near, u, T(2) - u));
-  return {u, w, T(1) - w, near};
+FNTK_HD Correlation<T> correlation(T v) {
+  const T w = magnitude(v);
+  return {w, T(1) - w, !(v < T(0))};
 }
 
 // A power of two that brings q h^2 near 1, so that products of two variances stay in double's range.
@@ -59,35 +59,76 @@ FNTK_HD Correlation<T> correlation(T q11, T q12, T q22) {
   const double w = select(bottom == 0.0, 1.0, det / select(bottom == 0.0, 1.0, bottom));
   const double a = c / select(r == 0.0, 1.0, r);
   const bool near = !(q12 < T(0));
-  return {T(select(near, w, 2.0 - w)), T(w), T(select(a > 1.0, 1.0, a)), near};
+  return {T(w), T(select(a > 1.0, 1.0, a)), near};
 }
 
 template <class T>
 struct Dual {
-  T u, rho, kdot;
+  T v, rho, kdot;
 };
 
-// phi(x) = a min(x, 0) + b max(x, 0): Relu (0, 1), LeakyRelu (alpha, 1), Abs (-1, 1), identity (1, 1).
-// With cos(theta) = 1 - w, A = theta / pi, B = (sin theta - theta cos theta) / pi: the rectifier's normalised dual has
-// defect u - B for rho >= 0 and 1 - B below, its kdot is (1 - A) / 2 and A / 2; a b x + (b - a)^2 relu mixes that
-// with the identity. Cho & Saul 2009 (NeurIPS), eqs. 3-6; defect form derived. u', rho', kdot: a few eps, both ends.
+// With cos(theta) = 1 - w: theta / pi and (sin theta - theta cos theta) / pi. Of the rectifier's normalised dual the
+// latter is what rho = 1 - w gains and what is left of rho = w - 1; its kdot is (1 - theta / pi) / 2 and theta / pi
+// / 2. Cho & Saul 2009 (NeurIPS), eqs. 3-6; this form derived.
+template <class T>
+struct Arc {
+  T angle, moment;
+};
+
+template <class T>
+FNTK_HD Arc<T> arc(T w) {
+  const T s = sqrt(w);
+  if constexpr (std::is_same_v<T, float>)
+    return {s * horner(w, FNTK_ANGLE_FLOAT), s * w * horner(w, FNTK_MOMENT_FLOAT)};
+  else
+    return {s * horner(w, FNTK_ANGLE_DOUBLE), s * w * horner(w, FNTK_MOMENT_DOUBLE)};
+}
+
+// phi(x) = max(x, 0). v', rho', kdot: a few eps, both ends.
+template <class T>
+struct Relu {
+  static constexpr int n_params = 0, n_rows = 0;
+  static constexpr bool positive = true;
+  struct Row {};
+  explicit FNTK_HD Relu(const double*) {}
+  FNTK_HD T variance(T q) const { return T(0.5) * q; }
+  FNTK_HD Row row(T) const { return {}; }
+  static FNTK_HD Row load(const T* const*, long) { return {}; }
+  template <class R>
+  static FNTK_HD void store(const Row&, R* const*, long) {}
+
+  FNTK_HD Dual<T> pair(const Correlation<T>& c, const Row&, const Row&) const {
+    const Arc<T> t = arc(c.w);
+    Dual<T> d;
+    d.v = at_least_zero(select(c.near, c.w, T(1)) - t.moment);
+    d.rho = select(c.near, T(1) - d.v, t.moment);
+    d.kdot = T(0.5) * select(c.near, T(1) - t.angle, t.angle);
+    return d;
+  }
+};
+
+// phi(x) = a min(x, 0) + b max(x, 0): LeakyRelu (alpha, 1), Abs (-1, 1), identity (1, 1). It is a b x + (b - a)^2 relu
+// in the dual: rho' = mix rho + rest rho'_relu. v', rho', kdot: a few eps, both ends.
 template <class T>
 struct ABRelu {
   static constexpr int n_params = 2, n_rows = 0;
+  static constexpr bool positive = false;
   struct Row {};
   T mix;          // 2 a b / (a^2 + b^2)
   T rest;         // 1 - mix
+  T sum;          // 1 + mix
   T slope;        // a b
   T half_jump2;   // (b - a)^2 / 2
   T mean_square;  // (a^2 + b^2) / 2
 
   explicit FNTK_HD ABRelu(const double* p) {
-    const double a = p[0], b = p[1], sum = a * a + b * b;
-    mix = T(sum > 0 ? 2 * a * b / sum : 1);
-    rest = T(sum > 0 ? (b - a) * (b - a) / sum : 0);
+    const double a = p[0], b = p[1], total = a * a + b * b;
+    mix = T(total > 0 ? 2 * a * b / total : 1);
+    rest = T(total > 0 ? (b - a) * (b - a) / total : 0);
+    sum = T(total > 0 ? (b + a) * (b + a) / total : 2);
     slope = T(a * b);
     half_jump2 = T((b - a) * (b - a) / 2);
-    mean_square = T(sum / 2);
+    mean_square = T(total / 2);
   }
   FNTK_HD T variance(T q) const { return mean_square * q; }
   FNTK_HD Row row(T) const { return {}; }
@@ -96,20 +137,15 @@ struct ABRelu {
   static FNTK_HD void store(const Row&, R* const*, long) {}
 
   FNTK_HD Dual<T> pair(const Correlation<T>& c, const Row&, const Row&) const {
-    const T s = sqrt(c.w);
-    T angle, moment;
-    if constexpr (std::is_same_v<T, float>) {
-      angle = s * horner(c.w, FNTK_ANGLE_FLOAT);
-      moment = s * c.w * horner(c.w, FNTK_MOMENT_FLOAT);
-    } else {
-      angle = s * horner(c.w, FNTK_ANGLE_DOUBLE);
-      moment = s * c.w * horner(c.w, FNTK_MOMENT_DOUBLE);
-    }
-    const T base = select(c.near, c.u, fma(mix, c.u, rest));
+    const Arc<T> t = arc(c.w);
+    const T gain = rest * t.moment;
+    const T above = at_least_zero(select(c.near, c.w, fma(-mix, c.w, sum)) - gain);  // 1 - rho'
+    const T below = fma(mix, c.w, rest) + gain;                                      // 1 + rho', where rho < 0
+    const bool negative = !c.near & (gain < mix * c.a);
     Dual<T> d;
-    d.u = at_least_zero(fma(-rest, moment, base));
-    d.rho = select(c.near, T(1) - d.u, fma(rest, moment, -mix * c.a));
-    d.kdot = fma(half_jump2, select(c.near, T(1) - angle, angle), slope);
+    d.v = signed_defect(!negative, select(negative, below, above));
+    d.rho = select(c.near, T(1) - above, fma(-mix, c.a, gain));
+    d.kdot = fma(half_jump2, select(c.near, T(1) - t.angle, t.angle), slope);
     return d;
   }
 };
@@ -123,6 +159,7 @@ struct ABRelu {
 template <class T>
 struct Erf {
   static constexpr int n_params = 0, n_rows = 5;
+  static constexpr bool positive = false;
   struct Row {
     T a, over_a, t, g, over_g;  // sqrt(q), t = s - 1, g = sqrt(A); the reciprocals are 0 for q = 0
   };
@@ -160,13 +197,13 @@ struct Erf {
     const T bottom = T(2) * (x1.a * x2.over_a * (T(1) + x2.t) + x2.a * x1.over_a * (T(1) + x1.t)) + T(4) * c.a * root;
     const T cov = r * c.a;  // |q12|
     const T product = x1.g * x2.g, spread = square(x1.g - x2.g);
-    const bool close = (c.u < T(0.5)) & (spread < T(0.25) * product);  // else A12 itself loses nothing
+    const bool close = (c.w < T(0.5)) & (spread < T(0.25) * product);  // else A12 itself loses nothing
     const T angle = arctangent(select(close, top, T(2) * cov), select(close, bottom, root));
     const T scale = x1.over_g * x2.over_g;
     const T direct = arctangent(T(2) * cov, root) * scale;
-    const T apart = fma(select(c.near, -angle, angle), scale, T(1));
+    const T w = select(close, at_least_zero((angle - T(0.5) * spread) * scale), fma(-angle, scale, T(1)));
     Dual<T> d;
-    d.u = select(product == T(0), T(1), select(close, at_least_zero((angle - T(0.5) * spread) * scale), apart));
+    d.v = select(product == T(0), T(1), signed_defect(c.near, w));  // an odd function
     d.rho = select(c.near, direct, -direct);
     d.kdot = T(2) / (pi_2 * root);
     return d;

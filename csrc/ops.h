@@ -17,32 +17,43 @@ FNTK_HD double unit_difference(double x, double y, double sign, double t, double
 // dense: K -> w2 K + b2, theta -> w2 theta + f K_old + g. std: sqrt(f q) of each input, so that the product is
 // symmetric to the last bit.
 template <class T>
-FNTK_HD T dense_theta(T w2, T g, T std1, T std2, T u, T theta) {
-  return fma(w2, theta, fma(std1 * std2, T(1) - u, g));
+FNTK_HD T dense_theta(T w2, T g, T std1, T std2, T rho, T theta) {
+  return fma(w2, theta, fma(std1 * std2, rho, g));
 }
 
-// Defect of a sum of independent parts: sum over parts of p1 p2 u + (p1 - p2)^2 / 2, p = sqrt(q_part / q_sum). With
-// sum p^2 = 1 no term is negative, and equal rows give 0.
+// A sum of independent parts, p = sqrt(q_part / q_sum): 1 - rho is the sum of p1 p2 (1 - rho_part) + (p1 - p2)^2 / 2,
+// and 1 + rho that of p1 p2 (1 + rho_part) + (p1 - p2)^2 / 2. With sum p^2 = 1 no term is negative, and equal rows give
+// 0.
 template <class T>
-FNTK_HD T part_defect(T p1, T p2, T u) {
-  return fma(p1 * p2, u, T(0.5) * square(p1 - p2));
+FNTK_HD T part_defect(T p1, T p2, T defect) {
+  return fma(p1 * p2, defect, T(0.5) * square(p1 - p2));
+}
+template <class T>
+FNTK_HD T sum_defect(T minus, T plus) {  // 1 - rho and 1 + rho
+  return select(minus > T(1), signed_defect(false, plus), minus);
 }
 
 // dense with a bias: a part with the old defect, C = sqrt(w2 q / q'), and a constant one, S = sqrt(b2 / q').
-template <class T>
-FNTK_HD T bias_defect(T C1, T C2, T S1, T S2, T u) {
-  return fma(C1 * C2, u, T(0.5) * (square(C1 - C2) + square(S1 - S2)));
+template <class T, bool positive>
+FNTK_HD T bias_defect(T C1, T C2, T S1, T S2, T v) {
+  const T part = square(C1 - C2);
+  if constexpr (positive) return fma(C1 * C2, v, T(0.5) * (part + square(S1 - S2)));
+  const T w = magnitude(v);
+  const bool near = !(v < T(0));
+  const T minus = fma(C1 * C2, select(near, w, T(2) - w), T(0.5) * (part + square(S1 - S2)));  // 1 - rho
+  const T plus = fma(C1 * C2, w, T(0.5) * (part + square(S1 + S2)));                           // 1 + rho, where rho < 0
+  return select(near | (plus > T(1)), minus, signed_defect(false, plus));
 }
 
 // dense without a bias: unchanged; a zero variance counts as rho = 0 where the NTK does not vanish with it (g != 0).
 template <class T>
-FNTK_HD T guarded_defect(T std1, T std2, T u) {
-  return select(std1 * std2 == T(0), T(1), u);
+FNTK_HD T guarded_defect(T std1, T std2, T v) {
+  return select(std1 * std2 == T(0), T(1), v);
 }
 
 template <class T>
-FNTK_HD T covariance(T std1, T std2, T u) {
-  return std1 * std2 * (T(1) - u);
+FNTK_HD T covariance(T std1, T std2, T v) {
+  return std1 * std2 * rho_of(v);
 }
 
 }  // namespace FNTK_ISA

@@ -44,14 +44,14 @@ struct Plane {
 
 template <class T>
 struct PairInput {                     // of one tile
-  Plane<const T> defect;               // u itself; or
+  Plane<const T> defect;               // v itself; or
   Plane<const T> product;              // of unit rows (CUDA); or
-  Plane<const T> panels1, panels2;     // the unit rows, batch x panels x (d kPanel) (CPU); or none: u = 0
+  Plane<const T> panels1, panels2;     // the unit rows, batch x panels x (d kPanel) (CPU); or none: v = 0
   Plane<const T> theta;                // absent: 0
   Plane<const T> raw1, raw2;           // the rows themselves, for close pairs; absent: the product has to do
   Plane<const double> norms1, norms2;  // their norms, one line a batch
   long d = 0;
-  T close = 0;  // defects within it of 0 and of 2 come from the raw rows
+  T close = 0;  // 1 - |rho| below it comes from the raw rows
 };
 
 template <class T>
@@ -74,9 +74,9 @@ struct Block {
   long i0, j0;
   long stride;  // elements between the lines of a plane
   long plane;   // elements of a plane
-  T* state;     // n_slots x (u, theta)
+  T* state;     // n_slots x (v, theta)
   bool ntk;     // theta planes are alive
-  T* u(int slot) const { return state + 2 * slot * plane; }
+  T* v(int slot) const { return state + 2 * slot * plane; }
   T* theta(int slot) const { return state + (2 * slot + 1) * plane; }
 };
 
@@ -111,14 +111,15 @@ template <class T>
 struct Kernels {
   BlockOp<T> ops[16];        // by op code; null past the last
   DualMap<T> dual_maps[16];  // by op code; null for linear ops
-  // u = 1 - product, in place if wanted; within `close` of 0 and 2 from the rows themselves, where x1 has any.
-  void (*defect)(long n, const T* product, T close, const RawRows<T>& x1, const RawRows<T>& x2, long d, T* u);
+  // v of a product of unit rows; 1 - |rho| below `close` comes from the rows themselves, where x1 has any.
+  void (*defect)(long n, const T* product, T close, const RawRows<T>& x1, const RawRows<T>& x2, long d, T* v);
   double (*sum_of_squares)(const T* x, double scale, long d);
   void (*transpose)(const T* in, long in_stride, T* out, long out_stride, long rows, long cols, long skip);
 };
 
 // Unit rows lie in panels of kPanel rows, feature by feature: panel[k][row].
 constexpr long kPanel = 64;
+constexpr long kMaxCols = 4 * kPanel;  // of a block
 
 template <class T>
 struct Products {

@@ -64,6 +64,18 @@ FNTK_HD T magnitude(T x) {
   return select(x < T(0), -x, x);
 }
 
+// v of a pair with |rho| = 1 - w: w, or -w for rho < 0, never -0.
+template <class T>
+FNTK_HD T signed_defect(bool near, T w) {
+  return select(near, w, select(w > T(1e-37), -w, T(-1e-37)));
+}
+
+template <class T>
+FNTK_HD T rho_of(T v) {
+  const T a = T(1) - magnitude(v);
+  return select(v < T(0), -a, a);
+}
+
 template <class T>
 FNTK_HD T square(T x) {
   return x * x;

@@ -30,13 +30,6 @@ BOUNDS: dict[tuple[str, str], float] = {
     **{(f"{kernel} {depth}", "float64"): 1e-12 for kernel in ("nngp", "ntk") for depth in DEPTHS},
     **{(f"{kernel} {depth}", "float32"): 2e-6 for kernel in ("nngp", "ntk") for depth in DEPTHS if depth <= 10},
     **{(f"{kernel} {depth}", "float32"): 1e-5 for kernel in ("nngp", "ntk") for depth in DEPTHS if depth > 10},
-    # Nearly opposite inputs under an odd nonlinearity: rho stays near -1, where 1 - rho holds 1 + rho to half an ulp
-    # of 2 only. Outside what the library promises; reached: 1.6e-6, 4.8e-6 in float32.
-    **{(f"{kernel} {depth} opposite", "float64"): 1e-12 for kernel in ("nngp", "ntk") for depth in DEPTHS},
-    **{
-        (f"{kernel} {depth} opposite", "float32"): 6e-6 for kernel in ("nngp", "ntk") for depth in DEPTHS if depth <= 10
-    },
-    **{(f"{kernel} {depth} opposite", "float32"): 1e-5 for kernel in ("nngp", "ntk") for depth in DEPTHS if depth > 10},
     # The oracles' own check: float64 sums over some thousand nodes.
     ("closed form", "float64"): 1e-12,
     # Numbers printed with 15 decimals, the smallest of them 0.16: half of the last digit, and float64's own error.

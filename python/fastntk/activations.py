@@ -1,8 +1,9 @@
 """The nonlinearities: phi, its variance map and its dual, written to be read; compiled text: ``csrc/duals.h``.
 
 For ``(u, v) ~ N(0, [[q11, q12], [q12, q22]])`` the dual is ``k = E phi(u) phi(v)``, ``kdot = E phi'(u) phi'(v)``. Both
-are written in terms of the defect ``1 - rho``, ``rho = q12 / sqrt(q11 q22)``, which keeps its digits where ``rho``
-rounds to 1: near there ``kdot ~ 1 - sqrt(2 (1 - rho)) / pi``, so an error of 1e-7 in ``rho`` would become 1e-4.
+are written in terms of the signed defect, ``1 - rho`` for ``rho = q12 / sqrt(q11 q22) >= 0``, else ``-(1 + rho)``: it
+keeps its digits where ``rho`` rounds to 1 or -1, and near there ``kdot ~ 1 - sqrt(2 (1 - rho)) / pi``, so an error of
+1e-7 in ``rho`` would become 1e-4.
 """
 
 from __future__ import annotations
@@ -24,29 +25,43 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Correlation:
-    """A pair's correlation without cancellation: ``u = 1 - rho``, ``w = 1 - |rho|``, ``a = |rho|``."""
+    """A pair's correlation without cancellation: ``w = 1 - |rho|``, ``a = |rho|``, and whether ``rho >= 0``."""
 
-    u: Array
     w: Array
     a: Array
+    near: npt.NDArray[np.bool_]
 
     @classmethod
-    def of_defect(cls, u: Array) -> Correlation:
-        w = np.maximum(np.where(u <= 1, u, 2 - u), 0)
-        return cls(u, w, 1 - w)
+    def of_defect(cls, v: Array) -> Correlation:
+        w = np.abs(v)
+        return cls(w, 1 - w, ~(v < 0))
 
     @classmethod
     def of_covariances(cls, q11: Array, q12: Array, q22: Array) -> Correlation:
         """``1 - |rho| = (q11 q22 - q12^2) / (r (r + |q12|))``; a zero variance counts as ``rho = 0``."""
         h1, h2 = (np.ldexp(1.0, -np.frexp(q)[1] // 2) for q in (q11, q22))  # products stay in range
+        near = ~(q12 < 0)
         q11, q12, q22 = q11 * h1 * h1, q12 * h1 * h2, q22 * h2 * h2
         r = np.sqrt(q11) * np.sqrt(q22)
         c = np.abs(q12)
         det = np.maximum(difference_of_products(q11, q22, q12), 0)
         bottom = r * (r + c)
         w = np.where(bottom == 0, 1, det / np.where(bottom == 0, 1, bottom))
-        a = np.minimum(c / np.where(r == 0, 1, r), 1)
-        return cls(np.where(q12 < 0, 2 - w, w), w, a)
+        return cls(w, np.minimum(c / np.where(r == 0, 1, r), 1), near)
+
+    @property
+    def defect(self) -> Array:
+        return signed_defect(self.near, self.w)
+
+
+def signed_defect(near: npt.NDArray[np.bool_], w: Array) -> Array:
+    """``w = 1 - |rho|`` with the sign of ``rho``, never -0."""
+    return np.where(near, w, -np.maximum(w, 1e-37))
+
+
+def rho_of(v: Array) -> Array:
+    """The correlation of a signed defect."""
+    return np.where(v < 0, np.abs(v) - 1, 1 - v)
 
 
 def difference_of_products(a: Array, d: Array, b: Array) -> Array:
@@ -96,7 +111,7 @@ class Nonlinearity(Layer):
         raise NotImplementedError
 
     def pair(self, c: Correlation, q11: Array, q22: Array) -> tuple[Array, Array, Array]:
-        """``(u', rho', kdot)`` of the outputs, ``u' = 1 - rho'``: the dual, normalised by ``sqrt(V(q11) V(q22))``."""
+        """``(v', rho', kdot)`` of the outputs: the dual, normalised by ``sqrt(V(q11) V(q22))``, and its defect."""
         raise NotImplementedError
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -167,21 +182,29 @@ class ABRelu(Nonlinearity):
         return (self.a**2 + self.b**2) / 2 * q
 
     def pair(self, c: Correlation, q11: Array, q22: Array) -> tuple[Array, Array, Array]:
-        near = c.u <= 1
         t = 2 * np.arctan2(np.sqrt(c.w), np.sqrt(2 - c.w))  # theta, or pi - theta beyond a right angle
-        lost = _sin_minus_t_cos(t) / np.pi
         total = self.a**2 + self.b**2
         mix = 2 * self.a * self.b / total if total > 0 else 1.0
         rest = (self.b - self.a) ** 2 / total if total > 0 else 0.0
-        u = np.maximum(np.where(near, c.u, mix * c.u + rest) - rest * lost, 0)
-        rho = np.where(near, 1 - u, rest * lost - mix * c.a)
-        kdot = self.a * self.b + (self.b - self.a) ** 2 / 2 * np.where(near, 1 - t / np.pi, t / np.pi)
-        return u, rho, kdot
+        gain = rest * _sin_minus_t_cos(t) / np.pi
+        above = np.maximum(np.where(c.near, c.w, 1 + mix - mix * c.w) - gain, 0)  # 1 - rho'
+        below = rest + mix * c.w + gain  # 1 + rho', where rho < 0
+        positive = c.near | ~(gain < mix * c.a)
+        v = signed_defect(positive, np.where(positive, above, below))
+        rho = np.where(c.near, 1 - above, gain - mix * c.a)
+        kdot = self.a * self.b + (self.b - self.a) ** 2 / 2 * np.where(c.near, 1 - t / np.pi, t / np.pi)
+        return v, rho, kdot
 
 
 @dataclass(frozen=True, init=False)
 class Relu(ABRelu):
     """``max(x, 0)``: see :class:`ABRelu`."""
+
+    dual_name: ClassVar[str] = "relu"
+
+    @property
+    def dual_params(self) -> tuple[float, ...]:
+        return ()
 
     def __init__(self, do_stabilize: bool = False) -> None:
         super().__init__(0.0, 1.0, do_stabilize)
@@ -254,14 +277,14 @@ class Erf(Nonlinearity):
         a12 = np.arctan2(2 * r * c.a, root)
         top = 8 * (r * sine2 + (q11 - q22) * inverse * (q11 - q22) / (s1 + s2) ** 2)
         bottom = 2 * (q11 * inverse * s2 + q22 * inverse * s1) + 4 * c.a * root
-        # (A1 + A2) / 2 - A12; for rho >= 0 with no difference of nearly equal numbers
-        gap = np.where(c.u <= 1, np.arctan2(top, bottom), (a1 + a2) / 2 + a12)
         g1, g2 = np.sqrt(a1), np.sqrt(a2)
         alive = g1 * g2 != 0
         product = np.where(alive, g1 * g2, 1)
-        u = np.where(alive, np.maximum((gap - (g1 - g2) ** 2 / 2) / product, 0), 1)
-        rho = np.where(c.u <= 1, a12, -a12) / product
-        return u, rho, 4 / np.pi / root
+        # 1 - |A12| / (g1 g2): for close pairs from (A1 + A2) / 2 - A12 with no difference of nearly equal numbers
+        close = (c.w < 0.5) & ((g1 - g2) ** 2 < product / 4)
+        w = np.where(close, np.arctan2(top, bottom) - (g1 - g2) ** 2 / 2, product - a12) / product
+        v = np.where(alive, signed_defect(c.near, np.maximum(w, 0)), 1)
+        return v, np.where(c.near, a12, -a12) / product, 4 / np.pi / root
 
 
 # Every nonlinearity once, by its name in fastntk.dual, with the parameters that tests, tables and benches use.

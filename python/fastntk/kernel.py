@@ -16,7 +16,8 @@ Array = npt.NDArray[Any]
 class Exact:
     """The state itself, as the backend keeps it: what rounded covariances have lost.
 
-    ``defect`` is ``1 - K(x, x') / sqrt(K(x, x) K(x', x'))``; ``theta`` the NTK (None: as the Kernel has it).
+    ``defect`` is ``1 - rho``, or ``-(1 + rho)`` where ``rho = K(x, x') / sqrt(K(x, x) K(x', x'))`` is negative;
+    ``theta`` the NTK (None: as the Kernel has it).
     """
 
     defect: Array  # like nngp

@@ -407,7 +407,7 @@ def _pair_input(given: _Input, engine: Engine, batch: int) -> PairInput:
         q2 = q1 if k.cov2 is None else np.asarray(k.cov2, dtype=np.float64)
         with np.errstate(all="ignore"):
             covariances = (q1[..., :, None], np.asarray(k.nngp, dtype=np.float64), q2[..., None, :])
-            defect = Correlation.of_covariances(*covariances).u
+            defect = Correlation.of_covariances(*covariances).defect
 
     def plane(x: Array) -> Array:
         return contiguous(x).astype(own, copy=False).reshape(shape)

@@ -1,7 +1,7 @@
 """The compiler: immutable layers -> a flat program of named ops on slots, which a backend runs on blocks of pairs.
 
-A *slot* stands for one random function at one place of the network. For a pair of inputs it holds the defect
-``u = 1 - K(x, x') / sqrt(K(x, x) K(x', x'))`` and the NTK; what depends on one input alone (variances, and what the ops
+A *slot* stands for one random function at one place of the network. For a pair of inputs it holds the signed
+defect of its correlation (activations.py) and the NTK; what depends on one input alone (variances, and what the ops
 derive from them) is made once per input by the row pass. A slot's ``layout`` says which positions of a pair are kept:
 ``"point"`` is one number per pair. Branches are ops that read one slot twice and ``sum`` ops that join them again.
 

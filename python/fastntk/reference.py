@@ -1,6 +1,6 @@
 """The NumPy engine: fallback, and the readable definition of what every backend computes.
 
-It works in float64 throughout, whatever the dtype of the result, and keeps a pair's defect ``u = 1 - rho`` and NTK
+It works in float64 throughout, whatever the dtype of the result, and keeps a pair's signed defect and NTK
 as ``csrc/`` does; formulas of nonlinearities stand in ``activations.py``.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .activations import Correlation, of_dual
+from .activations import Correlation, of_dual, rho_of, signed_defect
 from .program import Op, Program
 
 if TYPE_CHECKING:
@@ -56,32 +56,39 @@ def _shares(parts: Sequence[Array]) -> list[Array]:
     ]
 
 
-def _join(defects: Sequence[Array], shares1: Sequence[Array], shares2: Sequence[Array]) -> Array:
-    """Defect of a sum of independent parts with defects ``u_b``: sum of ``p1 p2 u_b + (p1 - p2)^2 / 2``."""
-    return np.asarray(
-        sum(p1 * p2 * u + (p1 - p2) ** 2 / 2 for u, p1, p2 in zip(defects, shares1, shares2, strict=True))
-    )
+def _join(parts: Sequence[Array], shares1: Sequence[Array], shares2: Sequence[Array]) -> Array:
+    """Signed defect of a sum of independent parts with signed defects ``v_b``.
+
+    ``1 - rho`` is the sum of ``p1 p2 (1 - rho_b) + (p1 - p2)^2 / 2``, ``1 + rho`` that of ``p1 p2 (1 + rho_b) + ...``.
+    """
+    minus: Any = 0
+    plus: Any = 0
+    for v, p1, p2 in zip(parts, shares1, shares2, strict=True):
+        w, near = np.abs(v), ~(v < 0)
+        minus = minus + p1 * p2 * np.where(near, w, 2 - w) + (p1 - p2) ** 2 / 2
+        plus = plus + p1 * p2 * np.where(near, 2 - w, w) + (p1 - p2) ** 2 / 2
+    return np.where(minus > 1, signed_defect(np.asarray(False), plus), minus)
 
 
 def run_op(
     op: Op, q1: tuple[Array, ...], q2: tuple[Array, ...], sources: Sequence[tuple[Array, Array]]
 ) -> tuple[Array, Array]:
-    """One op on broadcastable blocks: sources' (u, theta) -> (u, theta)."""
-    u, theta = sources[0]
+    """One op on broadcastable blocks: sources' (v, theta) -> (v, theta)."""
+    v, theta = sources[0]
     if op.name == "dense":
         w2, b2, f, g = op.params
-        k = np.sqrt(q1[0]) * np.sqrt(q2[0]) * (1 - u)
+        k = np.sqrt(q1[0]) * np.sqrt(q2[0]) * rho_of(v)
         theta = w2 * theta + f * k + g
         if b2 > 0:
             shares1, shares2 = (_shares([w2 * q, np.full_like(q, b2)]) for q in (q1[0], q2[0]))
-            u = _join([u, np.zeros(1)], shares1, shares2)
+            v = _join([v, np.zeros(1)], shares1, shares2)
         elif g != 0:  # a zero variance counts as rho = 0 where the NTK does not vanish with it
-            u = np.where((q1[0] == 0) | (q2[0] == 0), 1, u)
-        return u, theta
+            v = np.where((q1[0] == 0) | (q2[0] == 0), 1, v)
+        return v, theta
     if op.name == "sum":
         return _join([s[0] for s in sources], _shares(q1), _shares(q2)), np.asarray(sum(s[1] for s in sources))
-    u, _, kdot = of_dual(op.name, op.params).pair(Correlation.of_defect(u), q1[0], q2[0])
-    return u, theta * kdot
+    v, _, kdot = of_dual(op.name, op.params).pair(Correlation.of_defect(v), q1[0], q2[0])
+    return v, theta * kdot
 
 
 class NumpyEngine:
@@ -157,9 +164,9 @@ class NumpyEngine:
             if op.name != "store":
                 slots[op.dst] = run_op(op, q1, q2, [slots[s] for s in op.src])
                 continue
-            u, theta = slots[op.src[0]]
-            nngp = np.sqrt(q1[0]) * np.sqrt(q2[0]) * (1 - u)
-            for plane, value in zip(outputs[op.dst], (nngp, theta, u), strict=True):
+            v, theta = slots[op.src[0]]
+            nngp = np.sqrt(q1[0]) * np.sqrt(q2[0]) * rho_of(v)
+            for plane, value in zip(outputs[op.dst], (nngp, theta, v), strict=True):
                 if plane is not None:
                     _place(plane[b], np.broadcast_to(value, shape), tile)
 
@@ -169,21 +176,21 @@ def _input_defect(given: TileInput, batch: int, shape: tuple[int, int]) -> Array
         return np.asarray(given.defect[batch], dtype=np.float64)
     if given.product is None:
         return np.zeros(shape)
-    u = np.maximum(1 - given.product[batch], 0)
+    near = ~(given.product[batch] < 0)
+    w = np.maximum(1 - np.abs(given.product[batch]), 0)
     if given.raw1 is None or given.raw2 is None or given.norms1 is None or given.norms2 is None:
-        return np.asarray(u)
+        return signed_defect(near, w)
     norms1, norms2 = given.norms1[batch, 0], given.norms2[batch, 0]
+    lines, cols = np.nonzero(w < CLOSE)
     step = max(1, (1 << 20) // given.raw1.shape[2])
-    for sign in (1, -1):
-        lines, cols = np.nonzero(u < CLOSE if sign == 1 else u > 2 - CLOSE)
-        for start in range(0, len(lines), step):
-            i, j = lines[start : start + step], cols[start : start + step]
-            w = _unit_distance(given.raw1[batch, i], norms1[i], given.raw2[batch, j], norms2[j], sign)
-            u[i, j] = w if sign == 1 else 2 - w
-    return np.asarray(u)
+    for start in range(0, len(lines), step):
+        i, j = lines[start : start + step], cols[start : start + step]
+        sign = np.where(near[i, j], 1.0, -1.0)
+        w[i, j] = _unit_distance(given.raw1[batch, i], norms1[i], given.raw2[batch, j], norms2[j], sign)
+    return signed_defect(near, w)
 
 
-def _unit_distance(x: Array, norm: Array, y: Array, other: Array, sign: int) -> Array:
+def _unit_distance(x: Array, norm: Array, y: Array, other: Array, sign: Array) -> Array:
     """``|x / |x| - sign y / |y||^2 / 2`` row by row, from rows as given.
 
     With ``t = |x| / |y| - 1``, |x| the larger, it is ``|(x - sign y) - sign t y|^2 / (2 |x|^2)``: both terms are small
@@ -194,7 +201,7 @@ def _unit_distance(x: Array, norm: Array, y: Array, other: Array, sign: int) -> 
     x, y = np.where(swap[:, None], y, x), np.where(swap[:, None], x, y)
     norm, other = np.maximum(norm, other), np.minimum(norm, other)
     t = sign * (norm / other - 1)
-    v = ((x - sign * y) - t[:, None] * y) / np.maximum(norm, 1e-300)[:, None]
+    v = ((x - sign[:, None] * y) - t[:, None] * y) / np.maximum(norm, 1e-300)[:, None]
     return np.asarray(np.einsum("ij,ij->i", v, v) / 2)
 
 
