@@ -233,7 +233,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "memory_bytes": int(total) * 1024 if total else None,
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
 

@@ -71,7 +71,7 @@ def _git(*args: str) -> str | None:
 def accuracy_report() -> dict:
     """What the run has measured, and where."""
     return {
-        "machine": {"processor": _processor(), "platform": platform.platform()},
+        "machine": {"processor": _processor(), "platform": f"{platform.system()} {platform.machine()}"},
         "versions": {"fastntk": fastntk.__version__, "numpy": np.__version__, "python": platform.python_version()},
         "git": {"commit": _git("rev-parse", "HEAD"), "changed": bool(_git("status", "--porcelain"))},
         "cells": [
