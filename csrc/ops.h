@@ -42,7 +42,7 @@ FNTK_HD T bias_defect(T C1, T C2, T S1, T S2, T v) {
   const bool near = !(v < T(0));
   const T minus = fma(C1 * C2, select(near, w, T(2) - w), T(0.5) * (part + square(S1 - S2)));  // 1 - rho
   const T plus = fma(C1 * C2, w, T(0.5) * (part + square(S1 + S2)));                           // 1 + rho, where rho < 0
-  return select(near | (plus > T(1)), minus, signed_defect(false, plus));
+  return select(near, minus, select(plus > T(1), minus, signed_defect(false, plus)));
 }
 
 // dense without a bias: unchanged; a zero variance counts as rho = 0 where the NTK does not vanish with it (g != 0).
