@@ -5,11 +5,11 @@
 namespace fntk {
 namespace FNTK_ISA {
 
+// Finite for subnormal rows too.
+FNTK_HD double inverse_norm(double norm) { return 1 / select(norm < 1e-300, 1e-300, norm); }
+
 // One coordinate of x / |x| - sign y / |y| from the raw rows, |x| >= |y|, t = -sign (|x| / |y| - 1): both terms
 // are small where the difference is. What rounds t lies along y and changes the distance at second order only.
-FNTK_HD double inverse_norm(double norm) {
-  return 1 / select(norm < 1e-300, 1e-300, norm);
-}  // finite for subnormal rows
 FNTK_HD double unit_difference(double x, double y, double sign, double t, double inverse) {
   return fma(t, y, x - sign * y) * inverse;
 }
@@ -48,7 +48,7 @@ FNTK_HD T bias_defect(T C1, T C2, T S1, T S2, T v) {
 // dense without a bias: unchanged; a zero variance counts as rho = 0 where the NTK does not vanish with it (g != 0).
 template <class T>
 FNTK_HD T guarded_defect(T std1, T std2, T v) {
-  return select(std1 * std2 == T(0), T(1), v);
+  return select(std1 == T(0), T(1), select(std2 == T(0), T(1), v));  // their product may underflow
 }
 
 template <class T>

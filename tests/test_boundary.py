@@ -681,6 +681,14 @@ def test_extreme_norms_of_any_network(name, dtype, backend):
             assert np.max(error) <= promised, scale
 
 
+def test_a_tiny_variance_is_not_zero(backend):
+    """A trained bias of standard deviation 0 gives an NTK where K vanishes: the angle must not be lost with K."""
+    x = (1e-23 * X).astype(np.float32)  # K is about 1e-46, which float32 does not hold
+    net = serial(Dense(4, 1.3, 0.0, parameterization="standard"), stax.Relu(), Dense(1))
+    expected = net.kernel_fn(x.astype(np.float64), None, "ntk", backend="numpy")
+    assert np.max(np.abs(net.kernel_fn(x, None, "ntk") / expected - 1)) < 1e-5
+
+
 def test_zero_rows(dtype, backend):
     x = X.astype(dtype)
     x[3] = 0
