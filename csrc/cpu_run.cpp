@@ -26,23 +26,6 @@ FNTK_DECLARE(avx512)
 #define FNTK_ISA_ROW(name, available, isa) \
   Isa { name, available, &isa::kernels_float, &isa::kernels_double, &isa::products_float, &isa::products_double }
 
-template <>
-const Products<float>& Isa::products<float>() const {
-  return *products_float;
-}
-template <>
-const Products<double>& Isa::products<double>() const {
-  return *products_double;
-}
-template <>
-const Kernels<float>& Isa::kernels<float>() const {
-  return *kernels_float;
-}
-template <>
-const Kernels<double>& Isa::kernels<double>() const {
-  return *kernels_double;
-}
-
 const std::vector<Isa>& isas() {
   static const std::vector<Isa> table = [] {
     std::vector<Isa> found;

@@ -15,9 +15,19 @@ struct Isa {
   const Products<float>* products_float;
   const Products<double>* products_double;
   template <class T>
-  const Kernels<T>& kernels() const;
+  const Kernels<T>& kernels() const {
+    if constexpr (sizeof(T) == sizeof(float))
+      return *kernels_float;
+    else
+      return *kernels_double;
+  }
   template <class T>
-  const Products<T>& products() const;
+  const Products<T>& products() const {
+    if constexpr (sizeof(T) == sizeof(float))
+      return *products_float;
+    else
+      return *products_double;
+  }
 };
 
 // Slowest first; the last available one is the default.

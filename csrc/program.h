@@ -1,9 +1,10 @@
 // The only contract between Python, the row pass, the block loops and CUDA: plain structs, no logic.
 //
-// A program is a straight line of ops on slots. A slot holds, for a block of pairs, two planes: the defect u and the
-// NTK theta (NNGP = sqrt(q1 q2) (1 - u), with the variances q in the row tables). An op that needs something of one
-// input alone finds it in row arrays, made once per input by the row pass; arrays first_row .. first_row + n_rows - 1
-// are its own. Slots are numbered and reused by lower() in Python; nothing here knows about layers.
+// A program is a straight line of ops on slots. A slot holds, for a block of pairs, two planes: the signed defect v of
+// the correlation (duals.h) and the NTK theta (NNGP = sqrt(q1 q2) rho, with the variances q in the row tables). An op
+// that needs something of one input alone finds it in row arrays, made once per input by the row pass; arrays first_row
+// .. first_row + n_rows - 1 are its own. Slots are numbered and reused by lower() in Python; nothing here knows about
+// layers.
 #pragma once
 #include <cstdint>
 #include <string>

@@ -41,8 +41,6 @@ const std::vector<std::string>& op_names() {
   return names;
 }
 
-bool is_dual(const std::string& name) { return find_dual(name) != nullptr; }
-
 size_t dual_n_params(const std::string& name) {
   const DualInfo* dual = find_dual(name);
   FNTK_CHECK(dual, "no dual named '", name, "'");

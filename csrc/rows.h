@@ -10,7 +10,6 @@ namespace fntk {
 
 // Names by op code: the linear ops, then the duals.
 const std::vector<std::string>& op_names();
-bool is_dual(const std::string& name);
 size_t dual_n_params(const std::string& name);
 
 // Fills code, first_row and n_rows of each op and checks every index.

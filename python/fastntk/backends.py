@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from .config import resolve_options
 from .program import Program
-from .reference import NumpyEngine
+from .reference import CLOSE, NumpyEngine
 
 Array = npt.NDArray[Any]
 
@@ -120,7 +120,7 @@ def load(name: str) -> tuple[ModuleType | None, str]:
 
 # Pairs within this of rho = 1 or -1 take their distance from the inputs themselves: the rounding of the product, about
 # 3 eps, would show in kdot ~ sqrt(2 (1 - rho)) / pi.
-_CLOSE = {np.dtype(np.float32): 0.06, np.dtype(np.float64): 1e-3}
+_CLOSE = {np.dtype(np.float32): 0.06, np.dtype(np.float64): CLOSE}
 
 
 @lru_cache(maxsize=256)

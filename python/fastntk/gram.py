@@ -106,8 +106,8 @@ class RowTables:
 
 
 def rows_per_table(program: Program, dtype: np.dtype[Any]) -> int:
-    """Rows whose table stays within the byte budget; three numbers an op is the most that any needs, and a variance."""
-    return max(1024, _BYTES // (len(program.ops) * (3 * dtype.itemsize + 8)))
+    """Rows whose table stays within the byte budget; five numbers an op (erf) is the most that any needs."""
+    return max(1024, _BYTES // (len(program.ops) * (5 * dtype.itemsize + 8)))
 
 
 def run_pairs(

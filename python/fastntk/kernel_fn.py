@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -114,13 +114,13 @@ class KernelFn:
         planes = [p for p in PLANES if names is None or p in names or (p == "defect" and "exact" in names)]
         if "ntk" in planes:
             inputs, planes = _known_ntk(inputs, planes, required=names is not None)
-        leaves = list(_outputs(lowered.outputs))
-        targets = self._targets(out, get, names, leaves, inputs)
+        count = lowered.program.n_outputs
+        targets = self._targets(out, get, names, count, inputs)
         shape = (*first.batch, first.n1, first.n2)
         engine = select(backend, num_threads)
         own = engine.product_dtype(first.dtype)  # a Kernel keeps the state as the engine has it
         dtypes = {"nngp": first.dtype, "ntk": own if names is None or "exact" in names else first.dtype, "defect": own}
-        missing = [(k, name) for k in range(len(leaves)) for name in planes if (k, name) not in targets]
+        missing = [(k, name) for k in range(count) for name in planes if (k, name) not in targets]
         fresh = allocate([shape] * len(missing), [dtypes[name] for _, name in missing], "kernel_fn") if missing else []
         targets.update(zip(missing, fresh, strict=True))
 
@@ -162,9 +162,9 @@ class KernelFn:
         engine = select(backend, num_threads)
         first = inputs[0]
         size = first.n1 * int(np.prod(first.batch, dtype=int))
-        leaves = list(_outputs(lowered.outputs))
         planes = [
-            [np.empty((1, size, 1), first.dtype) if n in names else None for n in ("nngp", "ntk", "")] for _ in leaves
+            [np.empty((1, size, 1), first.dtype) if n in names else None for n in ("nngp", "ntk", "")]
+            for _ in range(lowered.program.n_outputs)
         ]
         q = [Units(_batched(i.x1), engine).q for i in inputs if i.x1 is not None]
         run_diagonal(lowered.program, engine, q, planes, first.dtype)
@@ -298,12 +298,12 @@ class KernelFn:
         )  # fmt: skip
 
     def _targets(
-        self, out: Any, get: Any, names: tuple[str, ...] | None, leaves: Sequence[Value], inputs: Sequence[_Input]
+        self, out: Any, get: Any, names: tuple[str, ...] | None, count: int, inputs: Sequence[_Input]
     ) -> dict[tuple[int, str], Array]:
         """Arrays of ``out`` by (output, field)."""
         if out is None:
             return {}
-        if names is None or set(names) - {"nngp", "ntk"} or len(leaves) != 1:
+        if names is None or set(names) - {"nngp", "ntk"} or count != 1:
             raise ValueError(
                 f"[kernel_fn] out takes get of 'nngp' and 'ntk' and a network with one output, given get={get!r}"
             )
@@ -444,14 +444,6 @@ def _analytic_kernel(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
 
 def _values(tree: Any) -> Any:
     return tree.value if isinstance(tree, _Input) else tuple(_values(t) for t in tree)
-
-
-def _outputs(values: Any) -> Iterator[Value]:
-    if isinstance(values, Value):
-        yield values
-    else:
-        for value in values:
-            yield from _outputs(value)
 
 
 def _tree(values: Any, make: Any) -> Any:
