@@ -110,7 +110,7 @@ class KernelFn:
         names = _check_get(get)
         inputs, tree = self._inputs(x1, x2, batch_dims)
         first = inputs[0]
-        lowered = lower(self.layer, _values(tree), *self._axes(inputs))
+        lowered = lower(self.layer, _values(tree))
         planes = [p for p in PLANES if names is None or p in names or (p == "defect" and "exact" in names)]
         if "ntk" in planes:
             inputs, planes = _known_ntk(inputs, planes, required=names is not None)
@@ -158,7 +158,7 @@ class KernelFn:
         inputs, tree = self._inputs(x, None, batch_dims)
         if any(i.x1 is None for i in inputs):
             raise TypeError("[diagonal] x must be an array, given a Kernel (its diagonal is cov1)")
-        lowered = lower(self.layer, _values(tree), *self._axes(inputs))
+        lowered = lower(self.layer, _values(tree))
         engine = select(backend, num_threads)
         first = inputs[0]
         size = first.n1 * int(np.prod(first.batch, dtype=int))
@@ -204,7 +204,7 @@ class KernelFn:
         inputs, tree = self._inputs(x1, x2, batch_dims)
         if "ntk" in names:
             _known_ntk(inputs, list(names), required=True)
-        lowered = lower(self.layer, _values(tree), *self._axes(inputs), depths=True)
+        lowered = lower(self.layer, _values(tree), depths=True)
         count = lowered.program.n_outputs
         first = inputs[0]
         shapes = [(count, *first.batch, first.n1, first.n2)] * len(names)
@@ -292,7 +292,7 @@ class KernelFn:
         dtypes = {x.dtype.newbyteorder("=") for x in arrays}
         if len(dtypes) > 1:
             raise TypeError(f"[{what}] {name} is {a.dtype}, x2 is {b.dtype}: convert one of them")
-        value = Value(0, channels=a.shape[-1])
+        value = Value(0, channels=a.shape[-1], batch_axis=batch_axis, channel_axis=channel_axis)
         return _Input(
             a, None if x2 is None else b, None, value, dtypes.pop(), a.shape[:-2], a.shape[-2], b.shape[-2], x2 is None,
         )  # fmt: skip
@@ -375,7 +375,10 @@ def _continue(k: Kernel, x2: Any, name: str, batch_dims: int) -> _Input:
             )
     if k.x1_is_x2 and n1 != n2:
         raise ValueError(f"[{what}] {name}.nngp has shape {nngp.shape}, which x1_is_x2 makes square")
-    value = Value(0, channels=k.shape1[k.channel_axis], gaussian=k.is_gaussian)
+    value = Value(
+        0, channels=k.shape1[k.channel_axis], gaussian=k.is_gaussian, batch_axis=k.batch_axis % 2,
+        channel_axis=k.channel_axis % 2,
+    )  # fmt: skip
     dtype = nngp.dtype.newbyteorder("=")
     return _Input(None, None, k, value, dtype, tuple(batch), n1, n2, k.x1_is_x2)
 

@@ -5,7 +5,6 @@ A layer unpacks into Neural Tangents' triple ``(init_fn, apply_fn, kernel_fn)``.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -134,7 +133,7 @@ def _as_shape(shape: Any) -> Shape:
     return tuple(int(n) for n in shape) if is_one(shape) else tuple(_as_shape(s) for s in shape)
 
 
-def _integer(layer: str, name: str, value: Any, least: int | None = 1) -> int:
+def integer(layer: str, name: str, value: Any, least: int | None = 1) -> int:
     try:
         number = operator.index(value)
     except TypeError:
@@ -153,130 +152,6 @@ def finite(layer: str, name: str, value: Any) -> float:
     if not abs(number) < 1e150:
         raise ValueError(f"[{layer}] {name} must be finite and below 1e150, given {value}")
     return number
-
-
-def _std(layer: str, name: str, value: Any) -> float:
-    number = finite(layer, name, value)
-    if number < 0:
-        raise ValueError(f"[{layer}] {name} must not be negative, given {value}")
-    return number
-
-
-@dataclass(frozen=True)
-class Dense(Layer):
-    """Fully connected layer.
-
-    Parameters
-    ----------
-    out_dim : int
-        Width of the finite layer; the infinite network's kernels ignore it ('standard': the next layer's fan-in).
-    W_std : float
-        Standard deviation of the weights.
-    b_std : float or None
-        Standard deviation of the biases; None: no biases. 0.0 is not None: under 'standard' such a bias is trained.
-    batch_axis, channel_axis : int
-        Axes of samples and features in the inputs.
-    parameterization : 'ntk' or 'standard'
-    s : (int, int)
-        'standard' only: width multipliers of input and output.
-
-    Notes
-    -----
-    'ntk': ``z = W_std / sqrt(n_in) W x + b_std b``, W, b ~ N(0, 1): ``K' = W_std^2 K + b_std^2``,
-    ``NTK' = K' + W_std^2 NTK``.
-
-    'standard': ``z = W x / sqrt(s[0]) + b``, W ~ N(0, W_std^2 s[0] / n_in): the same ``K'``,
-    ``NTK' = n_in / s[0] K + W_std^2 NTK + 1`` (the 1 only with biases).
-
-    Raises
-    ------
-    ValueError
-        For a width below 1, a negative or non-finite standard deviation, another parameterization.
-
-    References
-    ----------
-    Jacot, Gabriel and Hongler (2018), arXiv:1806.07572; Sohl-Dickstein et al. (2020), arXiv:2001.07301 ('standard').
-    """
-
-    out_dim: int
-    W_std: float = 1.0
-    b_std: float | None = None
-    batch_axis: int = 0
-    channel_axis: int = -1
-    parameterization: str = "ntk"
-    s: tuple[int, int] = (1, 1)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "out_dim", _integer("Dense", "out_dim", self.out_dim))
-        for name in ("batch_axis", "channel_axis"):
-            object.__setattr__(self, name, _integer("Dense", name, getattr(self, name), least=None))
-        object.__setattr__(self, "W_std", _std("Dense", "W_std", self.W_std))
-        if self.b_std is not None:
-            object.__setattr__(self, "b_std", _std("Dense", "b_std", self.b_std))
-        object.__setattr__(self, "parameterization", str(self.parameterization).lower())
-        if self.parameterization not in ("ntk", "standard"):
-            raise ValueError(f"[Dense] parameterization must be 'ntk' or 'standard', given '{self.parameterization}'")
-        if not isinstance(self.s, (tuple, list)) or len(self.s) != 2:
-            raise TypeError(f"[Dense] s must be two positive integers, given {self.s!r}")
-        object.__setattr__(self, "s", tuple(_integer("Dense", "s", v) for v in self.s))
-
-    @property
-    def _width(self) -> int:
-        return self.out_dim * (self.s[1] if self.parameterization == "standard" else 1)
-
-    def axes(self) -> tuple[int, int]:
-        return self.batch_axis, self.channel_axis
-
-    def output_shape(self, shape: Shape) -> Shape:
-        if not is_one(shape):
-            raise ValueError(f"[Dense] takes one input, given shapes {shape}")
-        axis = self.channel_axis % len(shape)
-        return (*shape[:axis], self._width, *shape[axis + 1 :])
-
-    def init(self, rng: np.random.Generator, shape: Shape, dtype: Any) -> Any:
-        axis = self.channel_axis % len(shape)
-        fan_in = shape[axis]
-        if fan_in < 1:
-            raise ValueError(f"[Dense] needs to know its number of input features, given shape {shape}")
-        W = rng.standard_normal((fan_in, self._width)).astype(dtype)
-        b = None
-        if self.b_std is not None:
-            b = rng.standard_normal([self._width if a == axis else 1 for a in range(len(shape))]).astype(dtype)
-        if self.parameterization == "standard":
-            W *= dtype.type(self.W_std / math.sqrt(fan_in / self.s[0]))
-            if b is not None:
-                b *= dtype.type(self.b_std)
-        return W, b
-
-    def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
-        if not isinstance(params, (tuple, list)) or len(params) != 2:
-            raise ValueError("[Dense] params must be (W, b), as init_fn makes them")
-        W, b = params
-        axis = self.channel_axis % inputs.ndim
-        if inputs.shape[axis] != W.shape[0]:
-            raise ValueError(f"[Dense] inputs of shape {tuple(inputs.shape)} do not fit weights {tuple(W.shape)}")
-        z = xp.moveaxis(xp.tensordot(inputs, W, axes=((axis,), (0,))), -1, axis)
-        if self.parameterization == "ntk":
-            z = z * (self.W_std / math.sqrt(inputs.shape[axis]))
-            return z if b is None else z + self.b_std * b
-        z = z / math.sqrt(self.s[0])
-        return z if b is None else z + b
-
-    def lower(self, builder: Builder, values: Values) -> Value:
-        value = builder.one(values)
-        rank = 2 + len(value.spatial)
-        own = (self.batch_axis % rank, self.channel_axis % rank)
-        if own != (builder.batch_axis % rank, builder.channel_axis % rank):
-            raise ValueError(
-                f"[{builder.where}] has batch_axis={self.batch_axis}, channel_axis={self.channel_axis}, "
-                f"layers before it {builder.batch_axis} and {builder.channel_axis}: all must agree"
-            )
-        w2, b2 = self.W_std**2, (self.b_std or 0.0) ** 2
-        if self.parameterization == "ntk":
-            params = (w2, b2, w2, b2)
-        else:
-            params = (w2, b2, value.channels / self.s[0], 0.0 if self.b_std is None else 1.0)
-        return builder.emit("dense", value, params=params, gaussian=True, channels=self._width)
 
 
 @dataclass(frozen=True)
@@ -300,7 +175,7 @@ class FanOut(Layer):
     num: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "num", _integer("FanOut", "num", self.num))
+        object.__setattr__(self, "num", integer("FanOut", "num", self.num))
 
     def output_shape(self, shape: Shape) -> Shape:
         return (shape,) * self.num
@@ -344,6 +219,15 @@ class FanInSum(Layer):
         if len({b.channels for b in branches}) > 1:
             raise ValueError(
                 f"[{builder.where}] branches have widths {[b.channels for b in branches]}: all must be equal"
+            )
+        if len({b.spatial for b in branches}) > 1:
+            raise ValueError(
+                f"[{builder.where}] branches have spatial shapes {[b.spatial for b in branches]}: all must be equal"
+            )
+        axes = {(b.batch_axis, b.channel_axis) for b in branches}
+        if len(axes) > 1:
+            raise ValueError(
+                f"[{builder.where}] branches have (batch_axis, channel_axis) = {sorted(axes)}: all must agree"
             )
         if not all(b.gaussian for b in branches):
             raise NotImplementedError(

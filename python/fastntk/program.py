@@ -9,6 +9,8 @@ Ops and their parameters (the same names in C++, ``csrc/cpu_blocks.cpp``, and Nu
 
 ==========  ======================  =============================================================================
 dense       w2, b2, f, g            K -> w2 K + b2,  NTK -> w2 NTK + f K + g
+conv        w2, b2, f, g            K -> w2 A(K) + b2,  NTK -> w2 A(NTK) + f A(K) + g
+pool        scale                   K -> s s' P(K),  NTK -> s s' P(NTK);  s = scale, or 1 / taps inside at each position
 sum                                 covariances and NTKs of independent branches add
 store                               K and NTK of the source become output ``dst``
 a dual      the nonlinearity's own  K -> E phi(u) phi(v),  NTK -> NTK E phi'(u) phi'(v)   (activations.py)
@@ -25,6 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from .layers import Layer
+    from .window import Window
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Op:
     dst: int
     src: tuple[int, ...]
     params: tuple[float, ...] = ()
+    window: Window | None = None  # conv and pool: the geometry
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,9 @@ class Value:
     slot: int
     channels: int  # features of one sample
     gaussian: bool = False  # pre-activations; a nonlinearity needs it, and its output has lost it
-    layout: str = "point"
-    spatial: tuple[int, ...] = ()
+    spatial: tuple[int, ...] = ()  # sizes of the axes that are neither batch nor channels, in their order
+    batch_axis: int = 0
+    channel_axis: int = 1
 
 
 Values: TypeAlias = "Value | tuple[Values, ...]"
@@ -72,12 +77,10 @@ class Lowered:
 class Builder:
     """Collects ops while layers lower themselves; every value has a slot of its own until ``finish``."""
 
-    def __init__(self, name: str, n_inputs: int, batch_axis: int, channel_axis: int) -> None:
+    def __init__(self, name: str, n_inputs: int) -> None:
         self.name = name
         self.ops: list[Op] = []
         self.n_slots = n_inputs
-        self.batch_axis = batch_axis
-        self.channel_axis = channel_axis
         self.path: list[str] = []
 
     @property
@@ -91,12 +94,29 @@ class Builder:
         yield
         self.path.pop()
 
-    def emit(self, name: str, *sources: Value, params: Sequence[float] = (), **changes: Any) -> Value:
+    def emit(
+        self, name: str, *sources: Value, params: Sequence[float] = (), window: Window | None = None, **changes: Any
+    ) -> Value:
         """Append an op; the new value is the first source's with ``changes``."""
         slot = self.n_slots
         self.n_slots += 1
-        self.ops.append(Op(name, slot, tuple(s.slot for s in sources), tuple(float(p) for p in params)))
+        self.ops.append(Op(name, slot, tuple(s.slot for s in sources), tuple(float(p) for p in params), window))
         return replace(sources[0], slot=slot, **changes)
+
+    def check_axes(self, value: Value, batch_axis: int, channel_axis: int | None) -> None:
+        """Check that a layer names the axes that its input has."""
+        rank = 2 + len(value.spatial)
+        channels = value.channel_axis if channel_axis is None else channel_axis
+        if not (-rank <= batch_axis < rank and -rank <= channels < rank):
+            raise ValueError(
+                f"[{self.where}] has batch_axis={batch_axis}, channel_axis={channel_axis}, which do not fit inputs of "
+                f"{rank} dims"
+            )
+        if (batch_axis % rank, channels % rank) != (value.batch_axis, value.channel_axis):
+            raise ValueError(
+                f"[{self.where}] has batch_axis={batch_axis}, channel_axis={channel_axis}, "
+                f"layers before it {value.batch_axis} and {value.channel_axis}: all must agree"
+            )
 
     def one(self, values: Values) -> Value:
         """Check that a layer that takes one input got one."""
@@ -174,10 +194,10 @@ def _input_values(inputs: Any, counter: Iterator[int]) -> Values:
 
 
 @lru_cache(maxsize=256)
-def lower(layer: Layer, inputs: Values, batch_axis: int, channel_axis: int, depths: bool = False) -> Lowered:
+def lower(layer: Layer, inputs: Values, depths: bool = False) -> Lowered:
     """Lower ``layer`` for a tree of input values (slots are renumbered); ``depths`` keeps every Gaussian layer."""
     n_inputs = len(list(_leaves(inputs)))
-    builder = Builder(type(layer).__name__, n_inputs, batch_axis, channel_axis)
+    builder = Builder(type(layer).__name__, n_inputs)
     values = _input_values(inputs, iter(range(n_inputs)))
     if not depths:
         return finish(builder, n_inputs, layer.lower(builder, values))

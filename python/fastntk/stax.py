@@ -5,19 +5,27 @@
 """
 
 from .activations import ABRelu, Abs, Erf, LeakyRelu, Relu
-from .layers import Dense, FanInSum, FanOut, Identity, Layer, parallel, serial
+from .layers import FanInSum, FanOut, Identity, Layer, parallel, serial
+from .linear import Conv, Dense
+from .pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, SumPool
 
 __all__ = [
     "ABRelu",
     "Abs",
+    "AvgPool",
+    "Conv",
     "Dense",
     "Erf",
     "FanInSum",
     "FanOut",
+    "Flatten",
+    "GlobalAvgPool",
+    "GlobalSumPool",
     "Identity",
     "Layer",
     "LeakyRelu",
     "Relu",
+    "SumPool",
     "parallel",
     "serial",
 ]
