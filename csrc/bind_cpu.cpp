@@ -1,5 +1,6 @@
 // Thin: views in, GIL released, one call of cpu_run.h, results in arrays that Python allocated.
 #include "bind_common.h"
+#include "bind_images.h"
 #include "cpu_run.h"
 
 namespace py = pybind11;
@@ -65,6 +66,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.doc() = "fastntk's compiled CPU backend: private, reached through fastntk.backends.";
 
   bind_programs(m);
+  bind_images(m);
   m.attr("PANEL") = kPanel;
   m.def("isas", [] {
     std::vector<std::pair<std::string, bool>> all;

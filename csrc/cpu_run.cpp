@@ -16,6 +16,8 @@ namespace fntk {
   extern const Kernels<double> kernels_double;   \
   extern const Products<float> products_float;   \
   extern const Products<double> products_double; \
+  extern const PlaneKernels<float> planes_float;  \
+  extern const PlaneKernels<double> planes_double; \
   }
 FNTK_DECLARE(baseline)
 #if defined(FNTK_X86_ISAS)
@@ -24,7 +26,7 @@ FNTK_DECLARE(avx512)
 #endif
 
 #define FNTK_ISA_ROW(name, available, isa) \
-  Isa { name, available, &isa::kernels_float, &isa::kernels_double, &isa::products_float, &isa::products_double }
+  Isa { name, available, &isa::kernels_float, &isa::kernels_double, &isa::products_float, &isa::products_double, &isa::planes_float, &isa::planes_double }
 
 const std::vector<Isa>& isas() {
   static const std::vector<Isa> table = [] {

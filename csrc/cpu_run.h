@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "images.h"
 #include "rows.h"
 
 namespace fntk {
@@ -14,6 +15,8 @@ struct Isa {
   const Kernels<double>* kernels_double;
   const Products<float>* products_float;
   const Products<double>* products_double;
+  const PlaneKernels<float>* planes_float;
+  const PlaneKernels<double>* planes_double;
   template <class T>
   const Kernels<T>& kernels() const {
     if constexpr (sizeof(T) == sizeof(float))

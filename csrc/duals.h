@@ -93,7 +93,10 @@ struct Relu {
   explicit FNTK_HD Relu(const double*) {}
   FNTK_HD T variance(T q) const { return T(0.5) * q; }
   FNTK_HD Row row(T) const { return {}; }
-  static FNTK_HD Row load(const T* const*, long) { return {}; }
+  template <class Rows>
+  static FNTK_HD Row load(const Rows&, long) {
+    return {};
+  }
   template <class R>
   static FNTK_HD void store(const Row&, R* const*, long) {}
 
@@ -132,7 +135,10 @@ struct ABRelu {
   }
   FNTK_HD T variance(T q) const { return mean_square * q; }
   FNTK_HD Row row(T) const { return {}; }
-  static FNTK_HD Row load(const T* const*, long) { return {}; }
+  template <class Rows>
+  static FNTK_HD Row load(const Rows&, long) {
+    return {};
+  }
   template <class R>
   static FNTK_HD void store(const Row&, R* const*, long) {}
 
@@ -171,7 +177,8 @@ struct Erf {
     return {a, select(dead, T(0), T(1) / select(dead, T(1), a)), q / (T(0.25) + T(0.5) * half), g,
             select(dead, T(0), T(1) / select(dead, T(1), g))};
   }
-  static FNTK_HD Row load(const T* const* rows, long i) {
+  template <class Rows>
+  static FNTK_HD Row load(const Rows& rows, long i) {
     return {rows[0][i], rows[1][i], rows[2][i], rows[3][i], rows[4][i]};
   }
   template <class R>
@@ -197,7 +204,7 @@ struct Erf {
     const T bottom = T(2) * (x1.a * x2.over_a * (T(1) + x2.t) + x2.a * x1.over_a * (T(1) + x1.t)) + T(4) * c.a * root;
     const T cov = r * c.a;  // |q12|
     const T product = x1.g * x2.g, spread = square(x1.g - x2.g);
-    const bool close = (c.w < T(0.5)) & (spread < T(0.25) * product);  // else A12 itself loses nothing
+    const bool close = select(spread < T(0.25) * product, c.w, T(1)) < T(0.5);  // else A12 itself loses nothing
     const T angle = arctangent(select(close, top, T(2) * cov), select(close, bottom, root));
     const T scale = x1.over_g * x2.over_g;
     const T direct = arctangent(T(2) * cov, root) * scale;

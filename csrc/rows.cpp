@@ -11,21 +11,34 @@ namespace fntk {
 
 // ---------------------------------------------------------------- op names
 
+template <template <class> class Phi>
+double dual_variance(const double* params, double q) {
+  return Phi<double>(params).variance(q);
+}
+
+template <template <class> class Phi>
+void dual_row(const double* params, double q, double* row) {
+  const Phi<double> phi(params);
+  double* rows[Phi<double>::n_rows > 0 ? Phi<double>::n_rows : 1];
+  for (int r = 0; r < Phi<double>::n_rows; ++r) rows[r] = row + r;
+  Phi<double>::store(phi.row(q), rows, 0);
+}
+
+const std::vector<DualInfo>& duals() {
+  static const std::vector<DualInfo> table = {
+#define FNTK_INFO(Phi, name)                                                                           \
+  {name,                          generic::Phi<double>::n_params, generic::Phi<double>::n_rows,        \
+   generic::Phi<double>::positive, dual_variance<generic::Phi>,    dual_row<generic::Phi>},
+      FNTK_DUALS(FNTK_INFO)
+#undef FNTK_INFO
+  };
+  return table;
+}
+
 namespace {
 
-struct DualInfo {
-  const char* name;
-  int n_params, n_rows;
-};
-
-const DualInfo kDuals[] = {
-#define FNTK_INFO(Phi, name) {name, generic::Phi<double>::n_params, generic::Phi<double>::n_rows},
-    FNTK_DUALS(FNTK_INFO)
-#undef FNTK_INFO
-};
-
 const DualInfo* find_dual(const std::string& name) {
-  for (const DualInfo& dual : kDuals)
+  for (const DualInfo& dual : duals())
     if (name == dual.name) return &dual;
   return nullptr;
 }
@@ -35,7 +48,7 @@ const DualInfo* find_dual(const std::string& name) {
 const std::vector<std::string>& op_names() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> all = {"dense", "sum", "store"};
-    for (const DualInfo& dual : kDuals) all.push_back(dual.name);
+    for (const DualInfo& dual : duals()) all.push_back(dual.name);
     return all;
   }();
   return names;
@@ -65,8 +78,8 @@ void prepare(Program& program) {
     } else if (op.code == kStore) {
       op.n_rows = 1;
     } else {
-      n_params = size_t(kDuals[op.code - kFirstDual].n_params);
-      op.n_rows = kDuals[op.code - kFirstDual].n_rows;
+      n_params = size_t(duals()[size_t(op.code - kFirstDual)].n_params);
+      op.n_rows = duals()[size_t(op.code - kFirstDual)].n_rows;
     }
     FNTK_CHECK(op.params.size() == n_params, op.name, " takes ", n_params, " parameters, given ", op.params.size());
     FNTK_CHECK(op.code == kSum ? !op.src.empty() : op.src.size() == 1, op.name, " has ", op.src.size(), " sources");

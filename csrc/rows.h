@@ -8,6 +8,16 @@
 
 namespace fntk {
 
+// What is known of a nonlinearity beside its pair formula (duals.h).
+struct DualInfo {
+  const char* name;
+  int n_params, n_rows;
+  bool positive;
+  double (*variance)(const double* params, double q);
+  void (*row)(const double* params, double q, double* row);  // its n_rows numbers of one input
+};
+const std::vector<DualInfo>& duals();
+
 // Names by op code: the linear ops, then the duals.
 const std::vector<std::string>& op_names();
 size_t dual_n_params(const std::string& name);

@@ -93,6 +93,7 @@ class Nonlinearity(Layer):
     """
 
     dual_name: ClassVar[str]
+    positive: ClassVar[bool] = False  # the dual is never negative
 
     @property
     def affine(self) -> tuple[float, float, float]:
@@ -201,6 +202,7 @@ class Relu(ABRelu):
     """``max(x, 0)``: see :class:`ABRelu`."""
 
     dual_name: ClassVar[str] = "relu"
+    positive: ClassVar[bool] = True
 
     @property
     def dual_params(self) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .config import resolve_options
+from .plan import Plan
 from .program import Program
 from .reference import CLOSE, NumpyEngine
 
@@ -153,6 +154,12 @@ def _compiled_call(
     )  # fmt: skip
 
 
+@lru_cache(maxsize=16)
+def _image_plan(module: ModuleType, plan: Plan, channels: tuple[int, ...], n_outputs: int, single: bool) -> Any:
+    make = module.ImagePlan32 if single else module.ImagePlan64
+    return make(plan, list(channels), n_outputs)
+
+
 class CpuEngine:
     """The compiled block loops."""
 
@@ -170,6 +177,14 @@ class CpuEngine:
 
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return dtype
+
+    @property
+    def threads(self) -> int:
+        return self._threads
+
+    def image_plan(self, plan: Plan, channels: tuple[int, ...], n_outputs: int, dtype: np.dtype[Any]) -> Any:
+        """The compiled plan for inputs with spatial axes: ``table_bytes``, ``worker_bytes``, ``tables``, ``run``."""
+        return _image_plan(self._module, plan, channels, n_outputs, dtype == np.float32)
 
     def normalise(self, x: Array, units: Array, norms: Array) -> None:
         self._module.pack(x, units, norms, self.isa, self._threads)

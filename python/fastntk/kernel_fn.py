@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -12,32 +11,28 @@ import numpy as np
 import numpy.typing as npt
 
 from .activations import Correlation
-from .arrays import allocate, as_input, check_out, contiguous, describe
+from .arrays import allocate, check_out, contiguous, describe
 from .backends import Engine, select
 from .gram import PairInput, Units, run_diagonal, run_pairs
+from .image_gram import (
+    BUDGET,
+    Explanation,
+    Images,
+    count_pairs,
+    explain,
+    run_image_diagonal,
+    run_image_pairs,
+)
+from .inputs import Input, check_inputs
 from .kernel import Exact, Kernel
 from .layers import Layer
-from .program import Lowered, Value, lower
+from .program import Lowered, Value, leaves, lower
+from .progress import bar
 
 Array = npt.NDArray[Any]
 
 FIELDS = tuple(Kernel.__dataclass_fields__)
 PLANES = ("nngp", "ntk", "defect")  # what an engine writes for each output
-
-
-@dataclass
-class _Input:
-    """One checked input of a call: arrays (batch, n, d), or a kernel to continue."""
-
-    x1: Array | None
-    x2: Array | None  # None: x1 again
-    kernel: Kernel | None
-    value: Value
-    dtype: np.dtype[Any]
-    batch: tuple[int, ...]
-    n1: int
-    n2: int
-    symmetric: bool
 
 
 class KernelFn:
@@ -55,18 +50,20 @@ class KernelFn:
 
     def __call__(
         self, x1: Any, x2: Any = None, get: str | Sequence[str] | None = None, *, batch_dims: int = 0, out: Any = None,
-        backend: str | None = None, num_threads: int | None = None,
+        backend: str | None = None, num_threads: int | None = None, memory_budget: int = BUDGET,
+        progress: bool = False,
     ) -> Any:  # fmt: skip
-        """Kernels between the rows of x1 and x2.
+        """Kernels between the samples of x1 and x2.
 
         Parameters
         ----------
-        x1 : numpy.ndarray (n1, d) float32 or float64, or Kernel
-            Inputs, or the result of another network to continue; a tuple of them for a ``parallel`` network. With
-            ``batch_dims=1``: (batch, n1, d), one Gram for each entry of the leading axis. Integers and bool are
-            converted to float64. Never modified.
-        x2 : numpy.ndarray (n2, d), optional
-            None: x1 again, and half the work.
+        x1 : numpy.ndarray (n1, d) or (n1, h, w, c) float32 or float64, or Kernel
+            Inputs, with 0 to 3 spatial axes between samples and channels (or where the layers' ``batch_axis`` and
+            ``channel_axis`` say); or the result of another network to continue; a tuple of them for a ``parallel``
+            network. With ``batch_dims=1``: one more leading axis, one Gram for each of its entries. Integers and bool
+            are converted to float64. Never modified.
+        x2 : numpy.ndarray, optional
+            As x1, n2 samples. None: x1 again, and half the work.
         get : str or tuple of str, optional
             'nngp', 'ntk' or another field of :class:`Kernel`: that array; a tuple: a named tuple of them; None: a
             ``Kernel``, which the next ``kernel_fn`` takes.
@@ -76,11 +73,16 @@ class KernelFn:
             Where 'nngp' and 'ntk' go: of the result's shape and dtype, any strides, a ``numpy.memmap`` too.
         backend, num_threads : optional
             As for :func:`fastntk.options`.
+        memory_budget : int
+            Inputs with spatial axes: bytes that the call may take beside inputs and outputs, however many samples.
+        progress : bool
+            Inputs with spatial axes: show pairs done, by tqdm where it is installed.
 
         Returns
         -------
         numpy.ndarray (n1, n2) of x1's dtype, named tuple ``AnalyticKernel``, Kernel, or a tuple of these for a network
-        with several outputs. n1 = 0 or n2 = 0 give empty arrays.
+        with several outputs. n1 = 0 or n2 = 0 give empty arrays. A network that ends with spatial axes gives
+        (n1, n2, h, h', w, w'): positions of both samples, axis by axis.
 
         Raises
         ------
@@ -90,9 +92,10 @@ class KernelFn:
             Wrong rank or feature count, a nonlinearity on non-Gaussian input, unknown or repeated ``get``, wrong
             ``out``.
         NotImplementedError
-            Spatial axes; a layer that the chosen backend lacks.
+            A layer that the chosen backend lacks; a Kernel with spatial axes as x1.
         MemoryError
-            Before anything is allocated, when the result does not fit.
+            Before anything is allocated, when the result does not fit, or one pair of images not into
+            ``memory_budget`` (:meth:`explain` shows what it takes).
 
         Notes
         -----
@@ -108,15 +111,18 @@ class KernelFn:
         Lee et al. (2018), arXiv:1711.00165, eq. (5) (NNGP); Jacot et al. (2018), arXiv:1806.07572, theorem 1 (NTK).
         """
         names = _check_get(get)
-        inputs, tree = self._inputs(x1, x2, batch_dims)
+        inputs, tree = check_inputs(self.layer, x1, x2, batch_dims)
         first = inputs[0]
         lowered = lower(self.layer, _values(tree))
+        if any(i.value.spatial for i in inputs):
+            call = _ImageCall(lowered, inputs, select(backend, num_threads), memory_budget)
+            return call(names, get, out, progress)
         planes = [p for p in PLANES if names is None or p in names or (p == "defect" and "exact" in names)]
         if "ntk" in planes:
             inputs, planes = _known_ntk(inputs, planes, required=names is not None)
         count = lowered.program.n_outputs
-        targets = self._targets(out, get, names, count, inputs)
         shape = (*first.batch, first.n1, first.n2)
+        targets = check_targets(out, get, names, count, inputs, shape)
         engine = select(backend, num_threads)
         own = engine.product_dtype(first.dtype)  # a Kernel keeps the state as the engine has it
         dtypes = {"nngp": first.dtype, "ntk": own if names is None or "exact" in names else first.dtype, "defect": own}
@@ -127,7 +133,7 @@ class KernelFn:
         rows1, rows2 = self._run(engine, lowered, inputs, targets, planes)
         return _tree(
             lowered.outputs,
-            lambda value: _result(value, inputs, names, get, targets, rows1, rows2, self._axes(inputs)),
+            lambda value: _result(value, inputs, names, get, targets, rows1, rows2),
         )
 
     def diagonal(
@@ -155,12 +161,15 @@ class KernelFn:
         assert names is not None
         if set(names) - {"nngp", "ntk"}:
             raise ValueError(f"[diagonal] get must name 'nngp' and 'ntk', given {get!r}")
-        inputs, tree = self._inputs(x, None, batch_dims)
+        inputs, tree = check_inputs(self.layer, x, None, batch_dims)
         if any(i.x1 is None for i in inputs):
             raise TypeError("[diagonal] x must be an array, given a Kernel (its diagonal is cov1)")
         lowered = lower(self.layer, _values(tree))
         engine = select(backend, num_threads)
         first = inputs[0]
+        if any(i.value.spatial for i in inputs):
+            image_call = _ImageCall(lowered, inputs, engine, BUDGET)
+            return _tree(lowered.outputs, image_call.diagonals(names, get))
         size = first.n1 * int(np.prod(first.batch, dtype=int))
         planes = [
             [np.empty((1, size, 1), first.dtype) if n in names else None for n in ("nngp", "ntk", "")]
@@ -201,9 +210,11 @@ class KernelFn:
         names = _check_get(get)
         if names is None or set(names) - {"nngp", "ntk"}:
             raise ValueError(f"[depths] get must name 'nngp' and 'ntk', given {get!r}")
-        inputs, tree = self._inputs(x1, x2, batch_dims)
+        inputs, tree = check_inputs(self.layer, x1, x2, batch_dims)
         if "ntk" in names:
             _known_ntk(inputs, list(names), required=True)
+        if any(i.value.spatial for i in inputs):
+            raise NotImplementedError("[depths] inputs with spatial axes are not taken: cut the network instead")
         lowered = lower(self.layer, _values(tree), depths=True)
         count = lowered.program.n_outputs
         first = inputs[0]
@@ -213,115 +224,48 @@ class KernelFn:
         self._run(select(backend, num_threads), lowered, inputs, targets, list(names))
         return stacks[0] if isinstance(get, str) else _named(names)(*stacks)
 
+    def explain(
+        self, input_shape: Sequence[int], dtype: Any = np.float32, *, backend: str | None = None,
+        num_threads: int | None = None,
+    ) -> Explanation:  # fmt: skip
+        """What a call on inputs of this shape computes: grids of positions, displacements, flops, bytes, seconds.
+
+        Parameters
+        ----------
+        input_shape : tuple of int
+            Samples included; their number does not matter.
+        dtype : float32 or float64
+        backend, num_threads : optional
+            As for :func:`fastntk.options`.
+
+        Returns
+        -------
+        Explanation
+            Prints as a table; ``flops``, ``seconds``, ``entries``, ``table_bytes``, ``worker_bytes`` are numbers.
+
+        Raises
+        ------
+        ValueError
+            For a shape without spatial axes, and as :meth:`__call__`.
+
+        Examples
+        --------
+        >>> from fastntk import stax
+        >>> net = stax.serial(stax.Conv(1, (3, 3), padding="SAME"), stax.Relu(), stax.GlobalAvgPool())
+        >>> net.kernel_fn.explain((1, 8, 8, 3)).entries
+        4097
+        """
+        given = np.broadcast_to(np.zeros((), dtype), (1, *tuple(input_shape)[1:]))
+        inputs, tree = check_inputs(self.layer, given, None, 0)
+        if not inputs[0].value.spatial:
+            raise ValueError(f"[explain] input_shape must have spatial axes, given {tuple(input_shape)}")
+        lowered = lower(self.layer, _values(tree))
+        return explain(lowered.program, select(backend, num_threads), _images(inputs, False), inputs[0].dtype)
+
     # ---- the road from arguments to the engine
 
-    def _axes(self, inputs: Sequence[_Input] = ()) -> tuple[int, int]:
-        """(batch_axis, channel_axis): the layers', else those of a kernel that they continue."""
-        kernels = [(i.kernel.batch_axis, i.kernel.channel_axis) for i in inputs if i.kernel is not None]
-        return self.layer.axes() or (kernels[0] if kernels else (0, -1))
-
-    def _inputs(self, x1: Any, x2: Any, batch_dims: int) -> tuple[list[_Input], Any]:
-        """Check arguments; return the inputs in order, and their tree."""
-        if isinstance(batch_dims, bool) or batch_dims not in (0, 1):
-            raise ValueError(f"[kernel_fn] batch_dims must be 0 or 1, given {batch_dims!r}")
-        found: list[_Input] = []
-
-        def visit(a: Any, b: Any, name: str) -> Any:
-            if isinstance(a, (tuple, list)) and not isinstance(a, np.ndarray):
-                if b is not None and (not isinstance(b, (tuple, list)) or len(b) != len(a)):
-                    raise ValueError(f"[kernel_fn] x1 has {len(a)} entries, x2 must too, given {describe(b)}")
-                if not a or not any(isinstance(v, (np.ndarray, Kernel, tuple, list)) for v in a):
-                    raise TypeError(f"[kernel_fn] {name} must be a numpy.ndarray, given {describe(a)}")
-                return tuple(visit(v, None if b is None else b[k], f"{name}[{k}]") for k, v in enumerate(a))
-            if isinstance(a, Kernel):
-                self._check_axes(a, name)
-                own = _continue(a, b, name, batch_dims)
-            else:
-                own = self._arrays(a, b, name, batch_dims)
-            found.append(own)
-            return own
-
-        tree = visit(x1, x2, "x1")
-        first = found[0]
-        for other in found[1:]:
-            if (other.n1, other.n2, other.batch) != (first.n1, first.n2, first.batch):
-                raise ValueError(
-                    f"[kernel_fn] inputs differ in samples: {(*first.batch, first.n1, first.n2)} and "
-                    f"{(*other.batch, other.n1, other.n2)}"
-                )
-            if other.dtype != first.dtype or other.symmetric != first.symmetric:
-                raise TypeError("[kernel_fn] inputs differ in dtype, or x2 is missing for some of them")
-        return found, tree
-
-    def _check_axes(self, k: Kernel, name: str) -> None:
-        axes = self.layer.axes()
-        if axes is not None and [a % 2 for a in axes] != [k.batch_axis % 2, k.channel_axis % 2]:
-            raise ValueError(
-                f"[kernel_fn] {name} has batch_axis, channel_axis = {k.batch_axis}, {k.channel_axis}, "
-                f"the network {axes}"
-            )
-
-    def _arrays(self, x1: Any, x2: Any, name: str, batch_dims: int) -> _Input:
-        what = f"kernel_fn of {type(self.layer).__name__}"
-        arrays = []
-        for x, label in ((x1, name), (x2, name.replace("x1", "x2"))):
-            if x is None and label != name:
-                continue
-            if isinstance(x, np.ndarray) and x.ndim == 3 and batch_dims == 0:
-                raise NotImplementedError(
-                    f"[{what}] {label} has 3 dims, shape {x.shape}: one spatial axis, which no layer here takes yet; "
-                    "batch_dims=1 reads the leading axis as a batch of problems"
-                )
-            arrays.append(as_input(x, label, 2 + batch_dims, what))
-        if not all(-2 <= a < 2 for a in self._axes()):
-            raise ValueError(f"[{what}] batch_axis, channel_axis = {self._axes()} do not fit inputs of 2 dims")
-        batch_axis, channel_axis = (a % 2 for a in self._axes())
-        if batch_axis == channel_axis:
-            raise ValueError(f"[{what}] batch_axis and channel_axis are the same axis, {batch_axis}")
-        if batch_axis == 1:
-            arrays = [a.swapaxes(-1, -2) for a in arrays]
-        a, b = arrays[0], arrays[-1]
-        if a.shape[-1] != b.shape[-1]:
-            raise ValueError(
-                f"[{what}] {name} has {a.shape[-1]} features, x2 has {b.shape[-1]}: shapes {a.shape}, {b.shape}"
-            )
-        if a.shape[-1] == 0:
-            raise ValueError(f"[{what}] {name} has no features: shape {a.shape}")
-        if a.shape[:-2] != b.shape[:-2]:
-            raise ValueError(f"[{what}] {name} has batch {a.shape[:-2]}, x2 has {b.shape[:-2]}")
-        dtypes = {x.dtype.newbyteorder("=") for x in arrays}
-        if len(dtypes) > 1:
-            raise TypeError(f"[{what}] {name} is {a.dtype}, x2 is {b.dtype}: convert one of them")
-        value = Value(0, channels=a.shape[-1], batch_axis=batch_axis, channel_axis=channel_axis)
-        return _Input(
-            a, None if x2 is None else b, None, value, dtypes.pop(), a.shape[:-2], a.shape[-2], b.shape[-2], x2 is None,
-        )  # fmt: skip
-
-    def _targets(
-        self, out: Any, get: Any, names: tuple[str, ...] | None, count: int, inputs: Sequence[_Input]
-    ) -> dict[tuple[int, str], Array]:
-        """Arrays of ``out`` by (output, field)."""
-        if out is None:
-            return {}
-        if names is None or set(names) - {"nngp", "ntk"} or count != 1:
-            raise ValueError(
-                f"[kernel_fn] out takes get of 'nngp' and 'ntk' and a network with one output, given get={get!r}"
-            )
-        given = (out,) if isinstance(get, str) else out
-        if not isinstance(given, (tuple, list)) or len(given) != len(names):
-            raise TypeError(f"[kernel_fn] out must be {len(names)} arrays, as get={get!r}, given {describe(out)}")
-        first = inputs[0]
-        shape = (*first.batch, first.n1, first.n2)
-        taken = [a for i in inputs for a in (i.x1, i.x2) if a is not None]
-        taken += [a for i in inputs if i.kernel for a in (i.kernel.nngp, i.kernel.ntk) if a is not None]
-        targets: dict[tuple[int, str], Array] = {}
-        for name, array in zip(names, given, strict=True):
-            targets[0, name] = check_out(array, shape, first.dtype, taken, f"kernel_fn {name}")
-            taken.append(array)
-        return targets
-
     def _run(
-        self, engine: Engine, lowered: Lowered, inputs: Sequence[_Input], targets: dict[tuple[int, str], Array],
+        self, engine: Engine, lowered: Lowered, inputs: Sequence[Input], targets: dict[tuple[int, str], Array],
         planes: Sequence[str],
     ) -> tuple[Any, Any]:  # fmt: skip
         """Run the program into ``targets``; arrays whose columns are not adjacent get their values at the end."""
@@ -347,43 +291,146 @@ class KernelFn:
         return rows
 
 
+def _images(inputs: Sequence[Input], second: bool, batch: int | None = None) -> Images:
+    """Arrays of one side."""
+    found = []
+    for i in inputs:
+        x = i.x2 if second else i.x1
+        if x is None:
+            raise NotImplementedError("[kernel_fn] a Kernel beside inputs with spatial axes is not taken")
+        found.append(x if batch is None else x[batch])
+    return Images(found)
+
+
+class _ImageCall:
+    """A call on inputs with spatial axes."""
+
+    def __init__(self, lowered: Lowered, inputs: Sequence[Input], engine: Engine, budget: int) -> None:
+        if isinstance(budget, bool) or not isinstance(budget, (int, np.integer)) or budget < 1:
+            raise ValueError(f"[kernel_fn] memory_budget must be a positive number of bytes, given {budget!r}")
+        self.lowered, self.inputs, self.engine, self.budget = lowered, inputs, engine, int(budget)
+        self.first = inputs[0]
+        self.values = list(leaves(lowered.outputs))
+        self.spatial = [value.spatial for value in self.values]
+
+    def shape(self, output: int, *samples: int) -> tuple[int, ...]:
+        return (*self.first.batch, *samples, *(n for n in self.spatial[output] for _ in range(2)))
+
+    def _batches(self) -> list[int | None]:
+        return list(range(self.first.batch[0])) if self.first.batch else [None]
+
+    def __call__(self, names: tuple[str, ...] | None, get: Any, out: Any, progress: bool) -> Any:
+        first, count = self.first, len(self.values)
+        shapes = [self.shape(k, first.n1, first.n2) for k in range(count)]
+        targets = check_targets(out, get, names, count, self.inputs, shapes[0])
+        wanted = [n for n in ("nngp", "ntk") if names is None or n in names]
+        missing = [(k, name) for k in range(count) for name in wanted if (k, name) not in targets]
+        if missing:
+            fresh = allocate([shapes[k] for k, _ in missing], [first.dtype] * len(missing), "kernel_fn")
+            targets.update(zip(missing, fresh, strict=True))
+        direct = {
+            key: array
+            if array.flags.aligned and array.dtype.isnative and all(s % array.itemsize == 0 for s in array.strides)
+            else np.empty(array.shape, array.dtype.newbyteorder("="))
+            for key, array in targets.items()
+        }
+        mirrored = first.symmetric and not any(self.spatial)
+        pairs = count_pairs(first.n1, first.n2, mirrored) * len(self._batches())
+        if targets:
+            with bar(pairs, progress) as report:
+                for b in self._batches():
+                    planes = [[_entry(direct.get((k, name)), b) for name in ("nngp", "ntk")] for k in range(count)]
+                    second = None if first.symmetric else _images(self.inputs, True, b)
+                    run_image_pairs(
+                        self.lowered.program, self.engine, _images(self.inputs, False, b), second, planes,
+                        self.spatial, self.budget, report,
+                    )  # fmt: skip
+        for key, array in targets.items():
+            if direct[key] is not array:
+                array[...] = direct[key]
+        variances: dict[tuple[int, bool], Array] = {}
+
+        def variance(output: int, second: bool) -> Array:
+            if (output, second) not in variances:
+                variances.update({(k, second): v[0] for k, v in enumerate(self._diagonal(["nngp"], second))})
+            return variances[output, second]
+
+        def result(value: Value) -> Any:
+            def field(name: str) -> Any:
+                if name in ("nngp", "ntk"):
+                    return targets.get((value.slot, name))
+                if name == "cov1":
+                    return variance(value.slot, False)
+                if name == "cov2":
+                    return None if first.symmetric else variance(value.slot, True)
+                return None if name == "exact" else _flags(name, value, first)
+
+            if names is None:
+                return Kernel(**{name: field(name) for name in FIELDS})
+            found = [field(name) for name in names]
+            return found[0] if isinstance(get, str) else _named(names)(*found)
+
+        return _tree(self.lowered.outputs, result)
+
+    def _diagonal(self, names: Sequence[str], second: bool = False) -> list[list[Array]]:
+        """Each output's fields for each sample with itself."""
+        n = self.first.n2 if second else self.first.n1
+        found = [[np.empty(self.shape(k, n), self.first.dtype) for _ in names] for k in range(len(self.values))]
+        for b in self._batches():
+            planes = [
+                [
+                    np.expand_dims(_entry(arrays[names.index(name)], b), 1) if name in names else None
+                    for name in ("nngp", "ntk")
+                ]
+                for arrays in found
+            ]
+            side = _images(self.inputs, second, b)
+            run_image_diagonal(self.lowered.program, self.engine, side, planes, self.spatial, self.budget)
+        return found
+
+    def diagonals(self, names: tuple[str, ...], get: Any) -> Any:
+        found = self._diagonal(names)
+
+        def result(value: Value) -> Any:
+            arrays = found[value.slot]
+            return arrays[0] if isinstance(get, str) else _named(names)(*arrays)
+
+        return result
+
+
+def _entry(array: Any, batch: int | None) -> Any:
+    return array if array is None or batch is None else array[batch]
+
+
 def _batched(x: Array) -> Array:
     x = contiguous(x)
     return x if x.ndim == 3 else x[None]
 
 
-def _continue(k: Kernel, x2: Any, name: str, batch_dims: int) -> _Input:
-    """Check a kernel that a network continues."""
-    what = "kernel_fn"
-    if x2 is not None:
-        raise ValueError(f"[{what}] {name} is a Kernel, which holds both inputs: x2 must be None, given {describe(x2)}")
-    nngp = as_input(k.nngp, f"{name}.nngp", 2 + batch_dims, what)
-    *batch, n1, n2 = nngp.shape
-    expected = {"ntk": nngp.shape, "cov1": (*batch, n1), "cov2": (*batch, n2)}
-    for field, shape in expected.items():
-        array = getattr(k, field)
-        if array is None and (field == "ntk" or (field == "cov2" and k.x1_is_x2)):
-            continue
-        as_input(array, f"{name}.{field}", len(shape), what)
-        if array.shape != shape:
-            raise ValueError(
-                f"[{what}] {name}.{field} has shape {array.shape}, expected {shape} beside nngp {nngp.shape}"
-            )
-        if array.dtype != k.nngp.dtype:
-            raise TypeError(
-                f"[{what}] {name}.{field} is {array.dtype}, {name}.nngp is {k.nngp.dtype}: convert one of them"
-            )
-    if k.x1_is_x2 and n1 != n2:
-        raise ValueError(f"[{what}] {name}.nngp has shape {nngp.shape}, which x1_is_x2 makes square")
-    value = Value(
-        0, channels=k.shape1[k.channel_axis], gaussian=k.is_gaussian, batch_axis=k.batch_axis % 2,
-        channel_axis=k.channel_axis % 2,
-    )  # fmt: skip
-    dtype = nngp.dtype.newbyteorder("=")
-    return _Input(None, None, k, value, dtype, tuple(batch), n1, n2, k.x1_is_x2)
+def check_targets(
+    out: Any, get: Any, names: tuple[str, ...] | None, count: int, inputs: Sequence[Input], shape: tuple[int, ...]
+) -> dict[tuple[int, str], Array]:
+    """Arrays of ``out`` by (output, field)."""
+    if out is None:
+        return {}
+    if names is None or set(names) - {"nngp", "ntk"} or count != 1:
+        raise ValueError(
+            f"[kernel_fn] out takes get of 'nngp' and 'ntk' and a network with one output, given get={get!r}"
+        )
+    given = (out,) if isinstance(get, str) else out
+    if not isinstance(given, (tuple, list)) or len(given) != len(names):
+        raise TypeError(f"[kernel_fn] out must be {len(names)} arrays, as get={get!r}, given {describe(out)}")
+    first = inputs[0]
+    taken = [a for i in inputs for a in (i.x1, i.x2) if a is not None]
+    taken += [a for i in inputs if i.kernel for a in (i.kernel.nngp, i.kernel.ntk) if a is not None]
+    targets: dict[tuple[int, str], Array] = {}
+    for name, array in zip(names, given, strict=True):
+        targets[0, name] = check_out(array, shape, first.dtype, taken, f"kernel_fn {name}")
+        taken.append(array)
+    return targets
 
 
-def _known_ntk(inputs: list[_Input], planes: list[str], required: bool) -> tuple[list[_Input], list[str]]:
+def _known_ntk(inputs: list[Input], planes: list[str], required: bool) -> tuple[list[Input], list[str]]:
     """The NTK needs that of a kernel to continue: raise where it was asked for by name, else leave it out."""
     if all(i.kernel is None or i.kernel.ntk is not None for i in inputs):
         return inputs, planes
@@ -392,7 +439,7 @@ def _known_ntk(inputs: list[_Input], planes: list[str], required: bool) -> tuple
     return inputs, [p for p in planes if p != "ntk"]
 
 
-def _pair_input(given: _Input, engine: Engine, batch: int) -> PairInput:
+def _pair_input(given: Input, engine: Engine, batch: int) -> PairInput:
     if given.x1 is not None:
         units1 = Units(_batched(given.x1), engine)
         units2 = units1 if given.x2 is None else Units(_batched(given.x2), engine)
@@ -446,7 +493,7 @@ def _analytic_kernel(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
 
 
 def _values(tree: Any) -> Any:
-    return tree.value if isinstance(tree, _Input) else tuple(_values(t) for t in tree)
+    return tree.value if isinstance(tree, Input) else tuple(_values(t) for t in tree)
 
 
 def _tree(values: Any, make: Any) -> Any:
@@ -454,8 +501,8 @@ def _tree(values: Any, make: Any) -> Any:
 
 
 def _result(
-    value: Value, inputs: Sequence[_Input], names: tuple[str, ...] | None, get: Any,
-    targets: dict[tuple[int, str], Array], rows1: Any, rows2: Any, axes: tuple[int, int],
+    value: Value, inputs: Sequence[Input], names: tuple[str, ...] | None, get: Any,
+    targets: dict[tuple[int, str], Array], rows1: Any, rows2: Any,
 ) -> Any:  # fmt: skip
     first = inputs[0]
 
@@ -477,18 +524,7 @@ def _result(
         if name == "exact":
             q1, q2 = variance(rows1, first.n1), variance(rows2, first.n2)
             return Exact(targets[value.slot, "defect"], targets.get((value.slot, "ntk")), q1, q2)
-        return {
-            "x1_is_x2": first.symmetric,
-            "is_gaussian": value.gaussian,
-            "is_input": False,
-            "shape1": _shape(first.n1, axes, value.channels),
-            "shape2": _shape(first.n2, axes, value.channels),
-            "batch_axis": axes[0],
-            "channel_axis": axes[1],
-            "diagonal_batch": True,
-            "diagonal_spatial": False,
-            "is_reversed": False,
-        }[name]
+        return _flags(name, value, first)
 
     if names is None:
         return Kernel(**{name: field(name) for name in FIELDS})
@@ -496,6 +532,24 @@ def _result(
     return found[0] if isinstance(get, str) else _named(names)(*found)
 
 
-def _shape(n: int, axes: tuple[int, int], channels: int) -> tuple[int, ...]:
-    """Shape of a finite network's output, in the layers' order of axes."""
-    return (channels, n) if axes[1] % 2 == 0 else (n, channels)
+def _flags(name: str, value: Value, first: Input) -> Any:
+    """Fields of a Kernel that are no arrays."""
+    return {
+        "x1_is_x2": first.symmetric,
+        "is_gaussian": value.gaussian,
+        "is_input": False,
+        "shape1": _shape(first.n1, value),
+        "shape2": _shape(first.n2, value),
+        "batch_axis": value.batch_axis,
+        "channel_axis": value.channel_axis,
+        "diagonal_batch": True,
+        "diagonal_spatial": False,
+        "is_reversed": False,
+    }[name]
+
+
+def _shape(n: int, value: Value) -> tuple[int, ...]:
+    """Shape of a finite network's output."""
+    rest = iter(value.spatial)
+    named = {value.batch_axis: n, value.channel_axis: value.channels}
+    return tuple(named[axis] if axis in named else next(rest) for axis in range(2 + len(value.spatial)))

@@ -131,12 +131,13 @@ class Builder:
         return tuple(self.one(v) for v in values)
 
 
-def _leaves(values: Values) -> Iterator[Value]:
+def leaves(values: Values) -> Iterator[Value]:
+    """The values of a tree, in order."""
     if isinstance(values, Value):
         yield values
     else:
         for value in values:
-            yield from _leaves(value)
+            yield from leaves(value)
 
 
 def _renumber(values: Values, counter: Iterator[int]) -> Values:
@@ -147,10 +148,10 @@ def _renumber(values: Values, counter: Iterator[int]) -> Values:
 
 def finish(builder: Builder, n_inputs: int, outputs: Values) -> Lowered:
     """Place a store behind each output and reuse slots whose last reader has run."""
-    leaves = list(_leaves(outputs))
+    found = list(leaves(outputs))
     ops: list[Op] = []
     stored: dict[int, list[int]] = {}
-    for index, value in enumerate(leaves):
+    for index, value in enumerate(found):
         stored.setdefault(value.slot, []).append(index)
     for slot in range(n_inputs):
         ops.extend(Op("store", index, (slot,)) for index in stored.get(slot, ()))
@@ -183,8 +184,8 @@ def finish(builder: Builder, n_inputs: int, outputs: Values) -> Lowered:
         if op.dst not in last_read:
             free.append(dst)
         placed.append(replace(op, dst=dst, src=src))
-    program = Program(tuple(placed), n_inputs, n_slots, len(leaves))
-    return Lowered(program, _renumber(outputs, iter(range(len(leaves)))))
+    program = Program(tuple(placed), n_inputs, n_slots, len(found))
+    return Lowered(program, _renumber(outputs, iter(range(len(found)))))
 
 
 def _input_values(inputs: Any, counter: Iterator[int]) -> Values:
@@ -196,7 +197,7 @@ def _input_values(inputs: Any, counter: Iterator[int]) -> Values:
 @lru_cache(maxsize=256)
 def lower(layer: Layer, inputs: Values, depths: bool = False) -> Lowered:
     """Lower ``layer`` for a tree of input values (slots are renumbered); ``depths`` keeps every Gaussian layer."""
-    n_inputs = len(list(_leaves(inputs)))
+    n_inputs = len(list(leaves(inputs)))
     builder = Builder(type(layer).__name__, n_inputs)
     values = _input_values(inputs, iter(range(n_inputs)))
     if not depths:

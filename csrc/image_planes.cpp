@@ -1,0 +1,467 @@
+// Plane loops of images.h over duals.h: compiled once per instruction set, into its own namespace.
+//
+// A sum of independent parts o with standard deviations a_o, b_o in the two images, and s, s' of the sum, obeys
+//   s s' - sum K_o = sum (a_o b_o - K_o) + s s' |A - B|^2 / 2,   A = a / s and B = b / s' unit vectors,
+// with no cancelling term, and the same for s s' + K. |A - B|^2 = (1 + A_c)(1 + B_c) |S - S'|^2 with the stereographic
+// coordinates S_o = A_o / (1 + A_c), o != c: tables hold one coordinate less than there are parts, and behind them the
+// factor s (1 + A_c) / sqrt(2). Windows are two such sums: along the inner axes, then along axis 0.
+#include "duals.h"
+#include "images.h"
+
+#if defined(__clang__)
+#define FNTK_LANES _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define FNTK_LANES _Pragma("GCC ivdep")
+#else
+#define FNTK_LANES __pragma(loop(ivdep))
+#endif
+
+namespace fntk {
+namespace FNTK_ISA {
+
+// Lanes come in multiples of 16; kR fixes their number for the compiler.
+template <int kR>
+FNTK_HD long lane_count(long lanes) {
+  return kR ? kR : lanes / 16 * 16;
+}
+
+template <class T>
+struct TableRows {
+  const T *a, *b;
+  FNTK_HD TableRows(const T* first, const T* second, long stride, const PlaneArgs<T>& c, long y)
+      : a(first + y * stride), b(second + (y + c.shift < c.rows ? y + c.shift : y + c.shift - c.rows) * stride) {}
+};
+
+// ---------------------------------------------------------------- what takes the numbers of a row
+
+template <class T>
+struct Store {
+  T *v, *p, *t;
+  FNTK_HD Store(const PlaneArgs<T>& c, long y, long lanes)
+      : v(c.dst[0] + y * lanes), p(c.dst[1] + y * lanes), t(c.dst[2] + y * lanes) {}
+  template <Form form>
+  FNTK_HD void put(long x, T value, T plus, T theta) const {
+    v[x] = value;
+    if constexpr (form == Form::both_defects) p[x] = plus;
+    t[x] = theta;
+  }
+};
+
+template <class T>
+struct Arrays {
+  const T* first;
+  long lanes;
+  FNTK_HD const T* operator[](long k) const { return first + k * lanes; }
+};
+
+// Arrays: 1 / s before, s behind, the nonlinearity's own.
+template <template <class> class Phi, class T, bool cov, bool guard>
+struct Apply {
+  Phi<T> phi;
+  const T *i1, *i2, *s1, *s2;
+  Arrays<T> rows1, rows2;
+  T *v, *p, *t;
+  FNTK_HD Apply(const PlaneArgs<T>& c, long y, long lanes) : phi(c.params) {
+    const TableRows<T> rows(c.after_a, c.after_b, c.stride_after, c, y);
+    i1 = rows.a;
+    i2 = rows.b;
+    s1 = rows.a + lanes;
+    s2 = rows.b + lanes;
+    rows1 = {rows.a + 2 * lanes, lanes};
+    rows2 = {rows.b + 2 * lanes, lanes};
+    v = c.dst[0] + y * lanes;
+    p = c.dst[1] + y * lanes;
+    t = c.dst[2] + y * lanes;
+  }
+  template <Form form>
+  FNTK_HD void put(long x, T value, T plus, T theta) const {
+    Correlation<T> c;
+    c.near = true;
+    c.w = (value * i1[x]) * i2[x];
+    if constexpr (form == Form::both_defects) {
+      const T other = (plus * i1[x]) * i2[x];
+      c.near = !(other < c.w);
+      c.w = select(c.near, c.w, other);
+    }
+    c.w = select(c.w > T(1), T(1), c.w);
+    if constexpr (guard) c.w = select(i1[x] == T(0), T(1), select(i2[x] == T(0), T(1), c.w));
+    c.a = T(1) - c.w;
+    const Dual<T> d = phi.pair(c, Phi<T>::load(rows1, x), Phi<T>::load(rows2, x));
+    const T r = s1[x] * s2[x];
+    t[x] = theta * d.kdot;
+    if constexpr (cov) {
+      v[x] = r * (Phi<T>::positive ? T(1) - d.v : rho_of(d.v));
+    } else if constexpr (Phi<T>::positive) {
+      v[x] = r * d.v;
+    } else {
+      v[x] = r * select(d.v < T(0), T(2) + d.v, d.v);
+      p[x] = r * select(d.v < T(0), -d.v, T(2) - d.v);
+    }
+  }
+};
+
+// ---------------------------------------------------------------- windows
+
+// What follows the sums over the taps: scale, bias, NTK. `a`, `b`: arrays behind those of both stages.
+template <class T, Form form, bool bias, class Sink>
+FNTK_HD void finish(const Sink& sink, const PlaneArgs<T>& c, const T* a, const T* b, long lanes, long x, T v, T p, T t) {
+  if constexpr (form == Form::cov) {
+    const T k = fma(c.w, v, c.b2);
+    sink.template put<form>(x, k, T(0), fma(c.wt, t, fma(c.alpha, k, c.beta)));
+  } else {
+    v = c.w * v;
+    if constexpr (form == Form::both_defects) p = c.w * p;
+    if constexpr (bias) {
+      const T more = (a[lanes + x] * b[lanes + x]) * square(a[x] - b[x]);
+      v = v + more;
+      // the constant part's own s s' + K is 2 b2
+      if constexpr (form == Form::both_defects) p = p + (more + T(2) * c.b2);
+      a += 2 * lanes;
+      b += 2 * lanes;
+    }
+    const T k = fma(a[x], b[x], -v);
+    sink.template put<form>(x, v, p, fma(c.wt, t, fma(c.alpha, k, c.beta)));
+  }
+}
+
+constexpr long kRing = 8;  // rows of sums along the inner axes that are kept
+
+// Three taps along the inner axes, three along axis 0, at any distances below kRing. In place.
+template <class T, int kR, Form form, bool bias, class Sink>
+void conv3(const PlaneArgs<T>& c) {
+  const long lanes = lane_count<kR>(c.lanes), size = 3 * lanes;
+  const long s1 = c.shift_in[1], s2 = c.shift_in[2], o1 = c.shift_out[1], o2 = c.shift_out[2];
+  const long ahead = o1 > o2 ? (o1 > 0 ? o1 : 0) : (o2 > 0 ? o2 : 0);
+  T* const ring = c.scratch;
+  T* const zero = c.scratch + kRing * size;
+  for (long x = 0; x < size; ++x) zero[x] = T(0);
+  const T *m1 = c.mask_in + lanes, *m2 = c.mask_in + 2 * lanes;
+  long done = 0;
+  for (long y = 0; y < c.rows; ++y) {
+    for (; done < c.rows && done <= y + ahead; ++done) {
+      const T *v = c.src[0] + done * lanes, *p = c.src[1] + done * lanes, *t = c.src[2] + done * lanes;
+      T *hv = ring + done % kRing * size, *hp = hv + lanes, *ht = hp + lanes;
+      const TableRows<T> rows(c.a, c.b, c.stride, c, done);
+      const T *a = rows.a, *b = rows.b;
+      FNTK_LANES
+      for (long x = 0; x < lanes; ++x) {
+        T sum = fma(m2[x], v[x + s2], fma(m1[x], v[x + s1], v[x]));
+        if constexpr (form != Form::cov) {
+          const T first = a[x] - b[x], second = a[lanes + x] - b[lanes + x];
+          const T more = (a[2 * lanes + x] * b[2 * lanes + x]) * fma(second, second, first * first);
+          sum = sum + more;
+          if constexpr (form == Form::both_defects) hp[x] = fma(m2[x], p[x + s2], fma(m1[x], p[x + s1], p[x])) + more;
+        }
+        hv[x] = sum;
+        ht[x] = fma(m2[x], t[x + s2], fma(m1[x], t[x + s1], t[x]));
+      }
+    }
+    const auto row = [&](long other) { return other < 0 || other >= c.rows ? zero : ring + other % kRing * size; };
+    const T *h0 = ring + y % kRing * size, *h1 = row(y + o1), *h2 = row(y + o2);
+    const T w1 = c.mask_out[c.rows + y], w2 = c.mask_out[2 * c.rows + y];
+    const TableRows<T> rows(c.a, c.b, c.stride, c, y);
+    const T *a = rows.a + 3 * lanes, *b = rows.b + 3 * lanes;
+    const Sink sink(c, y, lanes);
+    FNTK_LANES
+    for (long x = 0; x < lanes; ++x) {
+      T v = fma(w2, h2[x], fma(w1, h1[x], h0[x])), p = T(0);
+      const T t = fma(w2, h2[2 * lanes + x], fma(w1, h1[2 * lanes + x], h0[2 * lanes + x]));
+      if constexpr (form != Form::cov) {
+        const T first = a[x] - b[x], second = a[lanes + x] - b[lanes + x];
+        const T more = (a[2 * lanes + x] * b[2 * lanes + x]) * fma(second, second, first * first);
+        v = v + more;
+        if constexpr (form == Form::both_defects)
+          p = fma(w2, h2[lanes + x], fma(w1, h1[lanes + x], h0[lanes + x])) + more;
+      }
+      finish<T, form, bias>(sink, c, a + 3 * lanes, b + 3 * lanes, lanes, x, v, p, t);
+    }
+  }
+}
+
+// out += mask in, along lanes
+template <class T>
+void add_masked(long lanes, const T* mask, const T* in, T* out) {
+  FNTK_LANES
+  for (long x = 0; x < lanes; ++x) out[x] = fma(mask[x], in[x], out[x]);
+}
+template <class T>
+void add_scaled(long lanes, T weight, const T* in, T* out) {
+  FNTK_LANES
+  for (long x = 0; x < lanes; ++x) out[x] = fma(weight, in[x], out[x]);
+}
+
+// out += f f' |S - S'|^2 for `n` coordinates and the factor behind them; `more` is overwritten.
+template <class T>
+void add_spread(long lanes, int n, const T* a, const T* b, T* more, T* out, T* also) {
+  if (n == 0) return;
+  for (long x = 0; x < lanes; ++x) more[x] = T(0);
+  for (int k = 0; k < n; ++k) {
+    const T *first = a + k * lanes, *second = b + k * lanes;
+    FNTK_LANES
+    for (long x = 0; x < lanes; ++x) more[x] = fma(first[x] - second[x], first[x] - second[x], more[x]);
+  }
+  const T *first = a + n * lanes, *second = b + n * lanes;
+  FNTK_LANES
+  for (long x = 0; x < lanes; ++x) {
+    const T value = (first[x] * second[x]) * more[x];
+    out[x] += value;
+    also[x] += value;
+  }
+}
+
+inline int stage_arrays(int coords) { return coords > 0 ? coords + 1 : 0; }
+
+template <class T, Form form, bool bias>
+void finish_row(const PlaneArgs<T>& c, long y, const T* a, const T* b, const T* sums) {
+  const long lanes = lane_count<0>(c.lanes);
+  const Store<T> sink(c, y, lanes);
+  FNTK_LANES
+  for (long x = 0; x < lanes; ++x)
+    finish<T, form, bias>(sink, c, a, b, lanes, x, sums[x], sums[lanes + x], sums[2 * lanes + x]);
+}
+
+// Any taps. Scratch: three planes, and two rows of sums.
+template <class T, Form form>
+void conv(const PlaneArgs<T>& c) {
+  const long lanes = lane_count<0>(c.lanes), size = 3 * lanes;
+  T* const sums = c.scratch + c.rows * size;
+  T* const more = sums + size;
+  for (long y = 0; y < c.rows; ++y) {
+    T* h = c.scratch + y * size;
+    for (int plane = 0; plane < 3; ++plane) {
+      T* out = h + plane * lanes;
+      for (long x = 0; x < lanes; ++x) out[x] = T(0);
+      if (plane == 1 && form != Form::both_defects) continue;
+      for (int k = 0; k < c.n_in; ++k)
+        add_masked(lanes, c.mask_in + k * lanes, c.src[plane] + y * lanes + c.shift_in[k], out);
+    }
+    const TableRows<T> rows(c.a, c.b, c.stride, c, y);
+    if constexpr (form != Form::cov) add_spread(lanes, c.coords_in, rows.a, rows.b, more, h, h + lanes);
+  }
+  for (long y = 0; y < c.rows; ++y) {
+    for (long x = 0; x < size; ++x) sums[x] = T(0);
+    for (int k = 0; k < c.n_out; ++k) {
+      const T weight = c.mask_out[k * c.rows + y];
+      if (weight == T(0)) continue;
+      add_scaled(size, weight, c.scratch + (y + c.shift_out[k]) * size, sums);
+    }
+    const TableRows<T> rows(c.a, c.b, c.stride, c, y);
+    const T *a = rows.a + stage_arrays(c.coords_in) * lanes, *b = rows.b + stage_arrays(c.coords_in) * lanes;
+    if constexpr (form != Form::cov) add_spread(lanes, c.coords_out, a, b, more, sums, sums + lanes);
+    a += stage_arrays(c.coords_out) * lanes;
+    b += stage_arrays(c.coords_out) * lanes;
+    if (c.bias)
+      finish_row<T, form, true>(c, y, a, b, sums);
+    else
+      finish_row<T, form, false>(c, y, a, b, sums);
+  }
+}
+
+// ---------------------------------------------------------------- links
+
+// Sums over the taps of a window with strides, in src: what `conv` does behind its sums. Scratch: four rows.
+template <class T, Form form>
+void land_conv(const PlaneArgs<T>& c) {
+  const long lanes = lane_count<0>(c.lanes);
+  T *sums = c.scratch, *more = c.scratch + 3 * lanes;
+  for (long y = 0; y < c.rows; ++y) {
+    for (int plane = 0; plane < 3; ++plane)
+      for (long x = 0; x < lanes; ++x) sums[plane * lanes + x] = c.src[plane][y * lanes + x];
+    const TableRows<T> rows(c.a, c.b, c.stride, c, y);
+    if constexpr (form != Form::cov) add_spread(lanes, c.coords_in, rows.a, rows.b, more, sums, sums + lanes);
+    const T *a = rows.a + stage_arrays(c.coords_in) * lanes, *b = rows.b + stage_arrays(c.coords_in) * lanes;
+    if (c.bias)
+      finish_row<T, form, true>(c, y, a, b, sums);
+    else
+      finish_row<T, form, false>(c, y, a, b, sums);
+  }
+}
+
+// Sums over all pairs of taps, in src. Pooling adds correlated parts: with S = sum s, and the variance S^2 (1 - mu) of
+// the sum, mu = (sum of s s' - K of the image with itself) / S^2 = 1 - (1 - kappa)^2,
+//   s s' - K = sum (s s' - K) - S S' (kappa + kappa' - kappa kappa'),   s s' + K likewise.
+// Arrays: weight, S, kappa; for cov the weight alone.
+template <class T, Form form>
+void land_pool(const PlaneArgs<T>& c) {
+  const long lanes = lane_count<0>(c.lanes);
+  for (long y = 0; y < c.rows; ++y) {
+    const TableRows<T> rows(c.a, c.b, c.stride, c, y);
+    const T *a = rows.a, *b = rows.b;
+    const Store<T> sink(c, y, lanes);
+    const T *v = c.src[0] + y * lanes, *p = c.src[1] + y * lanes, *t = c.src[2] + y * lanes;
+    FNTK_LANES
+    for (long x = 0; x < lanes; ++x) {
+      const T weight = a[x] * b[x];
+      T spread = T(0);
+      if constexpr (form != Form::cov) {
+        const T k1 = a[2 * lanes + x], k2 = b[2 * lanes + x];
+        spread = (a[lanes + x] * b[lanes + x]) * (k1 + k2 - k1 * k2);
+      }
+      const T value = form == Form::cov ? v[x] : at_least_zero(v[x] - spread);
+      const T plus = form == Form::both_defects ? at_least_zero(p[x] - spread) : T(0);
+      sink.template put<form>(x, weight * value, weight * plus, weight * t[x]);
+    }
+  }
+}
+
+// ---------------------------------------------------------------- the others
+
+// Unit pixel vectors u, then s: s s' (1 - u u') = s s' |u - u'|^2 / 2.
+template <class T, Form form>
+void input(const PlaneArgs<T>& c) {
+  const long lanes = lane_count<0>(c.lanes);
+  T *minus = c.scratch, *plus = c.scratch + lanes;
+  for (long y = 0; y < c.rows; ++y) {
+    const TableRows<T> rows(c.a, c.b, c.stride, c, y);
+    for (long x = 0; x < lanes; ++x) minus[x] = plus[x] = T(0);
+    for (int k = 0; k < c.channels; ++k) {
+      const T *a = rows.a + k * lanes, *b = rows.b + k * lanes;
+      FNTK_LANES
+      for (long x = 0; x < lanes; ++x) {
+        minus[x] = fma(a[x] - b[x], a[x] - b[x], minus[x]);
+        plus[x] = form == Form::cov ? fma(a[x], b[x], plus[x]) : fma(a[x] + b[x], a[x] + b[x], plus[x]);
+      }
+    }
+    const T *a = rows.a + c.channels * lanes, *b = rows.b + c.channels * lanes;
+    const Store<T> sink(c, y, lanes);
+    FNTK_LANES
+    for (long x = 0; x < lanes; ++x) {
+      const T r = a[x] * b[x];
+      if constexpr (form == Form::cov)
+        sink.template put<form>(x, r * plus[x], T(0), T(0));
+      else
+        sink.template put<form>(x, T(0.5) * r * minus[x], T(0.5) * r * plus[x], T(0));
+    }
+  }
+}
+
+// Arrays: the sources' coordinates, one fewer than there are, and their factor.
+template <class T, Form form>
+void sum(const PlaneArgs<T>& c) {
+  const long lanes = lane_count<0>(c.lanes);
+  T *sums = c.scratch, *more = c.scratch + 3 * lanes;
+  for (long y = 0; y < c.rows; ++y) {
+    for (long x = 0; x < 3 * lanes; ++x) sums[x] = T(0);
+    for (int k = 0; k < c.n_src; ++k)
+      for (int plane = 0; plane < 3; ++plane)
+        if (plane != 1 || form == Form::both_defects)
+          add_scaled(lanes, T(1), c.sources[3 * k + plane] + y * lanes, sums + plane * lanes);
+    const TableRows<T> rows(c.a, c.b, c.stride, c, y);
+    if constexpr (form != Form::cov) add_spread(lanes, c.n_src - 1, rows.a, rows.b, more, sums, sums + lanes);
+    const Store<T> sink(c, y, lanes);
+    for (long x = 0; x < lanes; ++x) sink.template put<form>(x, sums[x], sums[lanes + x], sums[2 * lanes + x]);
+  }
+}
+
+// Array: s.
+template <class T, Form form>
+void to_cov(const PlaneArgs<T>& c) {
+  const long lanes = lane_count<0>(c.lanes);
+  for (long y = 0; y < c.rows; ++y) {
+    const TableRows<T> rows(c.a, c.b, c.stride, c, y);
+    const T *v = c.src[0] + y * lanes, *p = c.src[1] + y * lanes, *t = c.src[2] + y * lanes;
+    const Store<T> sink(c, y, lanes);
+    for (long x = 0; x < lanes; ++x) {
+      T k = v[x];
+      if constexpr (form != Form::cov) {
+        const T r = rows.a[x] * rows.b[x];
+        k = r - v[x];
+        if constexpr (form == Form::both_defects) k = select(p[x] < v[x], p[x] - r, k);
+      }
+      sink.template put<Form::cov>(x, k, T(0), t[x]);
+    }
+  }
+}
+template <class T>
+void to_both(const PlaneArgs<T>& c) {
+  const long lanes = lane_count<0>(c.lanes);
+  for (long y = 0; y < c.rows; ++y) {
+    const TableRows<T> rows(c.a, c.b, c.stride, c, y);
+    const T *v = c.src[0] + y * lanes, *t = c.src[2] + y * lanes;
+    const Store<T> sink(c, y, lanes);
+    for (long x = 0; x < lanes; ++x)
+      sink.template put<Form::both_defects>(x, v[x], T(2) * rows.a[x] * rows.b[x] - v[x], t[x]);
+  }
+}
+
+template <template <class> class Phi, class T, Form form, bool cov>
+void dual(const PlaneArgs<T>& c) {
+  const long lanes = lane_count<0>(c.lanes);
+  for (long y = 0; y < c.rows; ++y) {
+    const T *v = c.src[0] + y * lanes, *p = c.src[1] + y * lanes, *t = c.src[2] + y * lanes;
+    const Apply<Phi, T, cov, true> sink(c, y, lanes);
+    FNTK_LANES
+    for (long x = 0; x < lanes; ++x)
+      sink.template put<form>(x, v[x], form == Form::both_defects ? p[x] : T(0), t[x]);
+  }
+}
+
+template <class T>
+void add(long n, const T* in, T* out) {
+  FNTK_LANES
+  for (long k = 0; k < n; ++k) out[k] += in[k];
+}
+
+template <class T>
+void gather(long rows, long arrays, long lanes, const T* in, const int32_t* from, T* out) {
+  for (long k = 0; k < rows * arrays; ++k, in += lanes, out += lanes) {
+    FNTK_LANES
+    for (long x = 0; x < lanes; ++x) out[x] = in[from[x]];
+  }
+}
+
+template <template <class> class Phi, class T>
+void register_dual(PlaneKernels<T>& k, int index) {
+  constexpr Form one = Form::defect, both = Form::both_defects;
+#define FNTK_FUSED(cov, bias)                                                                        \
+  k.fused[index][0][cov][bias][0] = conv3<T, 0, one, bias, Apply<Phi, T, cov, false>>;               \
+  k.fused[index][0][cov][bias][1] = conv3<T, kFastLanes, one, bias, Apply<Phi, T, cov, false>>;      \
+  k.fused[index][1][cov][bias][0] = k.fused[index][1][cov][bias][1] =                                \
+      conv3<T, 0, both, bias, Apply<Phi, T, cov, false>>;
+  FNTK_FUSED(false, false)
+  FNTK_FUSED(false, true)
+  FNTK_FUSED(true, false)
+  FNTK_FUSED(true, true)
+#undef FNTK_FUSED
+  k.dual[index][0][0] = dual<Phi, T, one, false>;
+  k.dual[index][0][1] = dual<Phi, T, one, true>;
+  k.dual[index][1][0] = dual<Phi, T, both, false>;
+  k.dual[index][1][1] = dual<Phi, T, both, true>;
+}
+
+template <class T, Form form>
+void register_form(PlaneKernels<T>& k) {
+  constexpr int index = int(form);
+  k.conv3[index][0] = conv3<T, 0, form, false, Store<T>>;
+  k.conv3[index][1] = conv3<T, 0, form, true, Store<T>>;
+  k.conv[index] = conv<T, form>;
+  k.input[index] = input<T, form>;
+  k.land_conv[index] = land_conv<T, form>;
+  k.land_pool[index] = land_pool<T, form>;
+  k.sum[index] = sum<T, form>;
+  k.to_cov[index] = to_cov<T, form>;
+}
+
+template <class T>
+PlaneKernels<T> make_plane_kernels() {
+  PlaneKernels<T> k = {};
+  register_form<T, Form::cov>(k);
+  register_form<T, Form::defect>(k);
+  register_form<T, Form::both_defects>(k);
+  k.to_both = to_both<T>;
+  k.add = add<T>;
+  k.gather = gather<T>;
+  int index = 0;
+#define FNTK_REGISTER(Phi, name) register_dual<Phi, T>(k, index++);
+  FNTK_DUALS(FNTK_REGISTER)
+#undef FNTK_REGISTER
+  return k;
+}
+
+extern const PlaneKernels<float> planes_float;
+extern const PlaneKernels<double> planes_double;
+const PlaneKernels<float> planes_float = make_plane_kernels<float>();
+const PlaneKernels<double> planes_double = make_plane_kernels<double>();
+
+}  // namespace FNTK_ISA
+}  // namespace fntk

@@ -1,0 +1,49 @@
+// Running image programs: tables of sets of images, and pairs of them.
+#pragma once
+#include "cpu_run.h"
+#include "image_layout.h"
+
+namespace fntk {
+
+// A program with its geometry, for one dtype.
+template <class T>
+struct ImagePlan {
+  explicit ImagePlan(ImageProgram given);
+  ImageProgram program;
+  Layout<T> pairs, own;
+  long worker_bytes = 0;  // of one thread's buffers
+  bool has_own = false;   // variances behind pooling need pairs of an image with itself
+};
+
+template <class T>
+struct ImageTables {
+  long n = 0;
+  std::vector<T> data;  // n x table_size
+  const T* of(const ImagePlan<T>& plan, long image) const { return data.data() + image * plan.program.table_size; }
+};
+
+// x: for each input, n images x positions x channels.
+template <class T>
+ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<const T*>& x, long n, const Isa& isa,
+                                 int threads, const Interrupt& interrupt);
+
+// Where an output goes: images first, second, then positions of both, axis by axis. Strides in elements.
+template <class T>
+struct ImageOutput {
+  T* planes[2] = {nullptr, nullptr};  // nngp, ntk
+  std::vector<long> strides[2];
+};
+
+struct ImagePairs {
+  long first1, count1, first2, count2;  // images of both tables
+  long out1, out2;                      // where they stand in the outputs
+  bool symmetric;                       // only pairs out1 + i <= out2 + j, written twice
+  bool diagonal;                        // image i with image i alone; outputs have one column
+};
+
+template <class T>
+void run_images(const ImagePlan<T>& plan, const ImageTables<T>& tables1, const ImageTables<T>& tables2,
+                const ImagePairs& pairs, const std::vector<ImageOutput<T>>& outputs, const Isa& isa, int threads,
+                const Interrupt& interrupt);
+
+}  // namespace fntk

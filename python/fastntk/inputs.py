@@ -1,0 +1,173 @@
+"""The arguments of a kernel function, checked: arrays or kernels to continue, and what ``lower()`` knows of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .arrays import as_input, describe
+from .kernel import Kernel
+from .layers import Layer, Serial
+from .pooling import Flatten
+from .program import Value
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Input:
+    """One checked input of a call: arrays (batch, n, *spatial axes, channels), or a kernel to continue."""
+
+    x1: Array | None
+    x2: Array | None  # None: x1 again
+    kernel: Kernel | None
+    value: Value
+    dtype: np.dtype[Any]
+    batch: tuple[int, ...]
+    n1: int
+    n2: int
+    symmetric: bool
+
+
+def axes_of(layer: Layer, inputs: Sequence[Input] = ()) -> tuple[int, int]:
+    """(batch_axis, channel_axis): the layers', else those of a kernel that they continue."""
+    kernels = [(i.kernel.batch_axis, i.kernel.channel_axis) for i in inputs if i.kernel is not None]
+    return layer.axes() or (kernels[0] if kernels else (0, -1))
+
+
+def check_inputs(layer: Layer, x1: Any, x2: Any, batch_dims: int) -> tuple[list[Input], Any]:
+    """Check arguments; return the inputs in order, and their tree."""
+    if isinstance(batch_dims, bool) or batch_dims not in (0, 1):
+        raise ValueError(f"[kernel_fn] batch_dims must be 0 or 1, given {batch_dims!r}")
+    found: list[Input] = []
+
+    def visit(a: Any, b: Any, name: str) -> Any:
+        if isinstance(a, (tuple, list)) and not isinstance(a, np.ndarray):
+            if b is not None and (not isinstance(b, (tuple, list)) or len(b) != len(a)):
+                raise ValueError(f"[kernel_fn] x1 has {len(a)} entries, x2 must too, given {describe(b)}")
+            if not a or not any(isinstance(v, (np.ndarray, Kernel, tuple, list)) for v in a):
+                raise TypeError(f"[kernel_fn] {name} must be a numpy.ndarray, given {describe(a)}")
+            return tuple(visit(v, None if b is None else b[k], f"{name}[{k}]") for k, v in enumerate(a))
+        if isinstance(a, Kernel):
+            _check_axes(layer, a, name)
+            own = _continue(a, b, name, batch_dims)
+        else:
+            own = _arrays(layer, a, b, name, batch_dims)
+        found.append(own)
+        return own
+
+    tree = visit(x1, x2, "x1")
+    first = found[0]
+    for other in found[1:]:
+        if (other.n1, other.n2, other.batch) != (first.n1, first.n2, first.batch):
+            raise ValueError(
+                f"[kernel_fn] inputs differ in samples: {(*first.batch, first.n1, first.n2)} and "
+                f"{(*other.batch, other.n1, other.n2)}"
+            )
+        if other.dtype != first.dtype or other.symmetric != first.symmetric:
+            raise TypeError("[kernel_fn] inputs differ in dtype, or x2 is missing for some of them")
+    return found, tree
+
+
+def _check_axes(layer: Layer, k: Kernel, name: str) -> None:
+    axes = layer.axes()
+    if axes is not None and [a % 2 for a in axes] != [k.batch_axis % 2, k.channel_axis % 2]:
+        raise ValueError(
+            f"[kernel_fn] {name} has batch_axis, channel_axis = {k.batch_axis}, {k.channel_axis}, the network {axes}"
+        )
+
+
+def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int) -> Input:
+    what = f"kernel_fn of {type(layer).__name__}"
+    arrays = []
+    for x, label in ((x1, name), (x2, name.replace("x1", "x2"))):
+        if x is None and label != name:
+            continue
+        least = 2 + batch_dims
+        arrays.append(as_input(x, label, max(least, x.ndim) if isinstance(x, np.ndarray) else least, what))
+    a, b = arrays[0], arrays[-1]
+    if a.ndim != b.ndim:
+        raise ValueError(f"[{what}] {name} has {a.ndim} dims, x2 has {b.ndim}: shapes {a.shape}, {b.shape}")
+    rank = a.ndim - batch_dims
+    if rank > 5:
+        raise ValueError(f"[{what}] {name} has {rank - 2} spatial axes, shape {a.shape}; expected at most 3")
+    axes = axes_of(layer)
+    if not all(-rank <= axis < rank for axis in axes):
+        raise ValueError(f"[{what}] batch_axis, channel_axis = {axes} do not fit inputs of {rank} dims")
+    batch_axis, channel_axis = (axis % rank for axis in axes)
+    if batch_axis == channel_axis:
+        raise ValueError(f"[{what}] batch_axis and channel_axis are the same axis, {batch_axis}")
+    spatial_axes = [axis for axis in range(rank) if axis not in (batch_axis, channel_axis)]
+    order = [*range(batch_dims), *(batch_dims + axis for axis in (batch_axis, *spatial_axes, channel_axis))]
+    a, b = (x.transpose(order) for x in (a, b))
+    batch, spatial, channels = a.shape[:batch_dims], a.shape[batch_dims + 1 : -1], a.shape[-1]
+    if channels != b.shape[-1]:
+        features = f"channels (axis {channel_axis})" if spatial else "features"
+        raise ValueError(
+            f"[{what}] {name} has {channels} {features}, x2 has {b.shape[-1]}: shapes {arrays[0].shape}, "
+            f"{arrays[-1].shape}"
+        )
+    if spatial != b.shape[batch_dims + 1 : -1]:
+        raise ValueError(
+            f"[{what}] {name} has positions {spatial}, x2 {b.shape[batch_dims + 1 : -1]} (axis {batch_axis} counts "
+            f"samples, axis {channel_axis} channels): shapes {arrays[0].shape}, {arrays[-1].shape}"
+        )
+    if channels == 0:
+        raise ValueError(f"[{what}] {name} has no features: shape {arrays[0].shape}")
+    if 0 in spatial:
+        raise ValueError(f"[{what}] {name} has no positions: shape {arrays[0].shape}")
+    if batch != b.shape[:batch_dims]:
+        raise ValueError(f"[{what}] {name} has batch {batch}, x2 has {b.shape[:batch_dims]}")
+    dtypes = {x.dtype.newbyteorder("=") for x in arrays}
+    if len(dtypes) > 1:
+        raise TypeError(f"[{what}] {name} is {a.dtype}, x2 is {b.dtype}: convert one of them")
+    if spatial and batch_axis == 0 and _flattens(layer):  # positions are features then, as NumPy's reshape has them
+        channels *= math.prod(spatial)
+        a, b = (x.reshape(*batch, x.shape[batch_dims], channels) for x in (a, b))
+        spatial, channel_axis = (), 1
+    value = Value(0, channels, spatial=spatial, batch_axis=batch_axis, channel_axis=channel_axis)
+    n1, n2 = a.shape[batch_dims], b.shape[batch_dims]
+    return Input(a, None if x2 is None else b, None, value, dtypes.pop(), batch, n1, n2, x2 is None)
+
+
+def _flattens(layer: Layer) -> bool:
+    """Whether a network begins with Flatten."""
+    if isinstance(layer, Serial):
+        return bool(layer.layers) and _flattens(layer.layers[0])
+    return isinstance(layer, Flatten) and layer.batch_axis == 0
+
+
+def _continue(k: Kernel, x2: Any, name: str, batch_dims: int) -> Input:
+    """Check a kernel that a network continues."""
+    what = "kernel_fn"
+    if x2 is not None:
+        raise ValueError(f"[{what}] {name} is a Kernel, which holds both inputs: x2 must be None, given {describe(x2)}")
+    nngp = as_input(k.nngp, f"{name}.nngp", 2 + batch_dims, what)
+    *batch, n1, n2 = nngp.shape
+    expected = {"ntk": nngp.shape, "cov1": (*batch, n1), "cov2": (*batch, n2)}
+    for field, shape in expected.items():
+        array = getattr(k, field)
+        if array is None and (field == "ntk" or (field == "cov2" and k.x1_is_x2)):
+            continue
+        as_input(array, f"{name}.{field}", len(shape), what)
+        if array.shape != shape:
+            raise ValueError(
+                f"[{what}] {name}.{field} has shape {array.shape}, expected {shape} beside nngp {nngp.shape}"
+            )
+        if array.dtype != k.nngp.dtype:
+            raise TypeError(
+                f"[{what}] {name}.{field} is {array.dtype}, {name}.nngp is {k.nngp.dtype}: convert one of them"
+            )
+    if k.x1_is_x2 and n1 != n2:
+        raise ValueError(f"[{what}] {name}.nngp has shape {nngp.shape}, which x1_is_x2 makes square")
+    value = Value(
+        0, channels=k.shape1[k.channel_axis], gaussian=k.is_gaussian, batch_axis=k.batch_axis % 2,
+        channel_axis=k.channel_axis % 2,
+    )  # fmt: skip
+    dtype = nngp.dtype.newbyteorder("=")
+    return Input(None, None, k, value, dtype, tuple(batch), n1, n2, k.x1_is_x2)
