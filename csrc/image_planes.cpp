@@ -32,13 +32,32 @@ struct TableRows {
       : a(first + y * stride), b(second + (y + c.shift < c.rows ? y + c.shift : y + c.shift - c.rows) * stride) {}
 };
 
+// Tables of both images row by row; those of the second start at the displacement and wrap around.
+template <class T>
+struct TableWalk {
+  const T *a, *b, *end, *start;
+  long stride;
+  FNTK_HD TableWalk(const T* first, const T* second, long step, const PlaneArgs<T>& c)
+      : a(first), b(second + c.shift * step), end(second + c.rows * step), start(second), stride(step) {}
+  FNTK_HD void next() {
+    a += stride;
+    b += stride;
+    if (b == end) b = start;
+  }
+};
+
 // ---------------------------------------------------------------- what takes the numbers of a row
 
 template <class T>
 struct Store {
   T *v, *p, *t;
-  FNTK_HD Store(const PlaneArgs<T>& c, long y, long lanes)
-      : v(c.dst[0] + y * lanes), p(c.dst[1] + y * lanes), t(c.dst[2] + y * lanes) {}
+  long lanes;
+  FNTK_HD Store(const PlaneArgs<T>& c, long n) : v(c.dst[0]), p(c.dst[1]), t(c.dst[2]), lanes(n) {}
+  FNTK_HD void next() {
+    v += lanes;
+    p += lanes;
+    t += lanes;
+  }
   template <Form form>
   FNTK_HD void put(long x, T value, T plus, T theta) const {
     v[x] = value;
@@ -46,6 +65,15 @@ struct Store {
     t[x] = theta;
   }
 };
+
+template <class T>
+FNTK_HD Store<T> store_at(const PlaneArgs<T>& c, long y, long lanes) {
+  Store<T> sink(c, lanes);
+  sink.v += y * lanes;
+  sink.p += y * lanes;
+  sink.t += y * lanes;
+  return sink;
+}
 
 template <class T>
 struct Arrays {
@@ -58,23 +86,20 @@ struct Arrays {
 template <template <class> class Phi, class T, bool cov, bool guard>
 struct Apply {
   Phi<T> phi;
-  const T *i1, *i2, *s1, *s2;
-  Arrays<T> rows1, rows2;
+  TableWalk<T> rows;
   T *v, *p, *t;
-  FNTK_HD Apply(const PlaneArgs<T>& c, long y, long lanes) : phi(c.params) {
-    const TableRows<T> rows(c.after_a, c.after_b, c.stride_after, c, y);
-    i1 = rows.a;
-    i2 = rows.b;
-    s1 = rows.a + lanes;
-    s2 = rows.b + lanes;
-    rows1 = {rows.a + 2 * lanes, lanes};
-    rows2 = {rows.b + 2 * lanes, lanes};
-    v = c.dst[0] + y * lanes;
-    p = c.dst[1] + y * lanes;
-    t = c.dst[2] + y * lanes;
+  long lanes;
+  FNTK_HD Apply(const PlaneArgs<T>& c, long n)
+      : phi(c.params), rows(c.after_a, c.after_b, c.stride_after, c), v(c.dst[0]), p(c.dst[1]), t(c.dst[2]), lanes(n) {}
+  FNTK_HD void next() {
+    rows.next();
+    v += lanes;
+    p += lanes;
+    t += lanes;
   }
   template <Form form>
   FNTK_HD void put(long x, T value, T plus, T theta) const {
+    const T *i1 = rows.a, *i2 = rows.b;
     Correlation<T> c;
     c.near = true;
     c.w = (value * i1[x]) * i2[x];
@@ -86,8 +111,9 @@ struct Apply {
     c.w = select(c.w > T(1), T(1), c.w);
     if constexpr (guard) c.w = select(i1[x] == T(0), T(1), select(i2[x] == T(0), T(1), c.w));
     c.a = T(1) - c.w;
-    const Dual<T> d = phi.pair(c, Phi<T>::load(rows1, x), Phi<T>::load(rows2, x));
-    const T r = s1[x] * s2[x];
+    const Arrays<T> own1 = {i1 + 2 * lanes, lanes}, own2 = {i2 + 2 * lanes, lanes};
+    const Dual<T> d = phi.pair(c, Phi<T>::load(own1, x), Phi<T>::load(own2, x));
+    const T r = i1[lanes + x] * i2[lanes + x];
     t[x] = theta * d.kdot;
     if constexpr (cov) {
       v[x] = r * (Phi<T>::positive ? T(1) - d.v : rho_of(d.v));
@@ -128,7 +154,8 @@ constexpr long kRing = 8;  // rows of sums along the inner axes that are kept
 
 // Three taps along the inner axes, three along axis 0, at any distances below kRing. In place.
 template <class T, int kR, Form form, bool bias, class Sink>
-void conv3(const PlaneArgs<T>& c) {
+void conv3(const PlaneArgs<T>& args) {
+  const PlaneArgs<T> c = args;  // a copy: nothing written below can change it
   const long lanes = lane_count<kR>(c.lanes), size = 3 * lanes;
   const long s1 = c.shift_in[1], s2 = c.shift_in[2], o1 = c.shift_out[1], o2 = c.shift_out[2];
   const long ahead = o1 > o2 ? (o1 > 0 ? o1 : 0) : (o2 > 0 ? o2 : 0);
@@ -136,45 +163,51 @@ void conv3(const PlaneArgs<T>& c) {
   T* const zero = c.scratch + kRing * size;
   for (long x = 0; x < size; ++x) zero[x] = T(0);
   const T *m1 = c.mask_in + lanes, *m2 = c.mask_in + 2 * lanes;
+  const T *v = c.src[0], *p = c.src[1], *t = c.src[2];
+  TableWalk<T> first(c.a, c.b, c.stride, c), second(c.a + 3 * lanes, c.b + 3 * lanes, c.stride, c);
+  Sink sink(c, lanes);
+  const auto row = [&](long y) { return y < 0 || y >= c.rows ? zero : ring + (y & (kRing - 1)) * size; };
   long done = 0;
   for (long y = 0; y < c.rows; ++y) {
     for (; done < c.rows && done <= y + ahead; ++done) {
-      const T *v = c.src[0] + done * lanes, *p = c.src[1] + done * lanes, *t = c.src[2] + done * lanes;
-      T *hv = ring + done % kRing * size, *hp = hv + lanes, *ht = hp + lanes;
-      const TableRows<T> rows(c.a, c.b, c.stride, c, done);
-      const T *a = rows.a, *b = rows.b;
+      T *hv = row(done), *hp = hv + lanes, *ht = hp + lanes;
+      const T *a = first.a, *b = first.b;
       FNTK_LANES
       for (long x = 0; x < lanes; ++x) {
         T sum = fma(m2[x], v[x + s2], fma(m1[x], v[x + s1], v[x]));
         if constexpr (form != Form::cov) {
-          const T first = a[x] - b[x], second = a[lanes + x] - b[lanes + x];
-          const T more = (a[2 * lanes + x] * b[2 * lanes + x]) * fma(second, second, first * first);
-          sum = sum + more;
-          if constexpr (form == Form::both_defects) hp[x] = fma(m2[x], p[x + s2], fma(m1[x], p[x + s1], p[x])) + more;
+          const T one = a[x] - b[x], two = a[lanes + x] - b[lanes + x];
+          const T factor = a[2 * lanes + x] * b[2 * lanes + x], square = fma(two, two, one * one);
+          sum = fma(factor, square, sum);
+          if constexpr (form == Form::both_defects)
+            hp[x] = fma(factor, square, fma(m2[x], p[x + s2], fma(m1[x], p[x + s1], p[x])));
         }
         hv[x] = sum;
         ht[x] = fma(m2[x], t[x + s2], fma(m1[x], t[x + s1], t[x]));
       }
+      v += lanes;
+      p += lanes;
+      t += lanes;
+      first.next();
     }
-    const auto row = [&](long other) { return other < 0 || other >= c.rows ? zero : ring + other % kRing * size; };
-    const T *h0 = ring + y % kRing * size, *h1 = row(y + o1), *h2 = row(y + o2);
+    const T *h0 = row(y), *h1 = row(y + o1), *h2 = row(y + o2);
     const T w1 = c.mask_out[c.rows + y], w2 = c.mask_out[2 * c.rows + y];
-    const TableRows<T> rows(c.a, c.b, c.stride, c, y);
-    const T *a = rows.a + 3 * lanes, *b = rows.b + 3 * lanes;
-    const Sink sink(c, y, lanes);
+    const T *a = second.a, *b = second.b;
     FNTK_LANES
     for (long x = 0; x < lanes; ++x) {
-      T v = fma(w2, h2[x], fma(w1, h1[x], h0[x])), p = T(0);
-      const T t = fma(w2, h2[2 * lanes + x], fma(w1, h1[2 * lanes + x], h0[2 * lanes + x]));
+      T sum = fma(w2, h2[x], fma(w1, h1[x], h0[x])), plus = T(0);
+      const T theta = fma(w2, h2[2 * lanes + x], fma(w1, h1[2 * lanes + x], h0[2 * lanes + x]));
       if constexpr (form != Form::cov) {
-        const T first = a[x] - b[x], second = a[lanes + x] - b[lanes + x];
-        const T more = (a[2 * lanes + x] * b[2 * lanes + x]) * fma(second, second, first * first);
-        v = v + more;
+        const T one = a[x] - b[x], two = a[lanes + x] - b[lanes + x];
+        const T factor = a[2 * lanes + x] * b[2 * lanes + x], square = fma(two, two, one * one);
+        sum = fma(factor, square, sum);
         if constexpr (form == Form::both_defects)
-          p = fma(w2, h2[lanes + x], fma(w1, h1[lanes + x], h0[lanes + x])) + more;
+          plus = fma(factor, square, fma(w2, h2[lanes + x], fma(w1, h1[lanes + x], h0[lanes + x])));
       }
-      finish<T, form, bias>(sink, c, a + 3 * lanes, b + 3 * lanes, lanes, x, v, p, t);
+      finish<T, form, bias>(sink, c, a + 3 * lanes, b + 3 * lanes, lanes, x, sum, plus, theta);
     }
+    second.next();
+    sink.next();
   }
 }
 
@@ -214,7 +247,7 @@ inline int stage_arrays(int coords) { return coords > 0 ? coords + 1 : 0; }
 template <class T, Form form, bool bias>
 void finish_row(const PlaneArgs<T>& c, long y, const T* a, const T* b, const T* sums) {
   const long lanes = lane_count<0>(c.lanes);
-  const Store<T> sink(c, y, lanes);
+  const Store<T> sink = store_at(c, y, lanes);
   FNTK_LANES
   for (long x = 0; x < lanes; ++x)
     finish<T, form, bias>(sink, c, a, b, lanes, x, sums[x], sums[lanes + x], sums[2 * lanes + x]);
@@ -287,7 +320,7 @@ void land_pool(const PlaneArgs<T>& c) {
   for (long y = 0; y < c.rows; ++y) {
     const TableRows<T> rows(c.a, c.b, c.stride, c, y);
     const T *a = rows.a, *b = rows.b;
-    const Store<T> sink(c, y, lanes);
+    const Store<T> sink = store_at(c, y, lanes);
     const T *v = c.src[0] + y * lanes, *p = c.src[1] + y * lanes, *t = c.src[2] + y * lanes;
     FNTK_LANES
     for (long x = 0; x < lanes; ++x) {
@@ -323,7 +356,7 @@ void input(const PlaneArgs<T>& c) {
       }
     }
     const T *a = rows.a + c.channels * lanes, *b = rows.b + c.channels * lanes;
-    const Store<T> sink(c, y, lanes);
+    const Store<T> sink = store_at(c, y, lanes);
     FNTK_LANES
     for (long x = 0; x < lanes; ++x) {
       const T r = a[x] * b[x];
@@ -348,7 +381,7 @@ void sum(const PlaneArgs<T>& c) {
           add_scaled(lanes, T(1), c.sources[3 * k + plane] + y * lanes, sums + plane * lanes);
     const TableRows<T> rows(c.a, c.b, c.stride, c, y);
     if constexpr (form != Form::cov) add_spread(lanes, c.n_src - 1, rows.a, rows.b, more, sums, sums + lanes);
-    const Store<T> sink(c, y, lanes);
+    const Store<T> sink = store_at(c, y, lanes);
     for (long x = 0; x < lanes; ++x) sink.template put<form>(x, sums[x], sums[lanes + x], sums[2 * lanes + x]);
   }
 }
@@ -360,7 +393,7 @@ void to_cov(const PlaneArgs<T>& c) {
   for (long y = 0; y < c.rows; ++y) {
     const TableRows<T> rows(c.a, c.b, c.stride, c, y);
     const T *v = c.src[0] + y * lanes, *p = c.src[1] + y * lanes, *t = c.src[2] + y * lanes;
-    const Store<T> sink(c, y, lanes);
+    const Store<T> sink = store_at(c, y, lanes);
     for (long x = 0; x < lanes; ++x) {
       T k = v[x];
       if constexpr (form != Form::cov) {
@@ -378,21 +411,23 @@ void to_both(const PlaneArgs<T>& c) {
   for (long y = 0; y < c.rows; ++y) {
     const TableRows<T> rows(c.a, c.b, c.stride, c, y);
     const T *v = c.src[0] + y * lanes, *t = c.src[2] + y * lanes;
-    const Store<T> sink(c, y, lanes);
+    const Store<T> sink = store_at(c, y, lanes);
     for (long x = 0; x < lanes; ++x)
       sink.template put<Form::both_defects>(x, v[x], T(2) * rows.a[x] * rows.b[x] - v[x], t[x]);
   }
 }
 
 template <template <class> class Phi, class T, Form form, bool cov>
-void dual(const PlaneArgs<T>& c) {
+void dual(const PlaneArgs<T>& args) {
+  const PlaneArgs<T> c = args;
   const long lanes = lane_count<0>(c.lanes);
+  Apply<Phi, T, cov, true> sink(c, lanes);
   for (long y = 0; y < c.rows; ++y) {
     const T *v = c.src[0] + y * lanes, *p = c.src[1] + y * lanes, *t = c.src[2] + y * lanes;
-    const Apply<Phi, T, cov, true> sink(c, y, lanes);
     FNTK_LANES
     for (long x = 0; x < lanes; ++x)
       sink.template put<form>(x, v[x], form == Form::both_defects ? p[x] : T(0), t[x]);
+    sink.next();
   }
 }
 

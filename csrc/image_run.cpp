@@ -11,13 +11,13 @@ namespace fntk {
 
 namespace {
 
-constexpr long kChunk = 4;  // displacements along axis 0 that take a step together, so that its tables are read once
+constexpr long kChunk = 8;  // displacements along axis 0 that take a step together, so that its tables are read once
 constexpr long kBlock = 4;  // first images that meet a second one while its gathered tables are at hand
 
 long planes_size(const ImageGrid& grid) { return (grid.rows + 2) * grid.lanes; }
 
 long chunk_of(const ImageGrid& grid, const std::vector<int>& shifts) {
-  const long most = std::max(1L, 16384 / planes_size(grid));
+  const long most = std::max(1L, 65536 / planes_size(grid));
   return std::max(1L, std::min({kChunk, most, long(shifts.size())}));
 }
 
@@ -160,7 +160,7 @@ struct PairBlock {
           kernels.input[int(step.out)](c);
         } else if (step.kind == "land") {
           (program().links[size_t(step.src[0])].pool ? kernels.land_pool : kernels.land_conv)[int(step.in)](c);
-          if (same[image]) equal_positions(where, g, group, s, c.dst[0]);
+          if (same[image] && step.in != Form::cov) equal_positions(where, g, group, s, c.dst[0]);
         } else if (step.kind == "dense") {
           kernels.land_conv[int(step.in)](c);
         } else if (step.kind == "convert") {
@@ -347,7 +347,7 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
   const ImageProgram& program = plan.program;
   ImageTables<T> tables;
   tables.n = n;
-  tables.data.resize(size_t(n * program.table_size));
+  tables.data.resize(size_t(n * program.table_size) + 64 / sizeof(T));
   std::vector<long> sizes(program.channels.size());
   for (const ImageGrid& g : program.grids)
     for (const ImageStep& step : g.steps)
@@ -359,7 +359,7 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
     reserve(worker, plan);
     std::vector<const T*> own;
     for (size_t k = 0; k < x.size(); ++k) own.push_back(x[k] + image * sizes[k]);
-    T* table = tables.data.data() + image * program.table_size;
+    T* table = const_cast<T*>(tables.of(plan, image));
     std::vector<LinkVariance> links(program.links.size());
     PairBlock<T> block = {plan, plan.own, kernels_of<T>(isa), worker, nullptr, 1, {table}, table, {true}, {0}, 0, false};
     if (plan.has_own) block.clear_links(0);

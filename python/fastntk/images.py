@@ -94,14 +94,15 @@ def image_kernels(
     first = rows * n2 - (rows * (rows - 1) // 2 if x2 is None else 0)  # number of a row's first pair
     total = int(first[-1])
     with np.errstate(all="ignore"):  # NaN and infinity in the inputs, confined to their pairs
-        one, cov1 = _alone(steps, x1, spatial, chunk)
-        two, cov2 = (one, cov1) if x2 is None else _alone(steps, x2, spatial, chunk)
+        one, cov1, length1 = _alone(steps, x1, spatial, chunk)
+        two, cov2, length2 = (one, cov1, length1) if x2 is None else _alone(steps, x2, spatial, chunk)
         found = [np.empty((2, n1, n2, *(n for size in shape for n in (size, size)))) for shape in spatial]
         for start in range(0, total, chunk):
             numbers = np.arange(start, min(start + chunk, total))
             i = np.asarray(np.searchsorted(first, numbers, side="right") - 1, np.int64)
             j = numbers - first[i] + (i if x2 is None else 0)
             for out, shape, k in zip(found, spatial, _pairs(steps, one, i, two, j), strict=True):
+                k *= _column(length1[i] * length2[j], k[0])
                 out[:, i, j] = _by_axis(k, shape)
                 if x2 is None:  # the mirror image of a pair swaps positions too
                     upper = i != j
@@ -116,8 +117,7 @@ def _plan(program: Program, spatial: Sequence[tuple[int, ...]]) -> list[_Step]:
     steps: list[_Step] = []
     read: dict[int, tuple[bool, bool]] = {}  # of the value now in a slot: all pairs of positions, a nonlinearity behind
     for op in reversed((*(Op("input", slot, ()) for slot in range(program.n_inputs)), *program.ops)):
-        output = op.name == "store"
-        full, behind = (bool(spatial[op.dst]), False) if output else read.pop(op.dst, (False, False))
+        full, behind = (bool(spatial[op.dst]), False) if op.name == "store" else read.pop(op.dst, (False, False))
         bent = op.name not in ("store", "dense", "conv", "pool", "sum")  # a dual, or an input
         steps.append(_Step(op, full, not (bent or behind), *_geometry(op)))
         for slot in op.src:
@@ -151,9 +151,10 @@ def _by_axis(k: Array, spatial: tuple[int, ...]) -> Array:
 
 def _alone(
     steps: list[_Step], x: Sequence[Array], spatial: Sequence[tuple[int, ...]], chunk: int
-) -> tuple[list[Planes], list[Array]]:  # fmt: skip
-    """Run the network on the pairs (x, x): each image's planes for each step, and K(x, x) of the outputs."""
-    pixels = [_normalise(values) for values in x]
+) -> tuple[list[Planes], list[Array], Array]:  # fmt: skip
+    """Run the network on the pairs (x, x): each image's planes for each step, K(x, x) of the outputs, and lengths."""
+    lengths = _lengths(steps, x)
+    pixels = [_normalise(values / _column(lengths, values)) for values in x]
     planes: list[list[Planes]] = [[] for _ in steps]
     covs: list[list[Array]] = [[] for _ in spatial]
     for start in range(0, max(len(x[0]), 1), chunk):
@@ -173,7 +174,7 @@ def _alone(
             else:
                 slots[dst], q[dst] = state, _diagonal(state[0]) if step.linear else _variance(step, own)
     joined = [[np.concatenate(parts) for parts in zip(*kept, strict=True)] for kept in planes]
-    return joined, [np.concatenate(parts) for parts in covs]
+    return joined, [k * _column(lengths**2, k) for k in map(np.concatenate, covs)], lengths
 
 
 def _pairs(steps: list[_Step], one: list[Planes], i: Positions, two: list[Planes], j: Positions) -> list[Array]:
@@ -187,6 +188,24 @@ def _pairs(steps: list[_Step], one: list[Planes], i: Positions, two: list[Planes
         else:
             slots[step.op.dst] = state
     return [found[output] for output in sorted(found)]
+
+
+def _lengths(steps: list[_Step], x: Sequence[Array]) -> Array:
+    """What each image is divided by: where brighter copies only scale kernels, they become equal, bit by bit."""
+    largest = np.max([np.abs(values).max(axis=tuple(range(1, values.ndim))) for values in x], axis=0)
+    usable = np.isfinite(largest) & (largest > 0)
+    for name, params in ((step.op.name, step.op.params) for step in steps):
+        usable &= (
+            not any(params[1::2])
+            if name in ("dense", "conv")
+            else name in ("input", "store", "pool", "sum", "relu", "abrelu")
+        )
+    return np.where(usable, largest, 1).astype(np.float64)
+
+
+def _column(of: Array, like: Array) -> Array:
+    """A number for each sample, to multiply arrays of all their entries."""
+    return of.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def _normalise(x: Array) -> Planes:
