@@ -45,7 +45,7 @@ ImageProgram program_of(const py::handle& plan, const std::vector<int>& channels
     grid.n_slots = given.attr("n_slots").cast<int>();
     for (const py::handle from : given.attr("steps")) {
       ImageStep step;
-      step.kind = from.attr("kind").cast<std::string>();
+      step.name = from.attr("kind").cast<std::string>();
       step.dst = from.attr("dst").cast<int>();
       step.src = from.attr("src").cast<std::vector<int>>();
       step.in = form_of(from.attr("form_in").cast<std::string>());
@@ -84,7 +84,7 @@ struct Typed {
                  "inputs must be images x positions x channels, C-contiguous, of the plan's dtype");
       for (const ImageGrid& g : plan.program.grids)
         for (const ImageStep& step : g.steps)
-          if (step.kind == "input" && step.src[0] == int(k))
+          if (step.kind == Kind::input && step.src[0] == int(k))
             FNTK_CHECK(x[k].shape(1) == g.rows * g.inner, "inputs have ", x[k].shape(1), " positions");
       data.push_back(static_cast<const T*>(x[k].data()));
     }

@@ -8,6 +8,7 @@
 //   row(q)           what the pair formula needs of one input: n_rows numbers that load() and store() keep in row
 //   arrays pair(c, x1, x2)  v' of rho' = k / sqrt(V(q11) V(q22)), rho' without cancellation, kdot = E phi'(.) phi'(.)
 //   positive         rho' >= 0 always, which spares the next op the question
+//   homogeneous      V(q) = mean_square q
 // pair() is symmetric in x1 and x2 to the last bit, returns v' = 0 for v = 0 and equal rows, and any finite number
 // where a variance is 0. Only the members a caller reads are computed: everything inlines.
 //
@@ -88,10 +89,11 @@ FNTK_HD Arc<T> arc(T w) {
 template <class T>
 struct Relu {
   static constexpr int n_params = 0, n_rows = 0;
-  static constexpr bool positive = true;
+  static constexpr bool positive = true, homogeneous = true;
+  static constexpr T mean_square = T(0.5);
   struct Row {};
   explicit FNTK_HD Relu(const double*) {}
-  FNTK_HD T variance(T q) const { return T(0.5) * q; }
+  FNTK_HD T variance(T q) const { return mean_square * q; }
   FNTK_HD Row row(T) const { return {}; }
   template <class Rows>
   static FNTK_HD Row load(const Rows&, long) {
@@ -103,7 +105,7 @@ struct Relu {
   FNTK_HD Dual<T> pair(const Correlation<T>& c, const Row&, const Row&) const {
     const Arc<T> t = arc(c.w);
     Dual<T> d;
-    d.v = at_least_zero(select(c.near, c.w, T(1)) - t.moment);
+    d.v = select(c.near, c.w, T(1)) - t.moment;  // the moment is below w / 3
     d.rho = select(c.near, T(1) - d.v, t.moment);
     d.kdot = T(0.5) * select(c.near, T(1) - t.angle, t.angle);
     return d;
@@ -115,7 +117,7 @@ struct Relu {
 template <class T>
 struct ABRelu {
   static constexpr int n_params = 2, n_rows = 0;
-  static constexpr bool positive = false;
+  static constexpr bool positive = false, homogeneous = true;
   struct Row {};
   T mix;          // 2 a b / (a^2 + b^2)
   T rest;         // 1 - mix
@@ -165,7 +167,8 @@ struct ABRelu {
 template <class T>
 struct Erf {
   static constexpr int n_params = 0, n_rows = 5;
-  static constexpr bool positive = false;
+  static constexpr bool positive = false, homogeneous = false;
+  static constexpr T mean_square = T(0);
   struct Row {
     T a, over_a, t, g, over_g;  // sqrt(q), t = s - 1, g = sqrt(A); the reciprocals are 0 for q = 0
   };

@@ -91,29 +91,35 @@ void prepare(ImageProgram& program) {
       const bool cov = step.in == Form::cov;
       const Window* window = &step.window;
       const auto& all = duals();
+      static const std::pair<const char*, Kind> kinds[] = {
+          {"input", Kind::input}, {"land", Kind::land},       {"conv", Kind::conv},   {"dense", Kind::dense},
+          {"sum", Kind::sum},     {"convert", Kind::convert}, {"store", Kind::store}, {"join", Kind::join}};
+      step.kind = Kind::dual;
+      for (const auto& [name, kind] : kinds)
+        if (step.name == name) step.kind = kind;
       step.first = grid.n_arrays;
       step.n_arrays = 0;
       step.bias = false;
       int limit = grid.n_slots;
-      if (step.kind == "input") {
+      if (step.kind == Kind::input) {
         FNTK_CHECK(step.src.size() == 1 && step.src[0] >= 0 && step.src[0] < n_inputs, "input reads input ",
                    step.src[0]);
         step.n_arrays = program.channels[size_t(step.src[0])] + 1;
-      } else if (step.kind == "conv" || step.kind == "dense" || step.kind == "land") {
+      } else if (step.kind == Kind::conv || step.kind == Kind::dense || step.kind == Kind::land) {
         int parts[2] = {1, 1};
         bool pool = false;
-        if (step.kind == "conv") {
+        if (step.kind == Kind::conv) {
           axes_of(grid, *window);
           parts[0] = taps(*window, 1, window->shape.size());
           parts[1] = window->shape[0];
-        } else if (step.kind == "land") {
+        } else if (step.kind == Kind::land) {
           FNTK_CHECK(step.src.size() == 1 && step.src[0] >= 0 && step.src[0] < n_links, "land reads link ",
                      step.src[0]);
           window = &program.links[size_t(step.src[0])].window;
           pool = program.links[size_t(step.src[0])].pool;
           parts[0] = taps(*window, 0, window->shape.size());
         }
-        FNTK_CHECK(step.params.size() == (pool ? 1u : 4u), step.kind, " has ", step.params.size(), " parameters");
+        FNTK_CHECK(step.params.size() == (pool ? 1u : 4u), step.name, " has ", step.params.size(), " parameters");
         if (pool) {
           step.n_arrays = cov ? 1 : 3;
         } else if (!cov) {
@@ -122,26 +128,26 @@ void prepare(ImageProgram& program) {
           step.n_coords[1] = parts[1] - 1;
           step.n_arrays = stage(parts[0]) + stage(parts[1]) + 2 * step.bias + 1;
         }
-      } else if (step.kind == "sum") {
+      } else if (step.kind == Kind::sum) {
         step.n_arrays = cov ? 0 : stage(int(step.src.size()));
-      } else if (step.kind == "store" || step.kind == "convert") {
+      } else if (step.kind == Kind::store || step.kind == Kind::convert) {
         step.n_arrays = cov ? 0 : 1;
-        if (step.kind == "store") limit = program.n_outputs;
-      } else if (step.kind == "join") {
+        if (step.kind == Kind::store) limit = program.n_outputs;
+      } else if (step.kind == Kind::join) {
         limit = n_links;
       } else {
         for (size_t k = 0; k < all.size(); ++k)
-          if (step.kind == all[k].name) step.dual = int(k);
-        FNTK_CHECK(step.dual >= 0 && step.dual < kMaxDuals, "no step named '", step.kind, "'");
+          if (step.name == all[k].name) step.dual = int(k);
+        FNTK_CHECK(step.dual >= 0 && step.dual < kMaxDuals, "no step named '", step.name, "'");
         const DualInfo& dual = all[size_t(step.dual)];
-        FNTK_CHECK(int(step.params.size()) == dual.n_params, step.kind, " has ", step.params.size(), " parameters");
-        FNTK_CHECK(!cov && (step.out == Form::cov || dual.positive == (step.out == Form::defect)), step.kind,
+        FNTK_CHECK(int(step.params.size()) == dual.n_params, step.name, " has ", step.params.size(), " parameters");
+        FNTK_CHECK(!cov && (step.out == Form::cov || dual.positive == (step.out == Form::defect)), step.name,
                    " between forms that do not fit");
         step.n_arrays = 2 + dual.n_rows;
       }
-      FNTK_CHECK(step.dst >= 0 && step.dst < limit, step.kind, " writes ", step.dst, " of ", limit);
-      if (step.kind != "input" && step.kind != "land")
-        for (int slot : step.src) FNTK_CHECK(slot >= 0 && slot < grid.n_slots, step.kind, " reads slot ", slot);
+      FNTK_CHECK(step.dst >= 0 && step.dst < limit, step.name, " writes ", step.dst, " of ", limit);
+      if (step.kind != Kind::input && step.kind != Kind::land)
+        for (int slot : step.src) FNTK_CHECK(slot >= 0 && slot < grid.n_slots, step.name, " reads slot ", slot);
       grid.n_arrays += step.n_arrays;
     }
     grid.table = place;
@@ -348,7 +354,7 @@ Layout<T> make_layout(const ImageProgram& program, bool own) {
     std::vector<std::pair<const Window*, std::shared_ptr<Reads<T>>>> made;
     for (const ImageStep& step : grid.steps) {
       std::shared_ptr<Reads<T>> reads;
-      if (step.kind == "conv") {
+      if (step.kind == Kind::conv) {
         for (const auto& [window, known] : made)
           if (window->shape == step.window.shape && window->dilation == step.window.dilation &&
               window->low == step.window.low && window->size_in == step.window.size_in &&

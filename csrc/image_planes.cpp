@@ -58,8 +58,8 @@ struct Store {
     p += lanes;
     t += lanes;
   }
-  template <Form form>
-  FNTK_HD void put(long x, T value, T plus, T theta) const {
+  template <Form form, bool known = false>
+  FNTK_HD void put(long x, T value, T plus, T theta, T = T(0)) const {
     v[x] = value;
     if constexpr (form == Form::both_defects) p[x] = plus;
     t[x] = theta;
@@ -97,8 +97,9 @@ struct Apply {
     p += lanes;
     t += lanes;
   }
-  template <Form form>
-  FNTK_HD void put(long x, T value, T plus, T theta) const {
+  // r: s s' before it, where `known`
+  template <Form form, bool known>
+  FNTK_HD void put(long x, T value, T plus, T theta, T r) const {
     const T *i1 = rows.a, *i2 = rows.b;
     Correlation<T> c;
     c.near = true;
@@ -108,12 +109,15 @@ struct Apply {
       c.near = !(other < c.w);
       c.w = select(c.near, c.w, other);
     }
-    c.w = select(c.w > T(1), T(1), c.w);
+    if constexpr (form == Form::both_defects) c.w = select(c.w > T(1), T(1), c.w);
     if constexpr (guard) c.w = select(i1[x] == T(0), T(1), select(i2[x] == T(0), T(1), c.w));
     c.a = T(1) - c.w;
     const Arrays<T> own1 = {i1 + 2 * lanes, lanes}, own2 = {i2 + 2 * lanes, lanes};
     const Dual<T> d = phi.pair(c, Phi<T>::load(own1, x), Phi<T>::load(own2, x));
-    const T r = i1[lanes + x] * i2[lanes + x];
+    if constexpr (known && Phi<T>::homogeneous)
+      r = phi.mean_square * r;
+    else
+      r = i1[lanes + x] * i2[lanes + x];
     t[x] = theta * d.kdot;
     if constexpr (cov) {
       v[x] = r * (Phi<T>::positive ? T(1) - d.v : rho_of(d.v));
@@ -145,8 +149,8 @@ FNTK_HD void finish(const Sink& sink, const PlaneArgs<T>& c, const T* a, const T
       a += 2 * lanes;
       b += 2 * lanes;
     }
-    const T k = fma(a[x], b[x], -v);
-    sink.template put<form>(x, v, p, fma(c.wt, t, fma(c.alpha, k, c.beta)));
+    const T r = a[x] * b[x];
+    sink.template put<form, true>(x, v, p, fma(c.wt, t, fma(c.alpha, r - v, c.beta)), r);
   }
 }
 
@@ -426,7 +430,7 @@ void dual(const PlaneArgs<T>& args) {
     const T *v = c.src[0] + y * lanes, *p = c.src[1] + y * lanes, *t = c.src[2] + y * lanes;
     FNTK_LANES
     for (long x = 0; x < lanes; ++x)
-      sink.template put<form>(x, v[x], form == Form::both_defects ? p[x] : T(0), t[x]);
+      sink.template put<form, false>(x, v[x], form == Form::both_defects ? p[x] : T(0), t[x], T(0));
     sink.next();
   }
 }

@@ -81,7 +81,7 @@ struct PairBlock {
       }
       for (long image = 0; image < count; ++image) {
         for (const ImageStep& step : g.steps)
-          if (step.kind == "join") {
+          if (step.kind == Kind::join) {
             const long size = layout.links[size_t(step.dst)].n_rows * g.lanes;
             std::fill_n(worker.sums[size_t(step.dst)].get(3 * size), 3 * size, T(0));
           }
@@ -89,7 +89,7 @@ struct PairBlock {
         for (size_t s = 0; s < where.shifts.size(); s += size_t(chunk))
           steps(index, group, image, first[image] + g.table, b, s, std::min(where.shifts.size(), s + size_t(chunk)));
         for (const ImageStep& step : g.steps)
-          if (step.kind == "join") scatter(size_t(step.dst), group, image, g);
+          if (step.kind == Kind::join) scatter(size_t(step.dst), group, image, g);
       }
     }
   }
@@ -125,21 +125,22 @@ struct PairBlock {
       set_weights(step, c);
       for (size_t s = from; s < to; ++s) {
         c.shift = where.shifts[s];
-        if (step.kind == "store") {
+        if (step.kind == Kind::store) {
+          if (outputs == nullptr) continue;
           store(g, where, step, group, image, s, c, plane(s, step.src[0], 0), size);
           continue;
         }
-        if (step.kind == "join") {
+        if (step.kind == Kind::join) {
           join(step, g, s, plane(s, step.src[0], 0), size);
           continue;
         }
         for (int p = 0; p < 3; ++p) {
           c.dst[p] = plane(s, after ? after->dst : step.dst, p);
-          const int slot = step.kind == "land" || step.kind == "input" ? step.dst : step.src[0];
+          const int slot = step.kind == Kind::land || step.kind == Kind::input ? step.dst : step.src[0];
           c.src[p] = plane(s, slot, p);
         }
-        if (step.kind == "land") load(size_t(step.src[0]), g, group, image, s, c.dst);
-        if (step.kind == "conv") {
+        if (step.kind == Kind::land) load(size_t(step.src[0]), g, group, image, s, c.dst);
+        if (step.kind == Kind::conv) {
           const Reads<T>& reads = *where.reads[k];
           c.n_in = int(reads.shift_in.size());
           c.n_out = int(reads.shift_out.size());
@@ -148,22 +149,22 @@ struct PairBlock {
           c.mask_in = reads.mask_in[group].data();
           c.mask_out = reads.mask_out[s].data();
           conv(step, after, g, reads, a, b, c);
-        } else if (step.kind == "sum") {
+        } else if (step.kind == Kind::sum) {
           sources.clear();
           for (int slot : step.src)
             for (int p = 0; p < 3; ++p) sources.push_back(plane(s, slot, p));
           c.sources = sources.data();
           c.n_src = int(step.src.size());
           kernels.sum[int(step.in)](c);
-        } else if (step.kind == "input") {
+        } else if (step.kind == Kind::input) {
           c.channels = program().channels[size_t(step.src[0])];
           kernels.input[int(step.out)](c);
-        } else if (step.kind == "land") {
+        } else if (step.kind == Kind::land) {
           (program().links[size_t(step.src[0])].pool ? kernels.land_pool : kernels.land_conv)[int(step.in)](c);
           if (same[image] && step.in != Form::cov) equal_positions(where, g, group, s, c.dst[0]);
-        } else if (step.kind == "dense") {
+        } else if (step.kind == Kind::dense) {
           kernels.land_conv[int(step.in)](c);
-        } else if (step.kind == "convert") {
+        } else if (step.kind == Kind::convert) {
           if (step.out == Form::cov)
             kernels.to_cov[int(step.in)](c);
           else
@@ -179,11 +180,11 @@ struct PairBlock {
   }
 
   void set_weights(const ImageStep& step, PlaneArgs<T>& c) const {
-    if (step.kind == "land" && program().links[size_t(step.src[0])].pool) return;
-    if (step.kind != "conv" && step.kind != "dense" && step.kind != "land") return;
-    const Window& window = step.kind == "land" ? program().links[size_t(step.src[0])].window : step.window;
+    if (step.kind == Kind::land && program().links[size_t(step.src[0])].pool) return;
+    if (step.kind != Kind::conv && step.kind != Kind::dense && step.kind != Kind::land) return;
+    const Window& window = step.kind == Kind::land ? program().links[size_t(step.src[0])].window : step.window;
     double taps = 1;
-    if (step.kind != "dense")
+    if (step.kind != Kind::dense)
       for (int k : window.shape) taps *= k;
     const double w2 = step.params[0], b2 = step.params[1], f = step.params[2], g = step.params[3];
     const double alpha = w2 > 0 ? f / w2 : 0;
@@ -351,7 +352,7 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
   std::vector<long> sizes(program.channels.size());
   for (const ImageGrid& g : program.grids)
     for (const ImageStep& step : g.steps)
-      if (step.kind == "input")
+      if (step.kind == Kind::input)
         sizes[size_t(step.src[0])] = g.rows * g.inner * program.channels[size_t(step.src[0])];
   std::vector<Worker<T>> workers(size_t(std::max(1, threads)));
   parallel_for(n, threads, interrupt, [&](long image, int index) {
@@ -393,7 +394,7 @@ void run_images(const ImagePlan<T>& plan, const ImageTables<T>& tables1, const I
   // what tells identical images: the tables of the inputs
   long inputs = 0;
   for (const ImageStep& step : program.grids[0].steps)
-    if (step.kind == "input") inputs = (step.first + step.n_arrays) * program.grids[0].rows * program.grids[0].lanes;
+    if (step.kind == Kind::input) inputs = (step.first + step.n_arrays) * program.grids[0].rows * program.grids[0].lanes;
   std::vector<Worker<T>> workers(size_t(std::max(1, threads)));
   const long blocks = pairs.diagonal ? 1 : (pairs.count1 + kBlock - 1) / kBlock;
   parallel_for(pairs.count2 * blocks, threads, interrupt, [&](long unit, int index) {

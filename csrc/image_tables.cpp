@@ -234,26 +234,26 @@ struct Tables {
   void run() {
     slots.assign(size_t(grid.n_slots), {});
     for (const ImageStep& step : grid.steps) {
-      if (step.kind == "input") {
+      if (step.kind == Kind::input) {
         input(step);
-      } else if (step.kind == "land") {
+      } else if (step.kind == Kind::land) {
         land(step);
-      } else if (step.kind == "conv") {
+      } else if (step.kind == Kind::conv) {
         conv(step);
-      } else if (step.kind == "dense") {
+      } else if (step.kind == Kind::dense) {
         std::vector<double> found = slots[size_t(step.src[0])];
         for (long at = 0; at < positions(); ++at)
           found[size_t(at)] = alive(step, at) ? finish(step, 0, at, found[size_t(at)], 1) : 0;
         slots[size_t(step.dst)] = found;
-      } else if (step.kind == "sum") {
+      } else if (step.kind == Kind::sum) {
         sum(step);
-      } else if (step.kind == "join") {
+      } else if (step.kind == Kind::join) {
         links[size_t(step.dst)].q = slots[size_t(step.src[0])];
-      } else if (step.kind == "store" || step.kind == "convert") {
+      } else if (step.kind == Kind::store || step.kind == Kind::convert) {
         const std::vector<double> q = slots[size_t(step.src[0])];
         if (step.n_arrays > 0)
           for (long at = 0; at < positions(); ++at) put(step, 0, at, std::sqrt(q[size_t(at)]));
-        if (step.kind == "convert") slots[size_t(step.dst)] = q;
+        if (step.kind == Kind::convert) slots[size_t(step.dst)] = q;
       } else {
         dual(step);
       }

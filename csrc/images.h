@@ -22,8 +22,10 @@ struct Window {
   bool circular = false, edges = false;
 };
 
+enum class Kind { input, land, conv, dense, sum, convert, store, join, dual };
+
 struct ImageStep {
-  std::string kind;
+  std::string name;
   int dst = 0;
   std::vector<int> src;
   Form in = Form::cov, out = Form::cov;
@@ -32,7 +34,8 @@ struct ImageStep {
   Window window;
   bool fused = false;
   // set by prepare
-  int dual = -1;      // index into the duals, or -1
+  Kind kind = Kind::dual;
+  int dual = -1;  // index into the duals, or -1
   int n_arrays = 0;
   long first = 0;     // of this step's arrays in a row of the grid's tables, counted in arrays
   int n_coords[2] = {0, 0};  // of the stages along the inner axes and along axis 0
