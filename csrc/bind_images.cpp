@@ -93,12 +93,13 @@ struct Typed {
     return released([&] { return make_image_tables<T>(plan, data, n, table, threads, signalled); });
   }
 
-  void run(const ImageTables<T>& one, const ImageTables<T>& two, const std::array<long, 6>& place,
-           const std::vector<std::array<py::object, 2>>& given, bool symmetric, bool diagonal, const std::string& isa,
-           int threads) const {
-    const ImagePairs pairs = {place[0], place[1], place[2], place[3], place[4], place[5], symmetric, diagonal};
+  auto run(const ImageTables<T>& one, const ImageTables<T>& two, const std::array<long, 6>& place,
+           const std::vector<std::array<py::object, 2>>& given, bool symmetric,
+           const std::vector<std::array<long, 2>>& listed, const std::string& isa, int threads) const {
+    const ImagePairs pairs = {place[0], place[1], place[2], place[3], place[4], place[5], symmetric, listed};
     for (long value : place) FNTK_CHECK(value >= 0, "negative place");
-    FNTK_CHECK(!diagonal || place[1] == place[3], "a diagonal pairs as many images");
+    const long rows = listed.empty() ? pairs.out1 + pairs.count1 : long(listed.size());
+    const long cols = listed.empty() ? pairs.out2 + pairs.count2 : 1;
     std::vector<ImageOutput<T>> outputs;
     for (const auto& planes : given) {
       ImageOutput<T> output;
@@ -106,8 +107,7 @@ struct Typed {
         if (planes[size_t(p)].is_none()) continue;
         auto array = py::cast<py::array>(planes[size_t(p)]);
         FNTK_CHECK(array.dtype().equal(py::dtype::of<T>()) && array.ndim() >= 2 && array.ndim() % 2 == 0 &&
-                       array.shape(0) >= pairs.out1 + pairs.count1 &&
-                       array.shape(1) >= (diagonal ? 1 : pairs.out2 + pairs.count2) &&
+                       array.shape(0) >= rows && array.shape(1) >= cols &&
                        (!symmetric || (array.ndim() == 2 && array.shape(0) == array.shape(1))),
                    "outputs must be of the plan's dtype and hold all pairs");
         output.planes[p] = static_cast<T*>(array.mutable_data());
@@ -119,7 +119,7 @@ struct Typed {
       outputs.push_back(output);
     }
     const Isa& table = find_isa(isa);
-    released([&] { run_images<T>(plan, one, two, pairs, outputs, table, threads, signalled); });
+    return released([&] { return run_images<T>(plan, one, two, pairs, outputs, table, threads, signalled); });
   }
 };
 
@@ -136,7 +136,7 @@ void bind_typed(py::module_& m, const char* plan_name, const char* tables_name) 
       .def_property_readonly("worker_bytes", [](const Typed<T>& self) { return self.plan.worker_bytes; })
       .def("tables", &Typed<T>::tables, py::arg("x"), py::arg("isa"), py::arg("threads"))
       .def("run", &Typed<T>::run, py::arg("tables1"), py::arg("tables2"), py::arg("place"), py::arg("outputs"),
-           py::arg("symmetric"), py::arg("diagonal"), py::arg("isa"), py::arg("threads"));
+           py::arg("symmetric"), py::arg("listed"), py::arg("isa"), py::arg("threads"));
 }
 
 }  // namespace

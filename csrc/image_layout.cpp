@@ -119,9 +119,10 @@ void prepare(ImageProgram& program) {
           pool = program.links[size_t(step.src[0])].pool;
           parts[0] = taps(*window, 0, window->shape.size());
         }
+        program.homogeneous = program.homogeneous && (pool || (step.params.size() == 4 && step.params[1] == 0 && step.params[3] == 0));
         FNTK_CHECK(step.params.size() == (pool ? 1u : 4u), step.name, " has ", step.params.size(), " parameters");
         if (pool) {
-          step.n_arrays = cov ? 1 : 3;
+          step.n_arrays = cov ? 1 : 4;
         } else if (!cov) {
           step.bias = step.params[1] > 0;
           step.n_coords[0] = parts[0] - 1;
@@ -144,6 +145,7 @@ void prepare(ImageProgram& program) {
         FNTK_CHECK(!cov && (step.out == Form::cov || dual.positive == (step.out == Form::defect)), step.name,
                    " between forms that do not fit");
         step.n_arrays = 2 + dual.n_rows;
+        program.homogeneous = program.homogeneous && dual.homogeneous;
       }
       FNTK_CHECK(step.dst >= 0 && step.dst < limit, step.name, " writes ", step.dst, " of ", limit);
       if (step.kind != Kind::input && step.kind != Kind::land)

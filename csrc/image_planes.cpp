@@ -314,12 +314,14 @@ void land_conv(const PlaneArgs<T>& c) {
   }
 }
 
-// Sums over all pairs of taps, in src. Pooling adds correlated parts: with S = sum s, and the variance S^2 (1 - mu) of
-// the sum, mu = (sum of s s' - K of the image with itself) / S^2 = 1 - (1 - kappa)^2,
-//   s s' - K = sum (s s' - K) - S S' (kappa + kappa' - kappa kappa'),   s s' + K likewise.
-// Arrays: weight, S, kappa; for cov the weight alone.
+// Sums over all pairs of taps, in src. Pooling adds correlated parts: with S = sum s, M = sum (s s' - K) of the image
+// with itself, t^2 = S^2 - M the variance of the sum, and d = S - t,
+//   t t' - sum K = sum (s s' - K) - ((M + M') / 2 - (S - S') (d - d') + (d - d')^2 / 2),   t t' + sum K likewise:
+// 0 for windows that are equal bit for bit. Arrays: weight, S, M, d; for cov the weight alone. What is left of a
+// difference is lost for the next nonlinearity's sqrt(1 - rho) where it is below a thousandth of (M / S^2)^2.
 template <class T, Form form>
-void land_pool(const PlaneArgs<T>& c) {
+void land_pool(const PlaneArgs<T>& args) {
+  const PlaneArgs<T> c = args;
   const long lanes = lane_count<0>(c.lanes);
   for (long y = 0; y < c.rows; ++y) {
     const TableRows<T> rows(c.a, c.b, c.stride, c, y);
@@ -329,13 +331,22 @@ void land_pool(const PlaneArgs<T>& c) {
     FNTK_LANES
     for (long x = 0; x < lanes; ++x) {
       const T weight = a[x] * b[x];
-      T spread = T(0);
+      T value = v[x], plus = p[x];
       if constexpr (form != Form::cov) {
-        const T k1 = a[2 * lanes + x], k2 = b[2 * lanes + x];
-        spread = (a[lanes + x] * b[lanes + x]) * (k1 + k2 - k1 * k2);
+        const T s1 = a[lanes + x], s2 = b[lanes + x], e = a[3 * lanes + x] - b[3 * lanes + x];
+        const T mean = T(0.5) * (a[2 * lanes + x] + b[2 * lanes + x]);
+        const T rest = e * ((s1 - s2) - T(0.5) * e);
+        value = (v[x] - mean) + rest;
+        const T least = T(1e-3) * mean * mean;
+        T some = select(value * s1 * s2 < least, value * value, T(0));
+        value = at_least_zero(value);
+        if constexpr (form == Form::both_defects) {
+          plus = (p[x] - mean) + rest;
+          some += select(plus * s1 * s2 < least, plus * plus, T(0));
+          plus = at_least_zero(plus);
+        }
+        c.lost[x] += some;
       }
-      const T value = form == Form::cov ? v[x] : at_least_zero(v[x] - spread);
-      const T plus = form == Form::both_defects ? at_least_zero(p[x] - spread) : T(0);
       sink.template put<form>(x, weight * value, weight * plus, weight * t[x]);
     }
   }

@@ -1,7 +1,9 @@
 #include "image_run.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <mutex>
 
 #include "check.h"
 #include "image_tables.h"
@@ -55,6 +57,8 @@ struct PairBlock {
   bool same[kBlock];
   long out1[kBlock], out2 = 0;
   bool mirrored = false;
+  double length1[kBlock], length2 = 1;
+  bool lost[kBlock] = {};
 
   const ImageProgram& program() const { return plan.program; }
 
@@ -160,7 +164,12 @@ struct PairBlock {
           c.channels = program().channels[size_t(step.src[0])];
           kernels.input[int(step.out)](c);
         } else if (step.kind == Kind::land) {
-          (program().links[size_t(step.src[0])].pool ? kernels.land_pool : kernels.land_conv)[int(step.in)](c);
+          const bool pool = program().links[size_t(step.src[0])].pool;
+          c.lost = c.scratch;
+          if (pool) std::fill_n(c.lost, g.lanes, T(0));
+          (pool ? kernels.land_pool : kernels.land_conv)[int(step.in)](c);
+          if (pool && sizeof(T) == sizeof(float))
+            lost[image] = lost[image] || any_lost(where, group, s, g, c.lost, same[image]);
           if (same[image] && step.in != Form::cov) equal_positions(where, g, group, s, c.dst[0]);
         } else if (step.kind == Kind::dense) {
           kernels.land_conv[int(step.in)](c);
@@ -177,6 +186,18 @@ struct PairBlock {
       }
       k += step.fused;
     }
+  }
+
+  // An image with itself loses nothing at equal positions.
+  static bool any_lost(const GridLayout<T>& where, size_t group, size_t s, const ImageGrid& g, const T* lost,
+                       bool own) {
+    for (size_t slot = 0; slot < where.groups[group].size(); ++slot) {
+      const auto& d = where.groups[group][slot];
+      if (own && where.shifts[s] == 0 && std::all_of(d.begin(), d.end(), [](int k) { return k == 0; })) continue;
+      for (long x = 0; x < g.inner; ++x)
+        if (lost[long(slot) * g.inner + x] > T(0)) return true;
+    }
+    return false;
   }
 
   void set_weights(const ImageStep& step, PlaneArgs<T>& c) const {
@@ -273,16 +294,17 @@ struct PairBlock {
       const T* in = p == 0 ? cov : planes + 2 * size;
       const std::vector<long>& strides = output.strides[p];
       T* out = output.planes[p] + out1[image] * strides[0] + out2 * strides[1];
+      const auto scaled = [&](T value) { return T(double(value) * length1[image] * length2); };
       if (strides.size() == 2) {
-        out[0] = in[0];
-        if (mirrored) output.planes[p][out2 * strides[0] + out1[image] * strides[1]] = in[0];
+        out[0] = scaled(in[0]);
+        if (mirrored) output.planes[p][out2 * strides[0] + out1[image] * strides[1]] = out[0];
         continue;
       }
       for (long y = 0; y < step.extent[0]; ++y)
         for (size_t slot = 0; slot < where.groups[group].size(); ++slot)
           for (long x = 0; x < g.inner; ++x)
             if (const long at = place(g, step.extent, where.shifts[s], where.groups[group][slot], y, x, strides); at >= 0)
-              out[at] = in[y * g.lanes + long(slot) * g.inner + x];
+              out[at] = scaled(in[y * g.lanes + long(slot) * g.inner + x]);
     }
   }
 
@@ -348,6 +370,7 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
   const ImageProgram& program = plan.program;
   ImageTables<T> tables;
   tables.n = n;
+  tables.lengths.resize(size_t(n));
   tables.data.resize(size_t(n * program.table_size) + 64 / sizeof(T));
   std::vector<long> sizes(program.channels.size());
   for (const ImageGrid& g : program.grids)
@@ -361,11 +384,16 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
     std::vector<const T*> own;
     for (size_t k = 0; k < x.size(); ++k) own.push_back(x[k] + image * sizes[k]);
     T* table = const_cast<T*>(tables.of(plan, image));
+    double length = 0;
+    for (size_t k = 0; k < own.size() && program.homogeneous; ++k)
+      for (long at = 0; at < sizes[k]; ++at) length = std::max(length, std::abs(double(own[k][at])));
+    if (!(length > 0) || std::isinf(length)) length = 1;
+    tables.lengths[size_t(image)] = length;
     std::vector<LinkVariance> links(program.links.size());
-    PairBlock<T> block = {plan, plan.own, kernels_of<T>(isa), worker, nullptr, 1, {table}, table, {true}, {0}, 0, false};
+    PairBlock<T> block = {plan, plan.own, kernels_of<T>(isa), worker, nullptr, 1, {table}, table, {true}, {0}, 0, false, {1}, 1, {}};
     if (plan.has_own) block.clear_links(0);
     for (size_t k = 0; k < program.grids.size(); ++k) {
-      make_tables(program, k, own, links, table);
+      make_tables(program, k, own, length, links, table);
       if (!plan.has_own) continue;
       block.grid(k);
       for (size_t l = 0; l < program.links.size(); ++l) {
@@ -384,42 +412,66 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
 }
 
 template <class T>
-void run_images(const ImagePlan<T>& plan, const ImageTables<T>& tables1, const ImageTables<T>& tables2,
-                const ImagePairs& pairs, const std::vector<ImageOutput<T>>& outputs, const Isa& isa, int threads,
-                const Interrupt& interrupt) {
+std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const ImageTables<T>& tables1,
+                                            const ImageTables<T>& tables2, const ImagePairs& pairs,
+                                            const std::vector<ImageOutput<T>>& outputs, const Isa& isa, int threads,
+                                            const Interrupt& interrupt) {
   const ImageProgram& program = plan.program;
   FNTK_CHECK(pairs.first1 + pairs.count1 <= tables1.n && pairs.first2 + pairs.count2 <= tables2.n &&
                  int(outputs.size()) == program.n_outputs,
              "images outside their tables, or outputs missing");
+  for (const auto& [i, j] : pairs.listed)
+    FNTK_CHECK(i >= 0 && i < tables1.n && j >= 0 && j < tables2.n, "images outside their tables");
   // what tells identical images: the tables of the inputs
   long inputs = 0;
   for (const ImageStep& step : program.grids[0].steps)
     if (step.kind == Kind::input) inputs = (step.first + step.n_arrays) * program.grids[0].rows * program.grids[0].lanes;
   std::vector<Worker<T>> workers(size_t(std::max(1, threads)));
-  const long blocks = pairs.diagonal ? 1 : (pairs.count1 + kBlock - 1) / kBlock;
-  parallel_for(pairs.count2 * blocks, threads, interrupt, [&](long unit, int index) {
+  std::vector<std::array<long, 2>> lost;
+  std::mutex lost_lock;
+  const bool listed = !pairs.listed.empty();
+  const long blocks = (pairs.count1 + kBlock - 1) / kBlock;
+  const long units = listed ? long(pairs.listed.size()) : pairs.count2 * blocks;
+  parallel_for(units, threads, interrupt, [&](long unit, int index) {
     Worker<T>& worker = workers[size_t(index)];
     reserve(worker, plan);
-    const long j = unit / blocks, start = unit % blocks * kBlock;
-    PairBlock<T> block = {plan, plan.pairs, kernels_of<T>(isa), worker, &outputs, 0, {}, nullptr, {}, {}, 0, false};
-    block.second = tables2.of(plan, pairs.first2 + j);
-    block.out2 = pairs.diagonal ? 0 : pairs.out2 + j;
-    block.mirrored = pairs.symmetric;
-    for (long i = pairs.diagonal ? j : start; i < (pairs.diagonal ? j + 1 : std::min(pairs.count1, start + kBlock)); ++i) {
-      if (pairs.symmetric && pairs.out1 + i > pairs.out2 + j) break;
-      block.first[block.count] = tables1.of(plan, pairs.first1 + i);
+    PairBlock<T> block = {plan, plan.pairs, kernels_of<T>(isa), worker, &outputs, 0, {}, nullptr, {}, {}, 0, false, {},
+                          1,    {}};
+    const auto add = [&](long i, long out) {
+      block.first[block.count] = tables1.of(plan, i);
       block.same[block.count] = std::memcmp(block.first[block.count], block.second, size_t(inputs) * sizeof(T)) == 0;
-      block.out1[block.count++] = pairs.out1 + i;
+      block.length1[block.count] = tables1.lengths[size_t(i)];
+      block.out1[block.count++] = out;
+    };
+    const long j = listed ? pairs.listed[size_t(unit)][1] : pairs.first2 + unit / blocks;
+    block.second = tables2.of(plan, j);
+    block.length2 = tables2.lengths[size_t(j)];
+    if (listed) {
+      add(pairs.listed[size_t(unit)][0], unit);
+    } else {
+      block.out2 = pairs.out2 + unit / blocks;
+      block.mirrored = pairs.symmetric;
+      const long start = unit % blocks * kBlock;
+      for (long i = start; i < std::min(pairs.count1, start + kBlock); ++i)
+        if (!pairs.symmetric || pairs.out1 + i <= block.out2) add(pairs.first1 + i, pairs.out1 + i);
     }
-    if (block.count > 0) block.run();
+    if (block.count == 0) return;
+    block.run();
+    for (long image = 0; image < block.count; ++image) {
+      if (!block.lost[image]) continue;
+      const std::lock_guard<std::mutex> guard(lost_lock);
+      lost.push_back({block.out1[image], block.out2});
+    }
   });
+  std::sort(lost.begin(), lost.end());
+  return lost;
 }
 
 #define FNTK_INSTANTIATE(T)                                                                                          \
   template struct ImagePlan<T>;                                                                                      \
   template ImageTables<T> make_image_tables<T>(const ImagePlan<T>&, const std::vector<const T*>&, long, const Isa&,  \
                                                int, const Interrupt&);                                               \
-  template void run_images<T>(const ImagePlan<T>&, const ImageTables<T>&, const ImageTables<T>&, const ImagePairs&,  \
+  template std::vector<std::array<long, 2>> run_images<T>(const ImagePlan<T>&, const ImageTables<T>&, const ImageTables<T>&, const ImagePairs&,  \
                               const std::vector<ImageOutput<T>>&, const Isa&, int, const Interrupt&);
 FNTK_INSTANTIATE(float)
 FNTK_INSTANTIATE(double)

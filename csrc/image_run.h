@@ -1,5 +1,7 @@
 // Running image programs: tables of sets of images, and pairs of them.
 #pragma once
+#include <array>
+
 #include "cpu_run.h"
 #include "image_layout.h"
 
@@ -18,6 +20,7 @@ struct ImagePlan {
 template <class T>
 struct ImageTables {
   long n = 0;
+  std::vector<double> lengths;  // what each image was divided by
   std::vector<T> data;  // n x table_size, from the first cache line on: a vector that straddles two costs double
   const T* of(const ImagePlan<T>& plan, long image) const {
     const auto first = (reinterpret_cast<uintptr_t>(data.data()) + 63) / 64 * 64;
@@ -38,14 +41,15 @@ struct ImageOutput {
 };
 
 struct ImagePairs {
-  long first1, count1, first2, count2;  // images of both tables
-  long out1, out2;                      // where they stand in the outputs
-  bool symmetric;                       // only pairs out1 + i <= out2 + j, written twice
-  bool diagonal;                        // image i with image i alone; outputs have one column
+  long first1, count1, first2, count2;              // images of both tables
+  long out1, out2;                                  // where they stand in the outputs
+  bool symmetric;                                   // only pairs out1 + i <= out2 + j, written twice
+  std::vector<std::array<long, 2>> listed;          // if any: these pairs alone, one row of the outputs each
 };
 
+// Returns the pairs, by their places in the outputs, for which T has too few digits (image_planes.cpp, land_pool).
 template <class T>
-void run_images(const ImagePlan<T>& plan, const ImageTables<T>& tables1, const ImageTables<T>& tables2,
+std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const ImageTables<T>& tables1, const ImageTables<T>& tables2,
                 const ImagePairs& pairs, const std::vector<ImageOutput<T>>& outputs, const Isa& isa, int threads,
                 const Interrupt& interrupt);
 

@@ -14,6 +14,7 @@ struct Tables {
   const ImageProgram& program;
   const ImageGrid& grid;
   const std::vector<const T*>& x;
+  double length;
   std::vector<LinkVariance>& links;
   T* table;  // of this grid
   std::vector<std::vector<double>> slots;  // variances of every position
@@ -173,10 +174,11 @@ struct Tables {
       if (step.in == Form::cov) continue;
       double sum = 0;
       for (double part : parts) sum += std::sqrt(part);
-      const double mass = left.mass[size_t(at)], mu = sum > 0 ? std::min(1.0, mass / (sum * sum)) : 0;
+      const double mass = std::min(left.mass[size_t(at)], sum * sum), variance = sum * sum - mass;
       put(step, 1, at, sum);
-      put(step, 2, at, mu / (1 + std::sqrt(1 - mu)));
-      found[size_t(at)] = weight * weight * (sum * sum) * (1 - mu);
+      put(step, 2, at, mass);
+      put(step, 3, at, sum > 0 ? mass / (sum + std::sqrt(variance)) : 0);
+      found[size_t(at)] = weight * weight * variance;
     }
     slots[size_t(step.dst)] = found;
   }
@@ -187,13 +189,13 @@ struct Tables {
     std::vector<double> found(static_cast<size_t>(positions()));
     for (long at = 0; at < positions(); ++at, pixel += channels) {
       double largest = 0;
-      for (int c = 0; c < channels; ++c) largest = std::max(largest, std::abs(double(pixel[c])));
+      for (int c = 0; c < channels; ++c) largest = std::max(largest, std::abs(double(pixel[c]) / length));
       // infinity has no direction: the pixel becomes NaN
       const double scale = std::isinf(largest) ? NAN : largest > 0 ? std::ldexp(1.0, -std::ilogb(largest)) : 1;
       double square = 0;
-      for (int c = 0; c < channels; ++c) square += double(pixel[c]) * scale * (double(pixel[c]) * scale);
+      for (int c = 0; c < channels; ++c) square += (double(pixel[c]) / length * scale) * (double(pixel[c]) / length * scale);
       const double norm = std::sqrt(square);
-      for (int c = 0; c < channels; ++c) put(step, c, at, norm > 0 || std::isnan(norm) ? double(pixel[c]) * scale / norm : 0);
+      for (int c = 0; c < channels; ++c) put(step, c, at, norm > 0 || std::isnan(norm) ? double(pixel[c]) / length * scale / norm : 0);
       const double s = norm / scale / std::sqrt(double(channels));
       put(step, channels, at, s);
       found[size_t(at)] = s * s;
@@ -264,15 +266,15 @@ struct Tables {
 }  // namespace
 
 template <class T>
-void make_tables(const ImageProgram& program, size_t grid, const std::vector<const T*>& x,
+void make_tables(const ImageProgram& program, size_t grid, const std::vector<const T*>& x, double length,
                  std::vector<LinkVariance>& links, T* table) {
   const ImageGrid& own = program.grids[grid];
-  Tables<T>{program, own, x, links, table + own.table, {}}.run();
+  Tables<T>{program, own, x, length, links, table + own.table, {}}.run();
 }
 
-template void make_tables<float>(const ImageProgram&, size_t, const std::vector<const float*>&,
+template void make_tables<float>(const ImageProgram&, size_t, const std::vector<const float*>&, double,
                                  std::vector<LinkVariance>&, float*);
-template void make_tables<double>(const ImageProgram&, size_t, const std::vector<const double*>&,
+template void make_tables<double>(const ImageProgram&, size_t, const std::vector<const double*>&, double,
                                   std::vector<LinkVariance>&, double*);
 
 }  // namespace fntk

@@ -10,10 +10,10 @@ struct LinkVariance {
   std::vector<double> mass;  // pool: sum of s s' - K of the image with itself over each window
 };
 
-// Fills the tables of one grid for one image. `x`: its inputs, positions x channels each; `links`: what the grids before
-// have left, and receives what this one leaves.
+// Fills the tables of one grid for one image. `x`: its inputs, positions x channels each, to be divided by `length`;
+// `links`: what the grids before have left, and receives what this one leaves.
 template <class T>
-void make_tables(const ImageProgram& program, size_t grid, const std::vector<const T*>& x,
+void make_tables(const ImageProgram& program, size_t grid, const std::vector<const T*>& x, double length,
                  std::vector<LinkVariance>& links, T* table);
 
 }  // namespace fntk

@@ -67,7 +67,8 @@ struct ImageProgram {
   std::vector<int> channels;  // of each input
   int n_outputs = 0;
   // set by prepare
-  long table_size = 0;  // numbers of one image's tables
+  long table_size = 0;      // numbers of one image's tables
+  bool homogeneous = true;  // c x has c times the output: images are brought to one brightness
 };
 
 // Arguments of one step on one displacement. Planes have `lanes` readable numbers before and behind them.
@@ -91,6 +92,7 @@ struct PlaneArgs {
   bool bias;
   int channels;
   T* scratch;
+  T* lost;  // land_pool: set for lanes where float32 has lost the digits of a difference
 };
 
 template <class T>

@@ -12,7 +12,7 @@ namespace fntk {
 struct DualInfo {
   const char* name;
   int n_params, n_rows;
-  bool positive;
+  bool positive, homogeneous;
   double (*variance)(const double* params, double q);
   void (*row)(const double* params, double q, double* row);  // its n_rows numbers of one input
 };

@@ -59,15 +59,18 @@ def run_image_pairs(
     if isinstance(engine, NumpyEngine):
         _reference(program, x1, x2, outputs, spatial, report)
         return
-    runner = _Runner(program, engine, x1, budget)
+    lossy = x1.arrays[0].dtype.newbyteorder("=") == np.float32
+    runner = _Runner(program, engine, x1, budget * 2 // 3 if lossy else budget)
     mirrored = x2 is None and not any(spatial)
     for rows in runner.tiles(x1.n, second.n):
-        tables1 = runner.tables(x1, rows, first=True)
+        tables1 = runner.tables(x1, rows)
         for cols in runner.tiles(second.n, x1.n):
             if mirrored and cols.stop <= rows.start:
                 continue
             tables2 = tables1 if second is x1 and cols == rows else runner.tables(second, cols)
-            runner.run(tables1, tables2, rows, cols, outputs, mirrored, report)
+            lost = runner.run(tables1, tables2, rows, cols, outputs, mirrored, report)
+            if lost:
+                _again(program, engine, x1, second, lost, outputs, mirrored, budget // 3)
 
 
 def run_image_diagonal(
@@ -85,7 +88,34 @@ def run_image_diagonal(
     runner = _Runner(program, engine, x, budget)
     for rows in runner.tiles(x.n, 0):
         tables = runner.tables(x, rows)
-        runner.diagonal(tables, rows, outputs)
+        planes = [[None if p is None else p[rows] for p in pair] for pair in outputs]
+        runner.listed(tables, tables, [[k, k] for k in range(rows.stop - rows.start)], planes)
+
+
+def _again(
+    program: Program, engine: Engine, x1: Images, x2: Images, pairs: list[list[int]], outputs: Outputs, mirrored: bool,
+    budget: int,
+) -> None:  # fmt: skip
+    """Compute pairs once more in float64: near-duplicates behind pooling, whose difference float32 has lost."""
+    runner = _Runner(program, engine, x1, budget, np.dtype(np.float64))
+    step = max(1, runner.images // 2)
+    for start in range(0, len(pairs), step):
+        part = np.asarray(pairs[start : start + step])
+        first, at1 = np.unique(part[:, 0], return_inverse=True)
+        second, at2 = np.unique(part[:, 1], return_inverse=True)
+        tables1 = runner.tables(Images([x[first] for x in x1.arrays]), slice(0, len(first)))
+        tables2 = runner.tables(Images([x[second] for x in x2.arrays]), slice(0, len(second)))
+        fresh = [[None if p is None else np.empty((len(part), 1, *p.shape[2:])) for p in planes] for planes in outputs]
+        runner.listed(tables1, tables2, np.stack([at1, at2], axis=1).tolist(), fresh)
+        with np.errstate(over="ignore"):
+            for planes, found in zip(outputs, fresh, strict=True):
+                for plane, values in zip(planes, found, strict=True):
+                    if plane is None or values is None:
+                        continue
+                    for (i, j), value in zip(part.tolist(), values[:, 0], strict=True):
+                        plane[i, j] = value
+                        if mirrored:
+                            plane[j, i] = value
 
 
 def _reference(
@@ -112,12 +142,14 @@ def _reference(
 class _Runner:
     """A program, planned for inputs of one shape, on the compiled engine."""
 
-    def __init__(self, program: Program, engine: Engine, x: Images, budget: int) -> None:
+    def __init__(
+        self, program: Program, engine: Engine, x: Images, budget: int, dtype: np.dtype[Any] | None = None
+    ) -> None:
         if not isinstance(engine, CpuEngine):
             raise NotImplementedError(
                 f"[kernel_fn] inputs with spatial axes have no backend '{engine.name}' yet: 'cpu' and 'numpy' take them"
             )
-        self._dtype = x.arrays[0].dtype.newbyteorder("=")
+        self._dtype = x.arrays[0].dtype.newbyteorder("=") if dtype is None else dtype
         self._engine = engine
         self._plan = make_plan(program, x.spatial)
         self._compiled = engine.image_plan(self._plan, x.channels, program.n_outputs, self._dtype)
@@ -130,25 +162,26 @@ class _Runner:
                 f"{table / 2**20:.1f} MiB an image); memory_budget is {budget / 2**20:.0f} MiB. A larger budget, fewer "
                 "threads or smaller images fit"
             )
-        self._images = (budget - workers) // table  # whose tables fit
+        self.images = int((budget - workers) // table)  # whose tables fit
 
     def tiles(self, n: int, other: int) -> Iterator[slice]:
         """Parts of n images, so that theirs and those of a part of the others fit."""
-        if n + other <= self._images:
+        if n + other <= self.images:
             yield slice(0, n)
             return
-        step = int(max(1, self._images // 2))
+        step = max(1, self.images // 2)
         for start in range(0, n, step):
             yield slice(start, min(n, start + step))
 
-    def tables(self, x: Images, part: slice, first: bool = False) -> Any:
+    def tables(self, x: Images, part: slice) -> Any:
         arrays = [np.require(a, self._dtype, ["C", "A"]) for a in x.part(part.start, part.stop)]
         return self._compiled.tables(arrays, self._engine.isa, self._engine.threads)
 
     def run(
         self, tables1: Any, tables2: Any, rows: slice, cols: slice, outputs: Outputs, mirrored: bool, report: Report
-    ) -> None:
-        """Pairs of a tile, some columns at a time, so that progress shows."""
+    ) -> list[list[int]]:
+        """Pairs of a tile, some columns at a time, so that progress shows; the pairs that lack digits."""
+        lost: list[list[int]] = []
         planes = [tuple(pair) for pair in outputs]
         step = max(1, int(1.0 / (1e-9 + self._plan.seconds() * (rows.stop - rows.start) / self._engine.threads)))
         for start in range(cols.start, cols.stop, step):
@@ -156,14 +189,17 @@ class _Runner:
             if mirrored and stop <= rows.start:
                 continue
             place = (0, rows.stop - rows.start, start - cols.start, stop - start, rows.start, start)
-            self._compiled.run(tables1, tables2, place, planes, mirrored, False, self._engine.isa, self._engine.threads)
+            lost += self._compiled.run(
+                tables1, tables2, place, planes, mirrored, [], self._engine.isa, self._engine.threads
+            )
             report(_pairs(rows, start, stop) if mirrored else (rows.stop - rows.start) * (stop - start))
+        return lost
 
-    def diagonal(self, tables: Any, rows: slice, outputs: Outputs) -> None:
-        n = rows.stop - rows.start
-        place = (0, n, 0, n, rows.start, 0)
+    def listed(self, tables1: Any, tables2: Any, pairs: list[list[int]], outputs: Outputs) -> None:
+        """Pairs (i, j) of the tables, one row of the outputs each."""
         planes = [tuple(pair) for pair in outputs]
-        self._compiled.run(tables, tables, place, planes, False, True, self._engine.isa, self._engine.threads)
+        place = (0, 0, 0, 0, 0, 0)
+        self._compiled.run(tables1, tables2, place, planes, False, pairs, self._engine.isa, self._engine.threads)
 
 
 def _pairs(rows: slice, start: int, stop: int) -> int:

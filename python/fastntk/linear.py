@@ -260,7 +260,7 @@ class Conv(_Weighted):
         if len(spatial) != len(self.filter_shape):
             raise ValueError(
                 f"[{what}] has a filter of shape {self.filter_shape}, inputs have {len(spatial)} spatial axes, "
-                f"{spatial}; it takes {self._specs[0]}"
+                f"{spatial}; it takes {self._specs[0]}, axis {self._specs[0].index('C')} counting channels"
             )
         ordered = (self._in_input_order(v) for v in (self.filter_shape, self.strides, self.dilation))
         return Window.of(f"{what}, inputs read as {self._specs[0]}", spatial, *ordered, self.padding)
