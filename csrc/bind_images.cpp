@@ -108,7 +108,7 @@ struct Typed {
         auto array = py::cast<py::array>(planes[size_t(p)]);
         FNTK_CHECK(array.dtype().equal(py::dtype::of<T>()) && array.ndim() >= 2 && array.ndim() % 2 == 0 &&
                        array.shape(0) >= rows && array.shape(1) >= cols &&
-                       (!symmetric || (array.ndim() == 2 && array.shape(0) == array.shape(1))),
+                       (!symmetric || array.shape(0) == array.shape(1)),
                    "outputs must be of the plan's dtype and hold all pairs");
         output.planes[p] = static_cast<T*>(array.mutable_data());
         for (py::ssize_t k = 0; k < array.ndim(); ++k) {

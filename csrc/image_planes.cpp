@@ -336,12 +336,13 @@ void land_pool(const PlaneArgs<T>& args) {
         const T s1 = a[lanes + x], s2 = b[lanes + x], e = a[3 * lanes + x] - b[3 * lanes + x];
         const T mean = T(0.5) * (a[2 * lanes + x] + b[2 * lanes + x]);
         const T rest = e * ((s1 - s2) - T(0.5) * e);
-        value = (v[x] - mean) + rest;
+        const bool blank = s1 * s2 == T(0);  // no variance: nothing to differ
+        value = select(blank, T(0), (v[x] - mean) + rest);
         const T least = T(1e-3) * mean * mean;
         T some = select(value * s1 * s2 < least, value * value, T(0));
         value = at_least_zero(value);
         if constexpr (form == Form::both_defects) {
-          plus = (p[x] - mean) + rest;
+          plus = select(blank, T(0), (p[x] - mean) + rest);
           some += select(plus * s1 * s2 < least, plus * plus, T(0));
           plus = at_least_zero(plus);
         }
@@ -447,9 +448,9 @@ void dual(const PlaneArgs<T>& args) {
 }
 
 template <class T>
-void add(long n, const T* in, T* out) {
+void add(long n, const T* in, double* out) {
   FNTK_LANES
-  for (long k = 0; k < n; ++k) out[k] += in[k];
+  for (long k = 0; k < n; ++k) out[k] += double(in[k]);
 }
 
 template <class T>

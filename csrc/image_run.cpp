@@ -39,7 +39,7 @@ class Buffer {
 template <class T>
 struct Worker {
   Buffer<T> planes, scratch, gathered;
-  std::vector<Buffer<T>> sums;                     // of each link: n_rows x lanes of the source, three planes
+  std::vector<Buffer<double>> sums;                // of each link: n_rows x lanes of the source, three planes
   std::vector<std::vector<Buffer<double>>> links;  // of each image of a block, of each link: three planes
 };
 
@@ -87,7 +87,7 @@ struct PairBlock {
         for (const ImageStep& step : g.steps)
           if (step.kind == Kind::join) {
             const long size = layout.links[size_t(step.dst)].n_rows * g.lanes;
-            std::fill_n(worker.sums[size_t(step.dst)].get(3 * size), 3 * size, T(0));
+            std::fill_n(worker.sums[size_t(step.dst)].get(3 * size), 3 * size, 0.0);
           }
         const long chunk = chunk_of(g, where.shifts);
         for (size_t s = 0; s < where.shifts.size(); s += size_t(chunk))
@@ -251,10 +251,10 @@ struct PairBlock {
 
   void join(const ImageStep& step, const ImageGrid& g, size_t s, const T* planes, long size) {
     const LinkLayout& link = layout.links[size_t(step.dst)];
-    T* sums = worker.sums[size_t(step.dst)].get(3 * link.n_rows * g.lanes);
+    double* sums = worker.sums[size_t(step.dst)].get(3 * link.n_rows * g.lanes);
     for (int p = 0; p < 3; ++p) {
       if (p == 1 && step.in != Form::both_defects) continue;
-      T* out = sums + p * link.n_rows * g.lanes;
+      double* out = sums + p * link.n_rows * g.lanes;
       for (const auto& add : link.rows[s])
         kernels.add(g.lanes, planes + p * size + add.from * g.lanes, out + add.to * g.lanes);
     }
@@ -263,12 +263,12 @@ struct PairBlock {
   void scatter(size_t index, size_t group, long image, const ImageGrid& g) {
     const LinkLayout& link = layout.links[index];
     const long lanes = program().grids[size_t(program().links[index].target)].lanes;
-    const T* sums = worker.sums[index].get(3 * link.n_rows * g.lanes);
+    const double* sums = worker.sums[index].get(3 * link.n_rows * g.lanes);
     for (int p = 0; p < 3; ++p) {
       double* out = link_plane(image, index, p);
-      const T* in = sums + p * link.n_rows * g.lanes;
+      const double* in = sums + p * link.n_rows * g.lanes;
       for (long row = 0; row < link.n_rows; ++row, in += g.lanes)
-        for (const auto& add : link.lanes[group]) out[row * lanes + add.to] += double(in[add.from]);
+        for (const auto& add : link.lanes[group]) out[row * lanes + add.to] += in[add.from];
     }
   }
 
@@ -300,19 +300,34 @@ struct PairBlock {
         if (mirrored) output.planes[p][out2 * strides[0] + out1[image] * strides[1]] = out[0];
         continue;
       }
+      // the second image's positions come first in the mirror image
+      const std::vector<long> swapped = swap_positions(strides);
+      T* mirror = output.planes[p] + out2 * strides[0] + out1[image] * strides[1];
       for (long y = 0; y < step.extent[0]; ++y)
         for (size_t slot = 0; slot < where.groups[group].size(); ++slot)
-          for (long x = 0; x < g.inner; ++x)
-            if (const long at = place(g, step.extent, where.shifts[s], where.groups[group][slot], y, x, strides); at >= 0)
-              out[at] = scaled(in[y * g.lanes + long(slot) * g.inner + x]);
+          for (long x = 0; x < g.inner; ++x) {
+            const auto& d = where.groups[group][slot];
+            const long at = place(g, step.extent, where.shifts[s], d, y, x, strides);
+            if (at < 0) continue;
+            const T value = scaled(in[y * g.lanes + long(slot) * g.inner + x]);
+            const long other = mirrored ? place(g, step.extent, where.shifts[s], d, y, x, swapped) : 0;
+            if (mirrored && out1[image] == out2 && other < at) continue;  // one of two equal numbers
+            out[at] = value;
+            if (mirrored) mirror[other] = value;
+          }
     }
+  }
+
+  static std::vector<long> swap_positions(std::vector<long> strides) {
+    for (size_t k = 2; k + 1 < strides.size(); k += 2) std::swap(strides[k], strides[k + 1]);
+    return strides;
   }
 
   // Offset of positions (y, x) and displaced in an output with spatial axes, or -1.
   static long place(const ImageGrid& g, const std::vector<int>& extent, int shift, const std::vector<int>& d, long y,
                     long x, const std::vector<long>& strides) {
     const long other = (y + shift) % g.rows;
-    if (other >= extent[0]) return -1;
+    if (y >= extent[0] || other >= extent[0]) return -1;
     long at = y * strides[2] + other * strides[3];
     for (size_t k = g.sizes.size(); k-- > 1;) {
       const long one = x % g.sizes[k], two = (one + d[k - 1]) % g.sizes[k];
@@ -359,7 +374,7 @@ ImagePlan<T>::ImagePlan(ImageProgram given) : program(std::move(given)) {
     gathered = std::max(gathered, g.n_arrays * g.rows * g.lanes);
   }
   for (size_t k = 0; k < program.links.size(); ++k)
-    sums += 3 * pairs.links[k].n_rows * program.grids[size_t(program.links[k].source)].lanes * long(sizeof(T)) +
+    sums += 3 * pairs.links[k].n_rows * program.grids[size_t(program.links[k].source)].lanes * long(sizeof(double)) +
             3 * kBlock * pairs.links[k].size * long(sizeof(double));
   worker_bytes = (planes + gathered) * long(sizeof(T)) + sums;
 }

@@ -108,7 +108,7 @@ struct PlaneKernels {
   PlaneOp<T> dual[kMaxDuals][2][2];         // [dual][both defects][cov out]
   PlaneOp<T> input[3], land_conv[3], land_pool[3], sum[3];
   PlaneOp<T> to_cov[3], to_both;
-  void (*add)(long n, const T* in, T* out);
+  void (*add)(long n, const T* in, double* out);
   void (*gather)(long rows, long arrays, long lanes, const T* in, const int32_t* from, T* out);
 };
 

@@ -334,8 +334,7 @@ class _ImageCall:
             else np.empty(array.shape, array.dtype.newbyteorder("="))
             for key, array in targets.items()
         }
-        mirrored = first.symmetric and not any(self.spatial)
-        pairs = count_pairs(first.n1, first.n2, mirrored) * len(self._batches())
+        pairs = count_pairs(first.n1, first.n2, first.symmetric) * len(self._batches())
         if targets:
             with bar(pairs, progress) as report:
                 for b in self._batches():
