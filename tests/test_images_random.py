@@ -128,18 +128,26 @@ SHAPES = st.one_of(
 
 
 @st.composite
-def problems(draw, channels=(1, 2, 3)):
-    """A network and the shape of a sample."""
+def problems(draw, channels=(2, 3)):
+    """A network and the shape of a sample.
+
+    One channel, pooled before any nonlinearity, is one number: every correlation is 1 or -1, and what a square root makes
+    of the rounding of 1 - rho is not for engines to agree on.
+    """
     spatial = draw(SHAPES)
     return draw(networks(spatial)), (*spatial, draw(st.sampled_from(channels)))
 
 
 def samples(seed, n, shape):
-    """Images of several contrasts; among three, a near-duplicate that has one pixel in common with its original."""
+    """Images of several contrasts; among three, a near-duplicate that has one pixel in common with its original.
+
+    Closer ones are test_images.py's: behind a pool their difference is a difference of sums, and engines that add in
+    another order agree to eps / distance.
+    """
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((n, *shape)) * np.exp(rng.uniform(-1, 1, n)).reshape(-1, *[1] * len(shape))
     if n > 2:
-        x[2] = x[0] + 1e-4 * rng.standard_normal(shape)
+        x[2] = x[0] + 0.03 * rng.standard_normal(shape)
         x[2].reshape(-1, shape[-1])[0] = x[0].reshape(-1, shape[-1])[0]
     return x
 
