@@ -42,7 +42,9 @@ def wide_resnet(stax: Any, blocks: int, k: int) -> Any:
         return stax.serial(stax.FanOut(2), stax.parallel(main, shortcut), stax.FanInSum())
 
     def group(channels: int, stride: int) -> Any:
-        return stax.serial(*[block(channels, stride if first else 1, first) for first in [True] + [False] * (blocks - 1)])
+        return stax.serial(
+            *[block(channels, stride if first else 1, first) for first in [True] + [False] * (blocks - 1)]
+        )
 
     groups = [group(16 * k, 1), group(32 * k, 2), group(64 * k, 2)]
     return stax.serial(conv(16), *groups, stax.AvgPool((8, 8)), stax.Flatten(), stax.Dense(10, 1.0, 0.0))

@@ -23,23 +23,28 @@ def status(pid: int | str) -> dict[str, int]:
     return {words[0].rstrip(":"): int(words[1]) * 1024 for words in pairs}
 
 
+def watch(command: list[str], what: str) -> tuple[dict[str, Any], int]:
+    """Run a child: the JSON that it prints, and its peak of anonymous memory."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        anon = 0
+        while child.poll() is None:
+            try:
+                anon = max(anon, status(child.pid).get("RssAnon", 0))
+            except (FileNotFoundError, ProcessLookupError):
+                break
+            time.sleep(PERIOD)
+        assert child.stdout is not None
+        text = child.stdout.read()
+    if child.returncode:
+        raise RuntimeError(f"{what}: the child ended with {child.returncode}")
+    return json.loads(text), anon
+
+
 def measure(case: Case, contender: str, scratch: str | None) -> dict[str, Any]:
     """Run ``contender`` ('fastntk' or 'floor') in a child and watch it."""
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         command = [sys.executable, __file__, case.name, contender, folder, str(case.n)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-            anon = 0
-            while child.poll() is None:
-                try:
-                    anon = max(anon, status(child.pid).get("RssAnon", 0))
-                except (FileNotFoundError, ProcessLookupError):
-                    break
-                time.sleep(PERIOD)
-            assert child.stdout is not None
-            text = child.stdout.read()
-        if child.returncode:
-            raise RuntimeError(f"{case.name}: the child ended with {child.returncode}")
-    found = json.loads(text)
+        found, anon = watch(command, case.name)
     found["peak_own"] = anon + found["file_before"]
     return found
 

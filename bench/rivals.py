@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from cases import Case, relu
+from image_cases import ImageCase
 
 
 class Missing(Exception):
@@ -34,7 +35,7 @@ def nt_stax() -> ModuleType:
         raise Missing(f"neural_tangents.stax does not load: {type(error).__name__}: {error}") from error
 
 
-def _nt_kernel(case: Case) -> tuple[Any, Callable[..., Any]]:
+def _nt_kernel(case: Case | ImageCase) -> tuple[Any, Callable[..., Any]]:
     stax = nt_stax()
     import jax
 
@@ -44,7 +45,7 @@ def _nt_kernel(case: Case) -> tuple[Any, Callable[..., Any]]:
     return jax, lambda x: tuple(kernel_fn(x, None, case.get))
 
 
-def nt(case: Case, x: np.ndarray) -> Callable[[], Any]:
+def nt(case: Case | ImageCase, x: np.ndarray) -> Callable[[], Any]:
     """Jitted; of a batch, a loop with one call for each Gram. The inputs lie on the device before."""
     jax, kernel = _nt_kernel(case)
     jitted = jax.jit(kernel)

@@ -33,6 +33,11 @@ long flatten(const std::vector<int>& place, const std::vector<int>& sizes, size_
 
 int taps(const Window& window, size_t first, size_t last) { return int(product(window.shape, first, last)); }
 
+bool same_window(const Window& a, const Window& b) {
+  return a.shape == b.shape && a.dilation == b.dilation && a.low == b.low && a.size_in == b.size_in &&
+         a.size_out == b.size_out && a.circular == b.circular;
+}
+
 int stage(int parts) { return parts > 1 ? parts : 0; }  // arrays: coordinates of all but one, and a factor
 
 }  // namespace
@@ -67,6 +72,53 @@ std::vector<long> tap_positions(const Window& window, const std::vector<int>& si
   }
   return found;
 }
+
+size_t center_of(const Window& w, size_t first, size_t last) {
+  size_t center = 0;
+  for (size_t k = first; k < last; ++k) {
+    const int middle = w.low[k] % w.dilation[k] == 0 ? w.low[k] / w.dilation[k] : 0;
+    center = center * size_t(w.shape[k]) + size_t(std::min(middle, w.shape[k] - 1));
+  }
+  return center;
+}
+
+long on_grid(const std::vector<int>& sizes, const Window& w, size_t first, long flat) {
+  long place = 0, scale = 1;
+  for (size_t k = sizes.size(); k-- > first;) {
+    place += flat % w.size_in[k] * scale;
+    flat /= w.size_in[k];
+    scale *= sizes[k];
+  }
+  return place;
+}
+
+namespace {
+
+std::shared_ptr<const Taps> make_taps(const ImageGrid& grid, const Window& w) {
+  const std::vector<int> sizes = axes_of(grid, w);
+  const size_t axes = sizes.size();
+  const long n = grid.rows * grid.inner;
+  auto found = std::make_shared<Taps>();
+  found->center_inner = center_of(w, 1, axes);
+  found->center_outer = center_of(w, 0, 1);
+  found->inner.assign(size_t(taps(w, 1, axes)), std::vector<int32_t>(size_t(n), int32_t(n)));
+  found->outer.assign(size_t(w.shape[0]), std::vector<int32_t>(size_t(n), int32_t(n)));
+  for (long x = 0; x < grid.inner; ++x) {
+    const std::vector<long> from = tap_positions(w, sizes, 1, axes, x);
+    for (size_t t = 0; t < from.size(); ++t)
+      for (long y = 0; y < grid.rows && from[t] >= 0; ++y)
+        found->inner[t][size_t(y * grid.inner + x)] = int32_t(y * grid.inner + on_grid(sizes, w, 1, from[t]));
+  }
+  for (long y = 0; y < grid.rows; ++y) {
+    const std::vector<long> from = tap_positions(w, sizes, 0, 1, y);
+    for (size_t t = 0; t < from.size(); ++t)
+      for (long x = 0; x < grid.inner && from[t] >= 0; ++x)
+        found->outer[t][size_t(y * grid.inner + x)] = int32_t(from[t] * grid.inner + x);
+  }
+  return found;
+}
+
+}  // namespace
 
 void prepare(ImageProgram& program) {
   const int n_links = int(program.links.size()), n_inputs = int(program.channels.size());
@@ -112,6 +164,9 @@ void prepare(ImageProgram& program) {
           axes_of(grid, *window);
           parts[0] = taps(*window, 1, window->shape.size());
           parts[1] = window->shape[0];
+          for (const ImageStep& other : grid.steps)
+            if (&other < &step && other.taps && same_window(other.window, *window)) step.taps = other.taps;
+          if (!step.taps) step.taps = make_taps(grid, *window);
         } else if (step.kind == Kind::land) {
           FNTK_CHECK(step.src.size() == 1 && step.src[0] >= 0 && step.src[0] < n_links, "land reads link ",
                      step.src[0]);
@@ -358,10 +413,7 @@ Layout<T> make_layout(const ImageProgram& program, bool own) {
       std::shared_ptr<Reads<T>> reads;
       if (step.kind == Kind::conv) {
         for (const auto& [window, known] : made)
-          if (window->shape == step.window.shape && window->dilation == step.window.dilation &&
-              window->low == step.window.low && window->size_in == step.window.size_in &&
-              window->size_out == step.window.size_out && window->circular == step.window.circular)
-            reads = known;
+          if (same_window(*window, step.window)) reads = known;
         if (!reads) {
           reads = make_reads(grid, found, step.window);
           made.emplace_back(&step.window, reads);

@@ -23,6 +23,12 @@ int tap_position(const Window& window, int axis, int at, int tap);
 std::vector<long> tap_positions(const Window& window, const std::vector<int>& sizes, size_t first, size_t last,
                                 long at);
 
+// The tap at distance 0 among those of axes first .. last - 1, or any.
+size_t center_of(const Window& window, size_t first, size_t last);
+
+// Where an input position of a window, flat over axes from `first` on, lies on a grid that may have more positions.
+long on_grid(const std::vector<int>& sizes, const Window& window, size_t first, long flat);
+
 template <class T>
 struct Reads {  // of a window that keeps displacements
   std::vector<long> shift_in, shift_out;

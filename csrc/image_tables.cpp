@@ -28,6 +28,22 @@ struct Tables {
     for (long slot = 0; slot < grid.packed; ++slot) row[slot * grid.inner + column] = T(value);
   }
 
+  // Array k of a step at all positions.
+  void put_all(const ImageStep& step, int k, const std::vector<double>& values) {
+    for (long y = 0; y < grid.rows; ++y) {
+      T* row = table + (step.first * grid.rows + y * step.n_arrays + k) * grid.lanes;
+      const double* from = values.data() + y * grid.inner;
+      for (long slot = 0; slot < grid.packed; ++slot, row += grid.inner)
+        for (long x = 0; x < grid.inner; ++x) row[x] = T(from[x]);
+    }
+  }
+
+  bool everywhere(const ImageStep& step) const {
+    std::vector<int> extent = step.extent;
+    extent.resize(grid.sizes.size(), 1);
+    return extent == grid.sizes;
+  }
+
   bool alive(const ImageStep& step, long at) const {
     std::vector<int> extent = step.extent;
     extent.resize(grid.sizes.size(), 1);
@@ -65,78 +81,58 @@ struct Tables {
     return scaled + b2;
   }
 
-  static size_t center_of(const Window& w, size_t first, size_t last) {
-    size_t center = 0;
-    for (size_t k = first; k < last; ++k) {
-      const int middle = w.low[k] % w.dilation[k] == 0 ? w.low[k] / w.dilation[k] : 0;
-      center = center * size_t(w.shape[k]) + size_t(std::min(middle, w.shape[k] - 1));
+  // Variances behind one stage of taps, and its coordinates and factor from array `first` on.
+  std::vector<double> stage(const ImageStep& step, int first, size_t center,
+                            const std::vector<std::vector<int32_t>>& taps, const std::vector<double>& q) {
+    const size_t n = size_t(positions());
+    std::vector<double> found(n), scale(n), s(n + 1);  // what is not there reads entry n: 0
+    for (const auto& from : taps)
+      for (size_t at = 0; at < n; ++at)
+        if (from[at] < int32_t(n)) found[at] += q[size_t(from[at])];
+    if (step.in == Form::cov || taps.size() < 2) return found;
+    for (size_t at = 0; at < n; ++at) s[at] = std::sqrt(q[at]);
+    std::vector<double> factor(n);
+    for (size_t at = 0; at < n; ++at) {
+      const double whole = std::sqrt(found[at]), over = found[at] > 0 ? 1 / whole : 0;
+      const double middle = 1 + s[size_t(taps[center][at])] * over;
+      scale[at] = over / middle;
+      factor[at] = whole * middle * std::sqrt(0.5);
     }
-    return center;
-  }
-
-  // Variances behind one stage of taps, read through `positions`: of each position, flat, or -1.
-  template <class Positions>
-  std::vector<double> stage(const ImageStep& step, int first, size_t center, const std::vector<double>& q,
-                            const Positions& read) {
-    std::vector<double> found(q.size());
-    std::vector<double> parts;
-    for (long at = 0; at < positions(); ++at) {
-      const std::vector<long> from = read(at);
-      parts.assign(from.size(), 0);
-      for (size_t t = 0; t < from.size(); ++t)
-        if (from[t] >= 0) parts[t] = q[size_t(from[t])];
-      if (step.in == Form::cov) {
-        for (double part : parts) found[size_t(at)] += part;
-      } else {
-        found[size_t(at)] = spread(step, first, at, parts, center);
-      }
+    int k = first;
+    for (size_t t = 0; t < taps.size(); ++t) {
+      if (t == center) continue;
+      std::vector<double> coordinate(n);
+      for (size_t at = 0; at < n; ++at) coordinate[at] = s[size_t(taps[t][at])] * scale[at];
+      put_all(step, k++, coordinate);
     }
+    put_all(step, k, factor);
     return found;
   }
 
-  // Where position (row, column) of a window's input lies on this grid, whose positions may be more.
-  long on_grid(const std::vector<int>& sizes, const Window& w, size_t first, long flat) const {
-    long place = 0, scale = 1;
-    for (size_t k = sizes.size(); k-- > first;) {
-      place += flat % w.size_in[k] * scale;
-      flat /= w.size_in[k];
-      scale *= sizes[k];
-    }
-    return place;
-  }
-
   void conv(const ImageStep& step) {
-    const Window& w = step.window;
-    const std::vector<int> sizes = axes_of(grid, w);
-    const size_t axes = sizes.size();
-    const std::vector<double>& q = slots[size_t(step.src[0])];
     const int n_in = step.n_coords[0] > 0 ? step.n_coords[0] + 1 : 0;
     const int n_out = step.n_coords[1] > 0 ? step.n_coords[1] + 1 : 0;
-    std::vector<std::vector<long>> reads_in(static_cast<size_t>(grid.inner)), reads_out(static_cast<size_t>(grid.rows));
-    for (long c = 0; c < grid.inner; ++c) {
-      reads_in[size_t(c)] = tap_positions(w, sizes, 1, axes, c);
-      for (long& at : reads_in[size_t(c)])
-        if (at >= 0) at = on_grid(sizes, w, 1, at);
-    }
-    for (long y = 0; y < grid.rows; ++y) reads_out[size_t(y)] = tap_positions(w, sizes, 0, 1, y);
-    const auto inner = stage(step, 0, center_of(w, 1, axes), q, [&](long at) {
-      std::vector<long> from = reads_in[size_t(at % grid.inner)];
-      for (long& place : from)
-        if (place >= 0) place += at / grid.inner * grid.inner;
-      return from;
-    });
-    const auto outer = stage(step, n_in, center_of(w, 0, 1), inner, [&](long at) {
-      std::vector<long> from = reads_out[size_t(at / grid.inner)];
-      for (long& place : from)
-        if (place >= 0) place = place * grid.inner + at % grid.inner;
-      return from;
-    });
-    int taps = 1;
-    for (int k : w.shape) taps *= k;
-    std::vector<double> found(outer.size());
-    for (long at = 0; at < positions(); ++at)
-      if (alive(step, at)) found[size_t(at)] = finish(step, n_in + n_out, at, outer[size_t(at)], taps);
-    slots[size_t(step.dst)] = found;
+    const Taps& taps = *step.taps;
+    const auto inner = stage(step, 0, taps.center_inner, taps.inner, slots[size_t(step.src[0])]);
+    const auto outer = stage(step, n_in, taps.center_outer, taps.outer, inner);
+    slots[size_t(step.dst)] = finish_all(step, n_in + n_out, outer, int(taps.inner.size() * taps.outer.size()));
+  }
+
+  // `finish` at every position that counts.
+  std::vector<double> finish_all(const ImageStep& step, int first, const std::vector<double>& q, int taps) {
+    const size_t n = q.size();
+    std::vector<double> found(n), s(n);
+    const bool all = everywhere(step);
+    for (size_t at = 0; at < n; ++at)
+      if (all || alive(step, long(at))) found[at] = step.params[0] / taps * q[at] + step.params[1];
+    if (step.in == Form::cov) return found;
+    if (step.bias)
+      for (size_t at = 0; at < n; ++at)
+        if (all || alive(step, long(at)))
+          spread(step, first, long(at), {step.params[0] / taps * q[at], step.params[1]}, 0);
+    for (size_t at = 0; at < n; ++at) s[at] = std::sqrt(found[at]);
+    put_all(step, first + 2 * step.bias, s);
+    return found;
   }
 
   void land(const ImageStep& step) {
@@ -219,17 +215,24 @@ struct Tables {
   void dual(const ImageStep& step) {
     const DualInfo& info = duals()[size_t(step.dual)];
     const std::vector<double> before = slots[size_t(step.src[0])];
-    std::vector<double> found(before.size());
+    const size_t n = before.size();
+    std::vector<double> found(n), over(n), s(n), rows(n * size_t(info.n_rows));
     double row[16];
-    for (long at = 0; at < positions(); ++at) {
-      if (!alive(step, at)) continue;
-      const double q = before[size_t(at)];
-      found[size_t(at)] = info.variance(step.params.data(), q);
-      put(step, 0, at, q == 0 ? 0 : 1 / std::sqrt(q));
-      put(step, 1, at, std::sqrt(found[size_t(at)]));
+    const bool all = everywhere(step);
+    for (size_t at = 0; at < n; ++at) {
+      if (!all && !alive(step, long(at))) continue;
+      const double q = before[at];
+      found[at] = info.variance(step.params.data(), q);
+      over[at] = q == 0 ? 0 : 1 / std::sqrt(q);
+      s[at] = std::sqrt(found[at]);
+      if (info.n_rows == 0) continue;
       info.row(step.params.data(), q, row);
-      for (int k = 0; k < info.n_rows; ++k) put(step, 2 + k, at, row[k]);
+      for (int k = 0; k < info.n_rows; ++k) rows[size_t(k) * n + at] = row[k];
     }
+    put_all(step, 0, over);
+    put_all(step, 1, s);
+    for (int k = 0; k < info.n_rows; ++k)
+      put_all(step, 2 + k, {rows.begin() + long(size_t(k) * n), rows.begin() + long(size_t(k + 1) * n)});
     slots[size_t(step.dst)] = found;
   }
 
@@ -243,18 +246,16 @@ struct Tables {
       } else if (step.kind == Kind::conv) {
         conv(step);
       } else if (step.kind == Kind::dense) {
-        std::vector<double> found = slots[size_t(step.src[0])];
-        for (long at = 0; at < positions(); ++at)
-          found[size_t(at)] = alive(step, at) ? finish(step, 0, at, found[size_t(at)], 1) : 0;
-        slots[size_t(step.dst)] = found;
+        slots[size_t(step.dst)] = finish_all(step, 0, slots[size_t(step.src[0])], 1);
       } else if (step.kind == Kind::sum) {
         sum(step);
       } else if (step.kind == Kind::join) {
         links[size_t(step.dst)].q = slots[size_t(step.src[0])];
       } else if (step.kind == Kind::store || step.kind == Kind::convert) {
         const std::vector<double> q = slots[size_t(step.src[0])];
-        if (step.n_arrays > 0)
-          for (long at = 0; at < positions(); ++at) put(step, 0, at, std::sqrt(q[size_t(at)]));
+        std::vector<double> s(q.size());
+        for (size_t at = 0; at < q.size(); ++at) s[at] = std::sqrt(q[at]);
+        if (step.n_arrays > 0) put_all(step, 0, s);
         if (step.kind == Kind::convert) slots[size_t(step.dst)] = q;
       } else {
         dual(step);

@@ -9,6 +9,7 @@
 // gathered for a group of displacements, and read from row (y + d) mod rows on.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,12 @@ enum class Form { cov, defect, both_defects };
 struct Window {
   std::vector<int> size_in, size_out, shape, strides, dilation, low;
   bool circular = false, edges = false;
+};
+
+// For each tap of a stage, the position that every position reads; the number of positions where there is none.
+struct Taps {
+  std::vector<std::vector<int32_t>> inner, outer;
+  size_t center_inner = 0, center_outer = 0;
 };
 
 enum class Kind { input, land, conv, dense, sum, convert, store, join, dual };
@@ -40,6 +47,7 @@ struct ImageStep {
   long first = 0;     // of this step's arrays in a row of the grid's tables, counted in arrays
   int n_coords[2] = {0, 0};  // of the stages along the inner axes and along axis 0
   bool bias = false;
+  std::shared_ptr<const Taps> taps;  // conv
 };
 
 struct ImageGrid {

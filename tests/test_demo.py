@@ -18,7 +18,7 @@ import fastntk
 from fastntk import cli
 from fastntk.demo import DemoError, Settings, evaluate, experiment, load_npz, picture
 from fastntk.demo.data import Problem, split, standardise, subsample
-from fastntk.demo.experiment import network
+from fastntk.demo.experiment import convolutional_network, convolve, network
 from fastntk.demo.inference import (
     class_nll,
     fit,
@@ -297,6 +297,40 @@ def test_choices_do_not_see_the_test_set(rng):
     np.testing.assert_allclose(*choices, rtol=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(8, 8), (5, 4, 3), (1, 9), (1, 1)])
+def test_convolution_is_of_the_images(rng, shape):
+    """Entries of the whole are those of the network asked for two images; odd sides and single pixels are taken."""
+    x = rng.normal(size=(7, int(np.prod(shape))))
+    found = convolve(x, shape, SMALL)
+    two = x[[5, 2]].reshape(2, *shape[:2], -1)
+    expected = convolutional_network(SMALL).kernel_fn(two, None, "ntk")
+    np.testing.assert_allclose(found.ntk[np.ix_([5, 2], [5, 2])], expected, rtol=1e-12)
+    assert found.seconds > 0
+
+
+def test_convolution_sees_neighbours(rng):
+    """Exchanged pixels: nothing to a dense network, something to this one."""
+    x = rng.normal(size=(3, 64))
+    mixed = x[:, rng.permutation(64)]
+    before, after = (network(SMALL).kernel_fn(a, None, "ntk") for a in (x, mixed))
+    np.testing.assert_allclose(before, after, rtol=1e-12)
+    before, after = (convolve(a, (8, 8), SMALL).ntk for a in (x, mixed))
+    assert np.abs(before / after - 1).max() > 1e-3
+
+
+def test_convolution_is_left_out_where_it_takes_long(rng, monkeypatch):
+    assert convolve(np.ones((2, 33 * 32)), (33, 32), SMALL).why == "images have more than 1024 pixels"
+    monkeypatch.setattr(experiment, "MAX_SECONDS", 0.0)
+    x, y = blobs(rng, d=64)
+    result = evaluate(Problem("blobs", x, y, ("a", "b", "c"), (8, 8)), SMALL)
+    assert [model.name for model in result.models] == ["NNGP", "NTK", "RBF"]
+    assert result.convolution.ntk is None
+    assert "it would take about 0 min" in result.convolution.why
+
+
+MODELS = ("NNGP", "NTK", "CNTK", "RBF")
+
+
 def demo(*args):
     return cli.main(["demo", *map(str, args)])
 
@@ -331,23 +365,26 @@ def test_demo_on_own_data(tmp_path, capsys, rng, coarse, kind):
     config = fastntk.show_config(mode="dict")
     assert f"backend {config['backend']}, instruction set {config['isa']}" in printed.out
     assert ("test RMSE" if kind == "regression" else "test accuracy") in printed.out
-    assert [line.split()[0] for line in printed.out.splitlines() if line[:3] in ("NNG", "NTK", "RBF")] == [
-        "NNGP",
-        "NTK",
-        "RBF",
-    ]
+    found = [line.split()[0] for line in printed.out.splitlines() if line.startswith(MODELS)]
+    assert found == [name for name in MODELS if name != "CNTK" or kind == "images"]
+    assert ("AvgPool" in printed.out) == (kind == "images")
     assert picture_size(out) == (700, 420)
 
 
-def test_demo_on_the_digits(tmp_path, capsys):
+def test_demo_on_the_digits(tmp_path, capsys, monkeypatch):
     pytest.importorskip("sklearn")
+    backend = fastntk.show_config(mode="dict")["backend"]
+    if backend == "numpy":  # some 100 times slower on images
+        monkeypatch.setattr(experiment, "MAX_SECONDS", 1.0)
     out = tmp_path / "digits.png"
     assert demo("--out", out, "--max-samples", 160, "--repeats", 1) == 0
     printed = capsys.readouterr().out
     assert "160 random samples of 1797" in printed
     assert "160 handwritten digits, 64 features, 10 classes" in printed
-    accuracy = [float(line.split()[1]) for line in printed.splitlines() if line[:3] in ("NNG", "NTK", "RBF")]
-    assert min(accuracy) > 75
+    accuracy = {line.split()[0]: float(line.split()[1]) for line in printed.splitlines() if line.startswith(MODELS)}
+    assert tuple(accuracy) == tuple(name for name in MODELS if name != "CNTK" or backend != "numpy")
+    assert ("no convolutional network: it would take about" in printed) == (backend == "numpy")
+    assert min(accuracy.values()) > 75
     assert picture_size(out) == (2800, 1680)
 
 

@@ -1,8 +1,9 @@
-"""What the demo measures: three kernels, fitted on the training set alone, on test data and on a learning curve."""
+"""What the demo measures: three kernels, and a fourth of images, fitted on the training set alone, on test data and on
+a learning curve."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -27,6 +28,10 @@ LENGTHSCALES = tuple(2.0 ** np.arange(-2.0, 2.01, 0.5))
 MAX_SIZES = 7
 # With fewer, a random part lacks whole classes and the marginal likelihood has little to go by.
 MIN_PER_CLASS = 3
+# The convolutional network is left out of a problem that would take longer, or has more pixels.
+MAX_SECONDS = 60.0
+MAX_PIXELS = 32 * 32
+PROBE = 16
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,15 @@ class Family:
 
 
 @dataclass(frozen=True)
+class Convolution:
+    """The NTK of the convolutional network (n, n) and the seconds it took; or None, and ``why`` it was left out."""
+
+    ntk: Array | None
+    seconds: float = 0.0
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class ModelResult:
     """One model on the test set.
 
@@ -96,7 +110,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Result:
-    """Everything that the table and the picture show."""
+    """Everything that the table and the picture show; ``convolution`` is None where samples are no images."""
 
     problem: Problem
     settings: Settings
@@ -107,6 +121,7 @@ class Result:
     curve: Curve
     kernel_seconds: float
     curve_seconds: float
+    convolution: Convolution | None
 
 
 def network(settings: Settings) -> stax.Layer:
@@ -115,6 +130,43 @@ def network(settings: Settings) -> stax.Layer:
         layer for _ in range(settings.depth) for layer in (stax.Dense(1, settings.w_std, settings.b_std), stax.Relu())
     ]
     return stax.serial(*hidden, stax.Dense(1))
+
+
+def convolutional_network(settings: Settings) -> stax.Layer:
+    """Two convolutions, a pool that halves the image, and weights for each position left."""
+    conv = stax.Conv(1, (3, 3), None, "SAME", settings.w_std, settings.b_std)
+    pool = stax.AvgPool((2, 2), (2, 2), "SAME")
+    return stax.serial(conv, stax.Relu(), conv, stax.Relu(), pool, stax.Flatten(), stax.Dense(1))
+
+
+def convolve(x: Array, shape: tuple[int, ...], settings: Settings) -> Convolution:
+    """The NTK of :func:`convolutional_network` between all images, unless that would take too long.
+
+    Parameters
+    ----------
+    x : numpy.ndarray (n, d)
+    shape : tuple of int
+        (height, width) or (height, width, colours) of a row of x.
+    settings : Settings
+
+    Returns
+    -------
+    Convolution
+    """
+    if shape[0] * shape[1] > MAX_PIXELS:
+        return Convolution(None, why=f"images have more than {MAX_PIXELS} pixels")
+    images = x.reshape(len(x), *shape[:2], -1)
+    kernel_fn = convolutional_network(settings).kernel_fn
+    kernel_fn(images[:2], None, "ntk")  # plans once
+    few = images[:PROBE]
+    start = perf_counter()
+    kernel_fn(few, None, "ntk")
+    expected = (perf_counter() - start) * (len(x) * (len(x) + 1)) / (len(few) * (len(few) + 1))
+    if expected > MAX_SECONDS:
+        return Convolution(None, why=f"it would take about {expected / 60:.0f} min, more than {MAX_SECONDS:.0f} s")
+    start = perf_counter()
+    ntk = kernel_fn(images, None, "ntk")
+    return Convolution(ntk, perf_counter() - start)
 
 
 def evaluate(problem: Problem, settings: Settings, progress: Callable[[int, int], None] | None = None) -> Result:
@@ -152,12 +204,14 @@ def evaluate(problem: Problem, settings: Settings, progress: Callable[[int, int]
     _, _, kernel_fn = network(settings)
     kernels = kernel_fn(x, get=("nngp", "ntk"))
     kernel_seconds = perf_counter() - start
-    # Variances multiply from layer to layer; behind enough of them they leave the range of float64.
-    scales = [float(np.mean(np.diagonal(k))) for k in kernels]
-    if not (np.isfinite(kernels).all() and 1e-200 < min(scales) <= max(scales) < 1e200):
-        raise DemoError(f"K(x, x) is about {max(scales):.0e}, not usable: --w-std nearer to 1.4, or less --depth")
-
-    families = (_fixed("NNGP", kernels.nngp), _fixed("NTK", kernels.ntk), _rbf(x, train))
+    _check_scale(kernels)
+    families = [_fixed("NNGP", kernels.nngp), _fixed("NTK", kernels.ntk), _rbf(x, train)]
+    convolution = None
+    if problem.image_shape is not None:
+        convolution = convolve(x, problem.image_shape, settings)
+        if convolution.ntk is not None:
+            _check_scale([convolution.ntk])
+            families.insert(2, _fixed("CNTK", convolution.ntk))
     sizes = _sizes(problem, len(train))
     total = len(families) * (1 + settings.repeats * (len(sizes) - 1))
     steps = iter(range(total + 1))
@@ -186,7 +240,16 @@ def evaluate(problem: Problem, settings: Settings, progress: Callable[[int, int]
                 scores[family.name].insert(0, np.array(found))
         curve_seconds = perf_counter() - start
     curve = Curve(sizes, scores)
-    return Result(problem, settings, train, test, kernels.nngp, tuple(models), curve, kernel_seconds, curve_seconds)
+    return Result(
+        problem, settings, train, test, kernels.nngp, tuple(models), curve, kernel_seconds, curve_seconds, convolution
+    )
+
+
+def _check_scale(kernels: Sequence[Array]) -> None:
+    """Variances multiply from layer to layer; behind enough of them they leave the range of float64."""
+    scales = [float(np.mean(np.diagonal(k))) for k in kernels]
+    if not (all(np.isfinite(k).all() for k in kernels) and 1e-200 < min(scales) <= max(scales) < 1e200):
+        raise DemoError(f"K(x, x) is about {max(scales):.0e}, not usable: --w-std nearer to 1.4, or less --depth")
 
 
 def _fixed(name: str, matrix: Array) -> Family:

@@ -19,10 +19,11 @@ from .experiment import Result
 FORMATS = ("png",)
 
 # Okabe and Ito's palette, told apart with any colour vision; markers and dashes repeat the distinction.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#B8BEC6"
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#B8BEC6"
 STYLES: dict[str, dict[str, Any]] = {
     "NNGP": {"color": BLUE, "marker": "o", "linestyle": "-"},
     "NTK": {"color": ORANGE, "marker": "s", "linestyle": (0, (5, 1.5))},
+    "CNTK": {"color": PURPLE, "marker": "D", "linestyle": (0, (6, 1.2, 1.2, 1.2))},
     "RBF": {"color": GREEN, "marker": "^", "markersize": 8, "linestyle": (0, (1.5, 1.2))},
 }
 INK, FAINT = "#20262E", "#5B6570"
@@ -85,7 +86,10 @@ def draw(result: Result, path: Path) -> None:
 def _title(result: Result) -> str:
     depth = result.settings.depth
     layers = "one hidden layer" if depth == 1 else f"{depth} hidden layers"
-    return f"{len(result.problem.x):,} {result.problem.name}, a ReLU network with {layers} of infinite width"
+    networks = f"a ReLU network with {layers} of infinite width"
+    if any(model.name == "CNTK" for model in result.models):
+        networks = "ReLU networks of infinite width: dense, and convolutional (CNTK)"
+    return f"{len(result.problem.x):,} {result.problem.name}, {networks}"
 
 
 def _draw_gram(axes: Axes, result: Result) -> None:

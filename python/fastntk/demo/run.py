@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..config import show_config
 from .data import MIN_SAMPLES, DemoError, load_digits, load_npz, subsample
-from .experiment import Result, Settings, evaluate
+from .experiment import Convolution, Result, Settings, evaluate
 from .inference import NOISE_RATIOS
 from .picture import FORMATS, draw
 
@@ -61,10 +61,11 @@ def run(
         print(f"using {len(problem.x)} random samples of {whole} (--max-samples)")
 
     # Nothing is drawn where stderr is not a terminal.
-    with tqdm(desc="fits", unit="fit", disable=None, leave=False) as bar:
+    with tqdm(desc="kernels", unit="fit", disable=None, leave=False) as bar:
 
         def progress(done: int, total: int) -> None:
             if done == 0:
+                bar.set_description("fits")
                 bar.reset(total)
             bar.update(done - bar.n)
 
@@ -102,6 +103,7 @@ def table(result: Result, config: dict[str, Any]) -> str:
         f"data      {n} {problem.name}, {d} features, {kind}; {n_train} to train, {n_test} to test",
         f"network   {settings.depth} x (Dense, Relu), Dense; W_std {settings.w_std:.4g}, b_std {settings.b_std:.4g}",
         f"kernels   {result.kernel_seconds:.2f} s for NNGP and NTK together, {n} x {n}, {result.gram.dtype}",
+        *([] if result.convolution is None else [f"images    {_convolution(result.convolution, n)}"]),
         f"curve     {result.curve_seconds:.1f} s for {fits} fits",
         "",
     ]
@@ -120,6 +122,14 @@ def table(result: Result, config: dict[str, Any]) -> str:
             + "".join(f"{model.seconds[stage]:>13.2f}" for stage in stages)
         )
     return "\n".join(lines)
+
+
+def _convolution(found: Convolution, n: int) -> str:
+    if found.ntk is None:
+        return f"no convolutional network: {found.why}"
+    return (
+        f"{found.seconds:.1f} s for the NTK of 2 x (Conv 3 x 3, Relu), AvgPool 2 x 2, Flatten, Dense (CNTK), {n} x {n}"
+    )
 
 
 def _config() -> dict[str, Any]:
