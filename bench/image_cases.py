@@ -44,7 +44,7 @@ class ImageCase:
     rivals: tuple[str, ...] = ("nt",)
     rounds: int = 9  # at most, where a call of the rival takes long
     goals: tuple[Goal, ...] = ()
-    fused: bool = False  # all of it is the fused loop that image_floor.py counts
+    fused: bool = False  # at full size all of it is the fused loop that image_floor.py counts
     least_size: int = 8  # smallest images that the network takes
     batch: int = 0  # what rivals.py asks of a case: no batch of Grams
 
@@ -81,8 +81,8 @@ CASES: tuple[ImageCase, ...] = (
     ImageCase("deep-gap-f64", "deep-gap", n=10, dtype="float64", rounds=5, goals=(faster(40),), fused=True),
     ImageCase("deep-flatten", "deep-flatten", n=100, n_rival=16, goals=(faster(35),), fused=True),
     ImageCase("deep-flatten-f64", "deep-flatten", n=100, n_rival=16, dtype="float64", fused=True),
-    ImageCase("myrtle-5", "myrtle-5", n=20, rounds=5, goals=(faster(50),)),
-    ImageCase("myrtle-10", "myrtle-10", n=20, rounds=5, goals=(faster(50),)),
+    ImageCase("myrtle-5", "myrtle-5", n=20, rounds=5, goals=(faster(50),), least_size=32),
+    ImageCase("myrtle-10", "myrtle-10", n=20, rounds=5, goals=(faster(50),), least_size=32),
     ImageCase("wide-resnet-16", "wide-resnet-16", n=30, rounds=5, goals=(faster(50),), least_size=32),
 )  # fmt: skip
 

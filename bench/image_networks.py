@@ -24,7 +24,7 @@ def deep(stax: Any, layers: int, readout: str) -> Any:
 
 
 def myrtle(stax: Any, depth: int) -> Any:
-    """Myrtle-5 and Myrtle-10 of Shankar et al. (2020), arXiv:2003.02237: pools behind each of three groups, then to 1x1."""
+    """Myrtle-5 and Myrtle-10 of Shankar et al. (2020), arXiv:2003.02237: a pool behind each group, then down to 1x1."""
     first, second, third = {5: (2, 1, 1), 10: (3, 3, 3)}[depth]
     body = [*_conv(stax, first), _halve(stax), *_conv(stax, second), _halve(stax), *_conv(stax, third)]
     return stax.serial(*body, *[_halve(stax)] * 3, stax.Flatten(), stax.Dense(10, 2**0.5))
@@ -54,6 +54,11 @@ def pooled(stax: Any) -> Any:
     """Three convolutions with pools between them: what a study on real images of 28x28 can afford."""
     parts = [*_conv(stax), _halve(stax), *_conv(stax), _halve(stax), *_conv(stax)]
     return stax.serial(*parts, stax.GlobalAvgPool(), stax.Dense(1))
+
+
+def halved(stax: Any, network: Network) -> Any:
+    """A 2x2 average pool, and the network behind it."""
+    return stax.serial(_halve(stax), network(stax))
 
 
 def dense(stax: Any, layers: int) -> Any:

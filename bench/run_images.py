@@ -36,7 +36,12 @@ def ours(case: ImageCase, n: int, dtype: str | None = None) -> Call:
 
 def small(case: ImageCase) -> ImageCase:
     return replace(
-        case, n=min(case.n, SMALL), n_rival=min(case.n_rival, SMALL), size=max(8, case.least_size), rounds=2, goals=()
+        case,
+        n=min(case.n, SMALL),
+        n_rival=min(case.n_rival, SMALL),
+        size=max(8, case.least_size),
+        goals=(),
+        fused=False,
     )
 
 

@@ -453,6 +453,49 @@ void add(long n, const T* in, double* out) {
   for (long k = 0; k < n; ++k) out[k] += double(in[k]);
 }
 
+// ---------------------------------------------------------------- tables
+
+inline void tap_sum(long n, const int32_t* from, const double* q, double* found) {
+  FNTK_LANES
+  for (long k = 0; k < n; ++k) found[k] += q[from[k]];
+}
+
+inline void tap_factor(long n, const int32_t* center, const double* s, const double* total, double* scale,
+                       double* factor) {
+  FNTK_LANES
+  for (long k = 0; k < n; ++k) {
+    const double whole = sqrt(total[k]), over = select(total[k] > 0, 1 / whole, 0.0);
+    const double middle = 1 + s[center[k]] * over;
+    scale[k] = over / middle;
+    factor[k] = whole * middle * 0.70710678118654752440;
+  }
+}
+
+inline void tap_coordinate(long n, const int32_t* from, const double* s, const double* scale, double* out) {
+  FNTK_LANES
+  for (long k = 0; k < n; ++k) out[k] = s[from[k]] * scale[k];
+}
+
+// The inverse of 0 counts as 0.
+inline void square_root(long n, const double* in, double* out, double* inverse) {
+  FNTK_LANES
+  for (long k = 0; k < n; ++k) {
+    const double root = sqrt(in[k]);
+    out[k] = root;
+    inverse[k] = select(in[k] == 0, 0.0, 1 / root);
+  }
+}
+
+template <class T>
+void put(long rows, long inner, long packed, long stride, const double* in, T* out) {
+  for (long y = 0; y < rows; ++y, in += inner, out += stride)
+    for (long slot = 0; slot < packed; ++slot) {
+      T* row = out + slot * inner;
+      FNTK_LANES
+      for (long x = 0; x < inner; ++x) row[x] = T(in[x]);
+    }
+}
+
 template <class T>
 void gather(long rows, long arrays, long lanes, const T* in, const int32_t* from, T* out) {
   for (long k = 0; k < rows * arrays; ++k, in += lanes, out += lanes) {
@@ -501,6 +544,11 @@ PlaneKernels<T> make_plane_kernels() {
   register_form<T, Form::both_defects>(k);
   k.to_both = to_both<T>;
   k.add = add<T>;
+  k.tap_sum = tap_sum;
+  k.tap_factor = tap_factor;
+  k.tap_coordinate = tap_coordinate;
+  k.square_root = square_root;
+  k.put = put<T>;
   k.gather = gather<T>;
   int index = 0;
 #define FNTK_REGISTER(Phi, name) register_dual<Phi, T>(k, index++);

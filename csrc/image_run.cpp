@@ -408,7 +408,7 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
     PairBlock<T> block = {plan, plan.own, kernels_of<T>(isa), worker, nullptr, 1, {table}, table, {true}, {0}, 0, false, {1}, 1, {}};
     if (plan.has_own) block.clear_links(0);
     for (size_t k = 0; k < program.grids.size(); ++k) {
-      make_tables(program, k, own, length, links, table);
+      make_tables(program, k, own, length, kernels_of<T>(isa), links, table);
       if (!plan.has_own) continue;
       block.grid(k);
       for (size_t l = 0; l < program.links.size(); ++l) {

@@ -15,6 +15,7 @@ struct Tables {
   const ImageGrid& grid;
   const std::vector<const T*>& x;
   double length;
+  const PlaneKernels<T>& kernels;
   std::vector<LinkVariance>& links;
   T* table;  // of this grid
   std::vector<std::vector<double>> slots;  // variances of every position
@@ -30,12 +31,8 @@ struct Tables {
 
   // Array k of a step at all positions.
   void put_all(const ImageStep& step, int k, const std::vector<double>& values) {
-    for (long y = 0; y < grid.rows; ++y) {
-      T* row = table + (step.first * grid.rows + y * step.n_arrays + k) * grid.lanes;
-      const double* from = values.data() + y * grid.inner;
-      for (long slot = 0; slot < grid.packed; ++slot, row += grid.inner)
-        for (long x = 0; x < grid.inner; ++x) row[x] = T(from[x]);
-    }
+    kernels.put(grid.rows, grid.inner, grid.packed, step.n_arrays * grid.lanes, values.data(),
+                table + (step.first * grid.rows + k) * grid.lanes);
   }
 
   bool everywhere(const ImageStep& step) const {
@@ -84,26 +81,20 @@ struct Tables {
   // Variances behind one stage of taps, and its coordinates and factor from array `first` on.
   std::vector<double> stage(const ImageStep& step, int first, size_t center,
                             const std::vector<std::vector<int32_t>>& taps, const std::vector<double>& q) {
-    const size_t n = size_t(positions());
-    std::vector<double> found(n), scale(n), s(n + 1);  // what is not there reads entry n: 0
-    for (const auto& from : taps)
-      for (size_t at = 0; at < n; ++at)
-        if (from[at] < int32_t(n)) found[at] += q[size_t(from[at])];
+    const long n = positions();
+    std::vector<double> found(static_cast<size_t>(n)), padded(q);
+    padded.resize(size_t(n) + 1);  // what is not there reads entry n: 0
+    for (const auto& from : taps) kernels.tap_sum(n, from.data(), padded.data(), found.data());
     if (step.in == Form::cov || taps.size() < 2) return found;
-    for (size_t at = 0; at < n; ++at) s[at] = std::sqrt(q[at]);
-    std::vector<double> factor(n);
-    for (size_t at = 0; at < n; ++at) {
-      const double whole = std::sqrt(found[at]), over = found[at] > 0 ? 1 / whole : 0;
-      const double middle = 1 + s[size_t(taps[center][at])] * over;
-      scale[at] = over / middle;
-      factor[at] = whole * middle * std::sqrt(0.5);
-    }
+    std::vector<double> s(size_t(n) + 1), scale(size_t(n) + 1), factor(static_cast<size_t>(n)), out(static_cast<size_t>(n));
+    kernels.square_root(n, padded.data(), s.data(), scale.data());
+    s[size_t(n)] = 0;
+    kernels.tap_factor(n, taps[center].data(), s.data(), found.data(), scale.data(), factor.data());
     int k = first;
     for (size_t t = 0; t < taps.size(); ++t) {
       if (t == center) continue;
-      std::vector<double> coordinate(n);
-      for (size_t at = 0; at < n; ++at) coordinate[at] = s[size_t(taps[t][at])] * scale[at];
-      put_all(step, k++, coordinate);
+      kernels.tap_coordinate(n, taps[t].data(), s.data(), scale.data(), out.data());
+      put_all(step, k++, out);
     }
     put_all(step, k, factor);
     return found;
@@ -130,7 +121,8 @@ struct Tables {
       for (size_t at = 0; at < n; ++at)
         if (all || alive(step, long(at)))
           spread(step, first, long(at), {step.params[0] / taps * q[at], step.params[1]}, 0);
-    for (size_t at = 0; at < n; ++at) s[at] = std::sqrt(found[at]);
+    std::vector<double> over(n);
+    kernels.square_root(long(n), found.data(), s.data(), over.data());
     put_all(step, first + 2 * step.bias, s);
     return found;
   }
@@ -223,13 +215,14 @@ struct Tables {
       if (!all && !alive(step, long(at))) continue;
       const double q = before[at];
       found[at] = info.variance(step.params.data(), q);
-      over[at] = q == 0 ? 0 : 1 / std::sqrt(q);
-      s[at] = std::sqrt(found[at]);
       if (info.n_rows == 0) continue;
       info.row(step.params.data(), q, row);
       for (int k = 0; k < info.n_rows; ++k) rows[size_t(k) * n + at] = row[k];
     }
+    std::vector<double> other(n);
+    kernels.square_root(long(n), before.data(), other.data(), over.data());
     put_all(step, 0, over);
+    kernels.square_root(long(n), found.data(), s.data(), other.data());
     put_all(step, 1, s);
     for (int k = 0; k < info.n_rows; ++k)
       put_all(step, 2 + k, {rows.begin() + long(size_t(k) * n), rows.begin() + long(size_t(k + 1) * n)});
@@ -268,14 +261,14 @@ struct Tables {
 
 template <class T>
 void make_tables(const ImageProgram& program, size_t grid, const std::vector<const T*>& x, double length,
-                 std::vector<LinkVariance>& links, T* table) {
+                 const PlaneKernels<T>& kernels, std::vector<LinkVariance>& links, T* table) {
   const ImageGrid& own = program.grids[grid];
-  Tables<T>{program, own, x, length, links, table + own.table, {}}.run();
+  Tables<T>{program, own, x, length, kernels, links, table + own.table, {}}.run();
 }
 
 template void make_tables<float>(const ImageProgram&, size_t, const std::vector<const float*>&, double,
-                                 std::vector<LinkVariance>&, float*);
+                                 const PlaneKernels<float>&, std::vector<LinkVariance>&, float*);
 template void make_tables<double>(const ImageProgram&, size_t, const std::vector<const double*>&, double,
-                                  std::vector<LinkVariance>&, double*);
+                                  const PlaneKernels<double>&, std::vector<LinkVariance>&, double*);
 
 }  // namespace fntk

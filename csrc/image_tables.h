@@ -14,6 +14,6 @@ struct LinkVariance {
 // `links`: what the grids before have left, and receives what this one leaves.
 template <class T>
 void make_tables(const ImageProgram& program, size_t grid, const std::vector<const T*>& x, double length,
-                 std::vector<LinkVariance>& links, T* table);
+                 const PlaneKernels<T>& kernels, std::vector<LinkVariance>& links, T* table);
 
 }  // namespace fntk
