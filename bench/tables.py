@@ -78,6 +78,94 @@ def speed(report: dict[str, Any]) -> str:
     )
 
 
+def images(report: dict[str, Any]) -> str:
+    """Networks on images: a table of times of an entry, then sizes, threads and memory."""
+    machine, versions = report["machine"], report["versions"]
+    head = [
+        "network", "images", "fastntk, a unique entry", "x floor", "Neural Tangents, an entry",
+        "Neural Tangents / fastntk", "by unique entries", "goal",
+    ]  # fmt: skip
+    rows = []
+    for case in report["cases"].values():
+        if "memory" in case:
+            continue
+        p, entry, ratios = case["parameters"], case["entry_seconds"], case["ratios"]
+
+        def cell(name: str, ratios: dict[str, Any] = ratios) -> str:
+            r = ratios.get(name)
+            return f"{r['value']:.3g} ({r['least']:.3g} to {r['largest']:.3g})" if r else ""
+
+        near = case.get("floor", {}).get("near", {})
+        names = {"nt/fastntk by entry": "Neural Tangents", "milliseconds an entry": "ms"}
+        goals = [
+            f"{names[t['what']]} >= {t['at_least']:g} x" if t["at_least"] else f"<= {t['at_most']:g} {names[t['what']]}"
+            for t in case["targets"]
+        ]
+        states = [{None: "", True: ": yes", False: ": no"}[t["met"]] for t in case["targets"]]
+        rows.append(
+            [
+                f"{p['network']}, {' + '.join(k.upper() for k in p['get'])}, {p['dtype']}",
+                f"{p['n']} of {p['size']} x {p['size']} x {p['channels']}",
+                number(entry["fastntk"]["median"]),
+                f"{near['all']:.2g}" if near else "",
+                number(entry["nt"]["median"]) + f" ({p['n_rival']} images)" if "nt" in entry else "",
+                cell("nt/fastntk by entry"),
+                cell("nt/fastntk by unique entry"),
+                "; ".join(goal + state for goal, state in zip(goals, states, strict=True)),
+            ]
+        )
+    others = ", ".join(
+        f"{k} {v}" for k, v in versions.items() if v and k in ("numpy", "neural-tangents", "jax", "jaxlib")
+    )
+    dirty = ", uncommitted changes" if report["git"]["dirty"] else ""
+    clock = report["clock"]["hertz"]
+    parts = [
+        f"{machine['cpu']}, {report['threads']} threads, {report['isa']}"
+        f"{f', {clock / 1e9:.2f} GHz' if clock else ''}; {others}; commit "
+        f"{(report['git']['hash'] or 'unknown')[:10]}{dirty}, {report['date']}. Ratios of medians, in brackets the "
+        f"least and largest of a round.\n\n{table(head, rows)}"
+    ]
+    parts += [line for line in (_sizes(report), _threads(report), *_memory(report)) if line]
+    return "\n".join([parts[0], "", *(f"- {line}" for line in parts[1:])]).rstrip()
+
+
+def _sizes(report: dict[str, Any]) -> str:
+    found = report["studies"].get("sizes")
+    if not found:
+        return ""
+    each = ", ".join(f"{ns:.3g} ns on {name}" for name, ns in found["nanoseconds_an_entry_layer"].items())
+    states = {True: "met", False: "not met", None: "unknown"}
+    goals = ", ".join(
+        f"{t['what']} = {t['value']:.2f} (<= {t['at_most']:g}: {states[t['met']]})" for t in found["targets"]
+    )
+    return f"{found['network']}, an entry-layer: {each}" + (f"; {goals}." if goals else ".")
+
+
+def _threads(report: dict[str, Any]) -> str:
+    found = report["studies"].get("threads", {})
+    r = found.get("ratios", {}).get("1 thread/2 threads")
+    if not r:
+        return ""
+    return (
+        f"{found['network']}, 2 threads: {r['value']:.2f} times as fast as 1 ({r['least']:.2f} to {r['largest']:.2f})."
+    )
+
+
+def _memory(report: dict[str, Any]) -> list[str]:
+    lines = []
+    for case in report["cases"].values():
+        if "memory" not in case:
+            continue
+        p, m = case["parameters"], case["memory"]
+        state = "yes" if all(t["met"] for t in case["targets"]) else "no"
+        lines.append(
+            f"{p['network']}, {p['n']} images of {p['size']} x {p['size']}, into memmaps: "
+            f"{number(case['seconds']['fastntk']['median'])}; the process grew by {m['growth'] / 2**20:.0f} MiB beyond "
+            f"the outputs (<= {m['memory_budget'] / 2**20:.0f}: {state})."
+        )
+    return lines
+
+
 def rewrite(text: str, name: str, body: str) -> str:
     """``text`` with ``body`` between the markers of ``name``."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -87,7 +175,7 @@ def rewrite(text: str, name: str, body: str) -> str:
 
 
 def main() -> int:
-    makers = {"speed": speed, "accuracy": accuracy_table.markdown}
+    makers = {"speed": speed, "images": images, "accuracy": accuracy_table.markdown}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path, help="Markdown file to rewrite in place")
     for name in makers:

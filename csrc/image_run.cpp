@@ -15,6 +15,7 @@ namespace {
 
 constexpr long kChunk = 8;  // displacements along axis 0 that take a step together, so that its tables are read once
 constexpr long kBlock = 4;  // first images that meet a second one while its gathered tables are at hand
+constexpr long kSide = 8;   // images of each side that meet where one displacement is enough: a step at a time
 
 long planes_size(const ImageGrid& grid) { return (grid.rows + 2) * grid.lanes; }
 
@@ -43,7 +44,17 @@ struct Worker {
   std::vector<std::vector<Buffer<double>>> links;  // of each image of a block, of each link: three planes
 };
 
-// The work on pairs of one second image with a few first ones.
+template <class T>
+struct Pair {
+  const T *first, *second;  // tables
+  bool same;                // one image twice
+  long out1, out2;
+  double length;  // of both images, multiplied
+  bool lost = false;
+};
+
+// The work on a few pairs. Where one displacement is enough they take every step together, so that its tables are read
+// while they are near; elsewhere pairs with one second image share its gathered tables.
 template <class T>
 struct PairBlock {
   const ImagePlan<T>& plan;
@@ -51,63 +62,78 @@ struct PairBlock {
   const PlaneKernels<T>& kernels;
   Worker<T>& worker;
   const std::vector<ImageOutput<T>>* outputs;
-  long count = 0;
-  const T* first[kBlock];  // tables
-  const T* second = nullptr;
-  bool same[kBlock];
-  long out1[kBlock], out2 = 0;
-  bool mirrored = false;
-  double length1[kBlock], length2 = 1;
-  bool lost[kBlock] = {};
+  bool mirrored;
+  std::vector<Pair<T>> pairs;
+
+  struct Item {  // one displacement along axis 0 of one pair
+    long pair;
+    size_t shift;
+    const T* b;  // the second image's tables of the grid
+  };
 
   const ImageProgram& program() const { return plan.program; }
 
-  double* link_plane(long image, size_t link, int plane) {
+  double* link_plane(long pair, size_t link, int plane) {
     const long size = layout.links[link].size;
-    return worker.links[size_t(image)][link].get(3 * size) + plane * size;
+    return worker.links[size_t(pair)][link].get(3 * size) + plane * size;
   }
 
-  void clear_links(long image) {
-    for (size_t k = 0; k < layout.links.size(); ++k)
-      std::fill_n(link_plane(image, k, 0), 3 * layout.links[k].size, 0.0);
+  void clear_links() {
+    for (size_t pair = 0; pair < pairs.size(); ++pair)
+      for (size_t k = 0; k < layout.links.size(); ++k)
+        std::fill_n(link_plane(long(pair), k, 0), 3 * layout.links[k].size, 0.0);
+  }
+
+  void clear_sums(const ImageStep& step, const ImageGrid& g) {
+    const long size = layout.links[size_t(step.dst)].n_rows * g.lanes;
+    std::fill_n(worker.sums[size_t(step.dst)].get(3 * size), 3 * size, 0.0);
   }
 
   void grid(size_t index) {
     const ImageGrid& g = program().grids[index];
     const GridLayout<T>& where = layout.grids[index];
-    if (where.shifts.empty() || where.groups.empty()) return;
+    std::vector<Item> items;
+    if (where.direct && where.shifts.size() == 1) {
+      for (size_t k = 0; k < pairs.size(); ++k) items.push_back({long(k), 0, pairs[k].second + g.table});
+      steps(index, 0, items, true);
+      return;
+    }
+    const size_t chunk = size_t(chunk_of(g, where.shifts));
     for (size_t group = 0; group < where.groups.size(); ++group) {
-      const T* b = second + g.table;
-      if (!where.direct) {
-        T* gathered = worker.gathered.get(g.n_arrays * g.rows * g.lanes);
-        kernels.gather(g.rows, g.n_arrays, g.lanes, b, where.lanes_from[group].data(), gathered);
-        b = gathered;
-      }
-      for (long image = 0; image < count; ++image) {
-        for (const ImageStep& step : g.steps)
-          if (step.kind == Kind::join) {
-            const long size = layout.links[size_t(step.dst)].n_rows * g.lanes;
-            std::fill_n(worker.sums[size_t(step.dst)].get(3 * size), 3 * size, 0.0);
+      const T *gathered_from = nullptr, *b = nullptr;
+      for (size_t pair = 0; pair < pairs.size(); ++pair) {
+        if (pairs[pair].second != gathered_from) {
+          gathered_from = pairs[pair].second;
+          b = gathered_from + g.table;
+          if (!where.direct) {
+            T* gathered = worker.gathered.get(g.n_arrays * g.rows * g.lanes);
+            kernels.gather(g.rows, g.n_arrays, g.lanes, b, where.lanes_from[group].data(), gathered);
+            b = gathered;
           }
-        const long chunk = chunk_of(g, where.shifts);
-        for (size_t s = 0; s < where.shifts.size(); s += size_t(chunk))
-          steps(index, group, image, first[image] + g.table, b, s, std::min(where.shifts.size(), s + size_t(chunk)));
+        }
         for (const ImageStep& step : g.steps)
-          if (step.kind == Kind::join) scatter(size_t(step.dst), group, image, g);
+          if (step.kind == Kind::join) clear_sums(step, g);
+        for (size_t s = 0; s < where.shifts.size(); s += chunk) {
+          items.clear();
+          for (size_t k = s; k < std::min(where.shifts.size(), s + chunk); ++k) items.push_back({long(pair), k, b});
+          steps(index, group, items, false);
+        }
+        for (const ImageStep& step : g.steps)
+          if (step.kind == Kind::join) scatter(size_t(step.dst), group, long(pair), g);
       }
     }
   }
 
-  // All steps for shifts from .. to - 1.
-  void steps(size_t index, size_t group, long image, const T* a, const T* b, size_t from, size_t to) {
+  // All steps for some displacements; `alone`: each is all that its pair has.
+  void steps(size_t index, size_t group, const std::vector<Item>& items, bool alone) {
     const ImageGrid& g = program().grids[index];
     const GridLayout<T>& where = layout.grids[index];
     const long size = planes_size(g), slot_size = 3 * size, all = slot_size * g.n_slots;
-    T* const planes = worker.planes.get(all * long(to - from));
-    const auto plane = [&](size_t s, int slot, int p) {
-      return planes + all * long(s - from) + slot_size * slot + size * p + g.lanes;
+    T* const planes = worker.planes.get(all * long(items.size()));
+    const auto plane = [&](size_t item, int slot, int p) {
+      return planes + all * long(item) + slot_size * slot + size * p + g.lanes;
     };
-    for (long k = 0; k < 3 * g.n_slots * long(to - from); ++k) {  // what masks hide must not be NaN
+    for (long k = 0; k < 3 * g.n_slots * long(items.size()); ++k) {  // what masks hide must not be NaN
       std::fill_n(planes + k * size, g.lanes, T(0));
       std::fill_n(planes + (k + 1) * size - g.lanes, g.lanes, T(0));
     }
@@ -119,31 +145,36 @@ struct PairBlock {
     for (size_t k = 0; k < g.steps.size(); ++k) {
       const ImageStep& step = g.steps[k];
       const ImageStep* after = step.fused ? &g.steps[k + 1] : nullptr;
-      c.a = a + step.first * g.rows * g.lanes;
-      c.b = b + step.first * g.rows * g.lanes;
+      const long offset = step.first * g.rows * g.lanes;
       c.stride = c.stride_after = long(step.n_arrays) * g.lanes;
       c.bias = step.bias;
       c.params = after ? after->params.data() : step.params.data();
       c.coords_in = step.n_coords[0];
       c.coords_out = step.n_coords[1];
       set_weights(step, c);
-      for (size_t s = from; s < to; ++s) {
+      for (size_t item = 0; item < items.size(); ++item) {
+        const auto [pair, s, tables] = items[item];
+        const T* a = pairs[size_t(pair)].first + g.table;
+        const T* b = tables;
+        c.a = a + offset;
+        c.b = b + offset;
         c.shift = where.shifts[s];
         if (step.kind == Kind::store) {
-          if (outputs == nullptr) continue;
-          store(g, where, step, group, image, s, c, plane(s, step.src[0], 0), size);
+          if (outputs) store(g, where, step, group, pairs[size_t(pair)], s, c, plane(item, step.src[0], 0), size);
           continue;
         }
         if (step.kind == Kind::join) {
-          join(step, g, s, plane(s, step.src[0], 0), size);
+          if (alone) clear_sums(step, g);
+          join(step, g, s, plane(item, step.src[0], 0), size);
+          if (alone) scatter(size_t(step.dst), group, pair, g);
           continue;
         }
         for (int p = 0; p < 3; ++p) {
-          c.dst[p] = plane(s, after ? after->dst : step.dst, p);
+          c.dst[p] = plane(item, after ? after->dst : step.dst, p);
           const int slot = step.kind == Kind::land || step.kind == Kind::input ? step.dst : step.src[0];
-          c.src[p] = plane(s, slot, p);
+          c.src[p] = plane(item, slot, p);
         }
-        if (step.kind == Kind::land) load(size_t(step.src[0]), g, group, image, s, c.dst);
+        if (step.kind == Kind::land) load(size_t(step.src[0]), g, group, pair, s, c.dst);
         if (step.kind == Kind::conv) {
           const Reads<T>& reads = *where.reads[k];
           c.n_in = int(reads.shift_in.size());
@@ -156,7 +187,7 @@ struct PairBlock {
         } else if (step.kind == Kind::sum) {
           sources.clear();
           for (int slot : step.src)
-            for (int p = 0; p < 3; ++p) sources.push_back(plane(s, slot, p));
+            for (int p = 0; p < 3; ++p) sources.push_back(plane(item, slot, p));
           c.sources = sources.data();
           c.n_src = int(step.src.size());
           kernels.sum[int(step.in)](c);
@@ -169,8 +200,8 @@ struct PairBlock {
           if (pool) std::fill_n(c.lost, g.lanes, T(0));
           (pool ? kernels.land_pool : kernels.land_conv)[int(step.in)](c);
           if (pool && sizeof(T) == sizeof(float))
-            lost[image] = lost[image] || any_lost(where, group, s, g, c.lost, same[image]);
-          if (same[image] && step.in != Form::cov) equal_positions(where, g, group, s, c.dst[0]);
+            pairs[size_t(pair)].lost |= any_lost(where, group, s, g, c.lost, pairs[size_t(pair)].same);
+          if (pairs[size_t(pair)].same && step.in != Form::cov) equal_positions(where, g, group, s, c.dst[0]);
         } else if (step.kind == Kind::dense) {
           kernels.land_conv[int(step.in)](c);
         } else if (step.kind == Kind::convert) {
@@ -260,29 +291,29 @@ struct PairBlock {
     }
   }
 
-  void scatter(size_t index, size_t group, long image, const ImageGrid& g) {
+  void scatter(size_t index, size_t group, long pair, const ImageGrid& g) {
     const LinkLayout& link = layout.links[index];
     const long lanes = program().grids[size_t(program().links[index].target)].lanes;
     const double* sums = worker.sums[index].get(3 * link.n_rows * g.lanes);
     for (int p = 0; p < 3; ++p) {
-      double* out = link_plane(image, index, p);
+      double* out = link_plane(pair, index, p);
       const double* in = sums + p * link.n_rows * g.lanes;
       for (long row = 0; row < link.n_rows; ++row, in += g.lanes)
         for (const auto& add : link.lanes[group]) out[row * lanes + add.to] += in[add.from];
     }
   }
 
-  void load(size_t index, const ImageGrid& g, size_t group, long image, size_t s, T* const* dst) {
+  void load(size_t index, const ImageGrid& g, size_t group, long pair, size_t s, T* const* dst) {
     const LinkLayout& link = layout.links[index];
     for (int p = 0; p < 3; ++p) {
       const double* in =
-          link_plane(image, index, p) + (long(group) * link.n_rows + long(s) * g.rows) * g.lanes;
+          link_plane(pair, index, p) + (long(group) * link.n_rows + long(s) * g.rows) * g.lanes;
       for (long k = 0; k < g.rows * g.lanes; ++k) dst[p][k] = T(in[k]);
     }
   }
 
-  void store(const ImageGrid& g, const GridLayout<T>& where, const ImageStep& step, size_t group, long image, size_t s,
-             PlaneArgs<T>& c, T* planes, long size) {
+  void store(const ImageGrid& g, const GridLayout<T>& where, const ImageStep& step, size_t group, const Pair<T>& pair,
+             size_t s, PlaneArgs<T>& c, T* planes, long size) {
     const ImageOutput<T>& output = (*outputs)[size_t(step.dst)];
     T* cov = c.scratch;
     for (int p = 0; p < 3; ++p) c.src[p] = planes + p * size;
@@ -293,16 +324,16 @@ struct PairBlock {
       if (!output.planes[p]) continue;
       const T* in = p == 0 ? cov : planes + 2 * size;
       const std::vector<long>& strides = output.strides[p];
-      T* out = output.planes[p] + out1[image] * strides[0] + out2 * strides[1];
-      const auto scaled = [&](T value) { return T(double(value) * length1[image] * length2); };
+      T* out = output.planes[p] + pair.out1 * strides[0] + pair.out2 * strides[1];
+      const auto scaled = [&](T value) { return T(double(value) * pair.length); };
       if (strides.size() == 2) {
         out[0] = scaled(in[0]);
-        if (mirrored) output.planes[p][out2 * strides[0] + out1[image] * strides[1]] = out[0];
+        if (mirrored) output.planes[p][pair.out2 * strides[0] + pair.out1 * strides[1]] = out[0];
         continue;
       }
       // the second image's positions come first in the mirror image
       const std::vector<long> swapped = swap_positions(strides);
-      T* mirror = output.planes[p] + out2 * strides[0] + out1[image] * strides[1];
+      T* mirror = output.planes[p] + pair.out2 * strides[0] + pair.out1 * strides[1];
       for (long y = 0; y < step.extent[0]; ++y)
         for (size_t slot = 0; slot < where.groups[group].size(); ++slot)
           for (long x = 0; x < g.inner; ++x) {
@@ -311,7 +342,7 @@ struct PairBlock {
             if (at < 0) continue;
             const T value = scaled(in[y * g.lanes + long(slot) * g.inner + x]);
             const long other = mirrored ? place(g, step.extent, where.shifts[s], d, y, x, swapped) : 0;
-            if (mirrored && out1[image] == out2 && other < at) continue;  // one of two equal numbers
+            if (mirrored && pair.out1 == pair.out2 && other < at) continue;  // one of two equal numbers
             out[at] = value;
             if (mirrored) mirror[other] = value;
           }
@@ -339,7 +370,7 @@ struct PairBlock {
   }
 
   void run() {
-    for (long image = 0; image < count; ++image) clear_links(image);
+    clear_links();
     for (size_t k = 0; k < program().grids.size(); ++k) grid(k);
   }
 };
@@ -353,9 +384,9 @@ const PlaneKernels<T>& kernels_of(const Isa& isa) {
 }
 
 template <class T>
-void reserve(Worker<T>& worker, const ImagePlan<T>& plan) {
+void reserve(Worker<T>& worker, const ImagePlan<T>& plan, long pairs) {
   worker.sums.resize(plan.program.links.size());
-  worker.links.resize(kBlock);
+  worker.links.resize(std::max(worker.links.size(), size_t(pairs)));
   for (auto& links : worker.links) links.resize(plan.program.links.size());
 }
 
@@ -367,15 +398,20 @@ ImagePlan<T>::ImagePlan(ImageProgram given) : program(std::move(given)) {
   pairs = make_layout<T>(program, false);
   own = make_layout<T>(program, true);
   for (const auto& grid : own.grids) has_own = has_own || !grid.shifts.empty();
+  side1 = kBlock;
+  side2 = 1;
+  const auto& first = pairs.grids[0];
+  if (first.direct && first.shifts.size() == 1) side1 = side2 = kSide;
   long planes = 0, gathered = 0, sums = 0;
   for (size_t k = 0; k < program.grids.size(); ++k) {
     const ImageGrid& g = program.grids[k];
-    planes = std::max(planes, 3 * planes_size(g) * g.n_slots * chunk_of(g, pairs.grids[k].shifts));
+    const long together = std::max(chunk_of(g, pairs.grids[k].shifts), side1 * side2);
+    planes = std::max(planes, 3 * planes_size(g) * g.n_slots * together);
     gathered = std::max(gathered, g.n_arrays * g.rows * g.lanes);
   }
   for (size_t k = 0; k < program.links.size(); ++k)
     sums += 3 * pairs.links[k].n_rows * program.grids[size_t(program.links[k].source)].lanes * long(sizeof(double)) +
-            3 * kBlock * pairs.links[k].size * long(sizeof(double));
+            3 * side1 * side2 * pairs.links[k].size * long(sizeof(double));
   worker_bytes = (planes + gathered) * long(sizeof(T)) + sums;
 }
 
@@ -395,7 +431,7 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
   std::vector<Worker<T>> workers(size_t(std::max(1, threads)));
   parallel_for(n, threads, interrupt, [&](long image, int index) {
     Worker<T>& worker = workers[size_t(index)];
-    reserve(worker, plan);
+    reserve(worker, plan, 1);
     std::vector<const T*> own;
     for (size_t k = 0; k < x.size(); ++k) own.push_back(x[k] + image * sizes[k]);
     T* table = const_cast<T*>(tables.of(plan, image));
@@ -405,8 +441,8 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
     if (!(length > 0) || std::isinf(length)) length = 1;
     tables.lengths[size_t(image)] = length;
     std::vector<LinkVariance> links(program.links.size());
-    PairBlock<T> block = {plan, plan.own, kernels_of<T>(isa), worker, nullptr, 1, {table}, table, {true}, {0}, 0, false, {1}, 1, {}};
-    if (plan.has_own) block.clear_links(0);
+    PairBlock<T> block = {plan, plan.own, kernels_of<T>(isa), worker, nullptr, false, {{table, table, true, 0, 0, 1}}};
+    if (plan.has_own) block.clear_links();
     for (size_t k = 0; k < program.grids.size(); ++k) {
       make_tables(program, k, own, length, kernels_of<T>(isa), links, table);
       if (!plan.has_own) continue;
@@ -445,37 +481,33 @@ std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const Imag
   std::vector<std::array<long, 2>> lost;
   std::mutex lost_lock;
   const bool listed = !pairs.listed.empty();
-  const long blocks = (pairs.count1 + kBlock - 1) / kBlock;
-  const long units = listed ? long(pairs.listed.size()) : pairs.count2 * blocks;
+  const long blocks1 = (pairs.count1 + plan.side1 - 1) / plan.side1;
+  const long blocks2 = (pairs.count2 + plan.side2 - 1) / plan.side2;
+  const long units = listed ? long(pairs.listed.size()) : blocks1 * blocks2;
   parallel_for(units, threads, interrupt, [&](long unit, int index) {
     Worker<T>& worker = workers[size_t(index)];
-    reserve(worker, plan);
-    PairBlock<T> block = {plan, plan.pairs, kernels_of<T>(isa), worker, &outputs, 0, {}, nullptr, {}, {}, 0, false, {},
-                          1,    {}};
-    const auto add = [&](long i, long out) {
-      block.first[block.count] = tables1.of(plan, i);
-      block.same[block.count] = std::memcmp(block.first[block.count], block.second, size_t(inputs) * sizeof(T)) == 0;
-      block.length1[block.count] = tables1.lengths[size_t(i)];
-      block.out1[block.count++] = out;
+    PairBlock<T> block = {plan, plan.pairs, kernels_of<T>(isa), worker, &outputs, pairs.symmetric, {}};
+    const auto add = [&](long i, long j, long out1, long out2) {
+      const T *first = tables1.of(plan, i), *second = tables2.of(plan, j);
+      const bool same = std::memcmp(first, second, size_t(inputs) * sizeof(T)) == 0;
+      block.pairs.push_back({first, second, same, out1, out2, tables1.lengths[size_t(i)] * tables2.lengths[size_t(j)]});
     };
-    const long j = listed ? pairs.listed[size_t(unit)][1] : pairs.first2 + unit / blocks;
-    block.second = tables2.of(plan, j);
-    block.length2 = tables2.lengths[size_t(j)];
     if (listed) {
-      add(pairs.listed[size_t(unit)][0], unit);
+      add(pairs.listed[size_t(unit)][0], pairs.listed[size_t(unit)][1], unit, 0);
     } else {
-      block.out2 = pairs.out2 + unit / blocks;
-      block.mirrored = pairs.symmetric;
-      const long start = unit % blocks * kBlock;
-      for (long i = start; i < std::min(pairs.count1, start + kBlock); ++i)
-        if (!pairs.symmetric || pairs.out1 + i <= block.out2) add(pairs.first1 + i, pairs.out1 + i);
+      const long start1 = unit % blocks1 * plan.side1, start2 = unit / blocks1 * plan.side2;
+      for (long j = start2; j < std::min(pairs.count2, start2 + plan.side2); ++j)
+        for (long i = start1; i < std::min(pairs.count1, start1 + plan.side1); ++i)
+          if (!pairs.symmetric || pairs.out1 + i <= pairs.out2 + j)
+            add(pairs.first1 + i, pairs.first2 + j, pairs.out1 + i, pairs.out2 + j);
     }
-    if (block.count == 0) return;
+    if (block.pairs.empty()) return;
+    reserve(worker, plan, long(block.pairs.size()));
     block.run();
-    for (long image = 0; image < block.count; ++image) {
-      if (!block.lost[image]) continue;
+    for (const Pair<T>& pair : block.pairs) {
+      if (!pair.lost) continue;
       const std::lock_guard<std::mutex> guard(lost_lock);
-      lost.push_back({block.out1[image], block.out2});
+      lost.push_back({pair.out1, pair.out2});
     }
   });
   std::sort(lost.begin(), lost.end());

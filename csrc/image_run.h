@@ -13,7 +13,8 @@ struct ImagePlan {
   explicit ImagePlan(ImageProgram given);
   ImageProgram program;
   Layout<T> pairs, own;
-  long worker_bytes = 0;  // of one thread's buffers
+  long worker_bytes = 0;        // of one thread's buffers
+  long side1 = 1, side2 = 1;    // images of each side that a thread takes together
   bool has_own = false;   // variances behind pooling need pairs of an image with itself
 };
 

@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("info", help="say which backend and instruction set are in use, and why")
     demo = commands.add_parser(
         "demo",
-        help="NNGP and NTK of a deep ReLU network on handwritten digits or your own data",
+        help="NNGP and NTK of ReLU networks on handwritten digits or your own data",
         description="Exact Gaussian process and NTK prediction on real data: a table, and one picture.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -99,5 +99,5 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--repeats", type=int, default=5, help="random training sets per size of the learning curve")
     demo.add_argument("--max-samples", type=int, default=3000, help="use a random part of a larger data set")
     demo.add_argument("--task", choices=("auto", "classification", "regression"), default="auto", help="what y is")
-    demo.add_argument("--no-images", action="store_true", help="never draw the samples of x as images")
+    demo.add_argument("--no-images", action="store_true", help="never take the samples of x for images")
     return parser
