@@ -10,13 +10,13 @@ namespace fntk {
 
 // ---------------------------------------------------------------- instruction sets
 
-#define FNTK_DECLARE(isa)                        \
-  namespace isa {                                \
-  extern const Kernels<float> kernels_float;     \
-  extern const Kernels<double> kernels_double;   \
-  extern const Products<float> products_float;   \
-  extern const Products<double> products_double; \
-  extern const PlaneKernels<float> planes_float;  \
+#define FNTK_DECLARE(isa)                          \
+  namespace isa {                                  \
+  extern const Kernels<float> kernels_float;       \
+  extern const Kernels<double> kernels_double;     \
+  extern const Products<float> products_float;     \
+  extern const Products<double> products_double;   \
+  extern const PlaneKernels<float> planes_float;   \
   extern const PlaneKernels<double> planes_double; \
   }
 FNTK_DECLARE(baseline)
@@ -25,8 +25,11 @@ FNTK_DECLARE(avx2)
 FNTK_DECLARE(avx512)
 #endif
 
-#define FNTK_ISA_ROW(name, available, isa) \
-  Isa { name, available, &isa::kernels_float, &isa::kernels_double, &isa::products_float, &isa::products_double, &isa::planes_float, &isa::planes_double }
+#define FNTK_ISA_ROW(name, available, isa)                                                                   \
+  Isa {                                                                                                      \
+    name, available, &isa::kernels_float, &isa::kernels_double, &isa::products_float, &isa::products_double, \
+        &isa::planes_float, &isa::planes_double                                                              \
+  }
 
 const std::vector<Isa>& isas() {
   static const std::vector<Isa> table = [] {

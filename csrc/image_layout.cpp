@@ -124,9 +124,9 @@ void prepare(ImageProgram& program) {
   const int n_links = int(program.links.size()), n_inputs = int(program.channels.size());
   long place = 0;
   for (ImageGrid& grid : program.grids) {
-    FNTK_CHECK(!grid.sizes.empty() && grid.need.size() == grid.sizes.size() &&
-                   grid.self_need.size() == grid.sizes.size(),
-               "a grid needs sizes, and displacements along each axis");
+    FNTK_CHECK(
+        !grid.sizes.empty() && grid.need.size() == grid.sizes.size() && grid.self_need.size() == grid.sizes.size(),
+        "a grid needs sizes, and displacements along each axis");
     for (size_t k = 0; k < grid.sizes.size(); ++k) {
       FNTK_CHECK(grid.sizes[k] > 0, "a grid has ", grid.sizes[k], " positions along an axis");
       for (const auto* need : {&grid.need[k], &grid.self_need[k]})
@@ -174,7 +174,8 @@ void prepare(ImageProgram& program) {
           pool = program.links[size_t(step.src[0])].pool;
           parts[0] = taps(*window, 0, window->shape.size());
         }
-        program.homogeneous = program.homogeneous && (pool || (step.params.size() == 4 && step.params[1] == 0 && step.params[3] == 0));
+        program.homogeneous =
+            program.homogeneous && (pool || (step.params.size() == 4 && step.params[1] == 0 && step.params[3] == 0));
         FNTK_CHECK(step.params.size() == (pool ? 1u : 4u), step.name, " has ", step.params.size(), " parameters");
         if (pool) {
           step.n_arrays = cov ? 1 : 4;
@@ -247,7 +248,8 @@ std::vector<long> distances(const std::vector<Map>& all) {
   for (const Map& one : all)
     for (const auto& [distance, weight] : one)
       if (std::find(found.begin(), found.end(), distance) == found.end()) found.push_back(distance);
-  std::sort(found.begin(), found.end(), [](long a, long b) { return (a != 0) < (b != 0) || ((a != 0) == (b != 0) && a < b); });
+  std::sort(found.begin(), found.end(),
+            [](long a, long b) { return (a != 0) < (b != 0) || ((a != 0) == (b != 0) && a < b); });
   return found;
 }
 
@@ -328,7 +330,8 @@ LinkLayout make_link(const ImageProgram& program, const Layout<T>& layout, const
   // inner axes: for each displacement and position of the source, those of the target
   std::vector<std::map<std::pair<int, int>, std::vector<std::pair<int, int>>>> along(axes);
   for (size_t k = 1; k < axes; ++k)
-    for (const Step1& c : contributions(link, int(k), sizes[k], sizes_out[k])) along[k][{c.d, c.y}].push_back({c.D, c.Y});
+    for (const Step1& c : contributions(link, int(k), sizes[k], sizes_out[k]))
+      along[k][{c.d, c.y}].push_back({c.D, c.Y});
   std::map<std::vector<int>, std::pair<long, long>> places;  // displacement -> group, slot
   for (size_t g = 0; g < to.groups.size(); ++g)
     for (size_t s = 0; s < to.groups[g].size(); ++s) {
@@ -361,8 +364,8 @@ LinkLayout make_link(const ImageProgram& program, const Layout<T>& layout, const
         }
         for (const Partial& p : partial)
           if (const auto it = places.find(p.D); it != places.end())
-            adds.push_back({long(slot) * source.inner + x, it->second.first * found.n_rows * target.lanes +
-                                                               it->second.second * target.inner + p.X});
+            adds.push_back({long(slot) * source.inner + x,
+                            it->second.first * found.n_rows * target.lanes + it->second.second * target.inner + p.X});
       }
     found.lanes.push_back(adds);
   }
@@ -393,8 +396,7 @@ Layout<T> make_layout(const ImageProgram& program, bool own) {
     for (size_t k = 0; k < inner.size(); k += size_t(grid.packed))
       found.groups.emplace_back(inner.begin() + long(k),
                                 inner.begin() + long(std::min(inner.size(), k + size_t(grid.packed))));
-    found.direct = inner.size() == 1 &&
-                   std::all_of(inner[0].begin(), inner[0].end(), [](int d) { return d == 0; });
+    found.direct = inner.size() == 1 && std::all_of(inner[0].begin(), inner[0].end(), [](int d) { return d == 0; });
     for (const auto& group : found.groups) {
       std::vector<int32_t> from(size_t(grid.lanes));
       for (long lane = 0; lane < grid.lanes; ++lane) {

@@ -134,7 +134,8 @@ struct Apply {
 
 // What follows the sums over the taps: scale, bias, NTK. `a`, `b`: arrays behind those of both stages.
 template <class T, Form form, bool bias, class Sink>
-FNTK_HD void finish(const Sink& sink, const PlaneArgs<T>& c, const T* a, const T* b, long lanes, long x, T v, T p, T t) {
+FNTK_HD void finish(const Sink& sink, const PlaneArgs<T>& c, const T* a, const T* b, long lanes, long x, T v, T p,
+                    T t) {
   if constexpr (form == Form::cov) {
     const T k = fma(c.w, v, c.b2);
     sink.template put<form>(x, k, T(0), fma(c.wt, t, fma(c.alpha, k, c.beta)));
@@ -177,7 +178,7 @@ void conv3(const PlaneArgs<T>& args) {
       T *hv = row(done), *hp = hv + lanes, *ht = hp + lanes;
       const T *a = first.a, *b = first.b;
       FNTK_LANES
-      for (long x = 0; x < lanes; ++x) {
+      for (long x = 0; x < lanes; ++x) {  // vectorised: 12 + 24 per dual
         T sum = fma(m2[x], v[x + s2], fma(m1[x], v[x + s1], v[x]));
         if constexpr (form != Form::cov) {
           const T one = a[x] - b[x], two = a[lanes + x] - b[lanes + x];
@@ -198,7 +199,7 @@ void conv3(const PlaneArgs<T>& args) {
     const T w1 = c.mask_out[c.rows + y], w2 = c.mask_out[2 * c.rows + y];
     const T *a = second.a, *b = second.b;
     FNTK_LANES
-    for (long x = 0; x < lanes; ++x) {
+    for (long x = 0; x < lanes; ++x) {  // vectorised: 12 + 24 per dual
       T sum = fma(w2, h2[x], fma(w1, h1[x], h0[x])), plus = T(0);
       const T theta = fma(w2, h2[2 * lanes + x], fma(w1, h1[2 * lanes + x], h0[2 * lanes + x]));
       if constexpr (form != Form::cov) {
@@ -219,12 +220,12 @@ void conv3(const PlaneArgs<T>& args) {
 template <class T>
 void add_masked(long lanes, const T* mask, const T* in, T* out) {
   FNTK_LANES
-  for (long x = 0; x < lanes; ++x) out[x] = fma(mask[x], in[x], out[x]);
+  for (long x = 0; x < lanes; ++x) out[x] = fma(mask[x], in[x], out[x]);  // vectorised: 6
 }
 template <class T>
 void add_scaled(long lanes, T weight, const T* in, T* out) {
   FNTK_LANES
-  for (long x = 0; x < lanes; ++x) out[x] = fma(weight, in[x], out[x]);
+  for (long x = 0; x < lanes; ++x) out[x] = fma(weight, in[x], out[x]);  // vectorised: 6
 }
 
 // out += f f' |S - S'|^2 for `n` coordinates and the factor behind them; `more` is overwritten.
@@ -235,11 +236,12 @@ void add_spread(long lanes, int n, const T* a, const T* b, T* more, T* out, T* a
   for (int k = 0; k < n; ++k) {
     const T *first = a + k * lanes, *second = b + k * lanes;
     FNTK_LANES
-    for (long x = 0; x < lanes; ++x) more[x] = fma(first[x] - second[x], first[x] - second[x], more[x]);
+    for (long x = 0; x < lanes; ++x)
+      more[x] = fma(first[x] - second[x], first[x] - second[x], more[x]);  // vectorised: 2
   }
   const T *first = a + n * lanes, *second = b + n * lanes;
   FNTK_LANES
-  for (long x = 0; x < lanes; ++x) {
+  for (long x = 0; x < lanes; ++x) {  // vectorised: 2
     const T value = (first[x] * second[x]) * more[x];
     out[x] += value;
     also[x] += value;
@@ -253,7 +255,7 @@ void finish_row(const PlaneArgs<T>& c, long y, const T* a, const T* b, const T* 
   const long lanes = lane_count<0>(c.lanes);
   const Store<T> sink = store_at(c, y, lanes);
   FNTK_LANES
-  for (long x = 0; x < lanes; ++x)
+  for (long x = 0; x < lanes; ++x)  // vectorised: 12
     finish<T, form, bias>(sink, c, a, b, lanes, x, sums[x], sums[lanes + x], sums[2 * lanes + x]);
 }
 
@@ -303,7 +305,7 @@ void land_conv(const PlaneArgs<T>& c) {
   T *sums = c.scratch, *more = c.scratch + 3 * lanes;
   for (long y = 0; y < c.rows; ++y) {
     for (int plane = 0; plane < 3; ++plane)
-      for (long x = 0; x < lanes; ++x) sums[plane * lanes + x] = c.src[plane][y * lanes + x];
+      for (long x = 0; x < lanes; ++x) sums[plane * lanes + x] = c.src[plane][y * lanes + x];  // vectorised: 6
     const TableRows<T> rows(c.a, c.b, c.stride, c, y);
     if constexpr (form != Form::cov) add_spread(lanes, c.coords_in, rows.a, rows.b, more, sums, sums + lanes);
     const T *a = rows.a + stage_arrays(c.coords_in) * lanes, *b = rows.b + stage_arrays(c.coords_in) * lanes;
@@ -329,7 +331,7 @@ void land_pool(const PlaneArgs<T>& args) {
     const Store<T> sink = store_at(c, y, lanes);
     const T *v = c.src[0] + y * lanes, *p = c.src[1] + y * lanes, *t = c.src[2] + y * lanes;
     FNTK_LANES
-    for (long x = 0; x < lanes; ++x) {
+    for (long x = 0; x < lanes; ++x) {  // vectorised: 6
       const T weight = a[x] * b[x];
       T value = v[x], plus = p[x];
       if constexpr (form != Form::cov) {
@@ -366,7 +368,7 @@ void input(const PlaneArgs<T>& c) {
     for (int k = 0; k < c.channels; ++k) {
       const T *a = rows.a + k * lanes, *b = rows.b + k * lanes;
       FNTK_LANES
-      for (long x = 0; x < lanes; ++x) {
+      for (long x = 0; x < lanes; ++x) {  // vectorised: 6
         minus[x] = fma(a[x] - b[x], a[x] - b[x], minus[x]);
         plus[x] = form == Form::cov ? fma(a[x], b[x], plus[x]) : fma(a[x] + b[x], a[x] + b[x], plus[x]);
       }
@@ -374,7 +376,7 @@ void input(const PlaneArgs<T>& c) {
     const T *a = rows.a + c.channels * lanes, *b = rows.b + c.channels * lanes;
     const Store<T> sink = store_at(c, y, lanes);
     FNTK_LANES
-    for (long x = 0; x < lanes; ++x) {
+    for (long x = 0; x < lanes; ++x) {  // vectorised: 6
       const T r = a[x] * b[x];
       if constexpr (form == Form::cov)
         sink.template put<form>(x, r * plus[x], T(0), T(0));
@@ -398,7 +400,8 @@ void sum(const PlaneArgs<T>& c) {
     const TableRows<T> rows(c.a, c.b, c.stride, c, y);
     if constexpr (form != Form::cov) add_spread(lanes, c.n_src - 1, rows.a, rows.b, more, sums, sums + lanes);
     const Store<T> sink = store_at(c, y, lanes);
-    for (long x = 0; x < lanes; ++x) sink.template put<form>(x, sums[x], sums[lanes + x], sums[2 * lanes + x]);
+    for (long x = 0; x < lanes; ++x)
+      sink.template put<form>(x, sums[x], sums[lanes + x], sums[2 * lanes + x]);  // vectorised: 4
   }
 }
 
@@ -441,7 +444,7 @@ void dual(const PlaneArgs<T>& args) {
   for (long y = 0; y < c.rows; ++y) {
     const T *v = c.src[0] + y * lanes, *p = c.src[1] + y * lanes, *t = c.src[2] + y * lanes;
     FNTK_LANES
-    for (long x = 0; x < lanes; ++x)
+    for (long x = 0; x < lanes; ++x)  // vectorised: 8 per dual
       sink.template put<form, false>(x, v[x], form == Form::both_defects ? p[x] : T(0), t[x], T(0));
     sink.next();
   }
@@ -450,20 +453,20 @@ void dual(const PlaneArgs<T>& args) {
 template <class T>
 void add(long n, const T* in, double* out) {
   FNTK_LANES
-  for (long k = 0; k < n; ++k) out[k] += double(in[k]);
+  for (long k = 0; k < n; ++k) out[k] += double(in[k]);  // vectorised: 2
 }
 
 // ---------------------------------------------------------------- tables
 
 inline void tap_sum(long n, const int32_t* from, const double* q, double* found) {
   FNTK_LANES
-  for (long k = 0; k < n; ++k) found[k] += q[from[k]];
+  for (long k = 0; k < n; ++k) found[k] += q[from[k]];  // vectorised: 1
 }
 
 inline void tap_factor(long n, const int32_t* center, const double* s, const double* total, double* scale,
                        double* factor) {
   FNTK_LANES
-  for (long k = 0; k < n; ++k) {
+  for (long k = 0; k < n; ++k) {  // vectorised: 1
     const double whole = sqrt(total[k]), over = select(total[k] > 0, 1 / whole, 0.0);
     const double middle = 1 + s[center[k]] * over;
     scale[k] = over / middle;
@@ -473,13 +476,13 @@ inline void tap_factor(long n, const int32_t* center, const double* s, const dou
 
 inline void tap_coordinate(long n, const int32_t* from, const double* s, const double* scale, double* out) {
   FNTK_LANES
-  for (long k = 0; k < n; ++k) out[k] = s[from[k]] * scale[k];
+  for (long k = 0; k < n; ++k) out[k] = s[from[k]] * scale[k];  // vectorised: 1
 }
 
 // The inverse of 0 counts as 0.
 inline void square_root(long n, const double* in, double* out, double* inverse) {
   FNTK_LANES
-  for (long k = 0; k < n; ++k) {
+  for (long k = 0; k < n; ++k) {  // vectorised: 1
     const double root = sqrt(in[k]);
     out[k] = root;
     inverse[k] = select(in[k] == 0, 0.0, 1 / root);
@@ -492,7 +495,7 @@ void put(long rows, long inner, long packed, long stride, const double* in, T* o
     for (long slot = 0; slot < packed; ++slot) {
       T* row = out + slot * inner;
       FNTK_LANES
-      for (long x = 0; x < inner; ++x) row[x] = T(in[x]);
+      for (long x = 0; x < inner; ++x) row[x] = T(in[x]);  // vectorised: 2
     }
 }
 
@@ -500,17 +503,17 @@ template <class T>
 void gather(long rows, long arrays, long lanes, const T* in, const int32_t* from, T* out) {
   for (long k = 0; k < rows * arrays; ++k, in += lanes, out += lanes) {
     FNTK_LANES
-    for (long x = 0; x < lanes; ++x) out[x] = in[from[x]];
+    for (long x = 0; x < lanes; ++x) out[x] = in[from[x]];  // vectorised: 2
   }
 }
 
 template <template <class> class Phi, class T>
 void register_dual(PlaneKernels<T>& k, int index) {
   constexpr Form one = Form::defect, both = Form::both_defects;
-#define FNTK_FUSED(cov, bias)                                                                        \
-  k.fused[index][0][cov][bias][0] = conv3<T, 0, one, bias, Apply<Phi, T, cov, false>>;               \
-  k.fused[index][0][cov][bias][1] = conv3<T, kFastLanes, one, bias, Apply<Phi, T, cov, false>>;      \
-  k.fused[index][1][cov][bias][0] = k.fused[index][1][cov][bias][1] =                                \
+#define FNTK_FUSED(cov, bias)                                                                   \
+  k.fused[index][0][cov][bias][0] = conv3<T, 0, one, bias, Apply<Phi, T, cov, false>>;          \
+  k.fused[index][0][cov][bias][1] = conv3<T, kFastLanes, one, bias, Apply<Phi, T, cov, false>>; \
+  k.fused[index][1][cov][bias][0] = k.fused[index][1][cov][bias][1] =                           \
       conv3<T, 0, both, bias, Apply<Phi, T, cov, false>>;
   FNTK_FUSED(false, false)
   FNTK_FUSED(false, true)

@@ -306,8 +306,7 @@ struct PairBlock {
   void load(size_t index, const ImageGrid& g, size_t group, long pair, size_t s, T* const* dst) {
     const LinkLayout& link = layout.links[index];
     for (int p = 0; p < 3; ++p) {
-      const double* in =
-          link_plane(pair, index, p) + (long(group) * link.n_rows + long(s) * g.rows) * g.lanes;
+      const double* in = link_plane(pair, index, p) + (long(group) * link.n_rows + long(s) * g.rows) * g.lanes;
       for (long k = 0; k < g.rows * g.lanes; ++k) dst[p][k] = T(in[k]);
     }
   }
@@ -476,7 +475,8 @@ std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const Imag
   // what tells identical images: the tables of the inputs
   long inputs = 0;
   for (const ImageStep& step : program.grids[0].steps)
-    if (step.kind == Kind::input) inputs = (step.first + step.n_arrays) * program.grids[0].rows * program.grids[0].lanes;
+    if (step.kind == Kind::input)
+      inputs = (step.first + step.n_arrays) * program.grids[0].rows * program.grids[0].lanes;
   std::vector<Worker<T>> workers(size_t(std::max(1, threads)));
   std::vector<std::array<long, 2>> lost;
   std::mutex lost_lock;
@@ -514,12 +514,13 @@ std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const Imag
   return lost;
 }
 
-#define FNTK_INSTANTIATE(T)                                                                                          \
-  template struct ImagePlan<T>;                                                                                      \
-  template ImageTables<T> make_image_tables<T>(const ImagePlan<T>&, const std::vector<const T*>&, long, const Isa&,  \
-                                               int, const Interrupt&);                                               \
-  template std::vector<std::array<long, 2>> run_images<T>(const ImagePlan<T>&, const ImageTables<T>&, const ImageTables<T>&, const ImagePairs&,  \
-                              const std::vector<ImageOutput<T>>&, const Isa&, int, const Interrupt&);
+#define FNTK_INSTANTIATE(T)                                                                                         \
+  template struct ImagePlan<T>;                                                                                     \
+  template ImageTables<T> make_image_tables<T>(const ImagePlan<T>&, const std::vector<const T*>&, long, const Isa&, \
+                                               int, const Interrupt&);                                              \
+  template std::vector<std::array<long, 2>> run_images<T>(                                                          \
+      const ImagePlan<T>&, const ImageTables<T>&, const ImageTables<T>&, const ImagePairs&,                         \
+      const std::vector<ImageOutput<T>>&, const Isa&, int, const Interrupt&);
 FNTK_INSTANTIATE(float)
 FNTK_INSTANTIATE(double)
 

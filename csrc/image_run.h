@@ -13,9 +13,9 @@ struct ImagePlan {
   explicit ImagePlan(ImageProgram given);
   ImageProgram program;
   Layout<T> pairs, own;
-  long worker_bytes = 0;        // of one thread's buffers
-  long side1 = 1, side2 = 1;    // images of each side that a thread takes together
-  bool has_own = false;   // variances behind pooling need pairs of an image with itself
+  long worker_bytes = 0;      // of one thread's buffers
+  long side1 = 1, side2 = 1;  // images of each side that a thread takes together
+  bool has_own = false;       // variances behind pooling need pairs of an image with itself
 };
 
 template <class T>
@@ -42,16 +42,17 @@ struct ImageOutput {
 };
 
 struct ImagePairs {
-  long first1, count1, first2, count2;              // images of both tables
-  long out1, out2;                                  // where they stand in the outputs
-  bool symmetric;                                   // only pairs out1 + i <= out2 + j, written twice
-  std::vector<std::array<long, 2>> listed;          // if any: these pairs alone, one row of the outputs each
+  long first1, count1, first2, count2;      // images of both tables
+  long out1, out2;                          // where they stand in the outputs
+  bool symmetric;                           // only pairs out1 + i <= out2 + j, written twice
+  std::vector<std::array<long, 2>> listed;  // if any: these pairs alone, one row of the outputs each
 };
 
 // Returns the pairs, by their places in the outputs, for which T has too few digits (image_planes.cpp, land_pool).
 template <class T>
-std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const ImageTables<T>& tables1, const ImageTables<T>& tables2,
-                const ImagePairs& pairs, const std::vector<ImageOutput<T>>& outputs, const Isa& isa, int threads,
-                const Interrupt& interrupt);
+std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const ImageTables<T>& tables1,
+                                            const ImageTables<T>& tables2, const ImagePairs& pairs,
+                                            const std::vector<ImageOutput<T>>& outputs, const Isa& isa, int threads,
+                                            const Interrupt& interrupt);
 
 }  // namespace fntk

@@ -17,7 +17,7 @@ struct Tables {
   double length;
   const PlaneKernels<T>& kernels;
   std::vector<LinkVariance>& links;
-  T* table;  // of this grid
+  T* table;                                // of this grid
   std::vector<std::vector<double>> slots;  // variances of every position
 
   long positions() const { return grid.rows * grid.inner; }
@@ -86,7 +86,8 @@ struct Tables {
     padded.resize(size_t(n) + 1);  // what is not there reads entry n: 0
     for (const auto& from : taps) kernels.tap_sum(n, from.data(), padded.data(), found.data());
     if (step.in == Form::cov || taps.size() < 2) return found;
-    std::vector<double> s(size_t(n) + 1), scale(size_t(n) + 1), factor(static_cast<size_t>(n)), out(static_cast<size_t>(n));
+    std::vector<double> s(size_t(n) + 1), scale(size_t(n) + 1), factor(static_cast<size_t>(n)),
+        out(static_cast<size_t>(n));
     kernels.square_root(n, padded.data(), s.data(), scale.data());
     s[size_t(n)] = 0;
     kernels.tap_factor(n, taps[center].data(), s.data(), found.data(), scale.data(), factor.data());
@@ -181,9 +182,11 @@ struct Tables {
       // infinity has no direction: the pixel becomes NaN
       const double scale = std::isinf(largest) ? NAN : largest > 0 ? std::ldexp(1.0, -std::ilogb(largest)) : 1;
       double square = 0;
-      for (int c = 0; c < channels; ++c) square += (double(pixel[c]) / length * scale) * (double(pixel[c]) / length * scale);
+      for (int c = 0; c < channels; ++c)
+        square += (double(pixel[c]) / length * scale) * (double(pixel[c]) / length * scale);
       const double norm = std::sqrt(square);
-      for (int c = 0; c < channels; ++c) put(step, c, at, norm > 0 || std::isnan(norm) ? double(pixel[c]) / length * scale / norm : 0);
+      for (int c = 0; c < channels; ++c)
+        put(step, c, at, norm > 0 || std::isnan(norm) ? double(pixel[c]) / length * scale / norm : 0);
       const double s = norm / scale / std::sqrt(double(channels));
       put(step, channels, at, s);
       found[size_t(at)] = s * s;

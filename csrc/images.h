@@ -44,7 +44,7 @@ struct ImageStep {
   Kind kind = Kind::dual;
   int dual = -1;  // index into the duals, or -1
   int n_arrays = 0;
-  long first = 0;     // of this step's arrays in a row of the grid's tables, counted in arrays
+  long first = 0;            // of this step's arrays in a row of the grid's tables, counted in arrays
   int n_coords[2] = {0, 0};  // of the stages along the inner axes and along axis 0
   bool bias = false;
   std::shared_ptr<const Taps> taps;  // conv
@@ -87,12 +87,12 @@ struct PlaneArgs {
   const T* src[3];
   const T* const* sources;  // sum: three planes of each source
   int n_src;
-  const T *a, *b;  // tables of both images
-  long stride;     // numbers in a row of them
+  const T *a, *b;              // tables of both images
+  long stride;                 // numbers in a row of them
   const T *after_a, *after_b;  // of the nonlinearity that is done in the same pass
   long stride_after;
-  const double* params;        // of the nonlinearity
-  int n_in, n_out;             // reads along the inner axes and along axis 0, the first at distance 0
+  const double* params;  // of the nonlinearity
+  int n_in, n_out;       // reads along the inner axes and along axis 0, the first at distance 0
   const long *shift_in, *shift_out;
   const T *mask_in, *mask_out;  // n_in x lanes, n_out x rows
   int coords_in, coords_out;
@@ -119,7 +119,8 @@ struct PlaneKernels {
   void (*add)(long n, const T* in, double* out);
   // Tables, in double. found += q[from]; the factors of a stage (image_planes.cpp); s[from] scale; and into table rows.
   void (*tap_sum)(long n, const int32_t* from, const double* q, double* found);
-  void (*tap_factor)(long n, const int32_t* center, const double* s, const double* total, double* scale, double* factor);
+  void (*tap_factor)(long n, const int32_t* center, const double* s, const double* total, double* scale,
+                     double* factor);
   void (*tap_coordinate)(long n, const int32_t* from, const double* s, const double* scale, double* out);
   void (*square_root)(long n, const double* in, double* out, double* inverse);
   void (*put)(long rows, long inner, long packed, long stride, const double* in, T* out);

@@ -26,9 +26,13 @@ void dual_row(const double* params, double q, double* row) {
 
 const std::vector<DualInfo>& duals() {
   static const std::vector<DualInfo> table = {
-#define FNTK_INFO(Phi, name)                                                                                    \
-  {name,                              generic::Phi<double>::n_params,    generic::Phi<double>::n_rows,          \
-   generic::Phi<double>::positive,    generic::Phi<double>::homogeneous, dual_variance<generic::Phi>,           \
+#define FNTK_INFO(Phi, name)          \
+  {name,                              \
+   generic::Phi<double>::n_params,    \
+   generic::Phi<double>::n_rows,      \
+   generic::Phi<double>::positive,    \
+   generic::Phi<double>::homogeneous, \
+   dual_variance<generic::Phi>,       \
    dual_row<generic::Phi>},
       FNTK_DUALS(FNTK_INFO)
 #undef FNTK_INFO

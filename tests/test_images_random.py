@@ -131,8 +131,8 @@ SHAPES = st.one_of(
 def problems(draw, channels=(2, 3)):
     """A network and the shape of a sample.
 
-    One channel, pooled before any nonlinearity, is one number: every correlation is 1 or -1, and what a square root makes
-    of the rounding of 1 - rho is not for engines to agree on.
+    One channel, pooled before any nonlinearity, is one number: every correlation is 1 or -1, and what a square root
+    makes of the rounding of 1 - rho is not for engines to agree on.
     """
     spatial = draw(SHAPES)
     return draw(networks(spatial)), (*spatial, draw(st.sampled_from(channels)))

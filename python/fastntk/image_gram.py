@@ -263,7 +263,8 @@ class Explanation:
             f"{self.seconds * 1e3:.3g} ms on one core (AVX-512, 2.5 GHz)"
         )
         lines.append(
-            f"memory: {self.table_bytes / 2**20:.2f} MiB of tables an image, {self.worker_bytes / 2**20:.2f} MiB a thread"
+            f"memory: {self.table_bytes / 2**20:.2f} MiB of tables an image, "
+            f"{self.worker_bytes / 2**20:.2f} MiB a thread"
         )
         return "\n".join(lines)
 

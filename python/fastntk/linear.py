@@ -262,8 +262,9 @@ class Conv(_Weighted):
                 f"[{what}] has a filter of shape {self.filter_shape}, inputs have {len(spatial)} spatial axes, "
                 f"{spatial}; it takes {self._specs[0]}, axis {self._specs[0].index('C')} counting channels"
             )
-        ordered = (self._in_input_order(v) for v in (self.filter_shape, self.strides, self.dilation))
-        return Window.of(f"{what}, inputs read as {self._specs[0]}", spatial, *ordered, self.padding)
+        shape, strides, dilation = (self._in_input_order(v) for v in (self.filter_shape, self.strides, self.dilation))
+        name = f"{what}, inputs read as {self._specs[0]}"
+        return Window.of(name, spatial, shape, strides, dilation, self.padding)
 
     def axes(self) -> tuple[int, int]:
         return self._specs[0].index("N"), self._specs[0].index("C")
@@ -312,7 +313,7 @@ class Conv(_Weighted):
 
     def lower(self, builder: Builder, values: Values) -> Value:
         value = builder.one(values)
-        inputs, _, outputs = self._specs
+        outputs = self._specs[2]
         window = self._window(builder.where, value.spatial)
         builder.check_axes(value, *self.axes())
         return builder.emit(

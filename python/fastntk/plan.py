@@ -20,6 +20,7 @@ signed    both s s' - K and s s' + K
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -290,9 +291,9 @@ def _needs(nodes: list[_Node], diagonal: bool) -> tuple[Needs, Needs]:
     full: Needs = {key: [set() for _ in key[1]] for key in keys}
     own: Needs = {key: [set() for _ in key[1]] for key in keys}
     for node in nodes:
-        for axis, n in enumerate(node.key[1]):
+        for k, n in enumerate(node.key[1]):
             if node.stored:
-                full[node.key][axis] |= {0} if diagonal else set(range(n))
+                full[node.key][k] |= {0} if diagonal else set(range(n))
     _spread(nodes, full)
     for node in nodes:
         if node.joins and node.op.name == "pool" and node.defect:
@@ -310,13 +311,12 @@ def _steps(nodes: list[_Node], members: list[int]) -> tuple[list[Step], int]:
     count = 0
     for index in members:
         node = nodes[index]
-        dying = []
+        dying: list[int] = []
+        kind, src = node.op.name, node.op.src
         if node.joins:
             kind, src = "land", (node.link,)
-        elif node.op.name == "input":
-            kind, src = "input", node.op.src
-        else:
-            kind, src = node.op.name, tuple(place[s] for s in node.sources)
+        elif kind != "input":
+            src = tuple(place[s] for s in node.sources)
             dying = [place[s] for s in dict.fromkeys(node.sources) if _last_reader(nodes, s) == index]
         if kind != "sum":  # a sum writes before it has read every source; other steps work in place
             free.extend(dying)
@@ -345,7 +345,7 @@ def _last_reader(nodes: list[_Node], index: int) -> int:
 def _fuse(steps: list[Step]) -> list[Step]:
     """Mark windows whose result only the nonlinearity right behind them reads."""
     found = list(steps)
-    for k, (step, after) in enumerate(zip(steps, steps[1:], strict=False)):
+    for k, (step, after) in enumerate(itertools.pairwise(steps)):
         if step.kind != "conv" or after.kind in (*LINEAR, "store", "join", "land", "input"):
             continue
         unguarded = step.params[1] > 0 or step.params[3] == 0  # a variance of zero asks for nothing
@@ -361,7 +361,7 @@ def make_plan(program: Program, inputs: tuple[tuple[int, ...], ...], diagonal: b
     nodes = _convert(nodes)
     full, own = _needs(nodes, diagonal)
     order = sorted(full)
-    links = []
+    links: list[Link] = []
     for node in nodes:
         if node.joins:
             assert node.op.window is not None

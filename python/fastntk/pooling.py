@@ -87,7 +87,8 @@ class AvgPool(_Spatial):
     def _window(self, what: str, spatial: tuple[int, ...]) -> Window:
         if len(spatial) != len(self.window_shape):
             raise ValueError(
-                f"[{what}] has a window of shape {self.window_shape}, inputs have {len(spatial)} spatial axes, {spatial}"
+                f"[{what}] has a window of shape {self.window_shape}, inputs have {len(spatial)} spatial axes, "
+                f"{spatial}"
             )
         assert self.strides is not None
         ones = (1,) * len(spatial)

@@ -37,7 +37,7 @@ class Window:
         cls, what: str, size_in: Sequence[int], shape: Sequence[int], strides: Sequence[int], dilation: Sequence[int],
         padding: str, normalize_edges: bool = False,
     ) -> Window:  # fmt: skip
-        """Place a window on an input; SAME and CIRCULAR give ceil(size / stride) outputs, an odd pad more on the far side.
+        """Place a window on an input; SAME and CIRCULAR give ceil(size / stride) outputs, an odd pad more behind.
 
         Raises
         ------
