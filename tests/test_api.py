@@ -186,7 +186,7 @@ def test_fields_of_a_kernel(dtype, backend):
     assert (k.nngp.shape, k.ntk.shape, k.cov1.shape, k.cov2.shape) == ((12, 9), (12, 9), (12,), (9,))
     assert {a.dtype for a in (k.nngp, k.ntk, k.cov1, k.cov2)} == {dtype}
     assert (k.x1_is_x2, k.is_gaussian, k.is_input) == (False, True, False)
-    assert (k.shape1, k.shape2, k.batch_axis, k.channel_axis) == ((12, 3), (9, 3), 0, -1)
+    assert (k.shape1, k.shape2, k.batch_axis, k.channel_axis) == ((12, 3), (9, 3), 0, 1)
     assert (k.diagonal_batch, k.diagonal_spatial, k.is_reversed) == (True, False, False)
     for cov, x in ((k.cov1, x1), (k.cov2, x2)):  # a diagonal entry is a product of two roots: a few roundings
         np.testing.assert_allclose(cov, np.diag(NET.kernel_fn(x, None, "nngp")), rtol=4 * np.finfo(dtype).eps)

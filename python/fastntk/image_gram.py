@@ -59,8 +59,9 @@ def run_image_pairs(
     if isinstance(engine, NumpyEngine):
         _reference(program, x1, x2, outputs, spatial, report)
         return
-    lossy = x1.arrays[0].dtype.newbyteorder("=") == np.float32
-    runner = _Runner(program, engine, x1, budget * 2 // 3 if lossy else budget)
+    runner = _Runner(program, engine, x1)
+    again = _Runner(program, engine, x1, np.dtype(np.float64)) if runner.lossy else None
+    _share(budget, [runner] if again is None else [runner, again])
     mirrored = x2 is None
     for rows in runner.tiles(x1.n, second.n):
         tables1 = runner.tables(x1, rows)
@@ -70,7 +71,8 @@ def run_image_pairs(
             tables2 = tables1 if second is x1 and cols == rows else runner.tables(second, cols)
             lost = runner.run(tables1, tables2, rows, cols, outputs, mirrored, report)
             if lost:
-                _again(program, engine, x1, second, lost, outputs, mirrored, budget // 3)
+                assert again is not None
+                _again(again, x1, second, lost, outputs, mirrored)
 
 
 def run_image_diagonal(
@@ -85,20 +87,17 @@ def run_image_diagonal(
             planes = [[None if p is None else p[k : k + 1] for p in pair] for pair in outputs]
             _reference(program, one, None, planes, spatial, lambda pairs: None)
         return
-    runner = _Runner(program, engine, x, budget)
+    runner = _Runner(program, engine, x)
+    _share(budget, [runner])
     for rows in runner.tiles(x.n, 0):
         tables = runner.tables(x, rows)
         planes = [[None if p is None else p[rows] for p in pair] for pair in outputs]
         runner.listed(tables, tables, [[k, k] for k in range(rows.stop - rows.start)], planes)
 
 
-def _again(
-    program: Program, engine: Engine, x1: Images, x2: Images, pairs: list[list[int]], outputs: Outputs, mirrored: bool,
-    budget: int,
-) -> None:  # fmt: skip
+def _again(runner: _Runner, x1: Images, x2: Images, pairs: list[list[int]], outputs: Outputs, mirrored: bool) -> None:
     """Compute pairs once more in float64: near-duplicates behind pooling, whose difference float32 has lost."""
-    runner = _Runner(program, engine, x1, budget, np.dtype(np.float64))
-    step = max(1, runner.images // 2)
+    step = max(1, runner.images // 2)  # pairs of this many images of each side
     for start in range(0, len(pairs), step):
         part = np.asarray(pairs[start : start + step])
         first, at1 = np.unique(part[:, 0], return_inverse=True)
@@ -139,12 +138,36 @@ def _reference(
                     plane[...] = value
 
 
+def _share(budget: int, runners: Sequence[_Runner]) -> None:
+    """Divide the budget: buffers, two images' tables each, and what is left mostly to the first.
+
+    Raises
+    ------
+    MemoryError
+        Where one pair of images does not fit.
+    """
+    least = sum(r.fixed + 2 * r.table for r in runners)
+    if least > budget:
+        threads = runners[0]._engine.threads
+        raise MemoryError(
+            f"[kernel_fn] a pair of images takes {_bytes(least)} beside inputs and outputs ({threads} threads with "
+            f"{_bytes(sum(r.fixed for r in runners) // threads)} each, tables of "
+            f"{_bytes(sum(r.table for r in runners))} an image); memory_budget is {_bytes(budget)}. A larger budget, "
+            "fewer threads or smaller images fit"
+        )
+    for k, runner in enumerate(runners):
+        share = budget - least if len(runners) == 1 else (budget - least) * (3 - 2 * k) // 4
+        runner.images = 2 + share // runner.table
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 1 << 20 else f"{count / 2**10:.1f} KiB"
+
+
 class _Runner:
     """A program, planned for inputs of one shape, on the compiled engine."""
 
-    def __init__(
-        self, program: Program, engine: Engine, x: Images, budget: int, dtype: np.dtype[Any] | None = None
-    ) -> None:
+    def __init__(self, program: Program, engine: Engine, x: Images, dtype: np.dtype[Any] | None = None) -> None:
         if not isinstance(engine, CpuEngine):
             raise NotImplementedError(
                 f"[kernel_fn] inputs with spatial axes have no backend '{engine.name}' yet: 'cpu' and 'numpy' take them"
@@ -153,16 +176,22 @@ class _Runner:
         self._engine = engine
         self._plan = make_plan(program, x.spatial)
         self._compiled = engine.image_plan(self._plan, x.channels, program.n_outputs, self._dtype)
-        workers = engine.threads * self._compiled.worker_bytes
-        table = max(1, self._compiled.table_bytes)
-        if workers + 2 * table > budget:
-            raise MemoryError(
-                f"[kernel_fn] a pair of images takes {(workers + 2 * table) / 2**20:.0f} MiB beside inputs and outputs "
-                f"({engine.threads} threads with {self._compiled.worker_bytes / 2**20:.0f} MiB each, tables of "
-                f"{table / 2**20:.1f} MiB an image); memory_budget is {budget / 2**20:.0f} MiB. A larger budget, fewer "
-                "threads or smaller images fit"
-            )
-        self.images = int((budget - workers) // table)  # whose tables fit
+        self.images = 2  # whose tables are kept at a time
+
+    @property
+    def lossy(self) -> bool:
+        """Whether pairs may have to be done again in float64."""
+        return self._dtype == np.float32 and any(all(grid.self_need) for grid in self._plan.grids)
+
+    @property
+    def fixed(self) -> int:
+        """Bytes of all threads' buffers."""
+        return int(self._engine.threads * self._compiled.worker_bytes)
+
+    @property
+    def table(self) -> int:
+        """Bytes of one image's tables."""
+        return max(1, int(self._compiled.table_bytes))
 
     def tiles(self, n: int, other: int) -> Iterator[slice]:
         """Parts of n images, so that theirs and those of a part of the others fit."""

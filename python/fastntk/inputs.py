@@ -147,6 +147,11 @@ def _continue(k: Kernel, x2: Any, name: str, batch_dims: int) -> Input:
     what = "kernel_fn"
     if x2 is not None:
         raise ValueError(f"[{what}] {name} is a Kernel, which holds both inputs: x2 must be None, given {describe(x2)}")
+    if isinstance(k.nngp, np.ndarray) and k.nngp.ndim > 3 and len(k.shape1) > 2:
+        raise NotImplementedError(
+            f"[{what}] {name} is a Kernel with positions, nngp of shape {k.nngp.shape}: only kernels of vectors are "
+            "continued"
+        )
     nngp = as_input(k.nngp, f"{name}.nngp", 2 + batch_dims, what)
     *batch, n1, n2 = nngp.shape
     expected = {"ntk": nngp.shape, "cov1": (*batch, n1), "cov2": (*batch, n2)}
