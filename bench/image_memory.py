@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import sys
 import tempfile
@@ -24,6 +25,13 @@ def measure(case: ImageCase, scratch: str | None) -> dict[str, Any]:
     return found
 
 
+def _give_back() -> None:
+    """Let no freed memory of the first call hide growth of the next."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def _child(case: ImageCase, folder: str) -> dict[str, Any]:
     from fastntk import stax
 
@@ -31,6 +39,8 @@ def _child(case: ImageCase, folder: str) -> dict[str, Any]:
     outputs = [np.memmap(Path(folder) / k, x.dtype, "w+", shape=(case.n, case.n)) for k in case.get]
     kernel_fn = case.make(stax)
     size = sum(k.nbytes for k in outputs)
+    kernel_fn(x[:2], get=case.get, memory_budget=BUDGET)  # what is loaded once: code, the plan
+    _give_back()
     before = memory.status("self")
     start = time.perf_counter()
     kernel_fn(x, get=case.get, out=tuple(outputs), memory_budget=BUDGET)
