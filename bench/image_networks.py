@@ -56,11 +56,6 @@ def pooled(stax: Any) -> Any:
     return stax.serial(*parts, stax.GlobalAvgPool(), stax.Dense(1))
 
 
-def halved(stax: Any, network: Network) -> Any:
-    """A 2x2 average pool, and the network behind it."""
-    return stax.serial(_halve(stax), network(stax))
-
-
 def dense(stax: Any, layers: int) -> Any:
     """Fully connected ReLU network on the pixels."""
     return stax.serial(stax.Flatten(), *[stax.Dense(1, 2**0.5), stax.Relu()] * layers, stax.Dense(1))

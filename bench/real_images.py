@@ -11,14 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rivals
 from fastntk import stax
-from image_networks import NETWORKS, Network, halved
+from image_networks import NETWORKS, Network
 from run import NOISY, busy, others, surroundings
 
 KERNELS = ("nngp", "ntk")
@@ -33,7 +32,7 @@ Kernel = Any  # kernel_fn of either library
 @dataclass(frozen=True)
 class DataSet:
     file: str
-    networks: tuple[str, ...]  # the last one dense: it takes pixels as they are
+    networks: tuple[str, ...]
 
 
 DATA = {
@@ -52,18 +51,26 @@ class Split:
     y_test: np.ndarray
 
     @classmethod
-    def load(cls, path: Path, train: int, test: int) -> Split:
+    def load(cls, path: Path, train: int, test: int, half: bool) -> Split:
+        """The first images of a file; ``half``: means of 2x2 pixels."""
         with np.load(path) as file:
-            parts = [
-                file[k][:n] for k, n in (("x_train", train), ("y_train", train), ("x_test", test), ("y_test", test))
-            ]
-        x_train, x_test = (x.reshape(*x.shape[:3], -1).astype(np.float64) for x in parts[::2])
+            x_train, y_train = file["x_train"][:train], file["y_train"][:train].reshape(-1)
+            x_test, y_test = file["x_test"][:test], file["y_test"][:test].reshape(-1)
+        x_train, x_test = (x.reshape(*x.shape[:3], -1).astype(np.float64) for x in (x_train, x_test))
+        if half:
+            x_train, x_test = halve(x_train), halve(x_test)
         mean, std = x_train.mean(axis=(0, 1, 2)), x_train.std(axis=(0, 1, 2))
-        scaled = [((x - mean) / std).astype(np.float32) for x in (x_train, x_test)]
-        return cls(scaled[0], parts[1].reshape(-1), scaled[1], parts[3].reshape(-1))
+        x_train, x_test = (((x - mean) / std).astype(np.float32) for x in (x_train, x_test))
+        return cls(x_train, y_train, x_test, y_test)
 
     def first(self, train: int, test: int) -> Split:
         return Split(self.x_train[:train], self.y_train[:train], self.x_test[:test], self.y_test[:test])
+
+
+def halve(x: np.ndarray) -> np.ndarray:
+    """Means of 2x2 pixels: what an average pool before a network's first layer does to its kernel."""
+    n, h, w, c = x.shape
+    return x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
 
 
 # ---- how much can be afforded
@@ -96,40 +103,33 @@ def entry_seconds(network: Network, x: np.ndarray) -> float:
 class Choice:
     """What a data set is computed with."""
 
-    train: int
-    test: int
-    pooled: bool  # a 2x2 average pool stands before the convolutions
+    split: Split
+    half: bool  # images of means of 2x2 pixels
     predicted: float  # seconds
     reason: str
 
 
-def choose(name: str, split: Split, limit: float, pool: str) -> Choice:
-    """As many images as were given if they fit into ``limit`` seconds: first with a pool in front, then with fewer."""
-    train, test = len(split.x_train), len(split.x_test)
-    whole = entries(train, test)
-    cost = {
-        pooled: sum(entry_seconds(front(net, pooled), split.x_train) for net in DATA[name].networks)
-        for pooled in ((False, True) if pool == "auto" else (pool == "always",))
-    }
-    first = cost.get(False, math.inf)
-    pooled = pool == "always" or (pool == "auto" and first * whole > limit)
-    seconds = cost[pooled] * whole
-    price = f"{train} + {test} images were estimated at {{:.0f}} s of {limit:.0f} s"
-    reason = price.format(first * whole) + " without a pool in front" if math.isfinite(first) else ""
-    if pooled:
-        reason += ("; " if reason else "") + price.format(seconds) + " with a 2x2 average pool in front"
-    if seconds > limit:
+def choose(name: str, path: Path, given: argparse.Namespace, limit: float) -> Choice:
+    """As many images as were asked for if they fit into ``limit`` seconds: else of half the size, else fewer."""
+    reasons = []
+    for half in {"auto": (False, True), "always": (True,), "never": (False,)}[given.halve]:
+        split = Split.load(path, given.train, given.test, half)
+        train, test = len(split.x_train), len(split.x_test)
+        seconds = sum(entry_seconds(NETWORKS[net], split.x_train) for net in DATA[name].networks) * entries(train, test)
+        size = "x".join(map(str, split.x_train.shape[1:3]))
+        reasons.append(
+            f"{train} + {test} images of {size} estimated at {seconds:.0f} s, of which there are {limit:.0f}"
+        )
+        if seconds <= limit:
+            break
+    else:
         shrink = math.sqrt(limit / seconds)
+        seconds /= entries(train, test)
         train, test = max(CLASSES, int(train * shrink)), max(CLASSES, int(test * shrink))
-        seconds = cost[pooled] * entries(train, test)
-        reason += f"; {train} + {test} images fit"
-    return Choice(train, test, pooled, seconds, reason)
-
-
-def front(name: str, pooled: bool) -> Network:
-    """The network, behind a pool if it has convolutions."""
-    network = NETWORKS[name]
-    return partial(halved, network=network) if pooled and not name.startswith("dense") else network
+        seconds *= entries(train, test)
+        split = split.first(train, test)
+        reasons.append(f"{train} + {test} fit")
+    return Choice(split, half, seconds, "; ".join(reasons))
 
 
 # ---- what is measured
@@ -202,28 +202,49 @@ def agree(network: Network, x: np.ndarray, seconds: float) -> dict[str, Any]:
 # ---- from arguments to JSON
 
 
-def run_data(name: str, split: Split, given: argparse.Namespace, limit: float) -> dict[str, Any]:
-    choice = choose(name, split, limit, given.pool)
-    split = split.first(choice.train, choice.test)
-    pool = ", a 2x2 average pool before the convolutions" if choice.pooled else ""
-    print(f"{name}: {choice.train} train, {choice.test} test{pool}; {choice.reason}", flush=True)
-    networks = DATA[name].networks
-    found: dict[str, Any] = {
-        "file": DATA[name].file, "image": split.x_train.shape[1:], "train": choice.train, "test": choice.test,
-        "pool_in_front": choice.pooled, "predicted_seconds": choice.predicted, "why": choice.reason, "networks": {},
-    }  # fmt: skip
-    for key in networks:
-        network = front(key, choice.pooled)
+@dataclass
+class RivalClock:
+    """Seconds left to the rival, and among how many networks."""
+
+    seconds: float
+    networks: int
+
+    def share(self) -> float:
+        return self.seconds / max(1, self.networks)
+
+    def take(self, used: float) -> None:
+        self.seconds, self.networks = max(0.0, self.seconds - used), self.networks - 1
+
+
+def run_data(name: str, path: Path, given: argparse.Namespace, limit: float, clock: RivalClock) -> dict[str, Any]:
+    choice = choose(name, path, given, limit)
+    split = choice.split
+    print(f"{name}: {len(split.x_train)} train, {len(split.x_test)} test ({choice.reason})", flush=True)
+    rows: dict[str, Any] = {}
+    for key in reversed(
+        DATA[name].networks
+    ):  # cheap ones first: what they leave of the rival's time goes to the others
+        network = NETWORKS[key]
         row = study(network, split, given.reg, given.progress)
         row["agreement"], row["missing"] = None, None
         if not given.no_rivals:
             try:
-                row["agreement"] = agree(network, split.x_train[: given.corner], given.nt_seconds / given.shares)
+                row["agreement"] = agree(network, split.x_train[: given.corner], clock.share())
+                clock.take(row["agreement"]["seconds"])
             except rivals.Missing as reason:
                 row["missing"] = str(reason)
-        found["networks"][key] = row
+        rows[key] = row
         say(key, row)
-    return found
+    return {
+        "file": DATA[name].file,
+        "image": split.x_train.shape[1:],
+        "train": len(split.x_train),
+        "test": len(split.x_test),
+        "halved": choice.half,
+        "predicted_seconds": choice.predicted,
+        "why": choice.reason,
+        "networks": rows,
+    }
 
 
 def say(key: str, row: dict[str, Any]) -> None:
@@ -246,9 +267,13 @@ def main() -> int:
     parser.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA), help="default: all")
     parser.add_argument("--train", type=int, default=1000, help="images to learn from (default 1000)")
     parser.add_argument("--test", type=int, default=500, help="test images (default 500)")
-    parser.add_argument("--minutes", type=float, default=9.0, help="for fastntk's Grams: what does not fit gets a pool "
-                        "in front or fewer images (default 9)")  # fmt: skip
-    parser.add_argument("--pool", choices=("auto", "always", "never"), default="auto", help="the pool in front")
+    parser.add_argument("--minutes", type=float, default=9.0, help="for fastntk's Grams (default 9)")
+    parser.add_argument(
+        "--halve",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="2x2 means of pixels; auto: if time is short",
+    )
     parser.add_argument("--reg", type=float, default=1e-4, help="added to the diagonal, times its mean (default 1e-4)")
     parser.add_argument("--corner", type=int, default=50, help="images compared with Neural Tangents (default 50)")
     parser.add_argument("--nt-seconds", type=float, default=180, help="for Neural Tangents, all networks (default 180)")
@@ -267,16 +292,16 @@ def main() -> int:
         print(f"skipped: the folder that FASTNTK_DATA names has no {', '.join(absent)}")
         return 0
 
-    given.shares = sum(len(DATA[name].networks) for name in given.data)
-    settings = ("train", "test", "minutes", "pool", "reg", "corner", "nt_seconds")
+    clock = RivalClock(given.nt_seconds, sum(len(DATA[name].networks) for name in given.data))
+    settings = ("train", "test", "minutes", "halve", "reg", "corner", "nt_seconds")
     report = {**surroundings(), "settings": {k: getattr(given, k) for k in settings}, "data": {}}
     start, before = time.perf_counter(), busy()
     for k, name in enumerate(given.data):
         left = 60 * given.minutes - sum(
             row["seconds"] for found in report["data"].values() for row in found["networks"].values()
         )
-        split = Split.load(Path(folder) / DATA[name].file, given.train, given.test)
-        report["data"][name] = run_data(name, split, given, left / (len(given.data) - k))
+        path = Path(folder) / DATA[name].file
+        report["data"][name] = run_data(name, path, given, left / (len(given.data) - k), clock)
     report["seconds"], report["others_busy"] = time.perf_counter() - start, others(before)
     print(f"{report['seconds'] / 60:.1f} minutes in all", flush=True)
     if (report["others_busy"] or 0) > NOISY:
