@@ -5,6 +5,8 @@
 // with no cancelling term, and the same for s s' + K. |A - B|^2 = (1 + A_c)(1 + B_c) |S - S'|^2 with the stereographic
 // coordinates S_o = A_o / (1 + A_c), o != c: tables hold one coordinate less than there are parts, and behind them the
 // factor s (1 + A_c) / sqrt(2). Windows are two such sums: along the inner axes, then along axis 0.
+#include <new>
+
 #include "duals.h"
 #include "images.h"
 
@@ -134,8 +136,7 @@ struct Apply {
 
 // What follows the sums over the taps: scale, bias, NTK. `a`, `b`: arrays behind those of both stages.
 template <class T, Form form, bool bias, class Sink>
-FNTK_HD void finish(const Sink& sink, const PlaneArgs<T>& c, const T* a, const T* b, long lanes, long x, T v, T p,
-                    T t) {
+FNTK_HD void finish(const Sink& sink, const Weights<T>& c, const T* a, const T* b, long lanes, long x, T v, T p, T t) {
   if constexpr (form == Form::cov) {
     const T k = fma(c.w, v, c.b2);
     sink.template put<form>(x, k, T(0), fma(c.wt, t, fma(c.alpha, k, c.beta)));
@@ -159,60 +160,95 @@ constexpr long kRing = 8;  // rows of sums along the inner axes that are kept
 
 // Three taps along the inner axes, three along axis 0, at any distances below kRing. In place.
 template <class T, int kR, Form form, bool bias, class Sink>
-void conv3(const PlaneArgs<T>& args) {
-  const PlaneArgs<T> c = args;  // a copy: nothing written below can change it
-  const long lanes = lane_count<kR>(c.lanes), size = 3 * lanes;
-  const long s1 = c.shift_in[1], s2 = c.shift_in[2], o1 = c.shift_out[1], o2 = c.shift_out[2];
-  const long ahead = o1 > o2 ? (o1 > 0 ? o1 : 0) : (o2 > 0 ? o2 : 0);
-  T* const ring = c.scratch;
-  T* const zero = c.scratch + kRing * size;
-  for (long x = 0; x < size; ++x) zero[x] = T(0);
-  const T *m1 = c.mask_in + lanes, *m2 = c.mask_in + 2 * lanes;
-  const T *v = c.src[0], *p = c.src[1], *t = c.src[2];
-  TableWalk<T> first(c.a, c.b, c.stride, c), second(c.a + 3 * lanes, c.b + 3 * lanes, c.stride, c);
-  Sink sink(c, lanes);
-  const auto row = [&](long y) { return y < 0 || y >= c.rows ? zero : ring + (y & (kRing - 1)) * size; };
-  long done = 0;
-  for (long y = 0; y < c.rows; ++y) {
-    for (; done < c.rows && done <= y + ahead; ++done) {
-      T *hv = row(done), *hp = hv + lanes, *ht = hp + lanes;
-      const T *a = first.a, *b = first.b;
-      FNTK_LANES
-      for (long x = 0; x < lanes; ++x) {  // vectorised: 12 + 24 per dual
-        T sum = fma(m2[x], v[x + s2], fma(m1[x], v[x + s1], v[x]));
-        if constexpr (form != Form::cov) {
-          const T one = a[x] - b[x], two = a[lanes + x] - b[lanes + x];
-          const T factor = a[2 * lanes + x] * b[2 * lanes + x], square = fma(two, two, one * one);
-          sum = fma(factor, square, sum);
-          if constexpr (form == Form::both_defects)
-            hp[x] = fma(factor, square, fma(m2[x], p[x + s2], fma(m1[x], p[x + s1], p[x])));
-        }
-        hv[x] = sum;
-        ht[x] = fma(m2[x], t[x + s2], fma(m1[x], t[x + s1], t[x]));
-      }
-      v += lanes;
-      p += lanes;
-      t += lanes;
-      first.next();
-    }
-    const T *h0 = row(y), *h1 = row(y + o1), *h2 = row(y + o2);
-    const T w1 = c.mask_out[c.rows + y], w2 = c.mask_out[2 * c.rows + y];
-    const T *a = second.a, *b = second.b;
+struct Conv3 {
+  PlaneArgs<T> c;
+  long lanes;
+  const T *v, *p, *t;
+  TableWalk<T> first, second;
+  Sink sink;
+
+  FNTK_HD explicit Conv3(const PlaneArgs<T>& args)
+      : c(args),
+        lanes(lane_count<kR>(c.lanes)),
+        v(c.src[0]),
+        p(c.src[1]),
+        t(c.src[2]),
+        first(c.a, c.b, c.stride, c),
+        second(c.a + 3 * lanes, c.b + 3 * lanes, c.stride, c),
+        sink(c, lanes) {
+    T* const zero = c.scratch + kRing * 3 * lanes;
+    for (long x = 0; x < 3 * lanes; ++x) zero[x] = T(0);
+  }
+
+  FNTK_HD T* row(long y) const {
+    return c.scratch + (y < 0 || y >= c.rows ? kRing : y & (kRing - 1)) * 3 * lane_count<kR>(lanes);
+  }
+
+  // Sums along the inner axes of the next row, y.
+  FNTK_HD void inner(long y) {
+    const long n = lane_count<kR>(lanes), s1 = c.shift_in[1], s2 = c.shift_in[2];
+    const T *m1 = c.mask_in + n, *m2 = c.mask_in + 2 * n, *a = first.a, *b = first.b;
+    const T *from_v = v, *from_p = p, *from_t = t;
+    T *hv = row(y), *hp = hv + n, *ht = hp + n;
     FNTK_LANES
-    for (long x = 0; x < lanes; ++x) {  // vectorised: 12 + 24 per dual
-      T sum = fma(w2, h2[x], fma(w1, h1[x], h0[x])), plus = T(0);
-      const T theta = fma(w2, h2[2 * lanes + x], fma(w1, h1[2 * lanes + x], h0[2 * lanes + x]));
+    for (long x = 0; x < n; ++x) {  // vectorised: 12 + 32 per dual
+      T sum = fma(m2[x], from_v[x + s2], fma(m1[x], from_v[x + s1], from_v[x]));
       if constexpr (form != Form::cov) {
-        const T one = a[x] - b[x], two = a[lanes + x] - b[lanes + x];
-        const T factor = a[2 * lanes + x] * b[2 * lanes + x], square = fma(two, two, one * one);
+        const T one = a[x] - b[x], two = a[n + x] - b[n + x];
+        const T factor = a[2 * n + x] * b[2 * n + x], square = fma(two, two, one * one);
         sum = fma(factor, square, sum);
         if constexpr (form == Form::both_defects)
-          plus = fma(factor, square, fma(w2, h2[lanes + x], fma(w1, h1[lanes + x], h0[lanes + x])));
+          hp[x] = fma(factor, square, fma(m2[x], from_p[x + s2], fma(m1[x], from_p[x + s1], from_p[x])));
       }
-      finish<T, form, bias>(sink, c, a + 3 * lanes, b + 3 * lanes, lanes, x, sum, plus, theta);
+      hv[x] = sum;
+      ht[x] = fma(m2[x], from_t[x + s2], fma(m1[x], from_t[x + s1], from_t[x]));
+    }
+    v += n;
+    p += n;
+    t += n;
+    first.next();
+  }
+
+  // Sums along axis 0, and what follows.
+  FNTK_HD void outer(long y) {
+    const long n = lane_count<kR>(lanes);
+    const T *h0 = row(y), *h1 = row(y + c.shift_out[1]), *h2 = row(y + c.shift_out[2]);
+    const T w1 = c.mask_out[c.rows + y], w2 = c.mask_out[2 * c.rows + y];
+    const T *a = second.a, *b = second.b;
+    const Weights<T> weights = c.weights;
+    const Sink to = sink;
+    FNTK_LANES
+    for (long x = 0; x < n; ++x) {  // vectorised: 12 + 32 per dual
+      T sum = fma(w2, h2[x], fma(w1, h1[x], h0[x])), plus = T(0);
+      const T theta = fma(w2, h2[2 * n + x], fma(w1, h1[2 * n + x], h0[2 * n + x]));
+      if constexpr (form != Form::cov) {
+        const T one = a[x] - b[x], two = a[n + x] - b[n + x];
+        const T factor = a[2 * n + x] * b[2 * n + x], square = fma(two, two, one * one);
+        sum = fma(factor, square, sum);
+        if constexpr (form == Form::both_defects)
+          plus = fma(factor, square, fma(w2, h2[n + x], fma(w1, h1[n + x], h0[n + x])));
+      }
+      finish<T, form, bias>(to, weights, a + 3 * n, b + 3 * n, n, x, sum, plus, theta);
     }
     second.next();
     sink.next();
+  }
+};
+
+// Row by row for all of them: rows of tables that several read stay near.
+template <class T, int kR, Form form, bool bias, class Sink>
+void conv3(const PlaneArgs<T>* args, int count) {
+  using Walk = Conv3<T, kR, form, bias, Sink>;
+  alignas(Walk) char memory[kTogether * sizeof(Walk)];
+  Walk* const walks = reinterpret_cast<Walk*>(memory);
+  for (int k = 0; k < count; ++k) new (walks + k) Walk(args[k]);
+  const long o1 = args->shift_out[1], o2 = args->shift_out[2], most = o1 > o2 ? o1 : o2;
+  const long ahead = most > 0 ? most : 0, rows = args->rows;
+  for (long y = -ahead; y < rows; ++y) {
+    if (y + ahead < rows)
+      for (int k = 0; k < count; ++k) walks[k].inner(y + ahead);
+    if (y >= 0)
+      for (int k = 0; k < count; ++k) walks[k].outer(y);
   }
 }
 
@@ -254,9 +290,10 @@ template <class T, Form form, bool bias>
 void finish_row(const PlaneArgs<T>& c, long y, const T* a, const T* b, const T* sums) {
   const long lanes = lane_count<0>(c.lanes);
   const Store<T> sink = store_at(c, y, lanes);
+  const Weights<T> weights = c.weights;
   FNTK_LANES
   for (long x = 0; x < lanes; ++x)  // vectorised: 12
-    finish<T, form, bias>(sink, c, a, b, lanes, x, sums[x], sums[lanes + x], sums[2 * lanes + x]);
+    finish<T, form, bias>(sink, weights, a, b, lanes, x, sums[x], sums[lanes + x], sums[2 * lanes + x]);
 }
 
 // Any taps. Scratch: three planes, and two rows of sums.
@@ -341,14 +378,15 @@ void land_pool(const PlaneArgs<T>& args) {
         const bool blank = s1 * s2 == T(0);  // no variance: nothing to differ
         value = select(blank, T(0), (v[x] - mean) + rest);
         const T least = T(1e-3) * mean * mean;
-        T some = select(value * s1 * s2 < least, value * value, T(0));
+        T some = select(value * s1 * s2 < least, select(value == T(0), T(0), s1 * s2), T(0));
         value = at_least_zero(value);
         if constexpr (form == Form::both_defects) {
           plus = select(blank, T(0), (p[x] - mean) + rest);
-          some += select(plus * s1 * s2 < least, plus * plus, T(0));
+          some += select(plus * s1 * s2 < least, select(plus == T(0), T(0), s1 * s2), T(0));
           plus = at_least_zero(plus);
         }
         c.lost[x] += some;
+        c.lost[lanes + x] += s1 * s2;
       }
       sink.template put<form>(x, weight * value, weight * plus, weight * t[x]);
     }
@@ -513,8 +551,8 @@ void register_dual(PlaneKernels<T>& k, int index) {
 #define FNTK_FUSED(cov, bias)                                                                   \
   k.fused[index][0][cov][bias][0] = conv3<T, 0, one, bias, Apply<Phi, T, cov, false>>;          \
   k.fused[index][0][cov][bias][1] = conv3<T, kFastLanes, one, bias, Apply<Phi, T, cov, false>>; \
-  k.fused[index][1][cov][bias][0] = k.fused[index][1][cov][bias][1] =                           \
-      conv3<T, 0, both, bias, Apply<Phi, T, cov, false>>;
+  k.fused[index][1][cov][bias][0] = conv3<T, 0, both, bias, Apply<Phi, T, cov, false>>;         \
+  k.fused[index][1][cov][bias][1] = conv3<T, kFastLanes, both, bias, Apply<Phi, T, cov, false>>;
   FNTK_FUSED(false, false)
   FNTK_FUSED(false, true)
   FNTK_FUSED(true, false)

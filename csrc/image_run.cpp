@@ -49,8 +49,8 @@ struct Pair {
   const T *first, *second;  // tables
   bool same;                // one image twice
   long out1, out2;
-  double length;  // of both images, multiplied
-  bool lost = false;
+  double length;             // of both images, multiplied
+  double lost = 0, all = 0;  // pooled s s': where float32 has too few digits, and altogether
 };
 
 // The work on a few pairs. Where one displacement is enough they take every step together, so that its tables are read
@@ -64,6 +64,8 @@ struct PairBlock {
   const std::vector<ImageOutput<T>>* outputs;
   bool mirrored;
   std::vector<Pair<T>> pairs;
+  PlaneArgs<T> together[kTogether];
+  int n_together = 0;
 
   struct Item {  // one displacement along axis 0 of one pair
     long pair;
@@ -140,7 +142,7 @@ struct PairBlock {
     PlaneArgs<T> c = {};
     c.rows = g.rows;
     c.lanes = g.lanes;
-    c.scratch = worker.scratch.get(3 * (g.rows + 12) * g.lanes);
+    c.scratch = worker.scratch.get(kTogether * scratch_size(g));
     std::vector<const T*> sources;
     for (size_t k = 0; k < g.steps.size(); ++k) {
       const ImageStep& step = g.steps[k];
@@ -197,10 +199,9 @@ struct PairBlock {
         } else if (step.kind == Kind::land) {
           const bool pool = program().links[size_t(step.src[0])].pool;
           c.lost = c.scratch;
-          if (pool) std::fill_n(c.lost, g.lanes, T(0));
+          if (pool) std::fill_n(c.lost, 2 * g.lanes, T(0));
           (pool ? kernels.land_pool : kernels.land_conv)[int(step.in)](c);
-          if (pool && sizeof(T) == sizeof(float))
-            pairs[size_t(pair)].lost |= any_lost(where, group, s, g, c.lost, pairs[size_t(pair)].same);
+          if (pool && sizeof(T) == sizeof(float)) add_lost(where, group, s, g, c.lost, pairs[size_t(pair)]);
           if (pairs[size_t(pair)].same && step.in != Form::cov) equal_positions(where, g, group, s, c.dst[0]);
         } else if (step.kind == Kind::dense) {
           kernels.land_conv[int(step.in)](c);
@@ -215,20 +216,23 @@ struct PairBlock {
           kernels.dual[step.dual][step.in == Form::both_defects][step.out == Form::cov](c);
         }
       }
+      if (step.kind == Kind::conv) run_together(step, after, g);
       k += step.fused;
     }
   }
 
   // An image with itself loses nothing at equal positions.
-  static bool any_lost(const GridLayout<T>& where, size_t group, size_t s, const ImageGrid& g, const T* lost,
-                       bool own) {
+  static void add_lost(const GridLayout<T>& where, size_t group, size_t s, const ImageGrid& g, const T* lost,
+                       Pair<T>& pair) {
     for (size_t slot = 0; slot < where.groups[group].size(); ++slot) {
       const auto& d = where.groups[group][slot];
-      if (own && where.shifts[s] == 0 && std::all_of(d.begin(), d.end(), [](int k) { return k == 0; })) continue;
-      for (long x = 0; x < g.inner; ++x)
-        if (lost[long(slot) * g.inner + x] > T(0)) return true;
+      const bool equal =
+          pair.same && where.shifts[s] == 0 && std::all_of(d.begin(), d.end(), [](int k) { return k == 0; });
+      for (long x = 0; x < g.inner; ++x) {
+        pair.all += double(lost[g.lanes + long(slot) * g.inner + x]);
+        if (!equal) pair.lost += double(lost[long(slot) * g.inner + x]);
+      }
     }
-    return false;
   }
 
   void set_weights(const ImageStep& step, PlaneArgs<T>& c) const {
@@ -240,35 +244,44 @@ struct PairBlock {
       for (int k : window.shape) taps *= k;
     const double w2 = step.params[0], b2 = step.params[1], f = step.params[2], g = step.params[3];
     const double alpha = w2 > 0 ? f / w2 : 0;
-    c.w = c.wt = T(w2 / taps);
-    c.b2 = T(b2);
-    c.alpha = T(alpha);
-    c.beta = T(g - alpha * b2);
+    c.weights.w = c.weights.wt = T(w2 / taps);
+    c.weights.b2 = T(b2);
+    c.weights.alpha = T(alpha);
+    c.weights.beta = T(g - alpha * b2);
   }
 
+  // Any window: three taps both ways wait for others of their kind, the rest is done at once.
   void conv(const ImageStep& step, const ImageStep* after, const ImageGrid& g, const Reads<T>& reads, const T* a,
-            const T* b, PlaneArgs<T>& c) const {
+            const T* b, PlaneArgs<T>& c) {
     if (after) {
       c.after_a = a + after->first * g.rows * g.lanes;
       c.after_b = b + after->first * g.rows * g.lanes;
-    }
-    // tables of the nonlinearity have rows of their own length
-    if (after && reads.three) {
       c.stride_after = long(after->n_arrays) * g.lanes;
-      kernels.fused[after->dual][step.in == Form::both_defects][after->out == Form::cov][step.bias]
-                   [g.lanes == kFastLanes](c);
+    }
+    if (reads.three) {
+      PlaneArgs<T>& own = together[n_together];
+      own = c;
+      own.scratch = c.scratch + n_together * scratch_size(g);
+      if (++n_together == kTogether) run_together(step, after, g);
       return;
     }
-    T* final_dst[3] = {c.dst[0], c.dst[1], c.dst[2]};
-    if (reads.three)
-      kernels.conv3[int(step.in)][step.bias](c);
-    else
-      kernels.conv[int(step.in)](c);
+    kernels.conv[int(step.in)](c);
     if (!after) return;
-    for (int p = 0; p < 3; ++p) c.src[p] = final_dst[p];
-    c.stride_after = long(after->n_arrays) * g.lanes;
+    for (int p = 0; p < 3; ++p) c.src[p] = c.dst[p];
     kernels.dual[after->dual][step.in == Form::both_defects][after->out == Form::cov](c);
   }
+
+  void run_together(const ImageStep& step, const ImageStep* after, const ImageGrid& g) {
+    if (n_together == 0) return;
+    if (after)
+      kernels.fused[after->dual][step.in == Form::both_defects][after->out == Form::cov][step.bias]
+                   [g.lanes == kFastLanes](together, n_together);
+    else
+      kernels.conv3[int(step.in)][step.bias](together, n_together);
+    n_together = 0;
+  }
+
+  static long scratch_size(const ImageGrid& g) { return 3 * (g.rows + 12) * g.lanes; }
 
   // An image with itself at equal positions: K = s s, whatever was rounded on the way.
   void equal_positions(const GridLayout<T>& where, const ImageGrid& g, size_t group, size_t s, T* v) const {
@@ -440,7 +453,8 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
     if (!(length > 0) || std::isinf(length)) length = 1;
     tables.lengths[size_t(image)] = length;
     std::vector<LinkVariance> links(program.links.size());
-    PairBlock<T> block = {plan, plan.own, kernels_of<T>(isa), worker, nullptr, false, {{table, table, true, 0, 0, 1}}};
+    PairBlock<T> block = {plan, plan.own, kernels_of<T>(isa), worker, nullptr, false, {{table, table, true, 0, 0, 1}},
+                          {},   0};
     if (plan.has_own) block.clear_links();
     for (size_t k = 0; k < program.grids.size(); ++k) {
       make_tables(program, k, own, length, kernels_of<T>(isa), links, table);
@@ -486,7 +500,7 @@ std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const Imag
   const long units = listed ? long(pairs.listed.size()) : blocks1 * blocks2;
   parallel_for(units, threads, interrupt, [&](long unit, int index) {
     Worker<T>& worker = workers[size_t(index)];
-    PairBlock<T> block = {plan, plan.pairs, kernels_of<T>(isa), worker, &outputs, pairs.symmetric, {}};
+    PairBlock<T> block = {plan, plan.pairs, kernels_of<T>(isa), worker, &outputs, pairs.symmetric, {}, {}, 0};
     const auto add = [&](long i, long j, long out1, long out2) {
       const T *first = tables1.of(plan, i), *second = tables2.of(plan, j);
       const bool same = std::memcmp(first, second, size_t(inputs) * sizeof(T)) == 0;
@@ -505,7 +519,8 @@ std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const Imag
     reserve(worker, plan, long(block.pairs.size()));
     block.run();
     for (const Pair<T>& pair : block.pairs) {
-      if (!pair.lost) continue;
+      // what is lost is 1e-4 of an entry's NTK at most: it matters where they are many
+      if (!(pair.lost > 2e-3 * pair.all)) continue;
       const std::lock_guard<std::mutex> guard(lost_lock);
       lost.push_back({pair.out1, pair.out2});
     }

@@ -79,6 +79,11 @@ struct ImageProgram {
   bool homogeneous = true;  // c x has c times the output: images are brought to one brightness
 };
 
+template <class T>
+struct Weights {
+  T w, b2, wt, alpha, beta;  // K' = w sum + b2, NTK' = wt sum + alpha K' + beta
+};
+
 // Arguments of one step on one displacement. Planes have `lanes` readable numbers before and behind them.
 template <class T>
 struct PlaneArgs {
@@ -96,24 +101,27 @@ struct PlaneArgs {
   const long *shift_in, *shift_out;
   const T *mask_in, *mask_out;  // n_in x lanes, n_out x rows
   int coords_in, coords_out;
-  T w, b2, wt, alpha, beta;  // K' = w sum + b2, NTK' = wt sum + alpha K' + beta
+  Weights<T> weights;
   bool bias;
   int channels;
   T* scratch;
-  T* lost;  // land_pool: set for lanes where float32 has lost the digits of a difference
+  T* lost;  // land_pool: for each lane the sum of s s' where a difference has lost its digits; then of all s s'
 };
 
 template <class T>
 using PlaneOp = void (*)(const PlaneArgs<T>&);
 
-constexpr int kMaxDuals = 12, kFastLanes = 32;
+template <class T>
+using PlaneOps = void (*)(const PlaneArgs<T>* args, int count);  // at most kTogether, of one step
+
+constexpr int kMaxDuals = 12, kFastLanes = 32, kTogether = 4;
 
 template <class T>
 struct PlaneKernels {
-  PlaneOp<T> fused[kMaxDuals][2][2][2][2];  // [dual][both defects][cov out][bias][kFastLanes]: 3 x 3 taps
-  PlaneOp<T> conv3[3][2];                   // [form][bias]
-  PlaneOp<T> conv[3];                       // [form]
-  PlaneOp<T> dual[kMaxDuals][2][2];         // [dual][both defects][cov out]
+  PlaneOps<T> fused[kMaxDuals][2][2][2][2];  // [dual][both defects][cov out][bias][kFastLanes]: 3 x 3 taps
+  PlaneOps<T> conv3[3][2];                   // [form][bias]
+  PlaneOp<T> conv[3];                        // [form]
+  PlaneOp<T> dual[kMaxDuals][2][2];          // [dual][both defects][cov out]
   PlaneOp<T> input[3], land_conv[3], land_pool[3], sum[3];
   PlaneOp<T> to_cov[3], to_both;
   void (*add)(long n, const T* in, double* out);

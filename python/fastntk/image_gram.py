@@ -64,10 +64,12 @@ def run_image_pairs(
     _share(budget, [runner] if again is None else [runner, again])
     mirrored = x2 is None
     for rows in runner.tiles(x1.n, second.n):
+        tables1 = tables2 = None  # what the last tile had goes before new ones come
         tables1 = runner.tables(x1, rows)
         for cols in runner.tiles(second.n, x1.n):
             if mirrored and cols.stop <= rows.start:
                 continue
+            tables2 = None
             tables2 = tables1 if second is x1 and cols == rows else runner.tables(second, cols)
             lost = runner.run(tables1, tables2, rows, cols, outputs, mirrored, report)
             if lost:
