@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from collections import namedtuple
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .activations import Correlation
-from .arrays import allocate, check_out, contiguous, describe
+from .arrays import allocate, contiguous
 from .backends import Engine, select
 from .gram import PairInput, Units, run_diagonal, run_pairs
-from .image_gram import (
-    BUDGET,
-    Explanation,
-    Images,
-    count_pairs,
-    explain,
-    run_image_diagonal,
-    run_image_pairs,
-)
+from .image_call import ImageCall, images_of
+from .image_gram import BUDGET, Explanation, explain
 from .inputs import Input, check_inputs
 from .kernel import Exact, Kernel
 from .layers import Layer
-from .program import Lowered, Value, leaves, lower
-from .progress import bar
+from .program import Lowered, Value, lower
+from .results import FIELDS, check_get, check_targets, flags, named, tree_of
 
 Array = npt.NDArray[Any]
 
-FIELDS = tuple(Kernel.__dataclass_fields__)
 PLANES = ("nngp", "ntk", "defect")  # what an engine writes for each output
 
 
@@ -113,7 +103,7 @@ class KernelFn:
         Lee et al. (2018), arXiv:1711.00165, eq. (5) (NNGP); Jacot et al. (2018), arXiv:1806.07572, theorem 1 (NTK);
         Novak et al. (2019), arXiv:1810.05148, and Arora et al. (2019), arXiv:1904.11955 (convolutions).
         """
-        names = _check_get(get)
+        names = check_get(get)
         if isinstance(memory_budget, bool) or not isinstance(memory_budget, (int, np.integer)) or memory_budget < 1:
             raise ValueError(f"[kernel_fn] memory_budget must be a positive number of bytes, given {memory_budget!r}")
         if not isinstance(progress, (bool, np.bool_)):
@@ -122,7 +112,7 @@ class KernelFn:
         first = inputs[0]
         lowered = lower(self.layer, _values(tree))
         if any(i.value.spatial for i in inputs):
-            call = _ImageCall(lowered, inputs, select(backend, num_threads), memory_budget)
+            call = ImageCall(lowered, inputs, select(backend, num_threads), memory_budget)
             return call(names, get, out, progress)
         planes = [p for p in PLANES if names is None or p in names or (p == "defect" and "exact" in names)]
         if "ntk" in planes:
@@ -138,7 +128,7 @@ class KernelFn:
         targets.update(zip(missing, fresh, strict=True))
 
         rows1, rows2 = self._run(engine, lowered, inputs, targets, planes)
-        return _tree(
+        return tree_of(
             lowered.outputs,
             lambda value: _result(value, inputs, names, get, targets, rows1, rows2),
         )
@@ -166,7 +156,7 @@ class KernelFn:
         TypeError, ValueError
             As :meth:`__call__`; for a Kernel, whose diagonal is its ``cov1``.
         """
-        names = _check_get(("nngp", "ntk") if get is None else get)
+        names = check_get(("nngp", "ntk") if get is None else get)
         assert names is not None
         if set(names) - {"nngp", "ntk"}:
             raise ValueError(f"[diagonal] get must name 'nngp' and 'ntk', given {get!r}")
@@ -177,8 +167,8 @@ class KernelFn:
         engine = select(backend, num_threads)
         first = inputs[0]
         if any(i.value.spatial for i in inputs):
-            image_call = _ImageCall(lowered, inputs, engine, memory_budget)
-            return _tree(lowered.outputs, image_call.diagonals(names, get))
+            image_call = ImageCall(lowered, inputs, engine, memory_budget)
+            return tree_of(lowered.outputs, image_call.diagonals(names, get))
         size = first.n1 * int(np.prod(first.batch, dtype=int))
         planes = [
             [np.empty((1, size, 1), first.dtype) if n in names else None for n in ("nngp", "ntk", "")]
@@ -190,9 +180,9 @@ class KernelFn:
         def result(value: Value) -> Any:
             arrays = {n: p for n, p in zip(("nngp", "ntk"), planes[value.slot], strict=False) if p is not None}
             found = [arrays[n].reshape(*first.batch, first.n1) for n in names]
-            return found[0] if isinstance(get, str) else _named(names)(*found)
+            return found[0] if isinstance(get, str) else named(names)(*found)
 
-        return _tree(lowered.outputs, result)
+        return tree_of(lowered.outputs, result)
 
     def depths(
         self, x1: Any, x2: Any = None, get: str | Sequence[str] = ("nngp", "ntk"), *, batch_dims: int = 0,
@@ -216,7 +206,7 @@ class KernelFn:
         ValueError
             When the stack has no Gaussian layer; else as :meth:`__call__`.
         """
-        names = _check_get(get)
+        names = check_get(get)
         if names is None or set(names) - {"nngp", "ntk"}:
             raise ValueError(f"[depths] get must name 'nngp' and 'ntk', given {get!r}")
         inputs, tree = check_inputs(self.layer, x1, x2, batch_dims)
@@ -231,7 +221,7 @@ class KernelFn:
         stacks = allocate(shapes, [first.dtype] * len(names), "depths")
         targets = {(k, name): stack[k] for name, stack in zip(names, stacks, strict=True) for k in range(count)}
         self._run(select(backend, num_threads), lowered, inputs, targets, list(names))
-        return stacks[0] if isinstance(get, str) else _named(names)(*stacks)
+        return stacks[0] if isinstance(get, str) else named(names)(*stacks)
 
     def explain(
         self, input_shape: Sequence[int], dtype: Any = np.float32, *, backend: str | None = None,
@@ -269,7 +259,7 @@ class KernelFn:
         if not inputs[0].value.spatial:
             raise ValueError(f"[explain] input_shape must have spatial axes, given {tuple(input_shape)}")
         lowered = lower(self.layer, _values(tree))
-        return explain(lowered.program, select(backend, num_threads), _images(inputs, False), inputs[0].dtype)
+        return explain(lowered.program, select(backend, num_threads), images_of(inputs, False), inputs[0].dtype)
 
     # ---- the road from arguments to the engine
 
@@ -300,140 +290,9 @@ class KernelFn:
         return rows
 
 
-def _images(inputs: Sequence[Input], second: bool, batch: int | None = None) -> Images:
-    """Arrays of one side."""
-    found = []
-    for i in inputs:
-        x = i.x2 if second else i.x1
-        if x is None:
-            raise NotImplementedError("[kernel_fn] a Kernel beside inputs with spatial axes is not taken")
-        found.append(x if batch is None else x[batch])
-    return Images(found)
-
-
-class _ImageCall:
-    """A call on inputs with spatial axes."""
-
-    def __init__(self, lowered: Lowered, inputs: Sequence[Input], engine: Engine, budget: int) -> None:
-        self.lowered, self.inputs, self.engine, self.budget = lowered, inputs, engine, int(budget)
-        self.first = inputs[0]
-        self.values = list(leaves(lowered.outputs))
-        self.spatial = [value.spatial for value in self.values]
-
-    def shape(self, output: int, *samples: int) -> tuple[int, ...]:
-        return (*self.first.batch, *samples, *(n for n in self.spatial[output] for _ in range(2)))
-
-    def _batches(self) -> list[int | None]:
-        return list(range(self.first.batch[0])) if self.first.batch else [None]
-
-    def __call__(self, names: tuple[str, ...] | None, get: Any, out: Any, progress: bool) -> Any:
-        first, count = self.first, len(self.values)
-        shapes = [self.shape(k, first.n1, first.n2) for k in range(count)]
-        targets = check_targets(out, get, names, count, self.inputs, shapes[0])
-        wanted = [n for n in ("nngp", "ntk") if names is None or n in names]
-        missing = [(k, name) for k in range(count) for name in wanted if (k, name) not in targets]
-        if missing:
-            fresh = allocate([shapes[k] for k, _ in missing], [first.dtype] * len(missing), "kernel_fn")
-            targets.update(zip(missing, fresh, strict=True))
-        direct = {
-            key: array
-            if array.flags.aligned and array.dtype.isnative and all(s % array.itemsize == 0 for s in array.strides)
-            else np.empty(array.shape, array.dtype.newbyteorder("="))
-            for key, array in targets.items()
-        }
-        pairs = count_pairs(first.n1, first.n2, first.symmetric) * len(self._batches())
-        if targets:
-            with bar(pairs, progress) as report:
-                for b in self._batches():
-                    planes = [[_entry(direct.get((k, name)), b) for name in ("nngp", "ntk")] for k in range(count)]
-                    second = None if first.symmetric else _images(self.inputs, True, b)
-                    run_image_pairs(
-                        self.lowered.program, self.engine, _images(self.inputs, False, b), second, planes,
-                        self.spatial, self.budget, report,
-                    )  # fmt: skip
-        for key, array in targets.items():
-            if direct[key] is not array:
-                array[...] = direct[key]
-        variances: dict[tuple[int, bool], Array] = {}
-
-        def variance(output: int, second: bool) -> Array:
-            if (output, second) not in variances:
-                variances.update({(k, second): v[0] for k, v in enumerate(self._diagonal(["nngp"], second))})
-            return variances[output, second]
-
-        def result(value: Value) -> Any:
-            def field(name: str) -> Any:
-                if name in ("nngp", "ntk"):
-                    return targets.get((value.slot, name))
-                if name == "cov1":
-                    return variance(value.slot, False)
-                if name == "cov2":
-                    return None if first.symmetric else variance(value.slot, True)
-                return None if name == "exact" else _flags(name, value, first)
-
-            if names is None:
-                return Kernel(**{name: field(name) for name in FIELDS})
-            found = [field(name) for name in names]
-            return found[0] if isinstance(get, str) else _named(names)(*found)
-
-        return _tree(self.lowered.outputs, result)
-
-    def _diagonal(self, names: Sequence[str], second: bool = False) -> list[list[Array]]:
-        """Each output's fields for each sample with itself."""
-        n = self.first.n2 if second else self.first.n1
-        found = [[np.empty(self.shape(k, n), self.first.dtype) for _ in names] for k in range(len(self.values))]
-        for b in self._batches():
-            planes = [
-                [
-                    np.expand_dims(_entry(arrays[names.index(name)], b), 1) if name in names else None
-                    for name in ("nngp", "ntk")
-                ]
-                for arrays in found
-            ]
-            side = _images(self.inputs, second, b)
-            run_image_diagonal(self.lowered.program, self.engine, side, planes, self.spatial, self.budget)
-        return found
-
-    def diagonals(self, names: tuple[str, ...], get: Any) -> Any:
-        found = self._diagonal(names)
-
-        def result(value: Value) -> Any:
-            arrays = found[value.slot]
-            return arrays[0] if isinstance(get, str) else _named(names)(*arrays)
-
-        return result
-
-
-def _entry(array: Any, batch: int | None) -> Any:
-    return array if array is None or batch is None else array[batch]
-
-
 def _batched(x: Array) -> Array:
     x = contiguous(x)
     return x if x.ndim == 3 else x[None]
-
-
-def check_targets(
-    out: Any, get: Any, names: tuple[str, ...] | None, count: int, inputs: Sequence[Input], shape: tuple[int, ...]
-) -> dict[tuple[int, str], Array]:
-    """Arrays of ``out`` by (output, field)."""
-    if out is None:
-        return {}
-    if names is None or set(names) - {"nngp", "ntk"} or count != 1:
-        raise ValueError(
-            f"[kernel_fn] out takes get of 'nngp' and 'ntk' and a network with one output, given get={get!r}"
-        )
-    given = (out,) if isinstance(get, str) else out
-    if not isinstance(given, (tuple, list)) or len(given) != len(names):
-        raise TypeError(f"[kernel_fn] out must be {len(names)} arrays, as get={get!r}, given {describe(out)}")
-    first = inputs[0]
-    taken = [a for i in inputs for a in (i.x1, i.x2) if a is not None]
-    taken += [a for i in inputs if i.kernel for a in (i.kernel.nngp, i.kernel.ntk) if a is not None]
-    targets: dict[tuple[int, str], Array] = {}
-    for name, array in zip(names, given, strict=True):
-        targets[0, name] = check_out(array, shape, first.dtype, taken, f"kernel_fn {name}")
-        taken.append(array)
-    return targets
 
 
 def _known_ntk(inputs: list[Input], planes: list[str], required: bool) -> tuple[list[Input], list[str]]:
@@ -472,38 +331,8 @@ def _pair_input(given: Input, engine: Engine, batch: int) -> PairInput:
     return PairInput(q1.reshape(-1), q2.reshape(-1), defect=plane(defect), theta=known)
 
 
-def _check_get(get: Any) -> tuple[str, ...] | None:
-    if get is None:
-        return None
-    names = (get,) if isinstance(get, str) else get
-    if not isinstance(names, (tuple, list)) or not names or not all(isinstance(n, str) for n in names):
-        raise TypeError(f"[kernel_fn] get must be a field name, a tuple of names or None, given {get!r}")
-    lowered = tuple(n.lower() for n in names)
-    if unknown := [n for n in lowered if n not in FIELDS]:
-        raise ValueError(f"[kernel_fn] get names {unknown}, which a Kernel does not have; it has {list(FIELDS)}")
-    if len(set(lowered)) < len(lowered):
-        raise ValueError(f"[kernel_fn] get repeats a name: {get!r}")
-    return lowered
-
-
-@lru_cache(maxsize=64)
-def _named(names: tuple[str, ...]) -> Any:
-    """The named tuple of one ``get``; it pickles as the call that makes it again."""
-    kind = namedtuple("AnalyticKernel", names)  # type: ignore[misc]
-    setattr(kind, "__reduce__", lambda self: (_analytic_kernel, (names, tuple(self))))  # noqa: B010
-    return kind
-
-
-def _analytic_kernel(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
-    return _named(names)(*values)
-
-
 def _values(tree: Any) -> Any:
     return tree.value if isinstance(tree, Input) else tuple(_values(t) for t in tree)
-
-
-def _tree(values: Any, make: Any) -> Any:
-    return make(values) if isinstance(values, Value) else tuple(_tree(v, make) for v in values)
 
 
 def _result(
@@ -530,32 +359,9 @@ def _result(
         if name == "exact":
             q1, q2 = variance(rows1, first.n1), variance(rows2, first.n2)
             return Exact(targets[value.slot, "defect"], targets.get((value.slot, "ntk")), q1, q2)
-        return _flags(name, value, first)
+        return flags(name, value, first)
 
     if names is None:
         return Kernel(**{name: field(name) for name in FIELDS})
     found = [field(name) for name in names]
-    return found[0] if isinstance(get, str) else _named(names)(*found)
-
-
-def _flags(name: str, value: Value, first: Input) -> Any:
-    """Fields of a Kernel that are no arrays."""
-    return {
-        "x1_is_x2": first.symmetric,
-        "is_gaussian": value.gaussian,
-        "is_input": False,
-        "shape1": _shape(first.n1, value),
-        "shape2": _shape(first.n2, value),
-        "batch_axis": value.batch_axis,
-        "channel_axis": value.channel_axis,
-        "diagonal_batch": True,
-        "diagonal_spatial": False,
-        "is_reversed": False,
-    }[name]
-
-
-def _shape(n: int, value: Value) -> tuple[int, ...]:
-    """Shape of a finite network's output."""
-    rest = iter(value.spatial)
-    named = {value.batch_axis: n, value.channel_axis: value.channels}
-    return tuple(named[axis] if axis in named else next(rest) for axis in range(2 + len(value.spatial)))
+    return found[0] if isinstance(get, str) else named(names)(*found)

@@ -93,6 +93,21 @@ class Grid:
         """Additions and multiplications of one pair of images."""
         return sum(step.flops() for step in self.steps) * self.entries
 
+    def seconds(self) -> float:
+        """About how long one pair takes on one core with AVX-512 at 2.5 GHz, float32.
+
+        Arithmetic in whole vectors of 16 lanes, 5 ns for each row of each step, and tables read at 20 GB/s where
+        only one displacement has a use for them.
+        """
+        rows, inner = self.sizes[0], math.prod(self.sizes[1:])
+        packed = max(1, min(math.prod(len(axis) for axis in self.need[1:]), 32 // inner))
+        lanes = -(-packed * inner // 16) * 16
+        planes = self.displacements / packed * rows
+        seconds = planes * (lanes * sum(step.flops() for step in self.steps) / 1.1e11 + 5e-9 * len(self.steps))
+        if self.displacements == 1:
+            seconds += rows * lanes * 4 * 5 * len(self.steps) / 4 / 2e10
+        return seconds
+
     def summary(self) -> str:
         """Names of the steps in a row, repeats counted."""
         names = [step.kind for step in self.steps]
@@ -140,7 +155,7 @@ class Plan:
 
     def seconds(self) -> float:
         """About how long one pair takes on one core, float32."""
-        return self.flops() / 8e10
+        return sum(grid.seconds() for grid in self.grids)
 
 
 @dataclass
