@@ -59,8 +59,6 @@ struct PairBlock {
   const std::vector<ImageOutput<T>>* outputs;
   bool mirrored;
   std::vector<Pair<T>> pairs;
-  PlaneArgs<T> together[kTogether];
-  int n_together = 0;
 
   struct Item {  // one displacement along axis 0 of one pair
     long pair;
@@ -137,7 +135,7 @@ struct PairBlock {
     PlaneArgs<T> c = {};
     c.rows = g.rows;
     c.lanes = g.lanes;
-    c.scratch = worker.scratch.get(kTogether * scratch_size(g));
+    c.scratch = worker.scratch.get(scratch_size(g));
     std::vector<const T*> sources;
     for (size_t k = 0; k < g.steps.size(); ++k) {
       const ImageStep& step = g.steps[k];
@@ -211,7 +209,6 @@ struct PairBlock {
           kernels.dual[step.dual][step.in == Form::both_defects][step.out == Form::cov](c);
         }
       }
-      if (step.kind == Kind::conv) run_together(step, after, g);
       k += step.fused;
     }
   }
@@ -245,35 +242,19 @@ struct PairBlock {
     c.weights.beta = T(g - alpha * b2);
   }
 
-  // Any window: three taps both ways wait for others of their kind, the rest is done at once.
   void conv(const ImageStep& step, const ImageStep* after, const ImageGrid& g, const Reads<T>& reads, const T* a,
-            const T* b, PlaneArgs<T>& c) {
+            const T* b, PlaneArgs<T>& c) const {
+    const bool both = step.in == Form::both_defects, cov = after && after->out == Form::cov;
     if (after) {
       c.after_a = a + after->first * g.rows * g.lanes;
       c.after_b = b + after->first * g.rows * g.lanes;
       c.stride_after = long(after->n_arrays) * g.lanes;
+      if (reads.three) return kernels.fused[after->dual][both][cov][step.bias][g.lanes == kFastLanes](c);
     }
-    if (reads.three) {
-      PlaneArgs<T>& own = together[n_together];
-      own = c;
-      own.scratch = c.scratch + n_together * scratch_size(g);
-      if (++n_together == kTogether) run_together(step, after, g);
-      return;
-    }
-    kernels.conv[int(step.in)](c);
+    (reads.three ? kernels.conv3[int(step.in)][step.bias] : kernels.conv[int(step.in)])(c);
     if (!after) return;
     for (int p = 0; p < 3; ++p) c.src[p] = c.dst[p];
-    kernels.dual[after->dual][step.in == Form::both_defects][after->out == Form::cov](c);
-  }
-
-  void run_together(const ImageStep& step, const ImageStep* after, const ImageGrid& g) {
-    if (n_together == 0) return;
-    if (after)
-      kernels.fused[after->dual][step.in == Form::both_defects][after->out == Form::cov][step.bias]
-                   [g.lanes == kFastLanes](together, n_together);
-    else
-      kernels.conv3[int(step.in)][step.bias](together, n_together);
-    n_together = 0;
+    kernels.dual[after->dual][both][cov](c);
   }
 
   static long scratch_size(const ImageGrid& g) { return 3 * (g.rows + 12) * g.lanes; }

@@ -5,8 +5,6 @@
 // with no cancelling term, and the same for s s' + K. |A - B|^2 = (1 + A_c)(1 + B_c) |S - S'|^2 with the stereographic
 // coordinates S_o = A_o / (1 + A_c), o != c: tables hold one coordinate less than there are parts, and behind them the
 // factor s (1 + A_c) / sqrt(2). Windows are two such sums: along the inner axes, then along axis 0.
-#include <new>
-
 #include "image_sinks.h"
 
 #if defined(__clang__)
@@ -48,95 +46,60 @@ constexpr long kRing = 8;  // rows of sums along the inner axes that are kept
 
 // Three taps along the inner axes, three along axis 0, at any distances below kRing. In place.
 template <class T, int kR, Form form, bool bias, class Sink>
-struct Conv3 {
-  PlaneArgs<T> c;
-  long lanes;
-  const T *v, *p, *t;
-  TableWalk<T> first, second;
-  Sink sink;
-
-  FNTK_HD explicit Conv3(const PlaneArgs<T>& args)
-      : c(args),
-        lanes(lane_count<kR>(c.lanes)),
-        v(c.src[0]),
-        p(c.src[1]),
-        t(c.src[2]),
-        first(c.a, c.b, c.stride, c),
-        second(c.a + 3 * lanes, c.b + 3 * lanes, c.stride, c),
-        sink(c, lanes) {
-    T* const zero = c.scratch + kRing * 3 * lanes;
-    for (long x = 0; x < 3 * lanes; ++x) zero[x] = T(0);
-  }
-
-  FNTK_HD T* row(long y) const {
-    return c.scratch + (y < 0 || y >= c.rows ? kRing : y & (kRing - 1)) * 3 * lane_count<kR>(lanes);
-  }
-
-  // Sums along the inner axes of the next row, y.
-  FNTK_HD void inner(long y) {
-    const long n = lane_count<kR>(lanes), s1 = c.shift_in[1], s2 = c.shift_in[2];
-    const T *m1 = c.mask_in + n, *m2 = c.mask_in + 2 * n, *a = first.a, *b = first.b;
-    const T *from_v = v, *from_p = p, *from_t = t;
-    T *hv = row(y), *hp = hv + n, *ht = hp + n;
-    FNTK_LANES
-    for (long x = 0; x < n; ++x) {  // vectorised: 12 + 32 per dual
-      T sum = fma(m2[x], from_v[x + s2], fma(m1[x], from_v[x + s1], from_v[x]));
-      if constexpr (form != Form::cov) {
-        const T one = a[x] - b[x], two = a[n + x] - b[n + x];
-        const T factor = a[2 * n + x] * b[2 * n + x], square = fma(two, two, one * one);
-        sum = fma(factor, square, sum);
-        if constexpr (form == Form::both_defects)
-          hp[x] = fma(factor, square, fma(m2[x], from_p[x + s2], fma(m1[x], from_p[x + s1], from_p[x])));
+void conv3(const PlaneArgs<T>& args) {
+  const PlaneArgs<T> c = args;  // a copy: nothing written below can change it
+  const long lanes = lane_count<kR>(c.lanes), size = 3 * lanes;
+  const long s1 = c.shift_in[1], s2 = c.shift_in[2], o1 = c.shift_out[1], o2 = c.shift_out[2];
+  const long ahead = o1 > o2 ? (o1 > 0 ? o1 : 0) : (o2 > 0 ? o2 : 0);
+  T* const ring = c.scratch;
+  T* const zero = c.scratch + kRing * size;
+  for (long x = 0; x < size; ++x) zero[x] = T(0);
+  const T *m1 = c.mask_in + lanes, *m2 = c.mask_in + 2 * lanes;
+  const T *v = c.src[0], *p = c.src[1], *t = c.src[2];
+  TableWalk<T> first(c.a, c.b, c.stride, c), second(c.a + 3 * lanes, c.b + 3 * lanes, c.stride, c);
+  Sink sink(c, lanes);
+  const auto row = [&](long y) { return y < 0 || y >= c.rows ? zero : ring + (y & (kRing - 1)) * size; };
+  long done = 0;
+  for (long y = 0; y < c.rows; ++y) {
+    for (; done < c.rows && done <= y + ahead; ++done) {
+      T *hv = row(done), *hp = hv + lanes, *ht = hp + lanes;
+      const T *a = first.a, *b = first.b;
+      FNTK_LANES
+      for (long x = 0; x < lanes; ++x) {  // vectorised: 12 + 32 per dual
+        T sum = fma(m2[x], v[x + s2], fma(m1[x], v[x + s1], v[x]));
+        if constexpr (form != Form::cov) {
+          const T one = a[x] - b[x], two = a[lanes + x] - b[lanes + x];
+          const T factor = a[2 * lanes + x] * b[2 * lanes + x], square = fma(two, two, one * one);
+          sum = fma(factor, square, sum);
+          if constexpr (form == Form::both_defects)
+            hp[x] = fma(factor, square, fma(m2[x], p[x + s2], fma(m1[x], p[x + s1], p[x])));
+        }
+        hv[x] = sum;
+        ht[x] = fma(m2[x], t[x + s2], fma(m1[x], t[x + s1], t[x]));
       }
-      hv[x] = sum;
-      ht[x] = fma(m2[x], from_t[x + s2], fma(m1[x], from_t[x + s1], from_t[x]));
+      v += lanes;
+      p += lanes;
+      t += lanes;
+      first.next();
     }
-    v += n;
-    p += n;
-    t += n;
-    first.next();
-  }
-
-  // Sums along axis 0, and what follows.
-  FNTK_HD void outer(long y) {
-    const long n = lane_count<kR>(lanes);
-    const T *h0 = row(y), *h1 = row(y + c.shift_out[1]), *h2 = row(y + c.shift_out[2]);
+    const T *h0 = row(y), *h1 = row(y + o1), *h2 = row(y + o2);
     const T w1 = c.mask_out[c.rows + y], w2 = c.mask_out[2 * c.rows + y];
     const T *a = second.a, *b = second.b;
-    const Weights<T> weights = c.weights;
-    const Sink to = sink;
     FNTK_LANES
-    for (long x = 0; x < n; ++x) {  // vectorised: 12 + 32 per dual
+    for (long x = 0; x < lanes; ++x) {  // vectorised: 12 + 32 per dual
       T sum = fma(w2, h2[x], fma(w1, h1[x], h0[x])), plus = T(0);
-      const T theta = fma(w2, h2[2 * n + x], fma(w1, h1[2 * n + x], h0[2 * n + x]));
+      const T theta = fma(w2, h2[2 * lanes + x], fma(w1, h1[2 * lanes + x], h0[2 * lanes + x]));
       if constexpr (form != Form::cov) {
-        const T one = a[x] - b[x], two = a[n + x] - b[n + x];
-        const T factor = a[2 * n + x] * b[2 * n + x], square = fma(two, two, one * one);
+        const T one = a[x] - b[x], two = a[lanes + x] - b[lanes + x];
+        const T factor = a[2 * lanes + x] * b[2 * lanes + x], square = fma(two, two, one * one);
         sum = fma(factor, square, sum);
         if constexpr (form == Form::both_defects)
-          plus = fma(factor, square, fma(w2, h2[n + x], fma(w1, h1[n + x], h0[n + x])));
+          plus = fma(factor, square, fma(w2, h2[lanes + x], fma(w1, h1[lanes + x], h0[lanes + x])));
       }
-      finish<T, form, bias>(to, weights, a + 3 * n, b + 3 * n, n, x, sum, plus, theta);
+      finish<T, form, bias>(sink, c.weights, a + 3 * lanes, b + 3 * lanes, lanes, x, sum, plus, theta);
     }
     second.next();
     sink.next();
-  }
-};
-
-// Row by row for all of them: rows of tables that several read stay near.
-template <class T, int kR, Form form, bool bias, class Sink>
-void conv3(const PlaneArgs<T>* args, int count) {
-  using Walk = Conv3<T, kR, form, bias, Sink>;
-  alignas(Walk) char memory[kTogether * sizeof(Walk)];
-  Walk* const walks = reinterpret_cast<Walk*>(memory);
-  for (int k = 0; k < count; ++k) new (walks + k) Walk(args[k]);
-  const long o1 = args->shift_out[1], o2 = args->shift_out[2], most = o1 > o2 ? o1 : o2;
-  const long ahead = most > 0 ? most : 0, rows = args->rows;
-  for (long y = -ahead; y < rows; ++y) {
-    if (y + ahead < rows)
-      for (int k = 0; k < count; ++k) walks[k].inner(y + ahead);
-    if (y >= 0)
-      for (int k = 0; k < count; ++k) walks[k].outer(y);
   }
 }
 

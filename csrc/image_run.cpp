@@ -82,8 +82,7 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
     if (!(length > 0) || std::isinf(length)) length = 1;
     tables.lengths[size_t(image)] = length;
     std::vector<LinkVariance> links(program.links.size());
-    PairBlock<T> block = {plan, plan.own, kernels_of<T>(isa), worker, nullptr, false, {{table, table, true, 0, 0, 1}},
-                          {},   0};
+    PairBlock<T> block = {plan, plan.own, kernels_of<T>(isa), worker, nullptr, false, {{table, table, true, 0, 0, 1}}};
     if (plan.has_own) block.clear_links();
     for (size_t k = 0; k < program.grids.size(); ++k) {
       make_tables(program, k, own, length, kernels_of<T>(isa), links, table);
@@ -130,7 +129,7 @@ std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const Imag
   const long units = listed ? long(pairs.listed.size()) : blocks1 * blocks2;
   parallel_for(units, threads, interrupt, [&](long unit, int index) {
     Worker<T>& worker = workers[size_t(index)];
-    PairBlock<T> block = {plan, plan.pairs, kernels_of<T>(isa), worker, &outputs, pairs.symmetric, {}, {}, 0};
+    PairBlock<T> block = {plan, plan.pairs, kernels_of<T>(isa), worker, &outputs, pairs.symmetric, {}};
     const auto add = [&](long i, long j, long out1, long out2) {
       const T *first = tables1.of(plan, i), *second = tables2.of(plan, j);
       const bool same = std::all_of(inputs.begin(), inputs.end(), [&](const auto& input) {

@@ -111,17 +111,14 @@ struct PlaneArgs {
 template <class T>
 using PlaneOp = void (*)(const PlaneArgs<T>&);
 
-template <class T>
-using PlaneOps = void (*)(const PlaneArgs<T>* args, int count);  // at most kTogether, of one step
-
-constexpr int kMaxDuals = 12, kFastLanes = 32, kTogether = 4;
+constexpr int kMaxDuals = 12, kFastLanes = 32;
 
 template <class T>
 struct PlaneKernels {
-  PlaneOps<T> fused[kMaxDuals][2][2][2][2];  // [dual][both defects][cov out][bias][kFastLanes]: 3 x 3 taps
-  PlaneOps<T> conv3[3][2];                   // [form][bias]
-  PlaneOp<T> conv[3];                        // [form]
-  PlaneOp<T> dual[kMaxDuals][2][2];          // [dual][both defects][cov out]
+  PlaneOp<T> fused[kMaxDuals][2][2][2][2];  // [dual][both defects][cov out][bias][kFastLanes]: 3 x 3 taps
+  PlaneOp<T> conv3[3][2];                   // [form][bias]
+  PlaneOp<T> conv[3];                       // [form]
+  PlaneOp<T> dual[kMaxDuals][2][2];         // [dual][both defects][cov out]
   PlaneOp<T> input[3], land_conv[3], land_pool[3], sum[3];
   PlaneOp<T> to_cov[3], to_both;
   void (*add)(long n, const T* in, double* out);
