@@ -200,6 +200,15 @@ def test_kernels_with_positions_are_not_continued(backend):
         stax.Relu().kernel_fn(k)
 
 
+@compiled
+def test_what_the_compiled_engine_does_not_carry_is_refused():
+    net = stax.serial(conv(parameterization="standard", W_std=0.0, b_std=1.0), stax.Relu(), *READOUT)
+    x = np.random.default_rng(0).standard_normal((3, 4, 4, 2))
+    assert np.isfinite(net.kernel_fn(x, None, "ntk", backend="numpy")).all()
+    with pytest.raises(NotImplementedError, match=r"W_std = 0 .* backend='numpy'"):
+        net.kernel_fn(x, None, "ntk", backend="cpu")
+
+
 def test_depths_are_refused():
     with pytest.raises(NotImplementedError, match="depths"):
         POOLED.kernel_fn.depths(np.ones((2, 4, 4, 1)))

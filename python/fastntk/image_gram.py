@@ -174,6 +174,11 @@ class _Runner:
             raise NotImplementedError(
                 f"[kernel_fn] inputs with spatial axes have no backend '{engine.name}' yet: 'cpu' and 'numpy' take them"
             )
+        if any(op.name in ("dense", "conv") and op.params[0] == 0 != op.params[2] for op in program.ops):
+            raise NotImplementedError(
+                "[kernel_fn] W_std = 0 under 'standard' leaves an NTK without its covariance, which backend 'cpu' does "
+                "not carry for inputs with spatial axes: backend='numpy' does"
+            )
         self._dtype = x.arrays[0].dtype.newbyteorder("=") if dtype is None else dtype
         self._engine = engine
         self._plan = make_plan(program, x.spatial)
