@@ -7,14 +7,6 @@
 #include "program.h"
 #include "transpose.h"
 
-#if defined(__clang__)
-#define FNTK_LANES _Pragma("clang loop vectorize(assume_safety)")
-#elif defined(__GNUC__)
-#define FNTK_LANES _Pragma("GCC ivdep")
-#else
-#define FNTK_LANES __pragma(loop(ivdep))
-#endif
-
 namespace fntk {
 namespace FNTK_ISA {
 

@@ -7,14 +7,6 @@
 // factor s (1 + A_c) / sqrt(2). Windows are two such sums: along the inner axes, then along axis 0.
 #include "image_sinks.h"
 
-#if defined(__clang__)
-#define FNTK_LANES _Pragma("clang loop vectorize(assume_safety)")
-#elif defined(__GNUC__)
-#define FNTK_LANES _Pragma("GCC ivdep")
-#else
-#define FNTK_LANES __pragma(loop(ivdep))
-#endif
-
 namespace fntk {
 namespace FNTK_ISA {
 

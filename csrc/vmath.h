@@ -20,6 +20,15 @@
 #define FNTK_HAS_FMA 1
 #endif
 
+// Before a loop whose iterations do not depend on each other.
+#if defined(__clang__)
+#define FNTK_LANES _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define FNTK_LANES _Pragma("GCC ivdep")
+#else
+#define FNTK_LANES __pragma(loop(ivdep))
+#endif
+
 #ifndef FNTK_ISA
 #define FNTK_ISA generic
 #endif

@@ -75,3 +75,17 @@ def geometric_mean_of_diagonals(gram: Exact) -> np.ndarray:
     """``sqrt(K(x, x) K(x', x'))`` for all pairs: the size that an entry is measured by."""
     root = np.sqrt(np.diag(gram.high))
     return root[:, None] * root[None, :]
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal in dtype, shape and every bit."""
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+    )
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    """Fail unless two rows of arrays are the same, one by one."""
+    assert [same(a, b) for a, b in zip(found, expected, strict=True)] == [True] * len(expected)

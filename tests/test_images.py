@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fastntk import backends, stax
 from fastntk import kernel_fn as module
-from helpers import assert_close
+from helpers import assert_close, assert_same, same
 from tolerances import EPS, FLOOR
 
 Conv, Dense, Relu, Erf, serial = stax.Conv, stax.Dense, stax.Relu, stax.Erf, stax.serial
@@ -53,19 +53,6 @@ def check(found, exact, dtype):
 def relative(found, expected):
     """Largest relative error."""
     return np.max(np.abs(found.astype(float) - expected) / np.abs(expected))
-
-
-def same(a, b):
-    """Equal in dtype, shape and every bit."""
-    return (
-        a.dtype == b.dtype
-        and a.shape == b.shape
-        and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
-    )
-
-
-def assert_same(found, expected):
-    assert [same(a, b) for a, b in zip(found, expected, strict=True)] == [True] * len(expected)
 
 
 # ---------------------------------------------------------------- numbers from elsewhere

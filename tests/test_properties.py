@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fastntk import backends, dual, gram, stax
 from fastntk.activations import NONLINEARITIES
+from helpers import assert_same, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tolerances import CROSSES_ZERO, DUAL_FLOOR, bound
@@ -107,19 +108,6 @@ def covariances(x, rows=slice(None), cols=slice(None), one_set=False):
         nngp=part, ntk=np.zeros_like(part), cov1=q[rows].copy(), cov2=None if one_set else q[cols].copy(),
         x1_is_x2=one_set, is_gaussian=False, is_input=True, shape1=shape1, shape2=shape2,
     )  # fmt: skip
-
-
-def same(a, b):
-    """Equal in dtype, shape and every bit."""
-    return (
-        a.dtype == b.dtype
-        and a.shape == b.shape
-        and np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
-    )
-
-
-def assert_same(found, expected):
-    assert [same(a, b) for a, b in zip(found, expected, strict=True)] == [True] * len(expected)
 
 
 # ---------------------------------------------------------------- invariances from a given product

@@ -295,8 +295,8 @@ class Conv(_Weighted):
         if inputs.ndim != len(spec_in):
             raise ValueError(f"[Conv] takes inputs {spec_in}, given shape {tuple(inputs.shape)}")
         letters = [c for c in spec_in if c not in "NC"]
-        x = _permute(xp, inputs, [spec_in.index(c) for c in ["N", *letters, "C"]])
-        W = _permute(xp, W, [filters.index(c) for c in [*letters, "I", "O"]])
+        x = permute(xp, inputs, [spec_in.index(c) for c in ["N", *letters, "C"]])
+        W = permute(xp, W, [filters.index(c) for c in [*letters, "I", "O"]])
         channels = x.shape[-1]
         if channels != W.shape[-2]:
             raise ValueError(
@@ -308,7 +308,7 @@ class Conv(_Weighted):
         for tap in np.ndindex(*window.shape):
             z = z + xp.tensordot(tap_of(x, window, tap, xp), W[tap], axes=((x.ndim - 1,), (0,)))
         order = ["N", *letters, "C"]
-        z = _permute(xp, z, [order.index(c) for c in outputs])
+        z = permute(xp, z, [order.index(c) for c in outputs])
         return self._affine(z, b, channels * window.taps)
 
     def lower(self, builder: Builder, values: Values) -> Value:
@@ -323,7 +323,8 @@ class Conv(_Weighted):
         )  # fmt: skip
 
 
-def _permute(xp: Any, x: Any, order: list[int]) -> Any:
+def permute(xp: Any, x: Any, order: list[int]) -> Any:
+    """Axes in another order; NumPy before 2 has no ``permute_dims``."""
     return np.transpose(x, order) if xp is np else xp.permute_dims(x, order)
 
 

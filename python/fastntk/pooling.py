@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .layers import Layer, Shape, integer, is_one
-from .linear import tap_of
+from .linear import permute, tap_of
 from .program import Builder, Value, Values
 from .window import Window, padding_name, sizes
 
@@ -127,11 +127,7 @@ def _spatial_behind_first(x: Any, axes: list[int], xp: Any) -> Any:
     others = [a for a in range(x.ndim) if a not in axes]
     order = [others[0], *axes, others[1]]
     back = [order.index(a) for a in range(x.ndim)]
-
-    def permute(y: Any, by: list[int]) -> Any:
-        return np.transpose(y, by) if xp is np else xp.permute_dims(y, by)
-
-    return permute(x, order), lambda z: permute(z, back)
+    return permute(xp, x, order), lambda z: permute(xp, z, back)
 
 
 @dataclass(frozen=True)

@@ -8,26 +8,11 @@ has them in the inputs' order always: (n1, n2, h, h', w, w'), and cov1 (n1, h, h
 
 from __future__ import annotations
 
-import sys
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 
-import jax
 import numpy as np
 from image_networks import inputs, networks
-
-jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_platforms", "cpu")
-
-package = "neural_tangents"
-spec = find_spec(package)
-if spec is None:
-    sys.exit("neural-tangents is not installed")
-sys.modules[package] = ModuleType(package)
-sys.modules[package].__path__ = list(spec.submodule_search_locations)
-from neural_tangents import stax  # noqa: E402 - after the line that makes it importable
+from peer import stax, versions
 
 
 def natural(array: np.ndarray, batch_dims: int, is_reversed: bool) -> np.ndarray:
@@ -37,7 +22,7 @@ def natural(array: np.ndarray, batch_dims: int, is_reversed: bool) -> np.ndarray
     return array.transpose([*range(batch_dims), *(axis for pair in ordered for axis in pair)])
 
 
-values = {"versions": np.array([f"{name} {version(name)}" for name in ("neural-tangents", "jax", "numpy")])}
+values = {"versions": versions}
 for name, (size, (_, _, kernel_fn)) in networks(stax).items():
     x1, x2 = inputs(size)
     for label, other in (("x1, x2", x2), ("x1, x1", None)):
