@@ -7,7 +7,9 @@
 (3, 3)
 """
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from . import dual, stax
 from .config import options, show_config
@@ -19,3 +21,16 @@ except PackageNotFoundError:  # used from a source tree
     __version__ = "0+source"
 
 __all__ = ["Kernel", "__version__", "dual", "options", "show_config", "stax"]
+
+# Modules that need more than NumPy, loaded when they are first used.
+_OPTIONAL = ("plot", "predict", "sklearn")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OPTIONAL:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_OPTIONAL]

@@ -1,0 +1,353 @@
+"""Where Gram matrices are factorised: by SciPy or CuPy, in float64, and never without a word on how well it went.
+
+Two factorisations of ``A = K + s I``: :class:`Cholesky` for solves, :class:`Spectrum` (eigendecomposition) for
+functions of K. Both refuse what is not a Gram matrix, and report :class:`Conditioning`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import linalg as scipy_linalg
+from scipy.linalg import lapack
+from scipy.sparse.linalg import LinearOperator, onenormest
+
+from ..arrays import FLOATS, describe
+
+Array = npt.NDArray[Any]  # or CuPy's
+
+# Squares of larger numbers overflow the 32-bit integers of LAPACK; SciPy may be built with 64-bit ones.
+MAX_N = 46_340
+# Beyond this condition number a solution has fewer than four digits.
+WARN_DIGITS = 1e-4
+_ROWS = 1024  # of a matrix looked at in one go
+
+
+class IllConditionedWarning(UserWarning):
+    """A solution has lost most of its digits, or was only had by adding to the diagonal; the message says how much."""
+
+
+class IndefiniteError(np.linalg.LinAlgError):
+    """The matrix is no Gram matrix: it has an eigenvalue below zero by more than rounding explains."""
+
+    def __init__(self, message: str, smallest_eigenvalue: float) -> None:
+        super().__init__(message)
+        self.smallest_eigenvalue = smallest_eigenvalue
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """How well a factorisation of ``K + (diag_reg + jitter) I`` went.
+
+    Attributes
+    ----------
+    n : int
+    diag_reg, jitter : float
+        Added to the diagonal: as asked, in K's units, and beyond that because the matrix was singular to rounding.
+    condition : float
+        Condition number of what was factorised: estimated in the 1-norm (Cholesky), or a ratio of eigenvalues.
+    effective_rank : int
+        Of ``K + diag_reg I``, to ``n eps`` times its norm: what stands out of rounding.
+    """
+
+    n: int
+    diag_reg: float
+    jitter: float
+    condition: float
+    effective_rank: int
+
+
+def namespace(*arrays: Any, what: str) -> Any:
+    """NumPy or CuPy, whichever all the arrays are of; None counts as neither.
+
+    Raises
+    ------
+    TypeError
+        For other arrays, and for a mixture.
+    """
+    kinds = {describe(a).split(".")[0]: a for a in arrays if a is not None and not np.isscalar(a)}
+    if not set(kinds) - {"numpy"}:
+        return np
+    if set(kinds) == {"cupy"}:
+        import cupy  # type: ignore[import-not-found]
+
+        return cupy
+    if set(kinds) == {"numpy", "cupy"}:
+        raise TypeError(f"[{what}] NumPy and CuPy arrays are mixed: move all to one side")
+    other = next(a for kind, a in kinds.items() if kind not in ("numpy", "cupy"))
+    raise TypeError(f"[{what}] arrays must be NumPy's or CuPy's, given {describe(other)}")
+
+
+def to_host(x: Any) -> Array:
+    """A NumPy array of the same values."""
+    found: Array = x if isinstance(x, np.ndarray) else x.get()
+    return found
+
+
+def check_gram(k: Array, what: str) -> None:
+    """Raise unless ``k`` is a finite, symmetric matrix of floats.
+
+    Raises
+    ------
+    TypeError
+        Another dtype than float32 or float64.
+    ValueError
+        Not square, empty, not finite, not symmetric to rounding.
+    """
+    if k.dtype.newbyteorder("=") not in FLOATS:
+        raise TypeError(f"[{what}] the kernel must be float32 or float64, given {k.dtype}")
+    if k.ndim != 2 or k.shape[0] != k.shape[1] or not k.shape[0]:
+        raise ValueError(f"[{what}] the kernel of the training points must be (n, n), n > 0; given {k.shape}")
+    largest = asymmetry = 0.0
+    for start in range(0, len(k), _ROWS):
+        rows = k[start : start + _ROWS]
+        top = float(abs(rows).max())
+        if not np.isfinite(top):
+            row = start + int(to_host(~np.isfinite(rows).all(axis=1)).argmax())
+            raise ValueError(f"[{what}] the kernel of the training points is not finite, first in row {row}")
+        largest = max(largest, top)
+        asymmetry = max(asymmetry, float(abs(rows - k[:, start : start + _ROWS].T).max()))
+    if asymmetry > 1e3 * np.finfo(k.dtype).eps * largest:
+        raise ValueError(
+            f"[{what}] the kernel of the training points is not symmetric: |K - K^T| reaches {asymmetry:.3g}, "
+            f"|K| {largest:.3g}"
+        )
+
+
+def check_finite(values: Array, name: str, what: str) -> None:
+    """Raise ValueError where ``values`` holds NaN or infinity."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        at = tuple(int(i) for i in np.argwhere(to_host(bad))[0])
+        raise ValueError(f"[{what}] {name} is not finite: {int(bad.sum())} of {values.size} values, first at {at}")
+
+
+def check_size(n: int, what: str) -> None:
+    """Raise where LAPACK's integers are too short for an n x n matrix."""
+    if n > MAX_N and not lapack.HAS_ILP64:
+        raise ValueError(
+            f"[{what}] n = {n} exceeds {MAX_N}, the largest matrix that this SciPy's LAPACK indexes with its 32-bit "
+            "integers; fastntk.predict.iterative solves without factorising"
+        )
+
+
+def absolute_reg(k: Array, diag_reg: float, absolute: bool, what: str) -> float:
+    """``diag_reg`` in K's units: as it is, or times the mean of K's diagonal.
+
+    Raises
+    ------
+    ValueError
+        Negative or not finite.
+    """
+    if not (np.isfinite(diag_reg) and diag_reg >= 0):
+        raise ValueError(f"[{what}] diag_reg must be finite and not negative, given {diag_reg!r}")
+    return float(diag_reg) if absolute else float(diag_reg) * float(k.diagonal().mean(dtype=np.float64))
+
+
+class Cholesky:
+    """``K + s I = L L^T``.
+
+    Parameters
+    ----------
+    k : numpy.ndarray or cupy.ndarray (n, n) float32 or float64
+        Not modified.
+    reg : float
+        s, in K's units.
+    what : str
+        The caller's name, for messages.
+    dtype : numpy.dtype
+        Of the factor.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`check_gram` and :func:`check_size`.
+    IndefiniteError
+        When ``K + s I`` has an eigenvalue clearly below zero.
+
+    Warns
+    -----
+    IllConditionedWarning
+        When K was singular to rounding and jitter was added, or the solution keeps fewer than four digits.
+    """
+
+    def __init__(self, k: Array, reg: float, what: str, dtype: Any = np.float64) -> None:
+        self._xp = namespace(k, what=what)
+        n = len(k)
+        check_size(n, what)
+        check_gram(k, what)
+        self.dtype = np.dtype(dtype)
+        norm = float(abs(k).sum(axis=0, dtype=np.float64).max()) + reg
+        eps = float(np.finfo(self.dtype).eps)
+        self.factor, condition = self._try(k, reg, norm)
+        jitter, rank = 0.0, n
+        if condition * eps * n > 1:  # singular to rounding, or worse
+            smallest = self._refuse_indefinite(k, reg, norm, what)
+            rank = self._rank(k, reg, norm)
+            jitter = 2 * max(0.0, -smallest) + n * eps * norm
+            self.factor, condition = self._try(k, reg + jitter, norm + jitter)
+            while not np.isfinite(condition):
+                jitter *= 10
+                self.factor, condition = self._try(k, reg + jitter, norm + jitter)
+            warnings.warn(
+                f"[{what}] the kernel of {n} training points is singular to rounding (effective rank {rank}): "
+                f"{jitter:.3g} was added to its diagonal; choose diag_reg to say how much",
+                IllConditionedWarning,
+                stacklevel=4,
+            )
+        elif condition * eps > WARN_DIGITS:
+            rank = self._rank(k, reg, norm)
+            warnings.warn(
+                f"[{what}] the kernel of {n} training points is ill-conditioned: condition {condition:.2g}, effective "
+                f"rank {rank}; weights keep about {max(0, int(-np.log10(condition * eps)))} digits. diag_reg mends it",
+                IllConditionedWarning,
+                stacklevel=4,
+            )
+        self.conditioning = Conditioning(n, reg, jitter, condition, rank)
+
+    def solve(self, b: Array) -> Array:
+        """``(K + s I)^-1 b`` for b (n, ...)."""
+        flat = b.reshape(len(b), -1).astype(self.dtype, copy=False)
+        if self._xp is np:
+            found: Array = scipy_linalg.cho_solve((self.factor, True), flat, check_finite=False)
+        else:
+            found = self._triangular(self._triangular(flat), transposed=True)
+        return found.reshape(b.shape)
+
+    def half_solve(self, b: Array) -> Array:
+        """``L^-1 b`` for b (n, m)."""
+        return self._triangular(b.astype(self.dtype, copy=False))
+
+    def log_det(self) -> float:
+        """Logarithm of the determinant of ``K + s I``."""
+        return 2.0 * float(np.log(self.factor.diagonal()).sum(dtype=np.float64))
+
+    def inverse_diagonal(self) -> Array:
+        """Diagonal (n,) of ``(K + s I)^-1``."""
+        n = len(self.factor)
+        found: Array = self._xp.empty(n, self.dtype)
+        for start in range(0, n, _ROWS):
+            stop = min(n, start + _ROWS)
+            part = self._xp.zeros((n, stop - start), self.dtype)
+            part[self._xp.arange(start, stop), self._xp.arange(stop - start)] = 1
+            # The columns of L^-1 vanish above the diagonal.
+            half = self._triangular(part[start:], start)
+            found[start:stop] = (half * half).sum(axis=0)
+        return found
+
+    def _triangular(self, b: Array, start: int = 0, transposed: bool = False) -> Array:
+        factor = self.factor[start:, start:]
+        if self._xp is np:
+            library = scipy_linalg
+        else:
+            import cupyx.scipy.linalg as library
+        found: Array = library.solve_triangular(factor, b, lower=True, trans=int(transposed), check_finite=False)
+        return found
+
+    def _shifted(self, k: Array, reg: float) -> Array:
+        # Symmetric: the transpose of rows in C order is the same matrix, and a plain copy.
+        shifted: Array = self._xp.array(k.T, dtype=self.dtype, order="F")
+        at = self._xp.arange(len(k))
+        shifted[at, at] += reg
+        return shifted
+
+    def _try(self, k: Array, reg: float, norm: float) -> tuple[Array, float]:
+        """The lower factor, and the condition number in the 1-norm: infinite where there is no factor."""
+        a = self._shifted(k, reg)
+        n = len(k)
+        if self._xp is np:
+            (potrf, pocon) = lapack.get_lapack_funcs(("potrf", "pocon"), (a,))
+            factor, info = potrf(a, lower=True, clean=False, overwrite_a=True)
+            if info:
+                return factor, np.inf
+            inverse, info = pocon(factor, norm, uplo="L")
+            return factor, np.inf if inverse == 0 else 1 / float(inverse)
+        factor = self._xp.linalg.cholesky(a)
+        if not bool(self._xp.isfinite(factor.diagonal()).all()):
+            return factor, np.inf
+        self.factor = factor
+
+        def product(b: Array) -> Array:
+            return to_host(self.solve(self._xp.asarray(b)))
+
+        operator = LinearOperator((n, n), matvec=product, rmatvec=product, matmat=product, dtype=self.dtype)
+        return factor, norm * float(onenormest(operator))
+
+    def _refuse_indefinite(self, k: Array, reg: float, norm: float, what: str) -> float:
+        """The smallest eigenvalue, if rounding explains it."""
+        smallest = float(eigenvalues(self._shifted(k, reg), (0, 0))[0])
+        # What rounding each entry in the dtype it came in may move an eigenvalue by.
+        allowed = len(k) * float(np.finfo(k.dtype).eps) * norm
+        if smallest < -allowed:
+            raise IndefiniteError(
+                f"[{what}] the kernel of {len(k)} training points is indefinite: its smallest eigenvalue is "
+                f"{smallest:.6g} with {reg:.3g} on the diagonal, rounding explains down to {-allowed:.3g}",
+                smallest,
+            )
+        return smallest
+
+    def _rank(self, k: Array, reg: float, norm: float) -> int:
+        """Rank by pivoted Cholesky."""
+        a = to_host(self._shifted(k, reg))
+        (pstrf,) = lapack.get_lapack_funcs(("pstrf",), (a,))
+        tol = len(a) * float(np.finfo(self.dtype).eps) * norm
+        _, _, rank, _ = pstrf(a, tol=tol, lower=True, overwrite_a=True)
+        return int(rank)
+
+
+class Spectrum:
+    """``K + s I = V diag(values) V^T``, eigenvalues in rising order, never below 0.
+
+    Parameters, Raises
+    ------------------
+    As :class:`Cholesky`.
+    """
+
+    def __init__(self, k: Array, reg: float, what: str, dtype: Any = np.float64) -> None:
+        xp = namespace(k, what=what)
+        n = len(k)
+        check_size(n, what)
+        check_gram(k, what)
+        a = xp.array(k.T, dtype=dtype, order="F")
+        if xp is np:
+            # 'evd' is the fast one; its workspace of 2 n^2 outgrows 32-bit integers first.
+            driver = "evd" if n <= 32_000 else "evr"
+            values, self.vectors = scipy_linalg.eigh(a, driver=driver, overwrite_a=True, check_finite=False)
+        else:
+            values, self.vectors = xp.linalg.eigh(a)
+        values = values + reg
+        smallest, largest = float(values[0]), float(values[-1])
+        allowed = n * float(np.finfo(k.dtype).eps) * max(largest, -smallest)
+        if smallest < -allowed:
+            raise IndefiniteError(
+                f"[{what}] the kernel of {n} training points is indefinite: its smallest eigenvalue is {smallest:.6g} "
+                f"with {reg:.3g} on the diagonal, rounding explains down to {-allowed:.3g}",
+                smallest,
+            )
+        self.values = xp.maximum(values, 0.0)
+        # Below this an eigenvalue is rounding.
+        self.threshold = n * float(np.finfo(self.values.dtype).eps) * largest
+        rank = int((self.values > self.threshold).sum())
+        condition = largest / float(self.values[0]) if float(self.values[0]) > 0 else np.inf
+        self.conditioning = Conditioning(n, reg, 0.0, condition, rank)
+
+    def apply(self, weights: Array, b: Array) -> Array:
+        """``V diag(weights) V^T b``: weights (..., n), b (n, m); (..., n, m)."""
+        found: Array = self.vectors @ (weights[..., None] * (self.vectors.T @ b))
+        return found
+
+
+def eigenvalues(a: Array, subset: tuple[int, int] | None = None) -> Array:
+    """Eigenvalues of a symmetric matrix in rising order, those counted from ``subset[0]`` to ``subset[1]``."""
+    values: Array
+    if isinstance(a, np.ndarray):
+        values = scipy_linalg.eigvalsh(a, subset_by_index=subset, check_finite=False)
+        return values
+    import cupy
+
+    values = cupy.linalg.eigvalsh(a)
+    return values if subset is None else values[subset[0] : subset[1] + 1]
