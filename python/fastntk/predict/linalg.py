@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -131,7 +132,7 @@ def check_size(n: int, what: str) -> None:
     if n > MAX_N and not lapack.HAS_ILP64:
         raise ValueError(
             f"[{what}] n = {n} exceeds {MAX_N}, the largest matrix that this SciPy's LAPACK indexes with its 32-bit "
-            "integers; fastntk.predict.iterative solves without factorising"
+            "integers; fastntk.predict.conjugate_gradient solves without factorising"
         )
 
 
@@ -241,10 +242,7 @@ class Cholesky:
 
     def _triangular(self, b: Array, start: int = 0, transposed: bool = False) -> Array:
         factor = self.factor[start:, start:]
-        if self._xp is np:
-            library = scipy_linalg
-        else:
-            import cupyx.scipy.linalg as library
+        library: Any = scipy_linalg if self._xp is np else import_module("cupyx.scipy.linalg")
         found: Array = library.solve_triangular(factor, b, lower=True, trans=int(transposed), check_finite=False)
         return found
 
