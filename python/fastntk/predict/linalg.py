@@ -6,6 +6,7 @@ functions of K. Both refuse what is not a Gram matrix, and report :class:`Condit
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass
 from importlib import import_module
@@ -81,6 +82,15 @@ def namespace(*arrays: Any, what: str) -> Any:
         raise TypeError(f"[{what}] NumPy and CuPy arrays are mixed: move all to one side")
     other = next(a for kind, a in kinds.items() if kind not in ("numpy", "cupy"))
     raise TypeError(f"[{what}] arrays must be NumPy's or CuPy's, given {describe(other)}")
+
+
+def warn(message: str, category: type[Warning] = IllConditionedWarning) -> None:
+    """Warn at the line outside fastntk from which the call came."""
+    frame: Any = sys._getframe(1)
+    level = 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("fastntk."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 def to_host(x: Any) -> Array:
@@ -194,19 +204,15 @@ class Cholesky:
             while not np.isfinite(condition):
                 jitter *= 10
                 self.factor, condition = self._try(k, reg + jitter, norm + jitter)
-            warnings.warn(
+            warn(
                 f"[{what}] the kernel of {n} training points is singular to rounding (effective rank {rank}): "
-                f"{jitter:.3g} was added to its diagonal; choose diag_reg to say how much",
-                IllConditionedWarning,
-                stacklevel=4,
+                f"{jitter:.3g} was added to its diagonal; choose diag_reg to say how much"
             )
         elif condition * eps > WARN_DIGITS:
             rank = self._rank(k, reg, norm)
-            warnings.warn(
+            warn(
                 f"[{what}] the kernel of {n} training points is ill-conditioned: condition {condition:.2g}, effective "
-                f"rank {rank}; weights keep about {max(0, int(-np.log10(condition * eps)))} digits. diag_reg mends it",
-                IllConditionedWarning,
-                stacklevel=4,
+                f"rank {rank}; weights keep about {max(0, int(-np.log10(condition * eps)))} digits. diag_reg mends it"
             )
         self.conditioning = Conditioning(n, reg, jitter, condition, rank)
 
