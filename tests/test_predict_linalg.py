@@ -135,6 +135,18 @@ def test_refused(kind, change, error, message):
         kind(change(np.eye(4) + 0.1), 0.0, "where")
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-300])
+def test_a_kernel_that_no_jitter_mends_is_refused(scale):
+    with pytest.raises(ValueError, match=r"\[where\] the kernel of the training points is zero: its 1-norm is"):
+        Cholesky(np.full((3, 3), scale), 0.0, "where")
+
+
+def test_conditioning_of_a_spectrum_shifted_afterwards():
+    k = gram(20, 5)
+    spectrum = Spectrum(k, 0.25, "test")
+    assert spectrum.shifted(0.5) == Spectrum(k, 0.75, "test").conditioning
+
+
 @pytest.mark.parametrize("kind", [Cholesky, Spectrum])
 def test_too_large_for_the_library_is_refused(kind):
     """A view of one number: nothing of that size is allocated or read."""

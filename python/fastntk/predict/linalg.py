@@ -93,6 +93,16 @@ def warn(message: str, category: type[Warning] = IllConditionedWarning) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
+def warn_of_few_digits(found: Conditioning, eps: float, what: str) -> None:
+    """Warn where a solution in a dtype of this ``eps`` keeps fewer than four digits."""
+    if found.condition * eps > WARN_DIGITS:
+        warn(
+            f"[{what}] the kernel of {found.n} training points is ill-conditioned: condition {found.condition:.2g}, "
+            f"effective rank {found.effective_rank}; weights keep about "
+            f"{max(0, int(-np.log10(found.condition * eps)))} digits. diag_reg mends it"
+        )
+
+
 def to_host(x: Any) -> Array:
     """A NumPy array of the same values."""
     found: Array = x if isinstance(x, np.ndarray) else x.get()
@@ -194,6 +204,8 @@ class Cholesky:
         self.dtype = np.dtype(dtype)
         norm = float(abs(k).sum(axis=0, dtype=np.float64).max()) + reg
         eps = float(np.finfo(self.dtype).eps)
+        if norm * eps < np.finfo(self.dtype).tiny:  # no jitter helps
+            raise ValueError(f"[{what}] the kernel of the training points is zero: its 1-norm is {norm:.3g}")
         self.factor, condition = self._try(k, reg, norm)
         jitter, rank = 0.0, n
         if condition * eps * n > 1:  # singular to rounding, or worse
@@ -210,11 +222,9 @@ class Cholesky:
             )
         elif condition * eps > WARN_DIGITS:
             rank = self._rank(k, reg, norm)
-            warn(
-                f"[{what}] the kernel of {n} training points is ill-conditioned: condition {condition:.2g}, effective "
-                f"rank {rank}; weights keep about {max(0, int(-np.log10(condition * eps)))} digits. diag_reg mends it"
-            )
         self.conditioning = Conditioning(n, reg, jitter, condition, rank)
+        if not jitter:
+            warn_of_few_digits(self.conditioning, eps, what)
 
     def solve(self, b: Array) -> Array:
         """``(K + s I)^-1 b`` for b (n, ...)."""
@@ -332,12 +342,19 @@ class Spectrum:
                 f"with {reg:.3g} on the diagonal, rounding explains down to {-allowed:.3g}",
                 smallest,
             )
+        self._reg = reg
         self.values = xp.maximum(values, 0.0)
         # Below this an eigenvalue is rounding.
         self.threshold = n * float(np.finfo(self.values.dtype).eps) * largest
-        rank = int((self.values > self.threshold).sum())
-        condition = largest / float(self.values[0]) if float(self.values[0]) > 0 else np.inf
-        self.conditioning = Conditioning(n, reg, 0.0, condition, rank)
+        self.conditioning = self.shifted(0.0)
+
+    def shifted(self, reg: float) -> Conditioning:
+        """How well ``K + (s + reg) I`` is conditioned."""
+        values = self.values + reg
+        smallest, largest = float(values[0]), float(values[-1])
+        threshold = len(values) * float(np.finfo(values.dtype).eps) * largest
+        condition = largest / smallest if smallest > 0 else np.inf
+        return Conditioning(len(values), self._reg + reg, 0.0, condition, int((values > threshold).sum()))
 
     def apply(self, weights: Array, b: Array) -> Array:
         """``V diag(weights) V^T b``: weights (..., n), b (n, m); (..., n, m)."""
