@@ -143,8 +143,9 @@ def test_a_kernel_that_no_jitter_mends_is_refused(scale):
 
 def test_conditioning_of_a_spectrum_shifted_afterwards():
     k = gram(20, 5)
-    spectrum = Spectrum(k, 0.25, "test")
-    assert spectrum.shifted(0.5) == Spectrum(k, 0.75, "test").conditioning
+    found, expected = Spectrum(k, 0.25, "test").shifted(0.5), Spectrum(k, 0.75, "test").conditioning
+    assert (found.n, found.diag_reg, found.effective_rank) == (20, 0.75, expected.effective_rank)
+    assert np.isclose(found.condition, expected.condition, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [Cholesky, Spectrum])
