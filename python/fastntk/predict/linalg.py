@@ -27,6 +27,7 @@ MAX_N = 46_340
 # Beyond this condition number a solution has fewer than four digits.
 WARN_DIGITS = 1e-4
 _ROWS = 1024  # of a matrix looked at in one go
+TRAIN = "the kernel of the training points"
 
 
 class IllConditionedWarning(UserWarning):
@@ -109,8 +110,33 @@ def to_host(x: Any) -> Array:
     return found
 
 
-def check_gram(k: Array, what: str) -> None:
-    """Raise unless ``k`` is a finite, symmetric matrix of floats.
+def solve_dtype_of(dtype: Any, what: str) -> np.dtype[Any]:
+    """``solve_dtype`` as given by a user; None: float64.
+
+    Raises
+    ------
+    ValueError
+        Another dtype than float32 or float64.
+    """
+    found = np.dtype(np.float64 if dtype is None else dtype)
+    if found not in FLOATS:
+        raise ValueError(f"[{what}] solve_dtype must be float32 or float64, given {dtype!r}")
+    return found
+
+
+def product(k: Array, b: Array) -> Array:
+    """``k @ b`` in the dtype of ``b``, whatever that of the kernel ``k``: no second copy of it is made."""
+    if k.dtype == b.dtype or len(k) <= _ROWS:
+        whole: Array = k.astype(b.dtype, copy=False) @ b
+        return whole
+    found: Array = namespace(k, what="product").empty((len(k), *b.shape[1:]), b.dtype)
+    for start in range(0, len(k), _ROWS):
+        found[start : start + _ROWS] = k[start : start + _ROWS].astype(b.dtype) @ b
+    return found
+
+
+def check_gram(k: Array, what: str, name: str = TRAIN) -> None:
+    """Raise unless ``k``, called ``name`` in messages, is a finite, symmetric matrix of floats.
 
     Raises
     ------
@@ -120,21 +146,21 @@ def check_gram(k: Array, what: str) -> None:
         Not square, empty, not finite, not symmetric to rounding.
     """
     if k.dtype.newbyteorder("=") not in FLOATS:
-        raise TypeError(f"[{what}] the kernel must be float32 or float64, given {k.dtype}")
+        raise TypeError(f"[{what}] {name} must be float32 or float64, given {k.dtype}")
     if k.ndim != 2 or k.shape[0] != k.shape[1] or not k.shape[0]:
-        raise ValueError(f"[{what}] the kernel of the training points must be (n, n), n > 0; given {k.shape}")
+        raise ValueError(f"[{what}] {name} must be (n, n), n > 0; given {k.shape}")
     largest = asymmetry = 0.0
     for start in range(0, len(k), _ROWS):
         rows = k[start : start + _ROWS]
         top = float(abs(rows).max())
         if not np.isfinite(top):
             row = start + int(to_host(~np.isfinite(rows).all(axis=1)).argmax())
-            raise ValueError(f"[{what}] the kernel of the training points is not finite, first in row {row}")
+            raise ValueError(f"[{what}] {name} is not finite, first in row {row}")
         largest = max(largest, top)
         asymmetry = max(asymmetry, float(abs(rows - k[:, start : start + _ROWS].T).max()))
     if asymmetry > 1e3 * np.finfo(k.dtype).eps * largest:
         raise ValueError(
-            f"[{what}] the kernel of the training points is not symmetric: |K - K^T| reaches {asymmetry:.3g}, "
+            f"[{what}] {name} is not symmetric: |K - K^T| reaches {asymmetry:.3g}, "
             f"|K| {largest:.3g}"
         )
 
@@ -318,14 +344,21 @@ class Spectrum:
 
     Parameters, Raises
     ------------------
-    As :class:`Cholesky`.
+    As :class:`Cholesky`; and
+
+    rounding : float
+        What an eigenvalue may have been moved by beside the rounding of K's own entries.
+    name : str
+        What K is, for messages.
     """
 
-    def __init__(self, k: Array, reg: float, what: str, dtype: Any = np.float64) -> None:
+    def __init__(
+        self, k: Array, reg: float, what: str, dtype: Any = np.float64, rounding: float = 0.0, name: str = TRAIN
+    ) -> None:
         xp = namespace(k, what=what)
         n = len(k)
         check_size(n, what)
-        check_gram(k, what)
+        check_gram(k, what, name)
         a = xp.array(k.T, dtype=dtype, order="F")
         if xp is np:
             # 'evd' is the fast one; its workspace of 2 n^2 outgrows 32-bit integers first.
@@ -335,11 +368,11 @@ class Spectrum:
             values, self.vectors = xp.linalg.eigh(a)
         values = values + reg
         smallest, largest = float(values[0]), float(values[-1])
-        allowed = n * float(np.finfo(k.dtype).eps) * max(largest, -smallest)
+        allowed = n * float(np.finfo(k.dtype).eps) * max(largest, -smallest) + rounding
         if smallest < -allowed:
             raise IndefiniteError(
-                f"[{what}] the kernel of {n} training points is indefinite: its smallest eigenvalue is {smallest:.6g} "
-                f"with {reg:.3g} on the diagonal, rounding explains down to {-allowed:.3g}",
+                f"[{what}] {name} ({n} rows) is indefinite: its smallest eigenvalue is {smallest:.6g} with {reg:.3g} on "
+                f"the diagonal, rounding explains down to {-allowed:.3g}",
                 smallest,
             )
         self._reg = reg
