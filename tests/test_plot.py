@@ -70,13 +70,14 @@ def test_posterior_band_draws_mean_band_points_and_draws(posterior, rng):
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("x", "f(x)")
 
 
-def test_posterior_band_takes_mean_and_std(posterior):
+def test_posterior_band_takes_standard_deviations_and_variances(posterior):
     x, gaussian = posterior
     std = np.sqrt(np.diag(gaussian.covariance))
     ax = plot.posterior_band(x, (gaussian.mean[:, 0], std))
-    expected = plot.posterior_band(x, gaussian)
-    for found, right in zip(band(ax.collections[0]), band(expected.collections[0]), strict=True):
-        np.testing.assert_allclose(found, right)
+    variances = plot.posterior_band(x, SimpleNamespace(mean=gaussian.mean, covariance=std**2))
+    expected = band(plot.posterior_band(x, gaussian).collections[0])
+    np.testing.assert_allclose(band(ax.collections[0]), expected)
+    np.testing.assert_allclose(band(variances.collections[0]), expected)
     assert legend(ax) == ["± 2 standard deviations", "mean"]
 
 
@@ -92,7 +93,11 @@ def test_posterior_band_refuses(posterior):
         ((x[1:], gaussian), {}, r"gaussian.mean must be \(6,\) or \(6, 1\), given shape \(7, 1\)"),
         ((x, SimpleNamespace(mean=two, covariance=covariance)), {}, r"gaussian.mean must be .*given shape \(7, 2\)"),
         ((x, SimpleNamespace(mean=nan, covariance=covariance)), {}, "gaussian.mean is not finite: 1 of 7 values"),
-        ((x, SimpleNamespace(mean=gaussian.mean, covariance=np.ones(M))), {}, r"covariance must be \(7, 7\)"),
+        (
+            (x, SimpleNamespace(mean=gaussian.mean, covariance=np.ones((M, 1)))),
+            {},
+            r"covariance must be \(7, 7\) or \(7,\)",
+        ),
         ((x, SimpleNamespace(mean=gaussian.mean, covariance=covariance)), {}, "a negative variance, -0.001"),
         ((x, (gaussian.mean, np.full(M, -0.5))), {}, "std must not be negative, given -0.5"),
         ((x, gaussian), {"draws": np.zeros((3, M + 1))}, r"draws must be \(s, 7\), given shape \(3, 8\)"),

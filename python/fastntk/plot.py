@@ -44,8 +44,8 @@ def posterior_band(
     x : array (m,) or (m, 1)
         Where the prediction was made, in any order.
     gaussian : Gaussian, or (mean, std)
-        ``fastntk.predict``'s, mean (m,) or (m, 1) and covariance (m, m); or two such arrays, as ``predict(X,
-        return_std=True)`` of scikit-learn's estimators returns them.
+        ``fastntk.predict``'s, mean (m,) or (m, 1), covariance (m, m) or variances (m,); or mean and standard
+        deviations, as ``predict(X, return_std=True)`` of scikit-learn's estimators returns them.
     train : (x_train, y_train), optional
         Arrays (n,) or (n, 1), drawn as points.
     draws : array (s, m) or (s, m, 1), optional
@@ -75,9 +75,11 @@ def posterior_band(
     if hasattr(gaussian, "covariance"):
         mean = _column(gaussian.mean, "gaussian.mean", what, count)
         covariance = _numbers(gaussian.covariance, "gaussian.covariance", what)
-        if covariance.shape != (count, count):
-            raise ValueError(f"[{what}] gaussian.covariance must be {(count, count)}, given shape {covariance.shape}")
-        variance = covariance.diagonal()
+        if covariance.shape not in ((count, count), (count,)):
+            raise ValueError(
+                f"[{what}] gaussian.covariance must be {(count, count)} or {(count,)}, given shape {covariance.shape}"
+            )
+        variance = covariance if covariance.ndim == 1 else covariance.diagonal()
         if variance.min() < 0:
             raise ValueError(f"[{what}] gaussian.covariance has a negative variance, {variance.min():.3g}")
         std = np.sqrt(variance)
