@@ -34,15 +34,15 @@ def check_get(get: Any) -> tuple[str, ...] | None:
 
 
 @lru_cache(maxsize=64)
-def named(names: tuple[str, ...]) -> Any:
+def named(names: tuple[str, ...], kind: str = "AnalyticKernel") -> Any:
     """The named tuple of one ``get``; it pickles as the call that makes it again."""
-    kind = namedtuple("AnalyticKernel", names)  # type: ignore[misc]
-    setattr(kind, "__reduce__", lambda self: (_analytic_kernel, (names, tuple(self))))  # noqa: B010
-    return kind
+    made = namedtuple(kind, names)  # type: ignore[misc]
+    setattr(made, "__reduce__", lambda self: (_restored, (names, kind, tuple(self))))  # noqa: B010
+    return made
 
 
-def _analytic_kernel(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
-    return named(names)(*values)
+def _restored(names: tuple[str, ...], kind: str, values: tuple[Any, ...]) -> Any:
+    return named(names, kind)(*values)
 
 
 def tree_of(values: Any, make: Any) -> Any:

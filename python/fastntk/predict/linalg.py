@@ -159,10 +159,7 @@ def check_gram(k: Array, what: str, name: str = TRAIN) -> None:
         largest = max(largest, top)
         asymmetry = max(asymmetry, float(abs(rows - k[:, start : start + _ROWS].T).max()))
     if asymmetry > 1e3 * np.finfo(k.dtype).eps * largest:
-        raise ValueError(
-            f"[{what}] {name} is not symmetric: |K - K^T| reaches {asymmetry:.3g}, "
-            f"|K| {largest:.3g}"
-        )
+        raise ValueError(f"[{what}] {name} is not symmetric: |K - K^T| reaches {asymmetry:.3g}, |K| {largest:.3g}")
 
 
 def check_finite(values: Array, name: str, what: str) -> None:
@@ -320,8 +317,8 @@ class Cholesky:
     def _refuse_indefinite(self, k: Array, reg: float, norm: float, what: str) -> float:
         """The smallest eigenvalue, if rounding explains it."""
         smallest = float(eigenvalues(self._shifted(k, reg), (0, 0))[0])
-        # What rounding each entry in the dtype it came in may move an eigenvalue by.
-        allowed = len(k) * float(np.finfo(k.dtype).eps) * norm
+        # What rounding each entry in the dtype it came in, or is factorised in, may move an eigenvalue by.
+        allowed = len(k) * max(float(np.finfo(dtype).eps) for dtype in (k.dtype, self.dtype)) * norm
         if smallest < -allowed:
             raise IndefiniteError(
                 f"[{what}] the kernel of {len(k)} training points is indefinite: its smallest eigenvalue is "
@@ -368,11 +365,12 @@ class Spectrum:
             values, self.vectors = xp.linalg.eigh(a)
         values = values + reg
         smallest, largest = float(values[0]), float(values[-1])
-        allowed = n * float(np.finfo(k.dtype).eps) * max(largest, -smallest) + rounding
+        eps = max(float(np.finfo(entry).eps) for entry in (k.dtype, values.dtype))
+        allowed = n * eps * max(largest, -smallest) + rounding
         if smallest < -allowed:
             raise IndefiniteError(
-                f"[{what}] {name} ({n} rows) is indefinite: its smallest eigenvalue is {smallest:.6g} with {reg:.3g} on "
-                f"the diagonal, rounding explains down to {-allowed:.3g}",
+                f"[{what}] {name} ({n} rows) is indefinite: its smallest eigenvalue is {smallest:.6g} with {reg:.3g} "
+                f"on the diagonal, rounding explains down to {-allowed:.3g}",
                 smallest,
             )
         self._reg = reg
