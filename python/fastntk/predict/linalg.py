@@ -150,14 +150,16 @@ def check_gram(k: Array, what: str, name: str = TRAIN) -> None:
     if k.ndim != 2 or k.shape[0] != k.shape[1] or not k.shape[0]:
         raise ValueError(f"[{what}] {name} must be (n, n), n > 0; given {k.shape}")
     largest = asymmetry = 0.0
-    for start in range(0, len(k), _ROWS):
-        rows = k[start : start + _ROWS]
-        top = float(abs(rows).max())
-        if not np.isfinite(top):
-            row = start + int(to_host(~np.isfinite(rows).all(axis=1)).argmax())
-            raise ValueError(f"[{what}] {name} is not finite, first in row {row}")
-        largest = max(largest, top)
-        asymmetry = max(asymmetry, float(abs(rows - k[:, start : start + _ROWS].T).max()))
+    parts = [slice(start, start + _ROWS) for start in range(0, len(k), _ROWS)]
+    for i, rows in enumerate(parts):  # square parts, each read once: k may be a memmap larger than memory
+        for columns in parts[i:]:
+            part, mirrored = k[rows, columns], k[columns, rows].T
+            top = max(float(abs(part).max()), float(abs(mirrored).max()))
+            if not np.isfinite(top):
+                row = next(r for r in range(len(k)) if not bool(np.isfinite(k[r]).all()))
+                raise ValueError(f"[{what}] {name} is not finite, first in row {row}")
+            largest = max(largest, top)
+            asymmetry = max(asymmetry, float(abs(part - mirrored).max()))
     if asymmetry > 1e3 * np.finfo(k.dtype).eps * largest:
         raise ValueError(f"[{what}] {name} is not symmetric: |K - K^T| reaches {asymmetry:.3g}, |K| {largest:.3g}")
 
