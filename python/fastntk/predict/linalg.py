@@ -181,7 +181,7 @@ def check_size(n: int, what: str) -> None:
         )
 
 
-def absolute_reg(k: Array, diag_reg: float, absolute: bool, what: str) -> float:
+def absolute_reg(k: Any, diag_reg: float, absolute: bool, what: str) -> float:
     """``diag_reg`` in K's units: as it is, or times the mean of K's diagonal.
 
     Raises
@@ -222,7 +222,7 @@ class Cholesky:
     """
 
     def __init__(self, k: Array, reg: float, what: str, dtype: Any = np.float64) -> None:
-        self._xp = namespace(k, what=what)
+        self._library = namespace(k, what=what).__name__  # a name goes through pickle, a module does not
         n = len(k)
         check_size(n, what)
         check_gram(k, what)
@@ -250,6 +250,10 @@ class Cholesky:
         self.conditioning = Conditioning(n, reg, jitter, condition, rank)
         if not jitter:
             warn_of_few_digits(self.conditioning, eps, what)
+
+    @property
+    def _xp(self) -> Any:
+        return import_module(self._library)
 
     def solve(self, b: Array) -> Array:
         """``(K + s I)^-1 b`` for b (n, ...)."""
