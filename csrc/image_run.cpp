@@ -2,8 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <new>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include "check.h"
 #include "image_block.h"
@@ -30,6 +35,17 @@ void reserve(Worker<T>& worker, const ImagePlan<T>& plan, long pairs) {
 }
 
 }  // namespace
+
+Zeros::Zeros(size_t bytes) : block_(std::calloc(bytes + 64, 1), std::free) {
+  if (!block_) throw std::bad_alloc();
+  first = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(block_.get()) + 63) / 64 * 64);
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t large = 2 << 20;
+  const uintptr_t start = reinterpret_cast<uintptr_t>(first), from = (start + large - 1) / large * large;
+  const uintptr_t to = (start + bytes) / large * large;
+  if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);  // refused: small ones
+#endif
+}
 
 template <class T>
 ImagePlan<T>::ImagePlan(ImageProgram given) : program(std::move(given)) {
@@ -63,7 +79,7 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
   ImageTables<T> tables;
   tables.n = n;
   tables.lengths.resize(size_t(n));
-  tables.data.resize(size_t(n * program.table_size) + 64 / sizeof(T));
+  tables.data = Zeros(size_t(n * program.table_size) * sizeof(T));
   std::vector<long> sizes(program.channels.size());
   for (const ImageGrid& g : program.grids)
     for (const ImageStep& step : g.steps)
@@ -75,7 +91,7 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
     reserve(worker, plan, 1);
     std::vector<const T*> own;
     for (size_t k = 0; k < x.size(); ++k) own.push_back(x[k] + image * sizes[k]);
-    T* table = const_cast<T*>(tables.of(plan, image));
+    T* table = tables.of(plan, image);
     double length = 0;
     for (size_t k = 0; k < own.size() && program.homogeneous; ++k)
       for (long at = 0; at < sizes[k]; ++at) length = std::max(length, std::abs(double(own[k][at])));

@@ -18,14 +18,24 @@ struct ImagePlan {
   bool has_own = false;       // variances behind pooling need pairs of an image with itself
 };
 
+// Memory full of zeros, on cache lines: a vector that straddles two costs double. Its pages come when they are first
+// written, so the threads share that work; large ones where the system has them.
+struct Zeros {
+  void* first = nullptr;
+  Zeros() = default;
+  explicit Zeros(size_t bytes);
+
+ private:
+  std::unique_ptr<void, void (*)(void*)> block_{nullptr, nullptr};
+};
+
 template <class T>
 struct ImageTables {
   long n = 0;
   std::vector<double> lengths;  // what each image was divided by
-  std::vector<T> data;  // n x table_size, from the first cache line on: a vector that straddles two costs double
-  const T* of(const ImagePlan<T>& plan, long image) const {
-    const auto first = (reinterpret_cast<uintptr_t>(data.data()) + 63) / 64 * 64;
-    return reinterpret_cast<const T*>(first) + image * plan.program.table_size;
+  Zeros data;                   // n x table_size
+  T* of(const ImagePlan<T>& plan, long image) const {
+    return static_cast<T*>(data.first) + image * plan.program.table_size;
   }
 };
 
