@@ -344,14 +344,14 @@ inline void tap_sum(long n, const int32_t* from, const double* q, double* found)
   for (long k = 0; k < n; ++k) found[k] += q[from[k]];  // vectorised: 1
 }
 
-inline void tap_factor(long n, const int32_t* center, const double* s, const double* total, double* scale,
+// S_o = (s_o / whole) / (1 + s_c / whole), the factor whole (1 + s_c / whole) / sqrt(2).
+inline void tap_factor(long n, const int32_t* center, const double* s, const double* whole, double* scale,
                        double* factor) {
   FNTK_LANES
   for (long k = 0; k < n; ++k) {  // vectorised: 1
-    const double whole = sqrt(total[k]), over = select(total[k] > 0, 1 / whole, 0.0);
-    const double middle = 1 + s[center[k]] * over;
-    scale[k] = over / middle;
-    factor[k] = whole * middle * 0.70710678118654752440;
+    const double sum = whole[k] + s[center[k]];
+    scale[k] = select(sum > 0, 1 / sum, 0.0);
+    factor[k] = sum * 0.70710678118654752440;
   }
 }
 
@@ -360,14 +360,15 @@ inline void tap_coordinate(long n, const int32_t* from, const double* s, const d
   for (long k = 0; k < n; ++k) out[k] = s[from[k]] * scale[k];  // vectorised: 1
 }
 
-// The inverse of 0 counts as 0.
-inline void square_root(long n, const double* in, double* out, double* inverse) {
+inline void square_root(long n, const double* in, double* out) {
   FNTK_LANES
-  for (long k = 0; k < n; ++k) {  // vectorised: 1
-    const double root = sqrt(in[k]);
-    out[k] = root;
-    inverse[k] = select(in[k] == 0, 0.0, 1 / root);
-  }
+  for (long k = 0; k < n; ++k) out[k] = sqrt(in[k]);  // vectorised: 1
+}
+
+// The inverse of 0 counts as 0.
+inline void inverse(long n, const double* in, double* out) {
+  FNTK_LANES
+  for (long k = 0; k < n; ++k) out[k] = select(in[k] == 0, 0.0, 1 / in[k]);  // vectorised: 1
 }
 
 template <class T>
@@ -432,6 +433,7 @@ PlaneKernels<T> make_plane_kernels() {
   k.tap_factor = tap_factor;
   k.tap_coordinate = tap_coordinate;
   k.square_root = square_root;
+  k.inverse = inverse;
   k.put = put<T>;
   k.gather = gather<T>;
   int index = 0;

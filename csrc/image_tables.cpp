@@ -7,6 +7,13 @@ namespace fntk {
 
 namespace {
 
+// Of every position, and 0 behind them for what is not there.
+using Values = std::vector<double>;
+
+struct Variances {
+  Values q, s;  // s: their roots, once something has asked for them
+};
+
 template <class T>
 struct Tables {
   const ImageProgram& program;
@@ -15,10 +22,20 @@ struct Tables {
   double length;
   const PlaneKernels<T>& kernels;
   std::vector<LinkVariance>& links;
-  T* table;                                // of this grid
-  std::vector<std::vector<double>> slots;  // variances of every position
+  T* table;  // of this grid
+  std::vector<Variances> slots;
+  Values scale, factor, out;  // scratch
 
   long positions() const { return grid.rows * grid.inner; }
+  Values zeros() const { return Values(size_t(positions()) + 1); }
+
+  const Values& roots(Variances& of) const {
+    if (of.s.empty()) {
+      of.s = zeros();
+      kernels.square_root(positions(), of.q.data(), of.s.data());
+    }
+    return of.s;
+  }
 
   // Array k of a step at a position, in every packed place.
   void put(const ImageStep& step, int k, long at, double value) {
@@ -28,7 +45,7 @@ struct Tables {
   }
 
   // Array k of a step at all positions.
-  void put_all(const ImageStep& step, int k, const std::vector<double>& values) {
+  void put_all(const ImageStep& step, int k, const Values& values) {
     kernels.put(grid.rows, grid.inner, grid.packed, step.n_arrays * grid.lanes, values.data(),
                 table + (step.first * grid.rows + k) * grid.lanes);
   }
@@ -77,18 +94,15 @@ struct Tables {
   }
 
   // Variances behind one stage of taps, and its coordinates and factor from array `first` on.
-  std::vector<double> stage(const ImageStep& step, int first, size_t center,
-                            const std::vector<std::vector<int32_t>>& taps, const std::vector<double>& q) {
+  Variances stage(const ImageStep& step, int first, size_t center, const std::vector<std::vector<int32_t>>& taps,
+                  Variances& before) {
     const long n = positions();
-    std::vector<double> found(static_cast<size_t>(n)), padded(q);
-    padded.resize(size_t(n) + 1);  // what is not there reads entry n: 0
-    for (const auto& from : taps) kernels.tap_sum(n, from.data(), padded.data(), found.data());
+    Variances found;
+    found.q = zeros();
+    for (const auto& from : taps) kernels.tap_sum(n, from.data(), before.q.data(), found.q.data());
     if (step.in == Form::cov || taps.size() < 2) return found;
-    std::vector<double> s(size_t(n) + 1), scale(size_t(n) + 1), factor(static_cast<size_t>(n)),
-        out(static_cast<size_t>(n));
-    kernels.square_root(n, padded.data(), s.data(), scale.data());
-    s[size_t(n)] = 0;
-    kernels.tap_factor(n, taps[center].data(), s.data(), found.data(), scale.data(), factor.data());
+    const Values& s = roots(before);
+    kernels.tap_factor(n, taps[center].data(), s.data(), roots(found).data(), scale.data(), factor.data());
     int k = first;
     for (size_t t = 0; t < taps.size(); ++t) {
       if (t == center) continue;
@@ -103,26 +117,25 @@ struct Tables {
     const int n_in = step.n_coords[0] > 0 ? step.n_coords[0] + 1 : 0;
     const int n_out = step.n_coords[1] > 0 ? step.n_coords[1] + 1 : 0;
     const Taps& taps = *step.taps;
-    const auto inner = stage(step, 0, taps.center_inner, taps.inner, slots[size_t(step.src[0])]);
-    const auto outer = stage(step, n_in, taps.center_outer, taps.outer, inner);
-    slots[size_t(step.dst)] = finish_all(step, n_in + n_out, outer, int(taps.inner.size() * taps.outer.size()));
+    Variances inner = stage(step, 0, taps.center_inner, taps.inner, slots[size_t(step.src[0])]);
+    const Variances outer = stage(step, n_in, taps.center_outer, taps.outer, inner);
+    slots[size_t(step.dst)] = finish_all(step, n_in + n_out, outer.q, int(taps.inner.size() * taps.outer.size()));
   }
 
   // `finish` at every position that counts.
-  std::vector<double> finish_all(const ImageStep& step, int first, const std::vector<double>& q, int taps) {
-    const size_t n = q.size();
-    std::vector<double> found(n), s(n);
+  Variances finish_all(const ImageStep& step, int first, const Values& q, int taps) {
+    const size_t n = size_t(positions());
+    const double w = step.params[0] / taps, b2 = step.params[1];
+    Variances found;
+    found.q = zeros();
     const bool all = everywhere(step);
     for (size_t at = 0; at < n; ++at)
-      if (all || alive(step, long(at))) found[at] = step.params[0] / taps * q[at] + step.params[1];
+      if (all || alive(step, long(at))) found.q[at] = w * q[at] + b2;
     if (step.in == Form::cov) return found;
     if (step.bias)
       for (size_t at = 0; at < n; ++at)
-        if (all || alive(step, long(at)))
-          spread(step, first, long(at), {step.params[0] / taps * q[at], step.params[1]}, 0);
-    std::vector<double> over(n);
-    kernels.square_root(long(n), found.data(), s.data(), over.data());
-    put_all(step, first + 2 * step.bias, s);
+        if (all || alive(step, long(at))) spread(step, first, long(at), {w * q[at], b2}, 0);
+    put_all(step, first + 2 * step.bias, roots(found));
     return found;
   }
 
@@ -133,7 +146,7 @@ struct Tables {
     const Window& w = link.window;
     const std::vector<int> from_sizes = axes_of(source, w), sizes = axes_of(grid, w);
     const size_t axes = sizes.size();
-    std::vector<double> found(static_cast<size_t>(positions()));
+    Values found = zeros();
     int taps = 1;
     for (int k : w.shape) taps *= k;
     for (long at = 0; at < positions(); ++at) {
@@ -167,13 +180,13 @@ struct Tables {
       put(step, 3, at, sum > 0 ? mass / (sum + std::sqrt(variance)) : 0);
       found[size_t(at)] = weight * weight * variance;
     }
-    slots[size_t(step.dst)] = found;
+    slots[size_t(step.dst)] = {std::move(found), {}};
   }
 
   void input(const ImageStep& step) {
     const int channels = program.channels[size_t(step.src[0])];
     const T* pixel = x[size_t(step.src[0])];
-    std::vector<double> found(static_cast<size_t>(positions()));
+    Values found = zeros();
     for (long at = 0; at < positions(); ++at, pixel += channels) {
       double largest = 0;
       for (int c = 0; c < channels; ++c) largest = std::max(largest, std::abs(double(pixel[c]) / length));
@@ -189,49 +202,50 @@ struct Tables {
       put(step, channels, at, s);
       found[size_t(at)] = s * s;
     }
-    slots[size_t(step.dst)] = found;
+    slots[size_t(step.dst)] = {std::move(found), {}};
   }
 
   void sum(const ImageStep& step) {
-    std::vector<double> found(static_cast<size_t>(positions()));
+    Values found = zeros();
     std::vector<double> parts(step.src.size());
     for (long at = 0; at < positions(); ++at) {
-      for (size_t k = 0; k < parts.size(); ++k) parts[k] = slots[size_t(step.src[k])][size_t(at)];
+      for (size_t k = 0; k < parts.size(); ++k) parts[k] = slots[size_t(step.src[k])].q[size_t(at)];
       if (step.in == Form::cov)
         for (double part : parts) found[size_t(at)] += part;
       else
         found[size_t(at)] = spread(step, 0, at, parts, 0);
     }
-    slots[size_t(step.dst)] = found;
+    slots[size_t(step.dst)] = {std::move(found), {}};
   }
 
   void dual(const ImageStep& step) {
     const DualInfo& info = duals()[size_t(step.dual)];
-    const std::vector<double> before = slots[size_t(step.src[0])];
-    const size_t n = before.size();
-    std::vector<double> found(n), over(n), s(n), rows(n * size_t(info.n_rows));
-    double row[16];
+    Variances& before = slots[size_t(step.src[0])];
+    const double* params = step.params.data();
+    const long n = positions();
     const bool all = everywhere(step);
-    for (size_t at = 0; at < n; ++at) {
-      if (!all && !alive(step, long(at))) continue;
-      const double q = before[at];
-      found[at] = info.variance(step.params.data(), q);
-      if (info.n_rows == 0) continue;
-      info.row(step.params.data(), q, row);
-      for (int k = 0; k < info.n_rows; ++k) rows[size_t(k) * n + at] = row[k];
+    kernels.inverse(n, roots(before).data(), out.data());
+    put_all(step, 0, out);
+    Variances found;
+    found.q = zeros();
+    info.variance(params, n, before.q.data(), found.q.data());
+    for (long at = 0; at < n && !all; ++at)
+      if (!alive(step, at)) found.q[size_t(at)] = 0;
+    put_all(step, 1, roots(found));
+    std::vector<Values> rows(size_t(info.n_rows), zeros());
+    double row[16];
+    for (long at = 0; at < n && info.n_rows > 0; ++at) {
+      if (!all && !alive(step, at)) continue;
+      info.row(params, before.q[size_t(at)], row);
+      for (int k = 0; k < info.n_rows; ++k) rows[size_t(k)][size_t(at)] = row[k];
     }
-    std::vector<double> other(n);
-    kernels.square_root(long(n), before.data(), other.data(), over.data());
-    put_all(step, 0, over);
-    kernels.square_root(long(n), found.data(), s.data(), other.data());
-    put_all(step, 1, s);
-    for (int k = 0; k < info.n_rows; ++k)
-      put_all(step, 2 + k, {rows.begin() + long(size_t(k) * n), rows.begin() + long(size_t(k + 1) * n)});
-    slots[size_t(step.dst)] = found;
+    for (int k = 0; k < info.n_rows; ++k) put_all(step, 2 + k, rows[size_t(k)]);
+    slots[size_t(step.dst)] = std::move(found);
   }
 
   void run() {
     slots.assign(size_t(grid.n_slots), {});
+    scale = factor = out = zeros();
     for (const ImageStep& step : grid.steps) {
       if (step.kind == Kind::input) {
         input(step);
@@ -240,17 +254,14 @@ struct Tables {
       } else if (step.kind == Kind::conv) {
         conv(step);
       } else if (step.kind == Kind::dense) {
-        slots[size_t(step.dst)] = finish_all(step, 0, slots[size_t(step.src[0])], 1);
+        slots[size_t(step.dst)] = finish_all(step, 0, slots[size_t(step.src[0])].q, 1);
       } else if (step.kind == Kind::sum) {
         sum(step);
       } else if (step.kind == Kind::join) {
-        links[size_t(step.dst)].q = slots[size_t(step.src[0])];
+        links[size_t(step.dst)].q = slots[size_t(step.src[0])].q;
       } else if (step.kind == Kind::store || step.kind == Kind::convert) {
-        const std::vector<double> q = slots[size_t(step.src[0])];
-        std::vector<double> s(q.size());
-        for (size_t at = 0; at < q.size(); ++at) s[at] = std::sqrt(q[at]);
-        if (step.n_arrays > 0) put_all(step, 0, s);
-        if (step.kind == Kind::convert) slots[size_t(step.dst)] = q;
+        if (step.n_arrays > 0) put_all(step, 0, roots(slots[size_t(step.src[0])]));
+        if (step.kind == Kind::convert) slots[size_t(step.dst)] = slots[size_t(step.src[0])];
       } else {
         dual(step);
       }
@@ -264,7 +275,7 @@ template <class T>
 void make_tables(const ImageProgram& program, size_t grid, const std::vector<const T*>& x, double length,
                  const PlaneKernels<T>& kernels, std::vector<LinkVariance>& links, T* table) {
   const ImageGrid& own = program.grids[grid];
-  Tables<T>{program, own, x, length, kernels, links, table + own.table, {}}.run();
+  Tables<T>{program, own, x, length, kernels, links, table + own.table, {}, {}, {}, {}}.run();
 }
 
 template void make_tables<float>(const ImageProgram&, size_t, const std::vector<const float*>&, double,

@@ -122,12 +122,14 @@ struct PlaneKernels {
   PlaneOp<T> input[3], land_conv[3], land_pool[3], sum[3];
   PlaneOp<T> to_cov[3], to_both;
   void (*add)(long n, const T* in, double* out);
-  // Tables, in double. found += q[from]; the factors of a stage (image_planes.cpp); s[from] scale; and into table rows.
+  // Tables, in double. found += q[from]; the factors of a stage from deviations s before it and `whole` behind it
+  // (image_planes.cpp); s[from] scale; roots and inverses; and into table rows.
   void (*tap_sum)(long n, const int32_t* from, const double* q, double* found);
-  void (*tap_factor)(long n, const int32_t* center, const double* s, const double* total, double* scale,
+  void (*tap_factor)(long n, const int32_t* center, const double* s, const double* whole, double* scale,
                      double* factor);
   void (*tap_coordinate)(long n, const int32_t* from, const double* s, const double* scale, double* out);
-  void (*square_root)(long n, const double* in, double* out, double* inverse);
+  void (*square_root)(long n, const double* in, double* out);
+  void (*inverse)(long n, const double* in, double* out);
   void (*put)(long rows, long inner, long packed, long stride, const double* in, T* out);
   void (*gather)(long rows, long arrays, long lanes, const T* in, const int32_t* from, T* out);
 };

@@ -12,8 +12,9 @@ namespace fntk {
 // ---------------------------------------------------------------- op names
 
 template <template <class> class Phi>
-double dual_variance(const double* params, double q) {
-  return Phi<double>(params).variance(q);
+void dual_variance(const double* params, long n, const double* q, double* found) {
+  const Phi<double> phi(params);
+  for (long k = 0; k < n; ++k) found[k] = phi.variance(q[k]);
 }
 
 template <template <class> class Phi>

@@ -13,7 +13,7 @@ struct DualInfo {
   const char* name;
   int n_params, n_rows;
   bool positive, homogeneous;
-  double (*variance)(const double* params, double q);
+  void (*variance)(const double* params, long n, const double* q, double* found);
   void (*row)(const double* params, double q, double* row);  // its n_rows numbers of one input
 };
 const std::vector<DualInfo>& duals();
