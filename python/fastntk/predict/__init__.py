@@ -8,19 +8,58 @@ try:
 except ImportError as error:
     raise ImportError("fastntk.predict needs SciPy (pip install 'fastntk[predict]')") from error
 
+from .classify import (
+    Reliability,
+    calibrate,
+    class_probabilities,
+    expected_calibration_error,
+    log_class_probabilities,
+    negative_log_likelihood,
+    one_hot,
+    reliability,
+)
 from .ensemble import gradient_descent_mse_ensemble
+from .evidence import (
+    DiagRegSelection,
+    LeaveOneOut,
+    LogMarginalLikelihood,
+    SearchWarning,
+    leave_one_out,
+    log_marginal_likelihood,
+    select_diag_reg,
+)
+from .fit import Evaluation, Fit, fit, fully_connected
 from .linalg import Conditioning, IllConditionedWarning, IndefiniteError
 from .mse import gradient_descent_mse, max_learning_rate
 from .posterior import Gaussian, gp_inference, sample
 
 __all__ = [
     "Conditioning",
+    "DiagRegSelection",
+    "Evaluation",
+    "Fit",
     "Gaussian",
     "IllConditionedWarning",
     "IndefiniteError",
+    "LeaveOneOut",
+    "LogMarginalLikelihood",
+    "Reliability",
+    "SearchWarning",
+    "calibrate",
+    "class_probabilities",
+    "expected_calibration_error",
+    "fit",
+    "fully_connected",
     "gp_inference",
     "gradient_descent_mse",
     "gradient_descent_mse_ensemble",
+    "leave_one_out",
+    "log_class_probabilities",
+    "log_marginal_likelihood",
     "max_learning_rate",
+    "negative_log_likelihood",
+    "one_hot",
+    "reliability",
     "sample",
+    "select_diag_reg",
 ]

@@ -1,0 +1,401 @@
+"""Evidence for a kernel and its noise: log marginal likelihood, leave-one-out errors, and the choice of ``diag_reg``.
+
+The model: outputs are independent, each ``y ~ N(0, a (K + s I))``, K the kernel of the training points, s the noise in
+K's units, a the amplitude, a factor of all variances. What depends on s alone is had for a whole grid of s from one
+eigendecomposition.
+
+References
+----------
+Rasmussen and Williams (2006), Gaussian Processes for Machine Learning: eq. (2.30) log marginal likelihood, (5.10) to
+(5.12) leave-one-out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .linalg import (
+    Cholesky,
+    Conditioning,
+    Spectrum,
+    absolute_reg,
+    check_gram,
+    namespace,
+    solve_dtype_of,
+    to_host,
+    warn,
+    warn_of_few_digits,
+)
+from .mse import one_kernel
+from .targets import Targets, targets_of
+
+Array = npt.NDArray[Any]  # or CuPy's
+
+# Relative to the mean of K's diagonal; the lower end is noise-free to all practical purposes.
+GRID = tuple(10.0 ** np.arange(-8.0, 2.01, 0.5))
+CRITERIA = ("leave_one_out", "evidence")
+
+_ROWS = 1024  # of the eigenvectors squared in one go
+
+
+class SearchWarning(UserWarning):
+    """A search ended at the edge of what was tried, before it settled, or with values that nothing decides."""
+
+
+@dataclass(frozen=True, eq=False)
+class LogMarginalLikelihood:
+    """Log density of the targets under the prior.
+
+    Attributes
+    ----------
+    value : float
+        Summed over the independent outputs.
+    per_output : numpy.ndarray (o,), or of the lengths of the trace axes
+    amplitude : float
+        The factor of all variances: as given, or the best.
+    conditioning : Conditioning
+        Of the solve; jitter, where there was any, is part of the model whose density this is.
+    """
+
+    value: float
+    per_output: Array
+    amplitude: float
+    conditioning: Conditioning
+
+
+@dataclass(frozen=True, eq=False)
+class LeaveOneOut:
+    """Each training point as predicted from all others.
+
+    Attributes
+    ----------
+    mean : array of y_train's shape and the kernel's dtype
+    variance : array of y_train's shape without its trace axes
+        Of the noisy target; equal for all outputs.
+    log_density : array of y_train's shape
+        ``log N(y; mean, variance)``; its sum is the log predictive probability of cross-validation.
+    mean_squared_error : float
+        Over points and outputs.
+    amplitude : float
+        The factor of all variances: as given, or the best.
+    conditioning : Conditioning
+    """
+
+    mean: Array
+    variance: Array
+    log_density: Array
+    mean_squared_error: float
+    amplitude: float
+    conditioning: Conditioning
+
+
+@dataclass(frozen=True, eq=False)
+class DiagRegSelection:
+    """The best value of a grid, and how all of them did.
+
+    Attributes
+    ----------
+    diag_reg, diag_reg_absolute : float
+        The choice, relative to the mean of K's diagonal and in K's units.
+    amplitude : float
+        The factor of all variances there: as given, or the best under the criterion.
+    criterion : str
+    grid : numpy.ndarray (g,)
+        As given.
+    mean_squared_error, log_marginal_likelihood : numpy.ndarray (g,)
+        Over the grid: the leave-one-out error, and the evidence with the amplitude given or its best at each value.
+    at_edge : {'', 'lower', 'upper'}
+        Whether the choice is the least or the largest of several values.
+    conditioning : Conditioning
+        At the choice.
+    """
+
+    diag_reg: float
+    diag_reg_absolute: float
+    amplitude: float
+    criterion: str
+    grid: Array
+    mean_squared_error: Array
+    log_marginal_likelihood: Array
+    at_edge: str
+    conditioning: Conditioning
+
+
+def log_marginal_likelihood(
+    k_train_train: Any, y_train: Array, diag_reg: float = 0.0, diag_reg_absolute_scale: bool = False,
+    trace_axes: Sequence[int] = (-1,), *, amplitude: float | None = 1.0, solve_dtype: Any = None,
+) -> LogMarginalLikelihood:  # fmt: skip
+    """Log density of the targets under ``N(0, amplitude (K + s I))``.
+
+    Parameters
+    ----------
+    k_train_train : array (n, n) float32 or float64, NumPy or CuPy
+        Prior covariance K: ``.nngp`` of a network, or ``.ntk`` for the Gaussian process with the NTK in its place.
+    y_train : array (n, o), or with any axes
+    diag_reg : float
+        Noise s, relative to the mean of K's diagonal, or in K's units with ``diag_reg_absolute_scale``.
+    diag_reg_absolute_scale : bool
+    trace_axes : sequence of int
+        Axes of y_train along which outputs are independent.
+    amplitude : float or None
+        Factor of all variances, noise included. None: the one of the largest density, ``y^T (K + s I)^-1 y / (n o)``.
+    solve_dtype : float32 or float64, optional
+        What is computed in; None: float64, whatever the kernel's dtype.
+
+    Returns
+    -------
+    LogMarginalLikelihood
+        ``value`` is the number, summed over outputs.
+
+    Raises
+    ------
+    TypeError
+        Arrays of other libraries or dtypes; a Kernel or named tuple, which hold several kernels.
+    ValueError
+        Wrong shapes, NaN or infinity, a kernel that is zero or not symmetric, ``diag_reg`` negative, ``amplitude`` not
+        positive; ``amplitude=None`` where all targets are zero.
+    IndefiniteError
+        An eigenvalue below zero by more than rounding explains.
+
+    Warns
+    -----
+    IllConditionedWarning
+        Jitter was added, or fewer than four digits are left; ``conditioning`` has the figures.
+
+    Notes
+    -----
+    Per output ``-y^T A^-1 y / (2 a) - log det(a A) / 2 - (n / 2) log 2 pi`` with ``A = K + s I``: Rasmussen and
+    Williams (2006), eq. (2.30). Relative accuracy: about n eps times the condition number in the first term.
+    """
+    what = "log_marginal_likelihood"
+    given = Problem.check(k_train_train, y_train, trace_axes, solve_dtype, what)
+    check_amplitude(amplitude, what)
+    if amplitude is None:
+        check_nonzero(given.y, what)
+    factor = Cholesky(given.k, absolute_reg(given.k, diag_reg, diag_reg_absolute_scale, what), what, given.dtype)
+    squares = to_host((given.y * factor.solve(given.y)).sum(axis=0, dtype=np.float64))
+    n = len(given.y)
+    a = float(squares.mean()) / n if amplitude is None else float(amplitude)
+    per_output = -0.5 * (squares / a + factor.log_det() + n * np.log(2 * np.pi * a))
+    value = float(per_output.sum())
+    return LogMarginalLikelihood(value, per_output.reshape(given.targets.traced), a, factor.conditioning)
+
+
+def leave_one_out(
+    k_train_train: Any, y_train: Array, diag_reg: float = 0.0, diag_reg_absolute_scale: bool = False,
+    trace_axes: Sequence[int] = (-1,), *, amplitude: float | None = 1.0, solve_dtype: Any = None,
+) -> LeaveOneOut:  # fmt: skip
+    """Predict each training point from all others, in closed form from one factorisation.
+
+    Parameters
+    ----------
+    k_train_train, y_train, diag_reg, diag_reg_absolute_scale, trace_axes, solve_dtype
+        As for :func:`log_marginal_likelihood`. The noise s stays in K's units the same for every point left out.
+    amplitude : float or None
+        Factor of all variances. None: the one of the largest sum of ``log_density``, the mean of squared errors by
+        variances.
+
+    Returns
+    -------
+    LeaveOneOut
+
+    Raises, Warns
+    -------------
+    As :func:`log_marginal_likelihood`.
+
+    Notes
+    -----
+    ``mean_i = y_i - [A^-1 y]_i / [A^-1]_ii``, ``variance_i = 1 / [A^-1]_ii`` with ``A = K + s I``: Rasmussen and
+    Williams (2006), eq. (5.12); ``log_density`` is their (5.10).
+    """
+    what = "leave_one_out"
+    given = Problem.check(k_train_train, y_train, trace_axes, solve_dtype, what)
+    check_amplitude(amplitude, what)
+    if amplitude is None:
+        check_nonzero(given.y, what)
+    factor = Cholesky(given.k, absolute_reg(given.k, diag_reg, diag_reg_absolute_scale, what), what, given.dtype)
+    variance = 1 / factor.inverse_diagonal()
+    error = factor.solve(given.y) * variance[:, None]
+    scaled = error * error / variance[:, None]
+    a = float(scaled.mean(dtype=np.float64)) if amplitude is None else float(amplitude)
+    variance = a * variance
+    log_density = -0.5 * (scaled / a + given.xp.log(2 * np.pi * variance)[:, None])
+    targets, dtype = given.targets, given.k.dtype
+    paired = targets.paired
+    return LeaveOneOut(
+        targets.restore(given.y - error, paired).astype(dtype),
+        variance.reshape(paired).astype(dtype),
+        targets.restore(log_density, paired).astype(dtype),
+        float((error * error).mean(dtype=np.float64)),
+        a,
+        factor.conditioning,
+    )
+
+
+def select_diag_reg(
+    k_train_train: Any, y_train: Array, grid: Sequence[float] | None = None, criterion: str = "leave_one_out",
+    diag_reg_absolute_scale: bool = False, trace_axes: Sequence[int] = (-1,), *, amplitude: float | None = None,
+    solve_dtype: Any = None,
+) -> DiagRegSelection:  # fmt: skip
+    """Choose ``diag_reg`` on the training points: one eigendecomposition for the whole grid.
+
+    Parameters
+    ----------
+    k_train_train, y_train, trace_axes, solve_dtype
+        As for :func:`log_marginal_likelihood`.
+    grid : sequence of positive float, optional
+        Values to try. None: 1e-8 to 100 in half decades.
+    criterion : {'leave_one_out', 'evidence'}
+        Least leave-one-out mean squared error, which no amplitude changes, or largest log marginal likelihood.
+    diag_reg_absolute_scale : bool
+        Whether ``grid`` is in K's units.
+    amplitude : float or None
+        Factor of all variances. None: the best at each value, in closed form.
+
+    Returns
+    -------
+    DiagRegSelection
+
+    Raises
+    ------
+    ValueError
+        A grid that is empty or holds values that are not positive, an unknown criterion, targets that are all zero;
+        and as :func:`log_marginal_likelihood`.
+    TypeError, IndefiniteError
+        As :func:`log_marginal_likelihood`.
+
+    Warns
+    -----
+    SearchWarning
+        The best value is the least or largest of the grid.
+    IllConditionedWarning
+        Solutions at the best value keep fewer than four digits.
+
+    Notes
+    -----
+    Eigenvalues that rounding left below zero count as zero, so that every value of the grid can be had.
+    """
+    what = "select_diag_reg"
+    given = Problem.check(k_train_train, y_train, trace_axes, solve_dtype, what)
+    check_amplitude(amplitude, what)
+    if criterion not in CRITERIA:
+        raise ValueError(f"[{what}] criterion must be one of {', '.join(CRITERIA)}, given {criterion!r}")
+    values = _check_grid(grid, what)
+    unit = absolute_reg(given.k, 1.0, False, what)
+    if not unit > 0:
+        raise ValueError(f"[{what}] the mean of the kernel's diagonal must be positive, it is {unit:.3g}")
+    check_nonzero(given.y, what)
+    noises = values if diag_reg_absolute_scale else values * unit
+    spectrum = Spectrum(given.k, 0.0, what, given.dtype)
+    evidence, amplitudes = SpectralEvidence(spectrum, given.y)(noises, amplitude)
+    errors, scaled = _leave_one_out_on_grid(spectrum, given.y, noises, given.xp)
+    best = int(np.argmin(errors) if criterion == "leave_one_out" else np.argmax(evidence))
+    if amplitude is None and criterion == "leave_one_out":
+        amplitudes = scaled
+    conditioning = spectrum.shifted(float(noises[best]))
+    warn_of_few_digits(conditioning, float(np.finfo(given.dtype).eps), what)
+    at_edge = _edge(values, best)
+    if at_edge:
+        warn(f"[{what}] the best diag_reg, {values[best]:.3g}, is the grid's {at_edge} end", SearchWarning)
+    return DiagRegSelection(
+        float(noises[best] / unit), float(noises[best]), float(amplitudes[best]), criterion, values, errors, evidence,
+        at_edge, conditioning,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- what fit uses too
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A kernel and targets as checked matrices: k (n, n) as given, y (n, o) of the dtype of the solve."""
+
+    xp: Any
+    k: Array
+    y: Array
+    targets: Targets
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def check(cls, k: Any, y: Any, trace_axes: Any, solve_dtype: Any, what: str) -> Problem:
+        """Raise TypeError or ValueError for shapes, dtypes and values that cannot be used."""
+        dtype = solve_dtype_of(solve_dtype, what)
+        k = one_kernel(k, "k_train_train", what)
+        targets = targets_of(y, trace_axes, what)
+        xp = namespace(k, y, what=what)
+        matrix = targets.train(k, "k_train_train")
+        check_gram(matrix, what)
+        return cls(xp, matrix, targets.matrix(y).astype(dtype), targets, dtype)
+
+
+class SpectralEvidence:
+    """Log marginal likelihood of targets (n, o) as a function of the noise, on one spectrum."""
+
+    def __init__(self, spectrum: Spectrum, y: Array) -> None:
+        projected = spectrum.vectors.T @ y
+        self.values = to_host(spectrum.values).astype(np.float64)
+        self.power = to_host((projected * projected).sum(axis=1, dtype=np.float64))
+        self.outputs = y.shape[1]
+
+    def __call__(self, noises: Array, amplitude: float | None) -> tuple[Array, Array]:
+        """Evidence and amplitudes (g,) for noises (g,), all positive; ``amplitude=None``: the best at each."""
+        count = len(self.values) * self.outputs
+        spectra = self.values + noises[:, None]
+        mean = (self.power / spectra).sum(axis=1) / count
+        amplitudes = mean if amplitude is None else np.full_like(mean, amplitude)
+        log_dets = np.log(spectra).sum(axis=1)
+        evidence = -0.5 * (self.outputs * log_dets + count * (np.log(2 * np.pi * amplitudes) + mean / amplitudes))
+        return evidence, amplitudes
+
+
+def check_amplitude(amplitude: Any, what: str) -> None:
+    """Raise ValueError unless None or a positive number."""
+    number = isinstance(amplitude, (int, float, np.integer, np.floating)) and not isinstance(amplitude, bool)
+    if amplitude is not None and not (number and 0 < amplitude < np.inf):
+        raise ValueError(f"[{what}] amplitude must be positive or None, given {amplitude!r}")
+
+
+def check_nonzero(y: Array, what: str) -> None:
+    """Raise ValueError where all targets are zero: nothing can be chosen by how well it predicts them."""
+    if not bool(y.any()):
+        raise ValueError(
+            f"[{what}] all targets are zero: every kernel and noise predicts them, and the likelihood grows without "
+            "bound as the amplitude falls to 0"
+        )
+
+
+def _check_grid(grid: Any, what: str) -> Array:
+    values = np.asarray(GRID if grid is None else grid)
+    if values.ndim != 1 or not values.size or values.dtype.kind not in "fiu":
+        raise ValueError(f"[{what}] grid must be a sequence of positive numbers, given {grid!r}")
+    values = values.astype(np.float64)
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError(f"[{what}] grid must hold finite, positive values only, given {grid!r}")
+    return values
+
+
+def _edge(values: Array, best: int) -> str:
+    if values.min() == values.max():
+        return ""
+    return {values.min(): "lower", values.max(): "upper"}.get(values[best], "")
+
+
+def _leave_one_out_on_grid(spectrum: Spectrum, y: Array, noises: Array, xp: Any) -> tuple[Array, Array]:
+    """Mean squared error (g,) and mean of squared errors by variances (g,)."""
+    n, outputs = y.shape
+    inverse = 1 / (spectrum.values[:, None] + xp.asarray(noises, dtype=spectrum.values.dtype))  # (n, g)
+    weights = (inverse[:, :, None] * (spectrum.vectors.T @ y)[:, None, :]).reshape(n, -1)
+    errors, scaled = np.zeros(len(noises)), np.zeros(len(noises))
+    for start in range(0, n, _ROWS):
+        vectors = spectrum.vectors[start : start + _ROWS]
+        precision = (vectors * vectors) @ inverse
+        solution = (vectors @ weights).reshape(len(vectors), len(noises), outputs)
+        squares = (solution * solution).sum(axis=2)
+        errors += to_host((squares / precision**2).sum(axis=0, dtype=np.float64))
+        scaled += to_host((squares / precision).sum(axis=0, dtype=np.float64))
+    return errors / (n * outputs), scaled / (n * outputs)

@@ -1,0 +1,489 @@
+"""The network whose prior explains the data best: the largest evidence over W_std, b_std, noise and depth."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize, minimize_scalar
+
+from .. import stax
+from ..arrays import describe
+from ..inputs import axes_of
+from ..kernel_fn import KernelFn
+from ..progress import Report, bar
+from .evidence import Problem, SearchWarning, SpectralEvidence, check_amplitude, check_nonzero
+from .linalg import Conditioning, Spectrum, absolute_reg, namespace, solve_dtype_of, warn, warn_of_few_digits
+from .posterior import Gaussian, GPPredictor, gp_inference
+
+Array = npt.NDArray[Any]
+Range = float | tuple[float, float]
+
+_WHAT = "fit"
+_NOISES = 41  # tried on a spectrum before the best is refined
+_DESIGN = {0: 1, 1: 9, 2: 5}  # values of each parameter tried before a local search, by the number of parameters
+_LOCAL = 80  # Grams that one local search may take, for each parameter
+_FEW = 32  # points on which it is seen whether a parameter changes the kernel
+
+
+def fully_connected(depth: int, W_std: float, b_std: float) -> stax.Layer:
+    """``depth`` times Dense and Relu, and a Dense without bias: all weights W_std, all biases b_std."""
+    hidden = [layer for _ in range(depth) for layer in (stax.Dense(1, W_std, b_std), stax.Relu())]
+    return stax.serial(*hidden, stax.Dense(1, W_std))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One Gram: the network's parameters, the best ``diag_reg`` (relative) and amplitude for it, and the evidence."""
+
+    depth: int
+    W_std: float
+    b_std: float
+    diag_reg: float
+    amplitude: float
+    log_marginal_likelihood: float
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The best network found, and how it was found. The model is ``y ~ N(0, amplitude (K + s I))``.
+
+    Attributes
+    ----------
+    kernel_fn : callable
+        Of the best network; gives K, without the amplitude.
+    get : {'nngp', 'ntk'}
+    depth : int
+    W_std, b_std : float
+    diag_reg : float
+        Noise s, relative to the mean of K's diagonal: what ``gp_inference`` takes.
+    noise_variance : float
+        ``amplitude s``, in the squared unit of the targets.
+    amplitude : float
+    log_marginal_likelihood : float
+        Summed over the outputs.
+    history : tuple of Evaluation
+        All Grams computed on the training points, in this order.
+    unidentified : tuple of str
+        Parameters asked for that change K by a factor at most, which the amplitude makes up for: not searched.
+    at_edge : tuple of str
+        Parameters whose best value is at an end of its range.
+    conditioning : Conditioning
+        Of ``K + s I``.
+    """
+
+    kernel_fn: Any
+    get: str
+    depth: int
+    W_std: float
+    b_std: float
+    diag_reg: float
+    noise_variance: float
+    amplitude: float
+    log_marginal_likelihood: float
+    history: tuple[Evaluation, ...]
+    unidentified: tuple[str, ...]
+    at_edge: tuple[str, ...]
+    conditioning: Conditioning
+    _x_train: Any
+    _predictor: GPPredictor
+
+    def posterior(self, x_test: Any, compute_cov: bool | str = False) -> Any:
+        """Prediction of the network's outputs at test points, by exact inference with the fitted model.
+
+        Parameters
+        ----------
+        x_test : array
+            As ``kernel_fn`` takes it, m points.
+        compute_cov : bool or 'diagonal'
+            Covariances (m, m), or variances (m,) alone; of the outputs: a noisy target has ``noise_variance`` more.
+
+        Returns
+        -------
+        array (m, o), or Gaussian
+
+        Raises
+        ------
+        ValueError
+            Another ``compute_cov``; and as :func:`fastntk.predict.gp_inference`.
+        """
+        if not isinstance(compute_cov, (bool, np.bool_)) and compute_cov != "diagonal":
+            raise ValueError(f"[{_WHAT}] compute_cov must be True, False or 'diagonal', given {compute_cov!r}")
+        name = "ntkgp" if self.get == "ntk" else self.get
+        cross = self.kernel_fn(x_test, self._x_train, self.get)
+        if not compute_cov:
+            return self._predictor(name, cross)
+        own = isinstance(self.kernel_fn, KernelFn) and compute_cov == "diagonal"
+        prior = self.kernel_fn.diagonal(x_test, self.get) if own else self.kernel_fn(x_test, None, self.get)
+        if compute_cov == "diagonal" and prior.ndim == cross.ndim:
+            prior = _diagonal(prior)
+        found = self._predictor(name, cross, prior)
+        return Gaussian(
+            found.mean,
+            found.covariance * found.covariance.dtype.type(self.amplitude),
+            conditioning=found.conditioning,
+            rounding=found.rounding * self.amplitude,
+        )
+
+
+def fit(
+    network: Callable[..., Any] | None, x: Any, y: Array, *, get: str = "nngp", depth: int | Sequence[int] = (1, 2, 3),
+    W_std: Range = (0.5, 5.0), b_std: Range = (0.01, 5.0), diag_reg: Range = (1e-6, 10.0),
+    diag_reg_absolute_scale: bool = False, amplitude: float | None = None, trace_axes: Sequence[int] = (-1,),
+    restarts: int = 1, tol: float = 1e-2, progress: bool = False, solve_dtype: Any = None,
+) -> Fit:  # fmt: skip
+    """Maximise the log marginal likelihood over a network's depth, W_std and b_std, the noise and the amplitude.
+
+    Parameters
+    ----------
+    network : callable or None
+        ``network(depth=, W_std=, b_std=)`` gives a layer of :mod:`fastntk.stax`, the triple of one, or a kernel
+        function. None: fully connected, ``depth`` times Dense and Relu, and a Dense without bias.
+    x : array
+        Training inputs, as the kernel function takes them.
+    y : array (n, o), or with any axes
+        Targets, of mean about 0: the prior's is.
+    get : {'nngp', 'ntk'}
+        The prior covariance K. 'ntk': that of the Gaussian process with the NTK in K's place; its mean is also that of
+        networks trained without end with this ``diag_reg``, their spread is not.
+    depth : int or sequence of int
+        All of them are tried.
+    W_std, b_std, diag_reg : (low, high) or float
+        Searched on a logarithmic scale between low and high, both included; or fixed. Positive, but b_std may be 0.
+    diag_reg_absolute_scale : bool
+        Whether ``diag_reg`` is in K's units, else relative to the mean of K's diagonal.
+    amplitude : float or None
+        Factor of all variances, noise included. None: the best of each kernel, in closed form. As a last layer without
+        bias, whose W_std is free of the others'.
+    trace_axes : sequence of int
+        Axes of y along which outputs are independent.
+    restarts : int
+        Local searches for each depth, from the best points of its design.
+    tol : float
+        A local search ends when its points agree to this in the logarithms of the parameters and in the evidence.
+    progress : bool
+        Show the Grams done, by tqdm where it is installed.
+    solve_dtype : float32 or float64, optional
+        What is computed in; None: float64, whatever the kernel's dtype.
+
+    Returns
+    -------
+    Fit
+        ``fit.posterior(x_test, compute_cov)`` predicts.
+
+    Raises
+    ------
+    TypeError
+        ``network`` that is not callable or gives no kernel function; x and y as their consumers say.
+    ValueError
+        Ranges reversed, not positive or not finite; depths that are no positive integers; an unknown ``get``; a kernel
+        that is zero or not finite somewhere in the ranges (with its parameters); targets all zero.
+    IndefiniteError
+        A kernel with an eigenvalue below zero by more than rounding explains.
+
+    Warns
+    -----
+    SearchWarning
+        A parameter ends at an end of its range, is not identifiable, or a local search was cut short.
+    IllConditionedWarning
+        Solutions with the best kernel keep fewer than four digits.
+
+    Notes
+    -----
+    Noise and amplitude: on the one spectrum of each Gram, the amplitude in closed form, the noise by 41 values and
+    Brent's method between the neighbours of the best. W_std and b_std: for each depth a design of equal steps of the
+    logarithms (9 values of one parameter, 5 x 5 of two), then Nelder and Mead's search within the ranges from its
+    best local maxima. No random numbers: equal input gives equal results. One Gram costs its kernel and an
+    eigendecomposition; for n of thousands, fit a random part of the points.
+
+    A maximum may be missed where the evidence has several within a step of the design. With a nonlinearity that is
+    homogeneous (ReLU), b_std = 0 and a free amplitude, W_std is a factor of K alone: it is left at the geometric mean
+    of its range. With biases and one hidden layer ``b_std / W_std`` alone is identifiable, along a ridge of equal
+    evidence.
+
+    References
+    ----------
+    Rasmussen and Williams (2006), section 5.4.1; Nelder and Mead (1965); Lee et al. (2018), arXiv:1711.00165, section
+    3.1 (grids over these parameters).
+    """
+    if get not in ("nngp", "ntk"):
+        raise ValueError(f"[{_WHAT}] get must be 'nngp' or 'ntk', given {get!r}")
+    check_amplitude(amplitude, _WHAT)
+    depths = _check_depths(depth)
+    ranges = {
+        "W_std": _check_range("W_std", W_std),
+        "b_std": _check_range("b_std", b_std, zero=True),
+        "diag_reg": _check_range("diag_reg", diag_reg),
+    }
+    if isinstance(restarts, bool) or not isinstance(restarts, (int, np.integer)) or restarts < 1:
+        raise ValueError(f"[{_WHAT}] restarts must be a positive integer, given {restarts!r}")
+    if not 0 < tol < 1:
+        raise ValueError(f"[{_WHAT}] tol must lie between 0 and 1, given {tol!r}")
+    maker = fully_connected if network is None else network
+    if not callable(maker):
+        raise TypeError(f"[{_WHAT}] network must be callable or None, given {describe(network)}")
+    model = _Model(maker, x, y, get, ranges["diag_reg"], diag_reg_absolute_scale, amplitude, trace_axes, solve_dtype)
+    searches = [_Search(model, each, ranges, int(restarts), tol) for each in depths]
+    with bar(sum(search.allowance for search in searches), progress, "Gram") as report:
+        for search in searches:
+            search.run(report)
+    found = model.best
+    assert found is not None
+    best, noise = found.evaluation, found.conditioning.diag_reg
+    unidentified = tuple(sorted({name for search in searches for name in search.unidentified}))
+    values = {"W_std": best.W_std, "b_std": best.b_std, "diag_reg": noise if diag_reg_absolute_scale else best.diag_reg}
+    searched = {name: value for name, value in values.items() if name not in unidentified}
+    at_edge = _edges(best.depth, depths, searched, ranges, tol)
+    _say(unidentified, at_edge, values | {"depth": best.depth}, [s.depth for s in searches if not s.settled])
+    warn_of_few_digits(found.conditioning, model.rounding(), _WHAT)
+    return Fit(
+        found.kernel_fn, get, best.depth, best.W_std, best.b_std, best.diag_reg, best.amplitude * noise, best.amplitude,
+        best.log_marginal_likelihood, tuple(model.history), unidentified, at_edge, found.conditioning, x,
+        gp_inference(found.k, y, noise, True, trace_axes, solve_dtype=solve_dtype),
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- one Gram
+
+
+@dataclass(frozen=True, eq=False)
+class _Best:
+    evaluation: Evaluation
+    kernel_fn: Any
+    k: Any
+    conditioning: Conditioning
+
+
+class _Model:
+    """Evidence of the data as a function of depth, W_std and b_std; remembers all it was asked for."""
+
+    def __init__(
+        self, network: Callable[..., Any], x: Any, y: Array, get: str, diag_reg: tuple[float, float], absolute: bool,
+        amplitude: float | None, trace_axes: Sequence[int], solve_dtype: Any,
+    ) -> None:  # fmt: skip
+        self._network, self._x, self._y, self._get = network, x, y, get
+        self._diag_reg, self._absolute, self._amplitude = diag_reg, absolute, amplitude
+        self._trace_axes, self._solve_dtype = trace_axes, solve_dtype
+        self.history: list[Evaluation] = []
+        self.best: _Best | None = None
+
+    def kernel_fn(self, depth: int, W_std: float, b_std: float) -> Any:
+        made = self._network(depth=depth, W_std=W_std, b_std=b_std)
+        if isinstance(made, tuple) and len(made) == 3:
+            made = made[2]
+        found = getattr(made, "kernel_fn", made)
+        if not callable(found):
+            raise TypeError(
+                f"[{_WHAT}] network must give a layer, its triple or a kernel function; given {describe(made)}"
+            )
+        return found
+
+    def few(self, depth: int, W_std: float, b_std: float) -> Any:
+        """K of a few points, in units of its largest entry where the amplitude is free."""
+        kernel_fn = self.kernel_fn(depth, W_std, b_std)
+        axis = axes_of(kernel_fn.layer)[0] if isinstance(kernel_fn, KernelFn) else 0
+        k = kernel_fn(self._x[(slice(None),) * axis + (slice(_FEW),)], None, self._get)
+        largest = float(abs(k).max()) if self._amplitude is None else 1.0
+        return k / largest if 0 < largest < np.inf else k
+
+    def evaluate(self, depth: int, W_std: float, b_std: float) -> float:
+        """The evidence at the best noise and amplitude."""
+        kernel_fn = self.kernel_fn(depth, W_std, b_std)
+        k = kernel_fn(self._x, None, self._get)
+        try:
+            problem = Problem.check(k, self._y, self._trace_axes, self._solve_dtype, _WHAT)
+            spectrum = Spectrum(problem.k, 0.0, _WHAT, problem.dtype)
+            unit = absolute_reg(problem.k, 1.0, False, _WHAT)
+            if not unit > 0:
+                raise ValueError(f"[{_WHAT}] the mean of the kernel's diagonal must be positive, it is {unit:.3g}")
+        except ValueError as error:
+            raise ValueError(f"{error}; at depth={depth}, W_std={W_std:.6g}, b_std={b_std:.6g}") from error
+        if self._amplitude is None:
+            check_nonzero(problem.y, _WHAT)
+        low, high = (value if self._absolute else value * unit for value in self._diag_reg)
+        noise, a, value = best_noise(SpectralEvidence(spectrum, problem.y), low, high, self._amplitude)
+        found = Evaluation(depth, W_std, b_std, noise / unit, a, value)
+        self.history.append(found)
+        if self.best is None or value > self.best.evaluation.log_marginal_likelihood:
+            self.best = _Best(found, kernel_fn, k, spectrum.shifted(noise))
+        return value
+
+    def rounding(self) -> float:
+        """eps of the dtype computed in."""
+        return float(np.finfo(solve_dtype_of(self._solve_dtype, _WHAT)).eps)
+
+
+def best_noise(
+    evidence: SpectralEvidence, low: float, high: float, amplitude: float | None
+) -> tuple[float, float, float]:
+    """Noise between low and high of the largest evidence, the amplitude there and the evidence."""
+    noises = np.geomspace(low, high, _NOISES) if low < high else np.array([low])
+    values, amplitudes = evidence(noises, amplitude)
+    at = int(np.argmax(values))
+    found = float(noises[at]), float(amplitudes[at]), float(values[at])
+    if low == high:
+        return found
+
+    def loss(log_noise: float) -> float:
+        return -float(evidence(np.exp([log_noise]), amplitude)[0][0])
+
+    around = np.log(noises[max(0, at - 1)]), np.log(noises[min(_NOISES - 1, at + 1)])
+    refined = minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-9})
+    if -refined.fun <= found[2]:
+        return found
+    noise = np.exp([refined.x])
+    values, amplitudes = evidence(noise, amplitude)
+    return float(noise[0]), float(amplitudes[0]), float(values[0])
+
+
+# ---------------------------------------------------------------- one depth
+
+
+class _Search:
+    """The search over W_std and b_std of one depth."""
+
+    def __init__(
+        self, model: _Model, depth: int, ranges: dict[str, tuple[float, float]], restarts: int, tol: float
+    ) -> None:
+        self.depth, self.settled = depth, True
+        self._model, self._restarts, self._tol = model, restarts, tol
+        # What is not searched stays in the middle.
+        self._fixed = {name: float(np.sqrt(low) * np.sqrt(high)) for name, (low, high) in ranges.items()}
+        open_ = [name for name in ("W_std", "b_std") if ranges[name][0] < ranges[name][1]]
+        self.unidentified = [name for name in open_ if self._changes_nothing(name, ranges[name])]
+        self._names = [name for name in open_ if name not in self.unidentified]
+        self._ends = np.log([ranges[name] for name in self._names]).reshape(-1, 2)
+        self._points = _DESIGN[len(self._names)]
+        self._local = _LOCAL * len(self._names)
+        self.allowance = self._points ** len(self._names) + restarts * self._local
+
+    def run(self, report: Report) -> None:
+        """Design and local searches."""
+        axes = [np.linspace(low, high, self._points) for low, high in self._ends]
+        shape = (self._points,) * len(axes)
+        values = np.empty(shape)
+        for at in np.ndindex(*shape):
+            values[at] = self._evidence(np.array([axis[k] for axis, k in zip(axes, at, strict=True)]))
+            report(1)
+        if not axes:
+            report(self._restarts * self._local)
+            return
+        for start in itertools.islice(_local_maxima(values), self._restarts):
+            spent = self._climb(np.array([axis[k] for axis, k in zip(axes, start, strict=True)]), report)
+            report(self._local - spent)
+
+    def _climb(self, start: Array, report: Report) -> int:
+        """Nelder and Mead's search from ``start``; the number of Grams it took."""
+        low, high = self._ends.T
+        step = (high - low) / (self._points - 1) / 2
+        corners = [start]
+        for k in range(len(start)):
+            inward = step[k] if start[k] + step[k] <= high[k] else -step[k]
+            corners.append(start + np.eye(len(start))[k] * inward)
+
+        def loss(point: Array) -> float:
+            report(1)
+            return -self._evidence(point)
+
+        found = minimize(
+            loss, start, method="Nelder-Mead", bounds=self._ends,
+            options={
+                "initial_simplex": np.array(corners), "xatol": self._tol, "fatol": self._tol, "maxfev": self._local,
+            },
+        )  # fmt: skip
+        self.settled &= bool(found.success)
+        return int(found.nfev)
+
+    def _evidence(self, point: Array) -> float:
+        values = self._fixed | {name: float(np.exp(p)) for name, p in zip(self._names, point, strict=True)}
+        return self._model.evaluate(self.depth, values["W_std"], values["b_std"])
+
+    def _changes_nothing(self, name: str, ends: tuple[float, float]) -> bool:
+        """Whether K of a few points is the same all over the range of a parameter, but for a free amplitude."""
+        shapes = []
+        for value in (ends[0], self._fixed[name], ends[1]):
+            values = self._fixed | {name: value}
+            shapes.append(self._model.few(self.depth, values["W_std"], values["b_std"]))
+        xp = namespace(*shapes, what=_WHAT)
+        rounding = 100 * float(np.finfo(shapes[0].dtype).eps)
+        return all(bool(xp.allclose(shapes[0], other, rtol=rounding, atol=0)) for other in shapes[1:])
+
+
+def _local_maxima(values: Array) -> Iterator[tuple[int, ...]]:
+    """Indices that no neighbour along an axis exceeds, the largest value first."""
+    for flat in np.argsort(-values, axis=None, kind="stable"):
+        at = tuple(int(k) for k in np.unravel_index(flat, values.shape))
+        near = [
+            (*at[:axis], at[axis] + way, *at[axis + 1 :])
+            for axis in range(values.ndim)
+            for way in (-1, 1)
+            if 0 <= at[axis] + way < values.shape[axis]
+        ]
+        if all(values[at] >= values[other] for other in near):
+            yield at
+
+
+# ---------------------------------------------------------------- checks, and what is said at the end
+
+
+def _check_depths(depth: Any) -> tuple[int, ...]:
+    given = tuple(depth) if np.ndim(depth) else (depth,)
+    if not given or any(isinstance(d, bool) or not isinstance(d, (int, np.integer)) or d < 1 for d in given):
+        raise ValueError(f"[{_WHAT}] depth must be positive integers, given {depth!r}")
+    return tuple(sorted({int(d) for d in given}))
+
+
+def _check_range(name: str, given: Any, zero: bool = False) -> tuple[float, float]:
+    """(low, high); equal for a fixed number."""
+    fixed = np.ndim(given) == 0
+    values = np.asarray((given, given) if fixed else given)
+    kind = "a positive number" + (", or 0," if zero else "")
+    if values.shape != (2,) or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        raise ValueError(f"[{_WHAT}] {name} must be {kind} or a range (low, high) of positive ones, given {given!r}")
+    low, high = float(values[0]), float(values[1])
+    if low > high:
+        raise ValueError(f"[{_WHAT}] {name}'s range is reversed: {given!r}")
+    if low < 0 or (low == 0 and not (zero and fixed)):
+        raise ValueError(f"[{_WHAT}] {name} must be {kind} or a range (low, high) of positive ones, given {given!r}")
+    return low, high
+
+
+def _edges(
+    depth: int, depths: tuple[int, ...], values: dict[str, float], ranges: dict[str, tuple[float, float]], tol: float
+) -> tuple[str, ...]:
+    """Names of the parameters at an end of their range; of the depth only where a further one was not tried."""
+    found = ["depth"] if len(depths) > 1 and (depth == depths[-1] or depth == depths[0] > 1) else []
+    for name, value in values.items():
+        low, high = ranges[name]
+        if low < high and min(np.log(value / low), np.log(high / value)) < 2 * tol:
+            found.append(name)
+    return tuple(found)
+
+
+def _say(
+    unidentified: tuple[str, ...], at_edge: tuple[str, ...], values: dict[str, float], unsettled: list[int]
+) -> None:
+    """Warn of what the search left open."""
+    if unidentified:
+        kept = ", ".join(f"{name} = {values[name]:.6g}" for name in unidentified)
+        warn(
+            f"[{_WHAT}] not identifiable: {kept} was kept; the kernel keeps its shape all over the range, and the "
+            "amplitude stands for its scale (amplitude=1.0 would make the scale the network's)",
+            SearchWarning,
+        )
+    if at_edge:
+        ends = ", ".join(f"{name} = {values[name]:.6g}" for name in at_edge)
+        warn(f"[{_WHAT}] the best is at an end of what was tried: {ends}", SearchWarning)
+    if unsettled:
+        warn(f"[{_WHAT}] a local search was cut short at depth {', '.join(map(str, unsettled))}", SearchWarning)
+
+
+def _diagonal(k: Array) -> Array:
+    """Entries of a point with itself, of (m, m) or with interleaved axes."""
+    letters = "abcdefgh"[: k.ndim // 2]
+    xp = namespace(k, what=_WHAT)
+    return xp.einsum("".join(2 * letter for letter in letters) + "->" + letters, k)  # type: ignore[no-any-return]
