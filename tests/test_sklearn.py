@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
+import sys
 
+import fastntk
 import mpmath
 import numpy as np
 import oracles
@@ -11,15 +14,22 @@ import pytest
 
 pytest.importorskip("sklearn")
 from fastntk import stax
-from fastntk.sklearn import InfiniteWidthKernel
+from fastntk.predict import IllConditionedWarning
+from fastntk.predict.classify import calibrate
+from fastntk.predict.evidence import select_diag_reg
+from fastntk.sklearn import InfiniteWidthKernel, NNGPClassifier, NNGPRegressor, NTKClassifier, NTKRegressor
+from scipy.linalg import expm
+from scipy.stats import multivariate_normal
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.gaussian_process import GaussianProcessClassifier, GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, WhiteKernel
 from sklearn.kernel_ridge import KernelRidge
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 
 @pytest.fixture
@@ -36,8 +46,7 @@ def data(rng):
 
 def network(depth: int = 3, W_std: float = 2**0.5, b_std: float | None = 0.1, phi: stax.Layer | None = None):
     """Written out, as the parameters of the kernel and the estimators are meant."""
-    dense = stax.Dense(1, W_std, b_std)
-    return stax.serial(*[dense, phi or stax.Relu()] * depth, dense)
+    return stax.serial(*[stax.Dense(1, W_std, b_std), phi or stax.Relu()] * depth, stax.Dense(1, W_std))
 
 
 # ---- the kernel object
@@ -82,8 +91,9 @@ def exact_gradient(x, get, phi, depth, W_std, b_std):
     step = mp.mpf(10) ** -30
 
     def kernel(log_W, log_b):
-        dense = ("dense", 1, mp.exp(log_W), mp.exp(log_b), "ntk", (1, 1))
-        state = oracles.network([dense, *[("phi", phi, ()), dense] * depth], oracles.inputs(x))
+        hidden = ("dense", 1, mp.exp(log_W), mp.exp(log_b), "ntk", (1, 1))
+        readout = ("dense", 1, mp.exp(log_W), None, "ntk", (1, 1))
+        state = oracles.network([hidden, ("phi", phi, ())] * depth + [readout], oracles.inputs(x))
         return getattr(state, get)
 
     W, b = mp.log(mp.mpf(W_std)), mp.log(mp.mpf(b_std))
@@ -245,3 +255,346 @@ def test_kernel_refuses(rng):
         InfiniteWidthKernel()(x, x[:, :3])
     with pytest.raises(ValueError, match="eval_gradient needs Y=None"):
         InfiniteWidthKernel()(x, x, eval_gradient=True)
+
+
+# ---- estimators
+
+ESTIMATORS = [
+    NNGPRegressor(), NTKRegressor(), NTKRegressor(t=100.0), NNGPClassifier(), NTKClassifier(), NTKClassifier(t=100.0),
+]  # fmt: skip
+
+
+@parametrize_with_checks(ESTIMATORS)
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+def kernels(x, x_test, **parameters):
+    """NNGP and NTK of training points, of test with training points, and of test points."""
+    kernel_fn = network(**parameters).kernel_fn
+    both = ("nngp", "ntk")
+    return kernel_fn(x, None, both), kernel_fn(x_test, x, both), kernel_fn(x_test, None, both)
+
+
+def shifted(k, diag_reg):
+    return k + diag_reg * np.trace(k) / len(k) * np.eye(len(k))
+
+
+def scaled(y):
+    return (y - y.mean(axis=0)) / y.std(axis=0), y.mean(axis=0), y.std(axis=0)
+
+
+def test_nngp_regressor_is_the_textbook_posterior(data):
+    x, x_test, y = data
+    k, cross, prior = (each.nngp for each in kernels(x, x_test, depth=2, W_std=1.2, b_std=0.3))
+    model = NNGPRegressor(2, 1.2, 0.3, diag_reg=0.05).fit(x, y)
+    target, offset, unit = scaled(y)
+    inverse = np.linalg.inv(shifted(k, 0.05))
+    mean = offset + unit * (cross @ inverse @ target)
+    cov = unit**2 * (prior - cross @ inverse @ cross.T)
+    np.testing.assert_allclose(model.predict(x_test), mean, rtol=1e-9)
+    for found, expected in zip(model.predict(x_test, return_cov=True), (mean, cov), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
+    for found, expected in zip(model.predict(x_test, return_std=True), (mean, np.sqrt(np.diag(cov))), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-8)
+    evidence = multivariate_normal(np.zeros(30), shifted(k, 0.05)).logpdf(target)
+    assert model.log_marginal_likelihood_ == pytest.approx(evidence, abs=1e-9)
+    assert (model.diag_reg_, model.amplitude_) == (0.05, 1.0)
+    assert model.conditioning_.n == 30
+    assert model.conditioning_.diag_reg == pytest.approx(0.05 * np.trace(k) / 30)
+    plain = NNGPRegressor(2, 1.2, 0.3, diag_reg=0.05, normalize_y=False).fit(x, y)
+    np.testing.assert_allclose(plain.predict(x_test), cross @ inverse @ y, rtol=1e-9)
+
+
+@pytest.mark.parametrize("t", [None, 0.0, 50.0])
+def test_ntk_regressor_is_the_ensemble(t, data):
+    """Mean and spread over random starts, by the matrix exponential."""
+    x, x_test, y = data
+    k, cross, prior = kernels(x, x_test, phi=stax.Erf())
+    model = NTKRegressor(nonlinearity="erf", diag_reg=0.01, t=t, learning_rate=0.5).fit(x, y)
+    target, offset, unit = scaled(y)
+    a = shifted(k.ntk, 0.01)
+    learned = np.eye(30) if t is None else np.eye(30) - expm(-a * 0.5 * t / 30)
+    b = cross.ntk @ np.linalg.solve(a, learned)
+    cov = prior.nngp + b @ k.nngp @ b.T - b @ cross.nngp.T - cross.nngp @ b.T
+    mean, std = model.predict(x_test, return_std=True)
+    np.testing.assert_allclose(mean, offset + unit * (b @ target), rtol=1e-8)
+    np.testing.assert_allclose(std, unit * np.sqrt(np.diag(cov)), rtol=1e-8)
+    np.testing.assert_array_equal(model.predict(x_test), mean)
+
+
+@pytest.mark.parametrize("make", [NNGPRegressor, NTKRegressor])
+def test_several_outputs_are_learned_side_by_side(make, data):
+    x, x_test, y = data
+    both = np.column_stack([y, 5 * x[:, 2] ** 2])
+    model = make().fit(x, both)
+    alone = [make().fit(x, column) for column in both.T]
+    mean, std = model.predict(x_test, return_std=True)
+    for k, one in enumerate(alone):
+        expected = one.predict(x_test, return_std=True)
+        np.testing.assert_allclose(mean[:, k], expected[0], rtol=1e-9)
+        np.testing.assert_allclose(std[:, k], expected[1], rtol=1e-9)
+    if make is NNGPRegressor:
+        assert model.predict(x_test, return_cov=True)[1].shape == (9, 9, 2)
+        draws = model.sample_y(x_test, 3)
+        assert draws.shape == (9, 2, 3)
+    assert model.predict(x_test).shape == (9, 2)
+    assert make().fit(x, y[:, None]).predict(x_test).shape == (9, 1)
+
+
+def test_amplitude_is_that_of_the_largest_evidence(data):
+    x, x_test, y = data
+    k, _, _ = kernels(x, x_test)
+    target, _, _ = scaled(y)
+    model = NNGPRegressor(amplitude=None, diag_reg=0.1).fit(x, y)
+    best = target @ np.linalg.solve(shifted(k.nngp, 0.1), target) / 30
+    assert model.amplitude_ == pytest.approx(best, rel=1e-9)
+    one = NNGPRegressor(diag_reg=0.1).fit(x, y)
+    assert model.log_marginal_likelihood_ > one.log_marginal_likelihood_
+    for keywords in ({"return_std": True}, {"return_cov": True}):
+        factor = best if "return_cov" in keywords else np.sqrt(best)
+        (mean, spread), (same, unscaled) = (m.predict(x_test, **keywords) for m in (model, one))
+        np.testing.assert_array_equal(mean, same)
+        np.testing.assert_allclose(spread, factor * unscaled, rtol=1e-9)
+
+
+@pytest.mark.parametrize("criterion", ["leave_one_out", "evidence"])
+@pytest.mark.parametrize("make", [NNGPRegressor, NTKRegressor, NNGPClassifier, NTKClassifier])
+def test_diag_reg_is_chosen_on_the_training_set(make, criterion, data):
+    x, _, y = data
+    x = x[:, :1] if make in (NNGPRegressor, NTKRegressor) else x
+    k = getattr(network().kernel_fn(x, None, ("nngp", "ntk")), make._get)
+    classes = make in (NNGPClassifier, NTKClassifier)
+    y = np.digitize(y, [0.2, 0.9]) if classes else y
+    targets = np.eye(3)[y] - 1 / 3 if classes else scaled(y)[0][:, None]
+    amplitude = 1.0 if make is NNGPRegressor else None
+    expected = select_diag_reg(k, targets, criterion=criterion, amplitude=amplitude)
+    model = make(diag_reg=criterion).fit(x, y)
+    assert model.diag_reg_ == expected.diag_reg
+    assert expected.at_edge == ""
+
+
+def test_draws_have_the_posterior_as_their_distribution(data):
+    x, x_test, y = data
+    model = NNGPRegressor(amplitude=2.0).fit(x, y)
+    mean, cov = model.predict(x_test[:3], return_cov=True)
+    draws = model.sample_y(x_test[:3], 20_000, random_state=5)
+    assert draws.shape == (3, 20_000)
+    spread = np.sqrt(np.diag(cov))
+    assert (np.abs(draws.mean(axis=1) - mean) < 5 * spread / np.sqrt(20_000)).all()
+    # The standard error of a covariance of Gaussians is below sqrt(2 / n) of the product of standard deviations.
+    assert (np.abs(np.cov(draws) - cov) < 5 * np.sqrt(2 / 20_000) * np.outer(spread, spread)).all()
+    np.testing.assert_array_equal(model.sample_y(x_test, 2, 3), model.sample_y(x_test, 2, np.random.RandomState(3)))
+
+
+@pytest.fixture
+def classes(rng):
+    """Three classes on overlapping ground, labels as strings."""
+    x = rng.normal(size=(60, 3))
+    y = np.argmax(x @ rng.normal(size=(3, 3)) + 0.5 * rng.normal(size=(60, 3)), axis=1)
+    return x[:40], x[40:], np.array(["b", "c", "a"])[y][:40], np.array(["b", "c", "a"])[y][40:]
+
+
+@pytest.mark.parametrize(("make", "t"), [(NNGPClassifier, None), (NTKClassifier, None), (NTKClassifier, 300.0)])
+def test_classifiers_learn_one_hot_targets(make, t, classes):
+    """Means by the textbook; probabilities as often as a draw's output is the largest, held-out points by refitting."""
+    x, x_test, y, _ = classes
+    kernel_fn = network(2).kernel_fn
+    model = make(2, diag_reg=0.1, **({} if t is None else {"t": t})).fit(x, y)
+    assert list(model.classes_) == ["a", "b", "c"]
+    targets = (y[:, None] == model.classes_) - 1 / 3
+    ridge = 0.1 * kernel_fn.diagonal(x, model._get).mean()
+
+    def posterior(kept, y_kept, rows):
+        both = ("nngp", "ntk")
+        k, cross, prior = kernel_fn(kept, None, both), kernel_fn(rows, kept, both), kernel_fn(rows, None, both)
+        if t is None:
+            own = [getattr(each, model._get) for each in (k, cross, prior)]
+            b = own[1] @ np.linalg.inv(own[0] + ridge * np.eye(len(kept)))
+            return b @ y_kept, np.diag(own[2] - b @ own[1].T) + ridge
+        a = shifted(k.ntk, 0.1)
+        b = cross.ntk @ np.linalg.solve(a, np.eye(len(kept)) - expm(-a * t / y_kept.size))
+        return b @ y_kept, np.diag(prior.nngp + b @ k.nngp @ b.T - b @ cross.nngp.T - cross.nngp @ b.T)
+
+    mean, variance = posterior(x, targets, x_test)
+    np.testing.assert_array_equal(model.predict(x_test), model.classes_[mean.argmax(axis=1)])
+    np.testing.assert_allclose(
+        model.decision_function(x_test), mean / np.sqrt(variance)[:, None], rtol=1e-8, atol=1e-12
+    )
+
+    out_mean, out_variance = np.empty((40, 3)), np.empty(40)
+    folds = KFold(40) if t is None else KFold(5, shuffle=True, random_state=0)
+    for kept, out in folds.split(x):
+        out_mean[out], out_variance[out] = posterior(x[kept], targets[kept], x[out])
+    temperature = calibrate(out_mean, out_variance, np.searchsorted(model.classes_, y))
+    assert model.temperature_ == pytest.approx(temperature, rel=1e-6)
+
+    probabilities = model.predict_proba(x_test)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-12)
+    noise = np.random.default_rng(0).normal(size=(40_000, 20, 3))
+    largest = (mean + temperature * np.sqrt(variance)[:, None] * noise).argmax(axis=2)
+    counted = (largest[..., None] == np.arange(3)).mean(axis=0)
+    assert (np.abs(counted - probabilities) < 5 * np.sqrt(0.25 / 40_000)).all()
+
+
+def test_two_classes_have_one_decision(classes):
+    x, x_test, y, _ = classes
+    model = NNGPClassifier().fit(x, y == "a")
+    decision = model.decision_function(x_test)
+    assert decision.shape == (20,)
+    np.testing.assert_array_equal(decision > 0, model.predict(x_test))
+    assert 0.5 < model.score(x, y == "a") <= 1
+
+
+@pytest.mark.parametrize("make", [NNGPClassifier, NTKClassifier])
+def test_certainty_beyond_rounding_is_finite(make, classes):
+    """Without noise, the variance at a training point is rounding or zero."""
+    x, _, y, _ = classes
+    model = make(diag_reg=0.0).fit(x, y)
+    assert np.isfinite(model.decision_function(x)).all()
+    np.testing.assert_array_equal(model.predict(x), y)
+    np.testing.assert_allclose(model.predict_proba(x).max(axis=1), 1, atol=1e-6)
+
+
+def test_images_are_rows(rng):
+    net = stax.serial(stax.Conv(1, (3, 3), padding="SAME"), stax.Relu(), stax.Flatten(), stax.Dense(1))
+    rows, y = rng.normal(size=(12, 4 * 4 * 2)), np.arange(12) % 2
+    for make in (NNGPClassifier, NTKClassifier):
+        model = make(network=net, input_shape=(4, 4, 2)).fit(rows, y)
+        k = net.kernel_fn(rows.reshape(12, 4, 4, 2), None, make._get)
+        mean = k @ np.linalg.solve(shifted(k, 1e-3), np.eye(2)[y] - 0.5)
+        np.testing.assert_array_equal(model.predict(rows), mean.argmax(axis=1))
+        assert model.n_features_in_ == 32
+    mean, std = NTKRegressor(network=net, input_shape=(4, 4, 2)).fit(rows, y).predict(rows, return_std=True)
+    assert mean.shape == std.shape == (12,)
+
+
+@pytest.mark.parametrize("make", [NNGPRegressor, NTKRegressor, NNGPClassifier, NTKClassifier])
+def test_searches_pipelines_pickles_and_clones(make, data):
+    x, x_test, y = data
+    y = y > 0.5 if "Classifier" in make.__name__ else y
+    model = make(W_std=1.1, network=None, diag_reg=0.05)
+    assert clone(model).get_params() == model.get_params()
+    search = GridSearchCV(model, {"depth": [1, 4], "diag_reg": [1e-2, 1.0]}, cv=3).fit(x, y)
+    best = make(W_std=1.1, **search.best_params_).fit(x, y)
+    np.testing.assert_array_equal(search.predict(x_test), best.predict(x_test))
+    scores = cross_val_score(make(W_std=1.1, **search.best_params_), x, y, cv=3)
+    assert search.best_score_ == pytest.approx(scores.mean())
+    pipeline = make_pipeline(StandardScaler(), make(network=network())).fit(x, y)
+    again = pickle.loads(pickle.dumps(pipeline))
+    np.testing.assert_array_equal(again.predict(x_test), pipeline.predict(x_test))
+    if hasattr(pipeline, "predict_proba"):
+        np.testing.assert_array_equal(again.predict_proba(x_test), pipeline.predict_proba(x_test))
+
+
+@pytest.mark.parametrize("make", [NNGPRegressor, NTKRegressor, NNGPClassifier, NTKClassifier])
+def test_float32_stays_float32(make, data):
+    x, x_test, y = data
+    y = y > 0.5 if "Classifier" in make.__name__ else y
+    model, double = make().fit(x.astype(np.float32), y), make().fit(x, y)
+    if "Classifier" in make.__name__:
+        found, expected = (m.decision_function(x_test) for m in (model, double))
+        assert model.predict_proba(x_test).dtype == np.float32
+    else:
+        (found, std), (expected, _) = (m.predict(x_test, return_std=True) for m in (model, double))
+        assert std.dtype == np.float32
+    assert (found.dtype, expected.dtype) == (np.float32, np.float64)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_constant_targets_are_predicted(data):
+    x, x_test, _ = data
+    for make in (NNGPRegressor, NTKRegressor):
+        np.testing.assert_allclose(make().fit(x, np.full(30, 1e6 / 3)).predict(x_test), 1e6 / 3, rtol=1e-12)
+    for parameters in ({"amplitude": None}, {"diag_reg": "evidence"}):
+        with pytest.raises(ValueError, match="all targets are zero"):
+            NNGPRegressor(**parameters).fit(x, np.ones(30))
+
+
+def test_a_singular_gram_is_reported(data):
+    x, x_test, y = data
+    twice = np.concatenate([x, x[:3]]), np.concatenate([y, y[:3]])
+    model = NNGPRegressor(diag_reg=0.0, normalize_y=False)
+    with pytest.warns(IllConditionedWarning, match="singular to rounding") as caught:
+        model.fit(*twice)
+    assert caught[0].filename == __file__
+    assert model.conditioning_.jitter > 0
+    once = NNGPRegressor(diag_reg=0.0, normalize_y=False).fit(x, y)
+    np.testing.assert_allclose(model.predict(x_test), once.predict(x_test), rtol=1e-6)
+
+
+def test_feature_names_are_kept(data):
+    pandas = pytest.importorskip("pandas")
+    x, x_test, y = data
+    names = ["a", "b", "c", "d"]
+    model = NTKRegressor().fit(pandas.DataFrame(x, columns=names), y)
+    assert list(model.feature_names_in_) == names
+    np.testing.assert_array_equal(
+        model.predict(pandas.DataFrame(x_test, columns=names)), NTKRegressor().fit(x, y).predict(x_test)
+    )
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(pandas.DataFrame(x_test, columns=names[::-1]))
+
+
+@pytest.mark.parametrize("make", [NNGPRegressor, NTKRegressor, NNGPClassifier, NTKClassifier])
+def test_estimators_refuse(make, data):
+    x, x_test, y = data
+    y = y > 0.5 if "Classifier" in make.__name__ else y
+    nan = x.copy()
+    nan[3, 1] = np.nan
+    name = rf"\[{make.__name__}\] "
+    for parameters, rows, error, message in [
+        ({"nonlinearity": "tanhh"}, x, ValueError, name + "nonlinearity must be one of .*given 'tanhh'"),
+        ({"depth": 0}, x, ValueError, name + "depth must be at least 1, given 0"),
+        ({"network": "relu"}, x, TypeError, name + "network must be a stax layer or its kernel_fn, given str"),
+        ({"input_shape": (5,)}, x, ValueError, name + r"input_shape \(5,\) holds 5 values, rows of X have 4 features"),
+        ({"network": stax.FanOut(2)}, x, ValueError, name + "the network must have one output without positions"),
+        (
+            {"diag_reg": "loo"},
+            x,
+            ValueError,
+            name + "diag_reg must be a number, 'leave_one_out' or 'evidence', given 'loo'",
+        ),
+        ({"diag_reg": -1.0}, x, ValueError, "diag_reg must be finite and not negative, given -1"),
+        ({"W_std": -1.0}, x, ValueError, "W_std must not be negative"),
+        ({}, nan, ValueError, "Input X contains NaN"),
+        ({}, x[:-1], ValueError, "inconsistent numbers of samples"),
+        ({}, x[:, :, None], ValueError, "Found array with dim 3"),
+    ]:
+        with pytest.raises(error, match=message):
+            make(**parameters).fit(rows, y)
+    if make in (NTKRegressor, NTKClassifier):
+        for parameters, message in [
+            ({"t": -1.0}, "t must not be negative or NaN, given -1"),
+            ({"t": [1.0, 2.0]}, name + r"t must be one number or None, given \[1.0, 2.0\]"),
+            ({"t": 1.0, "learning_rate": 0.0}, "learning_rate must be finite and positive, given 0"),
+        ]:
+            with pytest.raises(ValueError, match=message):
+                make(**parameters).fit(x, y)
+    model = make().fit(x, y)
+    with pytest.raises(ValueError, match=r"X has 3 features, but .* is expecting 4 features"):
+        model.predict(x_test[:, :3])
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        model.predict(nan)
+    for attribute in ("conditioning_", "log_marginal_likelihood_", "temperature_"):
+        if hasattr(make, attribute):
+            with pytest.raises(NotFittedError):
+                getattr(make(), attribute)
+
+
+def test_more_is_refused(data):
+    x, x_test, y = data
+    with pytest.raises(ValueError, match="return_std and return_cov are not had at once"):
+        NNGPRegressor().fit(x, y).predict(x_test, return_std=True, return_cov=True)
+    with pytest.raises(ValueError, match="Input y contains NaN"):
+        NTKRegressor().fit(x, np.where(y > 0, y, np.nan))
+    with pytest.raises(ValueError, match=r"\[NTKClassifier\] at least two classes are needed, y has 1 class: \[1\]"):
+        NTKClassifier().fit(x, np.ones(30, dtype=int))
+    with pytest.raises(ValueError, match="Unknown label type: continuous"):
+        NNGPClassifier().fit(x, y)
+
+
+def test_without_scikit_learn_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ImportError, match=r"pip install 'fastntk\[sklearn\]'"):
+        importlib.reload(fastntk.sklearn)

@@ -30,10 +30,10 @@ _LOCAL = 80  # Grams that one local search may take, for each parameter
 _FEW = 32  # points on which it is seen whether a parameter changes the kernel
 
 
-def fully_connected(depth: int, W_std: float, b_std: float) -> stax.Layer:
-    """``depth`` times Dense and Relu, and a Dense without bias: all weights W_std, all biases b_std."""
-    hidden = [layer for _ in range(depth) for layer in (stax.Dense(1, W_std, b_std), stax.Relu())]
-    return stax.serial(*hidden, stax.Dense(1, W_std))
+def fully_connected(depth: int, W_std: float, b_std: float | None, phi: stax.Layer | None = None) -> stax.Layer:
+    """``depth`` times Dense and phi, and a Dense without bias: all weights W_std, all biases b_std. None: Relu."""
+    hidden = [stax.Dense(1, W_std, b_std), stax.Relu() if phi is None else phi]
+    return stax.serial(*hidden * depth, stax.Dense(1, W_std))
 
 
 @dataclass(frozen=True)

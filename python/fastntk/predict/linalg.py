@@ -364,8 +364,8 @@ class Spectrum:
         check_gram(k, what, name)
         a = xp.array(k.T, dtype=dtype, order="F")
         if xp is np:
-            # 'evd' is the fast one; its workspace of 2 n^2 outgrows 32-bit integers first.
-            driver = "evd" if n <= 32_000 else "evr"
+            # 'evd' is the fast one; its workspace of 2 n^2 outgrows 32-bit integers first. SciPy 1.11 fails at n = 1.
+            driver = "evd" if 1 < n <= 32_000 else "evr"
             values, self.vectors = scipy_linalg.eigh(a, driver=driver, overwrite_a=True, check_finite=False)
         else:
             values, self.vectors = xp.linalg.eigh(a)

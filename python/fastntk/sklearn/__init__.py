@@ -8,6 +8,8 @@ try:
 except ImportError as error:
     raise ImportError("fastntk.sklearn needs scikit-learn (pip install 'fastntk[sklearn]')") from error
 
+from .classification import NNGPClassifier, NTKClassifier
 from .kernel import InfiniteWidthKernel
+from .regression import NNGPRegressor, NTKRegressor
 
-__all__ = ["InfiniteWidthKernel"]
+__all__ = ["InfiniteWidthKernel", "NNGPClassifier", "NNGPRegressor", "NTKClassifier", "NTKRegressor"]

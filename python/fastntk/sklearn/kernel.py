@@ -30,10 +30,10 @@ class InfiniteWidthKernel(Kernel):  # type: ignore[misc]
     ----------
     get : 'nngp' or 'ntk'
     depth : int
-        Nonlinearities, a Dense layer before each and one behind all.
+        Nonlinearities, a Dense layer before each; a Dense layer without bias behind all.
     W_std, b_std : float
-        Standard deviations of weights and biases, those of the readout too: the hyperparameters. One that is 0, or
-        None for ``b_std``, is not optimised.
+        Standard deviations of weights and biases: the hyperparameters. One that is 0, or None for ``b_std``, is not
+        optimised.
     nonlinearity : str or stax nonlinearity
         A name of ``fastntk.dual`` ('relu', 'erf', ...), or a layer such as ``stax.LeakyRelu(0.2)``.
     W_std_bounds, b_std_bounds : (float, float) or 'fixed'

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import stax
 from ..activations import NONLINEARITIES, Nonlinearity
 from ..arrays import describe
 from ..kernel_fn import KernelFn
 from ..layers import Layer, integer
+from ..predict.fit import fully_connected
 
 Array = npt.NDArray[Any]
 
 
 def kernel_fn_of(what: str, depth: Any, W_std: Any, b_std: Any, nonlinearity: Any, network: Any) -> KernelFn:
-    """The kernel function of ``network``, or of a dense network with a readout behind ``depth`` nonlinearities.
+    """The kernel function of ``network``, or of a dense network of this depth.
 
     Raises
     ------
@@ -44,8 +44,7 @@ def kernel_fn_of(what: str, depth: Any, W_std: Any, b_std: Any, nonlinearity: An
         raise TypeError(
             f"[{what}] nonlinearity must be a name or a nonlinearity of stax, given {describe(nonlinearity)}"
         )
-    dense = stax.Dense(1, W_std, b_std)
-    return stax.serial(*[dense, phi] * integer(what, "depth", depth), dense).kernel_fn
+    return fully_connected(integer(what, "depth", depth), W_std, b_std, phi).kernel_fn
 
 
 def inputs_of(what: str, x: Array, input_shape: Any) -> Array:
