@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +18,7 @@ import matplotlib
 from fastntk import plot
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 M = 7
 
@@ -179,7 +183,7 @@ def test_spectrum_draws_eigenvalues_the_floor_and_the_effective_rank(rng):
     np.testing.assert_allclose(level.get_ydata(), floor, rtol=1e-6)
     assert list(rank.get_xdata()) == [4, 4]
     assert legend(ax)[0] == "NNGP: effective rank 4 of 8"
-    assert legend(ax)[-1] == "rounding of float32: n eps"
+    assert legend(ax)[-1] == "n eps of float32"
     assert (ax.get_xscale(), ax.get_yscale(), ax.get_xlabel(), ax.get_ylabel()) == ("log", "log", "index", "eigenvalue")
 
 
@@ -189,7 +193,7 @@ def test_spectrum_shows_negative_eigenvalues_by_size(rng):
     assert list(positive.get_xdata()) == [1, 2, 4]
     np.testing.assert_allclose(positive.get_ydata(), [8, 2, 0.5])
     np.testing.assert_allclose(np.transpose(negative.get_data()), [[3, 1]])
-    assert legend(ax)[:2] == ["effective rank 3 of 4", "1 below zero: size"]
+    assert legend(ax)[:2] == ["effective rank 3 of 4", "1 below zero, by size"]
 
 
 def test_spectrum_refuses():
@@ -272,6 +276,20 @@ def test_curves_on_one_axes_differ_in_colour(name):
     CALLS[name](ax=ax)
     colors = {to_hex(line.get_color()) for line in ax.lines}
     assert colors == set(plot.COLORS[:2])
+
+
+def test_the_example_draws_its_picture(tmp_path, capsys):
+    example = runpy.run_path(str(Path(__file__).parent.parent / "examples" / "predict.py"))
+    example["main"](str(tmp_path / "predict.png"))
+    height, width, _ = imread(tmp_path / "predict.png").shape
+    assert (width, height) == (1440, 960)
+    assert "noise 0.0" in capsys.readouterr().out  # of the 0.1 that the data have
+
+
+def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
+    with pytest.raises(ImportError, match=r"pip install 'fastntk\[plot\]'"):
+        importlib.reload(plot)
 
 
 def test_pyplot_is_not_imported():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import pickle
 import sys
@@ -592,6 +593,12 @@ def test_more_is_refused(data):
         NTKClassifier().fit(x, np.ones(30, dtype=int))
     with pytest.raises(ValueError, match="Unknown label type: continuous"):
         NNGPClassifier().fit(x, y)
+
+
+def test_examples_in_docstrings():
+    for name in ("classification", "kernel", "regression"):
+        found = doctest.testmod(importlib.import_module(f"fastntk.sklearn.{name}"))
+        assert (found.failed, found.attempted > 0) == (0, True)
 
 
 def test_without_scikit_learn_the_error_names_the_extra(monkeypatch):

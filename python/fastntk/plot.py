@@ -114,7 +114,7 @@ def posterior_band(
         ax.plot(x_train, y_train, "o", color=INK, markersize=4.5, zorder=3, label="training points")
     ax.set_xlabel("x")
     ax.set_ylabel("f(x)")
-    ax.legend(frameon=False)
+    _legend(ax)
     return ax
 
 
@@ -176,14 +176,14 @@ def training_curves(
         if ends is not None:
             ax.axhline(ends[k], color=style["color"], linestyle=":", linewidth=1.2)
     if times[0] == 0:
-        ax.set_xscale("symlog", linthresh=times[1], linscale=0.3)
+        ax.set_xscale("symlog", linthresh=times[1], linscale=0.5)
     else:
         ax.set_xscale("log")
     ax.set_xlim(times[0], times[-1])
     ax.set_xlabel("training time t")
     ax.set_ylabel(ylabel)
     if names:
-        ax.legend(frameon=False)
+        _legend(ax)
     return ax
 
 
@@ -235,16 +235,18 @@ def spectrum(k: Any, *, label: str | None = None, color: Any = None, ax: Axes | 
     if negative.any():
         ax.plot(
             index[negative], -values[negative], "o", color=color, markersize=4, markerfacecolor="none",
-            markeredgewidth=0.8, label=f"{int(negative.sum())} below zero: size",
+            markeredgewidth=0.8, label=f"{int(negative.sum())} below zero, by size",
         )  # fmt: skip
-    ax.axhline(floor, color=color, linestyle="--", linewidth=1, label=f"rounding of {k.dtype}: n eps")
+    rounding = f"n eps of {k.dtype}"
+    known = any(line.get_label() == rounding for line in ax.lines)
+    ax.axhline(floor, color=color, linestyle="--", linewidth=1, label="_" if known else rounding)
     if 0 < rank < n:
         ax.axvline(rank, color=color, linestyle=":", linewidth=1)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("index")
     ax.set_ylabel("eigenvalue")
-    ax.legend(frameon=False)
+    _legend(ax)
     return ax
 
 
@@ -297,7 +299,7 @@ def learning_curve(
     ax.set_xlabel("training points")
     ax.set_ylabel(ylabel)
     if label:
-        ax.legend(frameon=False)
+        _legend(ax)
     return ax
 
 
@@ -310,6 +312,11 @@ def _axes(ax: Axes | None) -> Axes:
     made = figure.add_subplot()
     made.spines[["top", "right"]].set_visible(False)
     return made
+
+
+def _legend(ax: Axes) -> None:
+    """Entries of all that has been drawn, legible on top of it."""
+    ax.legend(framealpha=0.85, edgecolor="none")
 
 
 def _style(ax: Axes, color: Any) -> dict[str, Any]:
