@@ -22,8 +22,8 @@ except PackageNotFoundError:  # used from a source tree
 
 __all__ = ["Kernel", "__version__", "dual", "options", "show_config", "stax"]
 
-# Modules that need more than NumPy, loaded when they are first used.
-_OPTIONAL = ("plot", "predict", "sklearn")
+# Modules beside the kernels, some of which need more than NumPy: loaded when they are first used.
+_OPTIONAL = ("catapult", "meanfield", "plot", "predict", "quadrature", "sklearn")
 
 
 def __getattr__(name: str) -> Any:
