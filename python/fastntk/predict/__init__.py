@@ -29,12 +29,15 @@ from .evidence import (
     select_diag_reg,
 )
 from .fit import Evaluation, Fit, fit, fully_connected
+from .iterative import ConvergenceError, conjugate_gradient
 from .linalg import Conditioning, IllConditionedWarning, IndefiniteError
+from .low_rank import nystrom
 from .mse import gradient_descent_mse, max_learning_rate
 from .posterior import Gaussian, gp_inference, sample
 
 __all__ = [
     "Conditioning",
+    "ConvergenceError",
     "DiagRegSelection",
     "Evaluation",
     "Fit",
@@ -47,6 +50,7 @@ __all__ = [
     "SearchWarning",
     "calibrate",
     "class_probabilities",
+    "conjugate_gradient",
     "expected_calibration_error",
     "fit",
     "fully_connected",
@@ -58,6 +62,7 @@ __all__ = [
     "log_marginal_likelihood",
     "max_learning_rate",
     "negative_log_likelihood",
+    "nystrom",
     "one_hot",
     "reliability",
     "sample",

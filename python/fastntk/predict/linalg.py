@@ -106,7 +106,7 @@ def warn_of_few_digits(found: Conditioning, eps: float, what: str) -> None:
 
 def to_host(x: Any) -> Array:
     """A NumPy array of the same values."""
-    found: Array = x if isinstance(x, np.ndarray) else x.get()
+    found: Array = np.asarray(x) if isinstance(x, (np.ndarray, np.generic)) else x.get()
     return found
 
 
@@ -207,6 +207,8 @@ class Cholesky:
         The caller's name, for messages.
     dtype : numpy.dtype
         Of the factor.
+    quiet : bool
+        Leave it to the caller to warn, by ``conditioning``.
 
     Raises
     ------
@@ -221,7 +223,7 @@ class Cholesky:
         When K was singular to rounding and jitter was added, or the solution keeps fewer than four digits.
     """
 
-    def __init__(self, k: Array, reg: float, what: str, dtype: Any = np.float64) -> None:
+    def __init__(self, k: Array, reg: float, what: str, dtype: Any = np.float64, quiet: bool = False) -> None:
         self._library = namespace(k, what=what).__name__  # a name goes through pickle, a module does not
         n = len(k)
         check_size(n, what)
@@ -241,14 +243,15 @@ class Cholesky:
             while not np.isfinite(condition):
                 jitter *= 10
                 self.factor, condition = self._try(k, reg + jitter, norm + jitter)
-            warn(
-                f"[{what}] the kernel of {n} training points is singular to rounding (effective rank {rank}): "
-                f"{jitter:.3g} was added to its diagonal; choose diag_reg to say how much"
-            )
+            if not quiet:
+                warn(
+                    f"[{what}] the kernel of {n} training points is singular to rounding (effective rank {rank}): "
+                    f"{jitter:.3g} was added to its diagonal; choose diag_reg to say how much"
+                )
         elif condition * eps > WARN_DIGITS:
             rank = self._rank(k, reg, norm)
         self.conditioning = Conditioning(n, reg, jitter, condition, rank)
-        if not jitter:
+        if not jitter and not quiet:
             warn_of_few_digits(self.conditioning, eps, what)
 
     @property
