@@ -1,4 +1,4 @@
-"""The demo: its inference against textbook formulas, its data checks, and the command line on small data."""
+"""The demo: what it measures, its data checks, and the command line on small data."""
 
 from __future__ import annotations
 
@@ -15,166 +15,16 @@ pytest.importorskip("threadpoolctl")
 pytest.importorskip("tqdm")
 
 import fastntk
-from fastntk import cli
+from fastntk import cli, predict
 from fastntk.demo import DemoError, Settings, evaluate, experiment, load_npz, picture
 from fastntk.demo.data import Problem, split, standardise, subsample
 from fastntk.demo.experiment import convolutional_network, convolve, network
-from fastntk.demo.inference import (
-    class_nll,
-    fit,
-    fit_temperature,
-    gaussian_nll,
-    log_class_probabilities,
-    log_marginal_likelihood,
-    select_noise,
-)
 from matplotlib.image import imread
-from scipy.stats import multivariate_normal, norm
-
-NOISE = 0.07
 
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(5)
-
-
-@pytest.fixture
-def regression(rng):
-    """Training kernel, cross kernel, test kernel's diagonal, targets: NNGP of a small network."""
-    x = rng.normal(size=(30, 4))
-    _, _, kernel_fn = network(Settings(depth=2))
-    k = kernel_fn(x, get="nngp")
-    return k[:24, :24], k[24:, :24], np.diagonal(k)[24:], rng.normal(size=(24, 3))
-
-
-# ---- inference
-
-
-def test_posterior_is_the_textbook_one(regression):
-    k, cross, diagonal, y = regression
-    inverse = np.linalg.inv(k + NOISE * np.eye(len(k)))
-    posterior = fit(k, y, NOISE, amplitude=1.7)
-    np.testing.assert_allclose(posterior.mean(cross), cross @ inverse @ y, rtol=1e-9, atol=1e-11)
-    expected = 1.7 * (diagonal - np.diagonal(cross @ inverse @ cross.T) + NOISE)
-    np.testing.assert_allclose(posterior.variance(cross, diagonal), expected, rtol=1e-9)
-
-
-def test_posterior_agrees_with_scikit_learn(rng):
-    gaussian_process = pytest.importorskip("sklearn.gaussian_process")
-    x, new, y = rng.normal(size=(25, 3)), rng.normal(size=(7, 3)), rng.normal(size=(25, 1))
-    kernel = 1.3 * gaussian_process.kernels.RBF(1.9)
-    theirs = gaussian_process.GaussianProcessRegressor(kernel, alpha=NOISE, optimizer=None).fit(x, y[:, 0])
-    mean, sd = theirs.predict(new, return_std=True)
-    ours = fit(kernel(x), y, NOISE)
-    np.testing.assert_allclose(ours.mean(kernel(new, x))[:, 0], mean, rtol=1e-9)
-    np.testing.assert_allclose(ours.variance(kernel(new, x), kernel.diag(new)) - NOISE, sd**2, rtol=1e-8)
-    assert log_marginal_likelihood(kernel(x), y, NOISE) == pytest.approx(
-        theirs.log_marginal_likelihood_value_, rel=1e-10
-    )
-
-
-def test_inputs_stay_as_they_are(regression):
-    k, cross, diagonal, y = regression
-    copies = [a.copy() for a in regression]
-    posterior = fit(k, y, NOISE)
-    posterior.mean(cross)
-    posterior.variance(cross, diagonal)
-    posterior.leave_one_out()
-    select_noise(k, y)
-    log_marginal_likelihood(k, y, NOISE)
-    for array, copy in zip(regression, copies, strict=True):
-        np.testing.assert_array_equal(array, copy)
-
-
-def test_log_marginal_likelihood_is_the_normal_density(regression):
-    k, _, _, y = regression
-    density = multivariate_normal(np.zeros(len(k)), k + NOISE * np.eye(len(k)))
-    expected = sum(density.logpdf(column) for column in y.T)
-    assert log_marginal_likelihood(k, y, NOISE) == pytest.approx(expected, rel=1e-11)
-
-
-def test_selection_is_the_best_of_grid_and_amplitudes(regression):
-    k, _, _, y = regression
-    ratios = (1e-3, 1e-2, 1e-1, 1.0)
-    found = select_noise(k, y, ratios)
-    value = log_marginal_likelihood(found.amplitude * k, y, found.amplitude * found.noise)
-    assert found.log_evidence == pytest.approx(value, rel=1e-10)
-    noises = np.array(ratios) * np.mean(np.diagonal(k))
-    assert np.min(np.abs(noises / found.noise - 1)) < 1e-12
-    for noise in noises:
-        for amplitude in found.amplitude * np.array([0.5, 0.99, 1.0, 1.01, 2.0]):
-            assert log_marginal_likelihood(amplitude * k, y, amplitude * noise) <= value + 1e-9
-
-
-def test_leave_one_out_is_brute_force(regression):
-    k, _, _, y = regression
-    mean, variance = fit(k, y, NOISE, amplitude=0.6).leave_one_out()
-    for i in range(len(k)):
-        rest = np.delete(np.arange(len(k)), i)
-        posterior = fit(k[np.ix_(rest, rest)], y[rest], NOISE, amplitude=0.6)
-        np.testing.assert_allclose(mean[i], posterior.mean(k[i : i + 1, rest])[0], rtol=1e-8, atol=1e-10)
-        np.testing.assert_allclose(variance[i], posterior.variance(k[i : i + 1, rest], k[i, i : i + 1])[0], rtol=1e-9)
-
-
-def test_ntk_mean_is_gradient_descent_run_to_its_end(rng):
-    """Of the linearised network from 0 outputs, with the penalty on the distance from its start."""
-    x = rng.normal(size=(12, 3))
-    _, _, kernel_fn = network(Settings(depth=1))
-    ntk = kernel_fn(x, get="ntk")
-    features = np.linalg.cholesky(ntk)  # parameters' Jacobian, up to a rotation
-    y, train = rng.normal(size=(8, 1)), slice(0, 8)
-    hessian = features[train].T @ features[train] + NOISE * np.eye(12)
-    weights = np.zeros((12, 1))
-    for _ in range(20000):
-        weights -= (hessian @ weights - features[train].T @ y) / np.linalg.norm(hessian, 2)
-    expected = features[8:] @ weights
-    np.testing.assert_allclose(fit(ntk[train, train], y, NOISE).mean(ntk[8:, train]), expected, rtol=1e-6)
-
-
-def test_class_probabilities_of_two_classes(rng):
-    mean, sd = rng.normal(size=(40, 2)) * 3, rng.uniform(0.2, 2, size=40)
-    gap = (mean[:, 0] - mean[:, 1]) / (np.sqrt(2) * sd)
-    expected = np.stack([norm.logcdf(gap), norm.logcdf(-gap)], axis=1)
-    np.testing.assert_allclose(log_class_probabilities(mean, sd), expected, rtol=1e-6, atol=1e-9)
-
-
-@pytest.mark.parametrize("classes", [3, 10, 100])
-def test_class_probabilities_by_sampling(rng, classes):
-    mean, sd = rng.normal(size=(2, classes)), np.array([0.7, 1.5])
-    mean[1, 0] = -200.0  # far from all others
-    draws = 40_000
-    for row, p in enumerate(np.exp(log_class_probabilities(mean, sd))):
-        winners = (mean[row] + sd[row] * rng.normal(size=(draws, classes))).argmax(axis=1)
-        counts = np.bincount(winners, minlength=classes)
-        assert p.sum() == pytest.approx(1, abs=1e-12)
-        assert np.all(np.abs(counts / draws - p) < 5 * np.sqrt(p / draws) + 5 / draws)
-
-
-def test_class_probabilities_of_equal_and_of_hopeless_classes():
-    np.testing.assert_allclose(np.exp(log_class_probabilities(np.zeros((1, 7)), np.ones(1))), 1 / 7, rtol=1e-9)
-    extreme = log_class_probabilities(np.array([[1e6, 0.0, -1e6]]), np.array([1e-3]))
-    assert np.isfinite(extreme).all()
-    assert extreme[0, 0] == pytest.approx(0, abs=1e-12)
-
-
-def test_temperature_finds_the_spread_that_made_the_labels(rng):
-    mean, sd = rng.normal(size=(4000, 3)), np.full(4000, 0.25)
-    labels = (mean + 4 * sd[:, None] * rng.normal(size=mean.shape)).argmax(axis=1)
-    found = fit_temperature(mean, sd, labels)
-    assert found == pytest.approx(4, rel=0.1)
-    nlls = [class_nll(log_class_probabilities(mean, t * sd), labels) for t in (found / 1.3, found, found * 1.3)]
-    assert nlls[1] == min(nlls)
-
-
-def test_temperature_stays_where_nothing_is_learnt():
-    mean = np.array([[1e4, 0.0], [0.0, 1e4]])
-    assert fit_temperature(mean, np.ones(2), np.array([0, 1])) == pytest.approx(1, rel=0.1)
-
-
-def test_gaussian_nll(rng):
-    y, mean, sd = rng.normal(size=9), rng.normal(size=9), rng.uniform(0.5, 2, 9)
-    assert gaussian_nll(y, mean, sd) == pytest.approx(-np.mean(norm.logpdf(y, mean, sd)), rel=1e-12)
 
 
 # ---- data
@@ -283,6 +133,68 @@ def test_experiment_learns_and_repeats_itself(rng):
     assert set(result.train).isdisjoint(result.test)
 
 
+@pytest.mark.parametrize("kind", ["classes", "regression"])
+def test_training_is_gradient_descent_step_by_step(rng, kind):
+    """The linear model in the kernel's features, from 0, by the loop itself: losses and scores."""
+    x, y = blobs(rng)
+    classes = ("a", "b", "c") if kind == "classes" else None
+    problem = Problem("blobs", x, y if classes else x @ np.arange(1.0, 4.0), classes)
+    result = evaluate(problem, SMALL)
+    ntk = network(SMALL).kernel_fn(standardise(problem, result.train), None, "ntk")
+    k, cross = ntk[np.ix_(result.train, result.train)], ntk[np.ix_(result.test, result.train)]
+    if classes:
+        offset, unit, targets = 0.0, 1.0, np.eye(3)[problem.y] - 1 / 3
+    else:
+        offset, unit = problem.y[result.train].mean(), problem.y[result.train].std()
+        targets = (problem.y[:, None] - offset) / unit
+    truth, new = targets[result.train], targets[result.test]
+    a = k + 1e-8 * np.trace(k) / len(k) * np.eye(len(k))
+    rate = truth.size / np.linalg.norm(k, 2)
+    weights, found = np.zeros_like(truth), result.training["NTK"]
+    shown = list(found.steps[:20])
+    for step in range(1, int(shown[-1]) + 1):
+        weights += rate / truth.size * (truth - a @ weights)
+        if step in shown:
+            at, mean = shown.index(step), cross @ weights
+            assert found.train_loss[at] == pytest.approx(np.mean((a @ weights - truth) ** 2) / 2, rel=1e-6)
+            assert found.test_loss[at] == pytest.approx(np.mean((mean - new) ** 2) / 2, rel=1e-6)
+            right = np.mean(mean.argmax(axis=1) == problem.y[result.test])
+            error = np.sqrt(np.mean((offset + unit * mean[:, 0] - problem.y[result.test]) ** 2))
+            assert found.score[at] == pytest.approx(right if classes else error, rel=1e-6)
+    assert found.steps[-1] == 10**6
+    assert found.test_loss[found.best] == found.test_loss.min()
+    assert set(result.training) == {"NNGP", "NTK"}
+
+
+def test_calibration_is_what_it_says(rng):
+    x, y = blobs(rng)
+    result = evaluate(Problem("blobs", x, y, ("a", "b", "c")), SMALL)
+    model, truth = result.models[0], y[result.test]
+    p = np.exp(model.log_p)
+    np.testing.assert_allclose(p, predict.class_probabilities(model.mean, model.sd**2), rtol=1e-9)
+    assert model.calibration == pytest.approx(predict.expected_calibration_error(p, truth))
+    regression = Problem("line", x, x @ np.arange(1.0, 4.0) + rng.normal(size=60), None)
+    result = evaluate(regression, SMALL)
+    model, truth = result.models[0], regression.y[result.test]
+    z = np.abs(truth - model.mean[:, 0]) / model.sd
+    assert model.calibration == np.mean(z < 1.959963984540054)
+    assert model.nll == pytest.approx(np.mean(z**2 / 2 + np.log(model.sd)) + np.log(2 * np.pi) / 2, rel=1e-12)
+
+
+def test_a_single_training_value_is_refused(rng):
+    y = np.zeros(20)
+    y[3] = 1.0
+    seed = next(s for s in range(20) if 3 in split(Problem("", X, y, None), 0.25, np.random.default_rng(s))[1])
+    with pytest.raises(DemoError, match="the 15 samples to train on have one value of y only"):
+        evaluate(Problem("", X, y, None), Settings(seed=seed))
+
+
+def test_small_parts_with_a_single_value_are_predicted_by_it(rng):
+    y = np.zeros(60)
+    y[:8] = 1.0
+    assert evaluate(Problem("", rng.normal(size=(60, 3)), y, None), SMALL).curve.sizes[0] == 11
+
+
 def test_choices_do_not_see_the_test_set(rng):
     x, y = blobs(rng)
     names = ("a", "b", "c")
@@ -293,7 +205,7 @@ def test_choices_do_not_see_the_test_set(rng):
     choices = []
     for problem in (Problem("", x, y, names), Problem("", moved_x, moved_y, names)):
         model = experiment._model(experiment._rbf(standardise(problem, train), train), problem, train, test)
-        choices.append((model.scale, model.selection.noise, model.selection.amplitude, model.temperature))
+        choices.append((model.scale, model.selection.diag_reg, model.selection.amplitude, model.temperature))
     np.testing.assert_allclose(*choices, rtol=1e-9)
 
 
@@ -365,10 +277,15 @@ def test_demo_on_own_data(tmp_path, capsys, rng, coarse, kind):
     config = fastntk.show_config(mode="dict")
     assert f"backend {config['backend']}, instruction set {config['isa']}" in printed.out
     assert ("test RMSE" if kind == "regression" else "test accuracy") in printed.out
-    found = [line.split()[0] for line in printed.out.splitlines() if line.startswith(MODELS)]
+    models = printed.out[: printed.out.index("training  ")]
+    found = [line.split()[0] for line in models.splitlines() if line.startswith(MODELS)]
     assert found == [name for name in MODELS if name != "CNTK" or kind == "images"]
     assert ("AvgPool" in printed.out) == (kind == "images")
-    assert picture_size(out) == (700, 420)
+    assert ("in 95 % band" if kind == "regression" else "calib. error") in printed.out
+    training = printed.out[printed.out.index("training  ") :].splitlines()
+    assert "1,000,000 steps" in training[0]
+    assert [line.split()[0] for line in training[2:4]] == ["NNGP", "NTK"]
+    assert picture_size(out) == ((700, 600) if kind == "images" else (700, 420))
 
 
 def test_demo_on_the_digits(tmp_path, capsys, monkeypatch):
@@ -381,11 +298,12 @@ def test_demo_on_the_digits(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "160 random samples of 1797" in printed
     assert "160 handwritten digits, 64 features, 10 classes" in printed
-    accuracy = {line.split()[0]: float(line.split()[1]) for line in printed.splitlines() if line.startswith(MODELS)}
+    models = printed[: printed.index("training  ")].splitlines()
+    accuracy = {line.split()[0]: float(line.split()[1]) for line in models if line.startswith(MODELS)}
     assert tuple(accuracy) == tuple(name for name in MODELS if name != "CNTK" or backend != "numpy")
     assert ("no convolutional network: it would take about" in printed) == (backend == "numpy")
     assert min(accuracy.values()) > 75
-    assert picture_size(out) == (2800, 1680)
+    assert picture_size(out) == (2800, 2400)
 
 
 def test_demo_on_few_samples_and_on_copies(tmp_path, rng, coarse):

@@ -437,6 +437,36 @@ def test_the_posterior_is_the_textbook_one(rng, get):
         found.posterior(new, "full")
 
 
+def test_the_ntks_mean_is_gradient_descent_run_to_its_end(rng):
+    """Of the linearised network from 0 outputs, with the penalty on the distance from its start."""
+    x, y, new, reg = rng.normal(size=(8, 3)), rng.normal(size=(8, 1)), rng.normal(size=(4, 3)), 0.07
+    found = fit(None, x, y, get="ntk", depth=1, W_std=1.4, b_std=0.1, diag_reg=reg, diag_reg_absolute_scale=True)
+    ntk = fully_connected(1, 1.4, 0.1).kernel_fn(np.concatenate([x, new]), None, "ntk")
+    features = np.linalg.cholesky(ntk)  # parameters' Jacobian, up to a rotation
+    hessian = features[:8].T @ features[:8] + reg * np.eye(12)
+    weights = np.zeros((12, 1))
+    for _ in range(20_000):
+        weights -= (hessian @ weights - features[:8].T @ y) / np.linalg.norm(hessian, 2)
+    np.testing.assert_allclose(found.posterior(new), features[8:] @ weights, rtol=1e-6)
+
+
+def test_the_posterior_agrees_with_scikit_learn(rng):
+    process = pytest.importorskip("sklearn.gaussian_process")
+    x, new, y = rng.normal(size=(25, 3)), rng.normal(size=(7, 3)), rng.normal(size=(25, 1))
+    kernel = 1.3 * process.kernels.RBF(1.9)
+    theirs = process.GaussianProcessRegressor(kernel, alpha=0.07, optimizer=None).fit(x, y[:, 0])
+    mean, std = theirs.predict(new, return_std=True)
+
+    def network(depth, W_std, b_std):
+        return lambda x1, x2, get: kernel(x1, x2)
+
+    found = fit(network, x, y, depth=1, W_std=1.0, b_std=0.0, diag_reg=0.07 / 1.3, amplitude=1.0)
+    ours = found.posterior(new, "diagonal")
+    np.testing.assert_allclose(ours.mean[:, 0], mean, rtol=1e-9)
+    np.testing.assert_allclose(ours.covariance, std**2, rtol=1e-8)
+    assert found.log_marginal_likelihood == pytest.approx(theirs.log_marginal_likelihood_value_, rel=1e-10)
+
+
 def test_images(rng):
     """Any inputs that the kernel function takes, channels first too."""
 

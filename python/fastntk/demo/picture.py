@@ -1,4 +1,4 @@
-"""The demo's picture: Gram matrix, learning curve, and what the posterior says about single samples."""
+"""The demo's picture: Gram matrix, learning curve, training, calibration, and single samples or classes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from scipy.stats import norm
 
+from ..plot import training_curves
 from .data import Array, Index
 from .experiment import Result
 
@@ -57,7 +59,7 @@ MAX_TICKS = 20
 
 
 def draw(result: Result, path: Path) -> None:
-    """Write the picture, 2800 x 1680 pixels; no display is needed.
+    """Write the picture, 2800 pixels wide, 1680 high or, with images, 2400; no display is needed.
 
     Parameters
     ----------
@@ -65,21 +67,26 @@ def draw(result: Result, path: Path) -> None:
     path : pathlib.Path
         Ends in one of ``FORMATS``.
     """
+    cases = result.problem.classes is not None and result.problem.image_shape is not None
     with rc_context(STYLE):
-        figure = Figure(figsize=(14, 8.4), layout=ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.07))
+        figure = Figure(figsize=(14, 12 if cases else 8.4), layout=ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.07))
         FigureCanvasAgg(figure)
         figure.suptitle(_title(result), x=0.012, ha="left", fontsize=17, fontweight="bold")
-        parts: Any = figure.subfigures(2, 1, height_ratios=(1.28, 1.0))
-        top, bottom = parts
-        left, right = top.subplots(1, 2, width_ratios=(1.0, 1.62))
+        rows: Any = figure.subfigures(3 if cases else 2, 1, height_ratios=(1.28, 0.95, 1.05) if cases else (1.28, 1.0))
+        left, right = rows[0].subplots(1, 2, width_ratios=(1.0, 1.62))
         _draw_gram(left, result)
         _draw_curve(right, result)
+        below = rows[1].subplots(1, 2 if cases else 3, width_ratios=(1.62, 1.0) if cases else (1.2, 1.0, 1.0))
+        _draw_training(below[0], result)
         if result.problem.classes is None:
-            _draw_regression(bottom, result)
-        elif result.problem.image_shape is not None:
-            _draw_cases(bottom, result)
+            _draw_predictions(below[1], result)
+            _draw_intervals(below[2], result)
         else:
-            _draw_classes(bottom, result)
+            _draw_errors(below[1], result)
+            if cases:
+                _draw_cases(rows[2], result)
+            else:
+                _draw_classes(below[2], result)
         figure.savefig(path)
 
 
@@ -187,6 +194,34 @@ def _draw_curve(axes: Axes, result: Result) -> None:
     )  # fmt: skip
 
 
+def _draw_training(axes: Axes, result: Result) -> None:
+    """Loss against steps of gradient descent, in closed form: on test samples, and thinner on training samples."""
+    names = list(result.training)
+    runs = list(result.training.values())
+    steps, top = runs[0].steps, max(run.test_loss.max() for run in runs)
+    floor = max(min(run.test_loss.min() for run in runs), 1e-8 * top)
+    training_curves(steps, np.stack([run.test_loss for run in runs], axis=1), labels=names, ax=axes)
+    for name, run in zip(names, runs, strict=True):
+        colour = STYLES[name]["color"]
+        shown = run.train_loss > 0
+        axes.plot(steps[shown], run.train_loss[shown], color=colour, linewidth=1.0, alpha=0.8)
+        style = {**STYLES[name], "markeredgecolor": "white", "clip_on": False, "zorder": 4}
+        axes.plot(steps[run.best], run.test_loss[run.best], **style)
+    low, high = floor / 5, 4.0 * top
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 300 * low else (1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("steps of gradient descent, half the largest rate")
+    axes.set_ylabel("loss of the mean network")
+    axes.set_title("c   Test loss over training, in closed form")
+    axes.plot([], [], color=FAINT, linewidth=1.0, label="training loss")
+    axes.legend(loc="upper left", ncols=3, columnspacing=1.4, handlelength=1.8)
+    axes.grid(axis="y", color="#E4E8EC", linewidth=0.9)
+    axes.set_axisbelow(True)
+
+
 def _accuracy_ticks(bottom: float, top: float, floor: float | None) -> dict[float, str]:
     """Labels by error, between two errors, far enough from each other; ``floor`` stands for none at all."""
     near = 0.055 * np.log(bottom / top)
@@ -235,7 +270,7 @@ def _draw_cases(figure: SubFigure, result: Result) -> None:
     assert model.log_p is not None
     labels = result.problem.y[result.test]
     cases = choose_cases(model.log_p, labels)
-    panel_title(figure, "c   NNGP posterior of test samples: probability of each class (bold: the true one)")
+    panel_title(figure, "e   NNGP posterior of test samples: probability of each class (bold: the true one)")
     grid = figure.subplots(2, max(len(cases), 1), height_ratios=(1.0, 0.85), squeeze=False)
     for column, (kind, row) in enumerate(cases):
         p = np.exp(model.log_p[row])
@@ -269,76 +304,87 @@ def _draw_image(axes: Axes, row: Array, shape: tuple[int, ...]) -> None:
     axes.spines[:].set_color("#D5DADF")
 
 
-def _draw_classes(figure: SubFigure, result: Result) -> None:
-    """Without images: how often the stated confidence is right, and which classes are confused."""
+def _draw_errors(axes: Axes, result: Result) -> None:
+    """Calibration: errors made beside errors stated, counted from the least sure test sample on."""
     classes = result.problem.classes
     assert classes is not None
     labels = result.problem.y[result.test]
-    left, right = figure.subplots(1, 2, width_ratios=(1.35, 1.0))
-    left.plot([0, 1], [0, 1], color=GREY, linewidth=1.2)
-    lowest = 1 / len(classes)
+    furthest = 0.0
     for model in result.models:
         assert model.log_p is not None
-        guess = model.log_p.argmax(axis=1)
         confidence = np.exp(model.log_p.max(axis=1))
-        hit = (guess == labels).astype(np.float64)
-        groups = np.array_split(np.argsort(confidence), min(8, max(1, len(labels) // 15)))
-        points = [(confidence[g].mean(), hit[g].mean()) for g in groups]
-        lowest = min(lowest, *(share for _, share in points))
-        left.plot(*zip(*points, strict=True), label=model.name, markeredgecolor="white", **STYLES[model.name])
-    left.set_title("c   Calibration on test samples, equal groups by confidence")
-    left.set_xlabel("stated probability of the predicted class")
-    left.set_ylabel("share correct")
-    left.set_xlim(1 / len(classes) - 0.03, 1.03)
-    left.set_ylim(lowest - 0.04, 1.04)
-    left.legend(loc="best")
+        order = np.argsort(confidence, kind="stable")
+        stated = np.r_[0.0, np.cumsum(1 - confidence[order])]
+        made = np.r_[0, np.cumsum(model.log_p.argmax(axis=1)[order] != labels[order])]
+        label = f"{model.name}   {100 * model.calibration:.1f} %"
+        axes.plot(stated, made, label=label, **{**STYLES[model.name], "marker": None})
+        axes.plot(stated[-1], made[-1], **{**STYLES[model.name], "markeredgecolor": "white", "zorder": 4})
+        if stated[-1] >= furthest:
+            furthest = stated[-1]
+            spread = 2 * np.sqrt(np.r_[0.0, np.cumsum((confidence * (1 - confidence))[order])])
+            expected = stated
+    axes.plot(expected, expected, color=GREY, linewidth=1.2, zorder=1)
+    axes.fill_between(expected, expected - spread, expected + spread, color=GREY, alpha=0.25, linewidth=0, zorder=0)
+    axes.set_ylim(0, None)
+    axes.set_xlim(0, None)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.set_title("d   Calibration of class probabilities")
+    axes.set_xlabel("errors stated (sum of 1 - p), least sure sample first")
+    axes.set_ylabel("errors made")
+    axes.legend(loc="upper left", title="expected calibration error", handlelength=2.6)
 
+
+def _draw_classes(axes: Axes, result: Result) -> None:
+    """Without images: which classes are confused."""
+    classes = result.problem.classes
+    assert classes is not None
+    labels = result.problem.y[result.test]
     log_p = result.models[0].log_p
     assert log_p is not None
     table = np.zeros((len(classes), len(classes)), dtype=np.intp)
     np.add.at(table, (labels, log_p.argmax(axis=1)), 1)
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    right.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    right.set_title("d   NNGP, true and predicted class")
-    right.spines[:].set_visible(False)
-    right.tick_params(length=0)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.set_title("e   NNGP confusion")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
     every = -(-len(classes) // (MAX_TICKS // 2))
     names = [_short(name) for name in classes[::every]]
-    _set_names(right, np.arange(0, len(classes), every), names)
-    right.set_xlabel("predicted")
-    right.set_ylabel("true")
+    _set_names(axes, np.arange(0, len(classes), every), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
     if len(classes) <= MAX_TICKS // 2:
         for i, j in zip(*np.nonzero(table), strict=True):
             colour = "white" if share[i, j] > 0.5 else INK
-            right.text(j, i, str(table[i, j]), ha="center", va="center", fontsize=10, color=colour)
+            axes.text(j, i, str(table[i, j]), ha="center", va="center", fontsize=10, color=colour)
 
 
-def _draw_regression(figure: SubFigure, result: Result) -> None:
-    """Predictions with their intervals, and how often intervals hold the target."""
-    from scipy.special import ndtr
-
-    y = result.problem.y[result.test]
-    left, right = figure.subplots(1, 2, width_ratios=(1.35, 1.0))
-    model = result.models[0]
+def _draw_predictions(axes: Axes, result: Result) -> None:
+    """Predictions with their intervals."""
+    y, model = result.problem.y[result.test], result.models[0]
     mean = model.mean[:, 0]
-    left.errorbar(y, mean, yerr=1.96 * model.sd, fmt="none", ecolor=BLUE, elinewidth=0.9, alpha=0.3)
-    left.plot(y, mean, "o", color=BLUE, markersize=4, markeredgecolor="white", markeredgewidth=0.4)
+    axes.errorbar(y, mean, yerr=1.96 * model.sd, fmt="none", ecolor=BLUE, elinewidth=0.9, alpha=0.3)
+    axes.plot(y, mean, "o", color=BLUE, markersize=4, markeredgecolor="white", markeredgewidth=0.4)
     ends = [min(y.min(), mean.min()), max(y.max(), mean.max())]
-    left.plot(ends, ends, color=INK, linewidth=1)
-    left.set_title("c   NNGP on test samples, with 95 % intervals")
-    left.set_xlabel("true target")
-    left.set_ylabel("prediction")
+    axes.plot(ends, ends, color=INK, linewidth=1)
+    axes.set_title("d   NNGP, with 95 % intervals")
+    axes.set_xlabel("true target")
+    axes.set_ylabel("prediction")
 
-    right.plot([0, 100], [0, 100], color=GREY, linewidth=1.2)
+
+def _draw_intervals(axes: Axes, result: Result) -> None:
+    """How often intervals hold the target."""
+    y = result.problem.y[result.test]
+    axes.plot([0, 100], [0, 100], color=GREY, linewidth=1.2)
     for each in result.models:
         # The central interval that just reaches a target: its stated probability is uniform if all is calibrated.
-        reach = np.sort(100 * (2 * ndtr(np.abs(y - each.mean[:, 0]) / each.sd) - 1))
+        reach = np.sort(100 * (2 * norm.cdf(np.abs(y - each.mean[:, 0]) / each.sd) - 1))
         style = {**STYLES[each.name], "marker": None}
-        right.plot(reach, 100 * (np.arange(len(reach)) + 0.5) / len(reach), label=each.name, **style)
-    right.set_title("d   Calibration of intervals")
-    right.set_xlabel("stated probability of an interval, %")
-    right.set_ylabel("targets inside, %")
-    right.legend(loc="upper left")
+        axes.plot(reach, 100 * (np.arange(len(reach)) + 0.5) / len(reach), label=each.name, **style)
+    axes.set_title("e   Calibration of intervals")
+    axes.set_xlabel("stated probability of an interval, %")
+    axes.set_ylabel("targets inside, %")
+    axes.legend(loc="upper left")
 
 
 def panel_title(figure: SubFigure, text: str) -> None:

@@ -12,7 +12,6 @@ from tqdm import tqdm
 from ..config import show_config
 from .data import MIN_SAMPLES, DemoError, load_digits, load_npz, subsample
 from .experiment import Convolution, Result, Settings, evaluate
-from .inference import NOISE_RATIOS
 from .picture import FORMATS, draw
 
 
@@ -107,21 +106,48 @@ def table(result: Result, config: dict[str, Any]) -> str:
         f"curve     {result.curve_seconds:.1f} s for {fits} fits",
         "",
     ]
-    score = "test RMSE" if problem.classes is None else "test accuracy"
+    regression = problem.classes is None
+    score, calibration = ("test RMSE", "in 95 % band") if regression else ("test accuracy", "calib. error")
     stages = list(result.models[0].seconds)
     lines.append(
-        f"{'model':<7}{score:>15}{'neg. log lik.':>15}{'noise / k(x,x)':>16}{'temperature':>13}"
+        f"{'model':<7}{score:>15}{'neg. log lik.':>15}{calibration:>14}{'noise / k(x,x)':>16}{'temperature':>13}"
         + "".join(f"{stage + ' s':>13}" for stage in stages)
     )
     for model in result.models:
-        value = f"{model.score:.4g}" if problem.classes is None else f"{100 * model.score:.2f} %"
         # The grid's lower end: as good as none.
-        noise = f"{'<= ' if model.noise_ratio < 1.01 * min(NOISE_RATIOS) else ''}{model.noise_ratio:.1e}"
+        noise = f"{'<= ' if model.selection.at_edge == 'lower' else ''}{model.selection.diag_reg:.1e}"
         lines.append(
-            f"{model.name:<7}{value:>15}{model.nll:>15.4f}{noise:>16}{model.temperature:>13.3f}"
+            f"{model.name:<7}{_score(model.score, regression):>15}{model.nll:>15.4f}"
+            f"{f'{100 * model.calibration:.1f} %':>14}{noise:>16}{model.temperature:>13.3f}"
             + "".join(f"{model.seconds[stage]:>13.2f}" for stage in stages)
         )
+    lines += ["", *_training(result, score)]
     return "\n".join(lines)
+
+
+def _training(result: Result, score: str) -> list[str]:
+    """What training with each kernel comes to: where the test loss is least, and at the end."""
+    regression = result.problem.classes is None
+    runs = result.training
+    seconds = sum(run.seconds for run in runs.values())
+    steps = int(next(iter(runs.values())).steps[-1])
+    lines = [
+        f"training  {seconds:.1f} s for the mean network after up to {steps:,} steps, in closed form",
+        f"{'model':<7}{'least test loss':>17}{'at step':>11}{score:>15}{'last train loss':>19}{'last test loss':>16}"
+        f"{score:>15}",
+    ]
+    for name, run in runs.items():
+        best = run.best
+        lines.append(
+            f"{name:<7}{run.test_loss[best]:>17.4g}{int(run.steps[best]):>11,}"
+            f"{_score(run.score[best], regression):>15}{run.train_loss[-1]:>19.2g}{run.test_loss[-1]:>16.4g}"
+            f"{_score(run.score[-1], regression):>15}"
+        )
+    return lines
+
+
+def _score(value: float, regression: bool) -> str:
+    return f"{value:.4g}" if regression else f"{100 * value:.2f} %"
 
 
 def _convolution(found: Convolution, n: int) -> str:

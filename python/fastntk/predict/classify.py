@@ -26,7 +26,7 @@ TEMPERATURES = (0.01, 100.0)
 
 _MAX_GAP = 40.0  # in standard deviations
 _STEP = 0.65  # of the trapezoid rule, in standard deviations of its narrowest integrand
-_BLOCK = 1 << 22  # doubles in one temporary
+_BLOCK = 1 << 18  # doubles in one temporary: in cache
 _STRATEGIES = ("uniform", "quantile")
 
 
