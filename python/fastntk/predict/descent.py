@@ -44,7 +44,7 @@ class Descent:
         TypeError, ValueError
             Not numbers; NaN, negative, or with ``discrete`` neither integers nor infinite.
         """
-        found = np.asarray(to_host(t) if hasattr(t, "get") else t)
+        found = np.asarray(to_host(t) if describe(t).startswith("cupy.") else t)
         if found.dtype.kind not in "fiu":
             raise TypeError(f"[{self.what}] t must be numbers or None, given {describe(t)} of dtype {found.dtype}")
         found = found.astype(np.float64)
@@ -80,7 +80,7 @@ class Descent:
         found = xp.where(w > 0, learned / xp.where(w > 0, w, 1.0), tau)
         found = self._finite(xp.where(settled, 0.0, found), t)
         # Where steps diverge, by how much is no matter of conditioning.
-        condition = float(xp.where(abs(learned) <= 2, found, 0.0).max(initial=0.0)) * float(w[-1])
+        condition = float(xp.where(learned <= 2, found, 0.0).max()) * float(w[-1]) if found.size else 0.0
         lost = condition * float(np.finfo(spectrum.values.dtype).eps)
         if lost > WARN_DIGITS:
             warn(

@@ -118,7 +118,7 @@ class EnsemblePredictor:
         target = empty_covariances(covariance, len(times), n, grams[g], grams.what)
         found.covariance = target
         found.scale = float(grams["nngp"].diagonal().max()) + (grams.reg(g) if g == "nngp" else 0.0)
-        found.spread = 1 + math.sqrt(n) * float(abs(left).max(initial=0.0))
+        found.spread = 1 + math.sqrt(n) * (float(abs(left).max()) if left.size else 0.0)
         v = spectrum.vectors
         step = max(1, self._budget // (6 * n * grams.dtype.itemsize))
         for t, factor in enumerate(factors.astype(grams.dtype)):

@@ -200,13 +200,7 @@ def predict_tiles(
     with bar(pairs, progress) as report:
         for times in groups:
             for a, b in tiles:
-                tile = _Tile(source, predictions, a, b, own)
-                if times.start == 0:
-                    tile.means(found)
-                if covariance == "diagonal":
-                    tile.variances(found, times)
-                elif covariance == "full":
-                    tile.covariances(found, times, laid.columns)
+                _Tile(source, predictions, a, b, own).add(found, covariance, times, laid.columns)
                 report(_pairs(a, b, n, laid.columns, covariance))
     for f in found.values():
         settle(f, max(float(np.finfo(dtype).eps) for dtype in (entry, own)), what)
@@ -252,11 +246,20 @@ class _Tile:
     def _cross(self, start: int, stop: int) -> dict[str, Array]:
         return {name: k.astype(self.own, copy=False) for name, k in self.source.cross(start, stop).items()}
 
-    def means(self, found: dict[str, Found]) -> None:
+    def add(self, found: dict[str, Found], covariance: str | None, times: range, columns: int) -> None:
+        """Write the tile's part of the results; means with the first group of times."""
+        if times.start == 0:
+            self._means(found)
+        if covariance == "diagonal":
+            self._variances(found, times)
+        elif covariance == "full":
+            self._covariances(found, times, columns)
+
+    def _means(self, found: dict[str, Found]) -> None:
         for g, p in self.predictions.items():
             times, n, outputs = p.mean.shape
             flat = self.cross[p.kernel] @ p.mean.transpose(1, 0, 2).reshape(n, -1)
-            found[g].mean[:, self.a : self.b] = flat.reshape(-1, times, outputs).transpose(1, 0, 2)
+            found[g].mean[:, self.a : self.b] = flat.reshape(self.b - self.a, times, outputs).transpose(1, 0, 2)
 
     def _weights(self, g: str, projected: Array, t: int, found: Found) -> dict[str, Array]:
         p = self.predictions[g]
@@ -264,7 +267,7 @@ class _Tile:
         found.spread = max(found.spread, 1 + float(abs(weights[p.prior]).sum(axis=0).max()))
         return weights
 
-    def variances(self, found: dict[str, Found], times: range) -> None:
+    def _variances(self, found: dict[str, Found], times: range) -> None:
         for g, p in self.predictions.items():
             target = found[g].covariance
             assert target is not None
@@ -277,36 +280,41 @@ class _Tile:
                     value += (self.cross[name] * w.T).sum(axis=1)
                 target[t, self.a : self.b] = value
 
-    def covariances(self, found: dict[str, Found], times: range, columns: int) -> None:
+    def _covariances(self, found: dict[str, Found], times: range, columns: int) -> None:
         weights = {}
         for g, p in self.predictions.items():
             projected = p.response.project(self.cross[p.kernel].T)
             weights[g] = [self._weights(g, projected, t, found[g]) for t in times]
-        starts = [*range(0, self.a, columns), *range(self.a, self.b, columns)]
-        for start in starts:
-            inside = start >= self.a
-            stop = min(start + columns, self.b if inside else self.a)
-            first = start if inside else self.a
-            if inside:
-                cross = {name: k[start - self.a : stop - self.a] for name, k in self.cross.items()}
-            else:
-                cross = self._cross(start, stop)
-            for prior in {p.prior for p in self.predictions.values()}:
-                k = self.source.prior(prior, start, stop, first, self.b).astype(self.own, copy=False)
-                for g in (g for g, p in self.predictions.items() if p.prior == prior):
-                    target = found[g].covariance
-                    assert target is not None
+        for start in (*range(0, self.a, columns), *range(self.a, self.b, columns)):
+            stop = min(start + columns, self.a if start < self.a else self.b)
+            self._blocks(found, times, weights, start, stop)
+
+    def _blocks(
+        self, found: dict[str, Found], times: range, weights: dict[str, list[dict[str, Array]]], start: int, stop: int
+    ) -> None:
+        """Covariances of the rows from start to stop with those of the tile that do not come before them."""
+        inside = start >= self.a
+        first = start if inside else self.a
+        if inside:
+            cross = {name: k[start - self.a : stop - self.a] for name, k in self.cross.items()}
+        else:
+            cross = self._cross(start, stop)
+        for prior in {p.prior for p in self.predictions.values()}:
+            k = self.source.prior(prior, start, stop, first, self.b).astype(self.own, copy=False)
+            for g in (g for g, p in self.predictions.items() if p.prior == prior):
+                target = found[g].covariance
+                assert target is not None
+                if inside:
+                    found[g].scale = max(found[g].scale, float(k.diagonal().max()))
+                for t, each in zip(times, weights[g], strict=True):
+                    block = k.copy()
+                    for name, w in each.items():
+                        block += cross[name] @ w[:, first - self.a :]
                     if inside:
-                        found[g].scale = max(found[g].scale, float(k.diagonal().max()))
-                    for t, each in zip(times, weights[g], strict=True):
-                        block = k.copy()
-                        for name, w in each.items():
-                            block += cross[name] @ w[:, first - self.a :]
-                        if inside:
-                            square = block[:, : stop - start]
-                            block[:, : stop - start] = (square + square.T) / 2
-                        target[t, start:stop, first : self.b] = block
-                        target[t, first : self.b, start:stop] = block.T
+                        square = block[:, : stop - start]
+                        block[:, : stop - start] = (square + square.T) / 2
+                    target[t, start:stop, first : self.b] = block
+                    target[t, first : self.b, start:stop] = block.T
 
 
 def settle(found: Found, eps: float, what: str) -> None:
