@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import fake_cupy
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from fastntk.predict import (
     one_hot,
     reliability,
 )
+from scipy import special
 from scipy.integrate import simpson
 from scipy.special import log_ndtr
 from scipy.stats import norm
@@ -136,6 +138,25 @@ def test_rows_stand_alone(rng, monkeypatch):
     assert single.dtype == np.float32
     np.testing.assert_allclose(single, whole, rtol=1e-4, atol=1e-5)
     assert log_class_probabilities(mean[:0], variance[:0]).shape == (0, 4)
+
+
+def test_arrays_of_cupy(rng, monkeypatch):
+    cupy = fake_cupy.install(monkeypatch)
+    monkeypatch.setitem(sys.modules, "cupyx.scipy.special", fake_cupy.Module("cupyx.scipy.special", special))
+    mean, variance, labels = rng.normal(size=(20, 3)), rng.uniform(0.1, 2, 20), rng.integers(3, size=20)
+
+    def everything(convert):
+        given = convert(mean), convert(variance), convert(labels)
+        log_p = log_class_probabilities(*given[:2])
+        p = class_probabilities(*given[:2], 1.3)
+        scores = [calibrate(*given), negative_log_likelihood(log_p, given[2]), expected_calibration_error(p, given[2])]
+        return [one_hot(given[2]), log_p, p], scores
+
+    (arrays, scores), (plain, expected) = everything(cupy.asarray), everything(np.asarray)
+    for found, other in zip(arrays, plain, strict=True):
+        assert isinstance(found, fake_cupy.ndarray)
+        np.testing.assert_allclose(found.get(), other, rtol=1e-12)
+    assert scores == pytest.approx(expected, rel=1e-12)
 
 
 M, V, L = np.zeros((3, 2)), np.ones(3), np.array([0, 1, 1])

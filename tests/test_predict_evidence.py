@@ -8,6 +8,7 @@ import sys
 import warnings
 from contextlib import redirect_stderr
 
+import fake_cupy
 import numpy as np
 import pytest
 
@@ -207,6 +208,32 @@ def test_blocks_of_eigenvectors_make_no_difference(monkeypatch, data):
     np.testing.assert_allclose(select(k, y, GRID[4:], "evidence", amplitude=1.0).mean_squared_error, whole, rtol=1e-12)
 
 
+def test_arrays_of_cupy(monkeypatch, rng, data):
+    """On arrays that refuse to become NumPy's: the same numbers, arrays where results are arrays of points."""
+    cupy, (k, y), x = fake_cupy.install(monkeypatch), data, rng.normal(size=(24, 4))
+    grid = [0.01, 0.1, 1.0, 10.0, 100.0, 1e3]
+
+    def everything(convert):
+        def network(depth, W_std, b_std):
+            made = fully_connected(depth, W_std, b_std).kernel_fn
+            return lambda x1, x2, get: convert(made(x1, x2, get))
+
+        evidence = log_marginal_likelihood(convert(k), convert(y), 0.1, amplitude=None)
+        left = leave_one_out(convert(k), convert(y), 0.1)
+        chosen = select(convert(k), convert(y), grid, "evidence", amplitude=1.0)
+        found = fit(network, x, convert(y), depth=1, W_std=(1.0, 1.5), b_std=0.1, diag_reg=0.1, amplitude=1.0)
+        arrays = [left.mean, left.variance, left.log_density, *found.posterior(x[:3], "diagonal")]
+        numbers = [evidence.per_output, chosen.mean_squared_error, chosen.log_marginal_likelihood]
+        return arrays, [*numbers, evidence.value, left.mean_squared_error, found.W_std, found.log_marginal_likelihood]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SearchWarning)
+        (arrays, numbers), expected = everything(cupy.asarray), everything(np.asarray)
+    assert all(isinstance(a, fake_cupy.ndarray) for a in arrays)
+    for found, other in zip([a.get() for a in arrays] + numbers, [*expected[0], *expected[1]], strict=True):
+        np.testing.assert_allclose(found, other, rtol=1e-10, atol=1e-12)
+
+
 # ---------------------------------------------------------------- singular, constant and bad input
 
 FUNCTIONS = [log_marginal_likelihood, leave_one_out]
@@ -368,6 +395,7 @@ def test_fit_repeats_itself_and_tells_all_it_did():
         value = log_marginal_likelihood(k, y, each.diag_reg, amplitude=each.amplitude).value
         assert value == pytest.approx(each.log_marginal_likelihood, rel=1e-9)
     assert first.conditioning.n == 40
+    assert len(repr(first)) < 1000
 
 
 def test_a_homogeneous_network_without_biases_leaves_its_scale_to_the_amplitude():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -85,12 +85,12 @@ class Fit:
     noise_variance: float
     amplitude: float
     log_marginal_likelihood: float
-    history: tuple[Evaluation, ...]
+    history: tuple[Evaluation, ...] = field(repr=False)
     unidentified: tuple[str, ...]
     at_edge: tuple[str, ...]
     conditioning: Conditioning
-    _x_train: Any
-    _predictor: GPPredictor
+    _x_train: Any = field(repr=False)
+    _predictor: GPPredictor = field(repr=False)
 
     def posterior(self, x_test: Any, compute_cov: bool | str = False) -> Any:
         """Prediction of the network's outputs at test points, by exact inference with the fitted model.
@@ -197,8 +197,8 @@ def fit(
     Noise and amplitude: on the one spectrum of each Gram, the amplitude in closed form, the noise by 41 values and
     Brent's method between the neighbours of the best. W_std and b_std: for each depth a design of equal steps of the
     logarithms (9 values of one parameter, 5 x 5 of two), then Nelder and Mead's search within the ranges from its
-    best local maxima. No random numbers: equal input gives equal results. One Gram costs its kernel and an
-    eigendecomposition; for n of thousands, fit a random part of the points.
+    best local maxima; some 70 Grams for each depth in all. No random numbers: equal input gives equal results. One Gram
+    costs its kernel and an eigendecomposition; for n of thousands, fit a random part of the points.
 
     A maximum may be missed where the evidence has several within a step of the design. With a nonlinearity that is
     homogeneous (ReLU), b_std = 0 and a free amplitude, W_std is a factor of K alone: it is left at the geometric mean
