@@ -25,7 +25,7 @@ _EPS = float(np.finfo(np.float64).eps)
 
 def default_rank(n: int) -> int:
     """Of the preconditioner, for n points: what costs about as much as some passes over the kernel."""
-    return min(n, math.ceil(6 * math.sqrt(n)))
+    return min(n, math.ceil(10 * math.sqrt(n)))
 
 
 class ConvergenceError(np.linalg.LinAlgError):
@@ -290,7 +290,7 @@ def conjugate_gradient(
         Of each output, the residual ``|y - A alpha| / |y|`` that is reached or an error raised.
     rank : int, optional
         Of the preconditioner, at most n; 0: none. It takes ``8 n rank`` bytes and about ``3 n rank^2`` operations,
-        and the more the fewer iterations. None: ``6 sqrt(n)``.
+        and the more the fewer iterations. None: ``10 sqrt(n)``.
     max_iter : int
     store : None, 'memory', path or numpy.ndarray (n, n)
         Where blocks are kept after they have been computed once: nowhere, they are computed again in each iteration;
@@ -382,7 +382,7 @@ def conjugate_gradient(
         clock.append(time.perf_counter())
         with bar(int(rank), progress, "column") as report:
             report.again("preconditioner")
-            factor, _, _ = pivoted_cholesky(blocks, int(rank), np.random.default_rng(rng), memory_budget, report)
+            factor, _ = pivoted_cholesky(blocks, int(rank), np.random.default_rng(rng), memory_budget, report)
         precondition = Preconditioner(factor, reg)
         largest = precondition.largest or float(blocks.diagonal().sum())
         condition = (largest + reg) / reg if reg else math.inf

@@ -25,7 +25,7 @@ _AT_ONCE = 256  # pivots proposed together, at most
 
 def pivoted_cholesky(
     blocks: Blocks, rank: int, rng: np.random.Generator, budget: int, report: Report
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array]:
     """``K ~ F F^T`` by Cholesky factorisation with randomly drawn pivots.
 
     Pivots are drawn with probabilities proportional to the diagonal of what is left of K, which serves as well as a
@@ -49,8 +49,6 @@ def pivoted_cholesky(
     factor : numpy.ndarray (n, r) float64
         r < rank where K is of smaller rank, to rounding of its entries.
     pivots : numpy.ndarray (r,) int
-    left : numpy.ndarray (n,) float64
-        Diagonal of ``K - F F^T``.
 
     References
     ----------
@@ -58,11 +56,11 @@ def pivoted_cholesky(
     arXiv:2410.03969, algorithm 2 (proposals refused).
     """
     n = blocks.n
-    left = blocks.diagonal().copy()
+    left = blocks.diagonal().copy()  # diagonal of K - F F^T
     floor = 64 * float(np.finfo(blocks.dtype).eps) * float(left.max())  # below it is rounding
     factor = np.empty((n, rank))
     pivots = np.empty(rank, dtype=np.intp)
-    together = _together(rank, budget // (n * (blocks.dtype.itemsize + 16)))
+    together = _together(rank, budget // (n * (blocks.dtype.itemsize + 24)))
     found = 0
     while found < rank:
         left[left <= floor] = 0
@@ -77,14 +75,15 @@ def pivoted_cholesky(
             continue
         taken = proposed[chosen]
         stop = found + len(taken)
-        new = blocks.rows(taken).astype(np.float64) - factor[taken, :found] @ factor[:, :found].T
+        new = blocks.rows(taken).astype(np.float64)
+        new -= factor[taken, :found] @ factor[:, :found].T
         factor[:, found:stop] = scipy_linalg.solve_triangular(lower, new, lower=True, check_finite=False).T
         left -= np.einsum("ij,ij->i", factor[:, found:stop], factor[:, found:stop])
         left[taken] = 0
         pivots[found:stop] = taken
         report(len(taken))
         found = stop
-    return factor[:, :found], pivots[:found], np.maximum(left, 0)
+    return factor[:, :found], pivots[:found]
 
 
 def _together(rank: int, rows: int) -> int:
@@ -326,7 +325,7 @@ def _choose(
     if select == "uniform":
         return rng.choice(blocks.n, count, replace=False)
     with bar(count, progress, "landmark") as report:
-        _, pivots, _ = pivoted_cholesky(blocks, count, rng, budget, report)
+        _, pivots = pivoted_cholesky(blocks, count, rng, budget, report)
     if len(pivots) < count:
         warn(
             f"[{blocks.what}] {count} landmarks asked for, {len(pivots)} chosen: {TRAIN} has no larger rank, "
