@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import accuracy_table
+import predict_table
 
 RIVALS = {"nt": "Neural Tangents", "botorch": "BoTorch"}
 
@@ -175,7 +176,13 @@ def rewrite(text: str, name: str, body: str) -> str:
 
 
 def main() -> int:
-    makers = {"speed": speed, "images": images, "accuracy": accuracy_table.markdown}
+    makers = {
+        "speed": speed,
+        "images": images,
+        "accuracy": accuracy_table.markdown,
+        "predict": predict_table.speed,
+        "predict-real": predict_table.real,
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path, help="Markdown file to rewrite in place")
     for name in makers:
@@ -184,7 +191,7 @@ def main() -> int:
     given = parser.parse_args()
     before = text = given.file.read_text()
     for name, make in makers.items():
-        source = getattr(given, name)
+        source = getattr(given, name.replace("-", "_"))
         if source:
             text = rewrite(text, name, make(json.loads(source.read_text())))
     if given.check:
