@@ -13,7 +13,7 @@ from .statistics import Array, PairMap, Rows, Statistics, statistics_of
 UNBOUNDED = 1e6  # variances beyond it are taken to grow for ever, except of rectifiers, where it is known
 _LARGE = 1e3
 _VANISHED = 1e-13  # variances below it, still falling without biases, are taken to fall to zero
-_MAX_STEPS = 10_000
+_MAX_STEPS = 2_000
 _CRITICAL = 1e-12  # |chi_1 - 1| that rounding explains
 
 
@@ -301,7 +301,7 @@ def q_star(act: Any, sigma_w2: Any, sigma_b2: Any, *, keep: Any = 1.0, q0: float
     Raises
     ------
     ValueError
-        Where variances grow without bound, or do not settle within 10,000 layers; where every q is a fixed point
+        Where variances grow without bound, or do not settle within 2,000 layers; where every q is a fixed point
         (critical rectifiers without biases); parameters outside their domain.
     """
     _, state, shape = _prepare("q_star", act, sigma_w2, sigma_b2, keep, None, q0)

@@ -185,7 +185,7 @@ def phase_diagram(act: Any, sigma_w2: Any, sigma_b2: Any, *, q0: float = 1.0) ->
     Raises
     ------
     ValueError
-        Axes that are not vectors, or outside their domain; variances that do not settle within 10,000 layers.
+        Axes that are not vectors, or outside their domain; variances that do not settle within 2,000 layers.
 
     References
     ----------
