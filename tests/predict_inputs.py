@@ -7,6 +7,7 @@ import warnings
 from collections import namedtuple
 
 import numpy as np
+from fastntk import predict, stax
 
 Kernels = namedtuple("Kernels", "nngp ntk")
 
@@ -37,3 +38,25 @@ def warned(call) -> tuple[object, list[warnings.WarningMessage]]:
         made = call()
     assert all(w.filename == here for w in caught)
     return made, caught
+
+
+def network() -> stax.Layer:
+    return stax.serial(
+        stax.Dense(1, 1.5, 0.1), stax.Erf(), stax.Dense(1, 1.4, 0.2), stax.Erf(), stax.Dense(1, 1.2, 0.1)
+    )
+
+
+def same(a, b, tolerance=1e-12) -> None:
+    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+
+
+def tiled(n: int, m: int, dtype: str = "float64", outputs: int = 2) -> tuple:
+    """An ensemble of n training points, to be made with a memory budget, and m test points."""
+    kernel_fn = network().kernel_fn
+    x, x_test = draw(n, 4).astype(dtype), draw(m, 4, seed=4).astype(dtype)
+    y = draw(n, outputs)
+
+    def make(budget: int, **kwargs):
+        return predict.gradient_descent_mse_ensemble(kernel_fn, x, y, 1.0, 1e-3, memory_budget=budget, **kwargs)
+
+    return make, x_test

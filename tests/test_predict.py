@@ -113,6 +113,9 @@ def test_training_points_are_interpolated():
         np.testing.assert_allclose(found.mean, y, rtol=0, atol=1e-8)
         assert np.max(np.abs(found.covariance)) <= 1e-8
         assert np.min(np.diag(found.covariance)) >= 0
+        alone = predict.gp_inference(k, y)(g, k, Kernels(*map(np.diag, k))).covariance
+        assert np.min(alone) >= 0
+        assert np.max(alone) <= 1e-8
 
 
 def test_regularisation_acts_as_early_stopping():
@@ -178,6 +181,27 @@ def test_a_kernel_of_ours_is_taken():
     for a, b in zip(found, expected, strict=True):
         assert np.array_equal(a.mean, b.mean)
         assert np.array_equal(a.covariance, b.covariance)
+
+
+@pytest.mark.parametrize("g", ["nngp", "ntk"])
+def test_rounding_bounds_what_rounding_does(g):
+    """Every entry of the prior off by an eps, in the worst way for one variance: the bound allows for 16 of them."""
+    n = 6
+    prior, theta = hilbert(n + 1), gram(n + 1, 7)
+
+    def posterior(k):
+        parts = [
+            Kernels(k[r, c], theta[r, c])
+            for r, c in ((slice(n), slice(n)), (slice(n, None), slice(n)), (slice(n, None), slice(n, None)))
+        ]
+        return predict.gp_inference(parts[0], np.ones((n, 1)))(g, *parts[1:])
+
+    found = posterior(prior)
+    trained = prior if g == "nngp" else theta
+    signs = np.sign(np.append(-np.linalg.solve(trained[:n, :n], trained[:n, n]), 1.0))
+    size = 2.0**-44  # large enough to be seen beside the rounding of the call itself
+    moved = posterior(prior + size * prior[n, n] * np.outer(signs, signs)).covariance - found.covariance
+    assert np.isclose(abs(moved[0, 0]) * 16, found.rounding * size / EPS, rtol=0.05)
 
 
 # ---------------------------------------------------------------- dtypes, results as objects
@@ -272,6 +296,10 @@ def test_diverging_steps_raise_in_the_end():
     for t in (None, np.inf):
         with pytest.raises(ValueError, match="have no limit: the largest that converges is below max_learning_rate"):
             f(t)
+        # What is added to the diagonal counts.
+        f_reg = predict.gradient_descent_mse(k, y, 0.9 * predict.max_learning_rate(k, y.size), 1.0, discrete=True)
+        with pytest.raises(ValueError, match="have no limit"):
+            f_reg(t)
 
 
 def test_momentum_allows_longer_steps():

@@ -1,17 +1,13 @@
-"""predict.gradient_descent_mse_ensemble: against loops, draws of starts, trained networks; tiles and their memory."""
+"""predict.gradient_descent_mse_ensemble: against loops, draws of starts, trained networks, kernels given whole."""
 
 from __future__ import annotations
-
-import sys
-import tracemalloc
 
 import fake_cupy
 import numpy as np
 import pytest
 from fastntk import predict, stax
-from fastntk.predict import tiles
 from golden.predict_cases import Lookup
-from predict_inputs import Kernels, draw, gram, warned
+from predict_inputs import Kernels, draw, gram, network, same, tiled, warned
 from scipy.linalg import expm
 
 Dense, Erf, Relu, serial = stax.Dense, stax.Erf, stax.Relu, stax.serial
@@ -24,10 +20,6 @@ K, THETA = (k[:N, :N] for k in WHOLE)
 K_TEST, THETA_TEST = (k[N:, :N] for k in WHOLE)
 
 
-def network() -> stax.Layer:
-    return serial(Dense(1, 1.5, 0.1), Erf(), Dense(1, 1.4, 0.2), Erf(), Dense(1, 1.2, 0.1))
-
-
 def ensemble(*args, **kwargs):
     return predict.gradient_descent_mse_ensemble(Lookup(WHOLE), TRAIN, Y, *args, **kwargs)
 
@@ -35,10 +27,6 @@ def ensemble(*args, **kwargs):
 def moments(response: np.ndarray, prior: np.ndarray) -> np.ndarray:
     """Covariance of the outputs: ``response`` maps starts at all points to outputs at all points."""
     return response @ prior @ response.T
-
-
-def same(a, b, tolerance=1e-12) -> None:
-    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
 
 # ---------------------------------------------------------------- what the numbers are
@@ -126,120 +114,6 @@ def test_steps_beyond_the_largest_rate_are_warned_of():
         assert np.isfinite(found.covariance).all()
     with pytest.raises(ValueError, match=r"\[gradient_descent_mse_ensemble\] steps at .* have no limit"):
         f(None, TEST, "ntk")
-
-
-# ---------------------------------------------------------------- tiles
-
-
-def tiled(n: int, m: int, dtype: str = "float64", outputs: int = 2) -> tuple:
-    kernel_fn = network().kernel_fn
-    x, x_test = draw(n, 4).astype(dtype), draw(m, 4, seed=4).astype(dtype)
-    y = draw(n, outputs)
-
-    def make(budget: int, **kwargs):
-        return predict.gradient_descent_mse_ensemble(kernel_fn, x, y, 1.0, 1e-3, memory_budget=budget, **kwargs)
-
-    return make, x_test
-
-
-@pytest.mark.parametrize("t", [None, 3.0, [[0.0, 2.0, 1e3]]])
-def test_results_do_not_depend_on_tiles(t, monkeypatch):
-    make, x_test = tiled(20, 37)
-    laid = []
-    monkeypatch.setattr(tiles, "plan", lambda *args, own=tiles.plan: laid.append(own(*args)) or laid[-1])
-    for covariance in (True, "diagonal", False):
-        whole = make(2**30)(t, x_test, None, covariance)
-        assert laid[-1].rows == 37
-        for budget in (9_000, 20_000, 40_000):
-            found = make(budget)(t, x_test, None, covariance)
-            assert laid[-1].rows < 37 or covariance is not True
-            for a, b in zip(whole, found, strict=True):
-                parts = (a, b) if covariance else ((a,), (b,))
-                for part, other in zip(*parts, strict=True):
-                    assert part.shape == other.shape
-                    same(part, other, 1e-13)
-                if covariance is True:
-                    assert np.array_equal(b.covariance, b.covariance.swapaxes(-1, -2))
-    assert {plan.rows for plan in laid} > {37}
-    assert len({plan.columns for plan in laid}) > 1
-    if t is not None and np.size(t) > 1:
-        assert {1, 3} <= {plan.times for plan in laid}
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("t", [None, [1.0, 10.0]])
-def test_memory_stays_within_the_budget(t, dtype):
-    """Beside outputs, kernels of training points and factors; three times as many test points take no more."""
-    budget = 2**20
-    make, _ = tiled(80, 0, dtype)
-    f = make(budget)
-    x_test = draw(600, 4, seed=4).astype(dtype)
-    for covariance in (True, "diagonal", False):
-        f(t, x_test[:3], None, covariance)  # factorisations
-        for count in (200, 600):
-            tracemalloc.start()
-            found = f(t, x_test[:count], None, covariance)
-            peak = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-            outputs = sum(a.nbytes for g in found for a in (g if covariance else (g,)))
-            assert peak - outputs <= budget
-
-
-def test_tiles_of_ten_thousand_points():
-    """Without computing: what tiles of 10,000 test points and 4,000 training points hold, entry by entry."""
-    n, m, budget = 4000, 10_000, tiles.BUDGET
-
-    class Counted:
-        rows, unit = m, 1
-
-    class Times:
-        count = 1
-
-    mean = np.broadcast_to(np.zeros(()), (1, n, 10))
-    nngp = tiles.Prediction("nngp", "nngp", mean, Times())
-    ntk = tiles.Prediction("ntk", "nngp", mean, Times(), np.zeros((0, 0)))
-    laid = tiles.plan(Counted(), [nngp, ntk], "full", n, (4, 8), budget, "test")
-    kernels = 2 * n * (4 + 8)  # NNGP and NTK of one row as computed, and in float64
-    weights = 3 * n * 8  # one matrix for the NNGP, two for the NTK
-    held = laid.rows * (kernels + weights) + laid.columns * (kernels + laid.rows * (4 + 8))
-    assert 0.4 * budget < held < budget
-    assert laid.rows >= 400
-    assert laid.columns == 256
-
-
-def test_a_budget_below_one_point_is_refused():
-    make, x_test = tiled(20, 5)
-    with pytest.raises(MemoryError, match=r"one test point takes \d+ bytes beside 20 training points: more than mem"):
-        make(1000)(1.0, x_test, None, True)
-
-
-def test_covariances_that_memory_does_not_hold_are_refused(monkeypatch):
-    make, x_test = tiled(20, 5)
-    monkeypatch.setattr(tiles, "available_memory", lambda: 100)
-    with pytest.raises(MemoryError, match=r"covariances of shape \(1, 5, 5\) float64 take .*variances alone"):
-        make(2**20)(None, x_test, "nngp", True)
-
-
-def test_progress_counts_pairs(capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    make, x_test = tiled(20, 37)
-    make(30_000, progress=True)(1.0, x_test, None, True)
-    shown = capsys.readouterr().err
-    done, total = shown.strip().split("\r")[-1].removesuffix(" pairs").split(" of ")
-    assert done == total
-    assert int(total) >= 37 * 20 + 37 * 38 // 2
-
-
-def test_no_points_and_no_times():
-    make, x_test = tiled(6, 4)
-    f = make(2**20)
-    for covariance in (True, "diagonal"):
-        found = f([1.0, 2.0], x_test[:0], "ntk", covariance)
-        assert found.mean.shape == (2, 0, 2)
-        assert found.covariance.shape == ((2, 0, 0) if covariance is True else (2, 0))
-        assert f(None, x_test[:0], "nngp", covariance).mean.shape == (0, 2)
-        assert f([], x_test, "nngp", covariance).mean.shape == (0, 4, 2)
-        assert f([], None, "ntk", covariance).mean.shape == (0, 6, 2)
 
 
 # ---------------------------------------------------------------- kernel functions of all kinds
@@ -345,11 +219,30 @@ def test_arguments_of_the_kernel_function():
     with pytest.raises(ValueError, match="marks is given for test points and not for training points"):
         f(None, TEST, "nngp", marks=3)
     marks, marks_test = (TRAIN[:, 0], TRAIN[:, 0]), (TEST[:, 0], TEST[:, 0])
-    f = predict.gradient_descent_mse_ensemble(kernel_fn, TRAIN, Y, marks=marks, memory_budget=5_000)
+    f = predict.gradient_descent_mse_ensemble(kernel_fn, TRAIN, Y, marks=marks, memory_budget=2_500)
     same(f(None, TEST, "nngp", True, marks=marks_test).covariance, expected.covariance)
     same(f(None, TEST, "nngp", "diagonal", marks=marks_test).covariance, np.diag(expected.covariance))
-    threads = predict.gradient_descent_mse_ensemble(network().kernel_fn, draw(6, 3), draw(6, 1), num_threads=1)
-    assert threads(1.0, draw(3, 3, seed=4), "ntk", "diagonal").covariance.shape == (3,)
+
+
+def test_variances_of_our_networks_come_from_their_diagonal(monkeypatch):
+    seen = []
+    own = type(network().kernel_fn)
+    diagonal = own.diagonal
+    monkeypatch.setattr(
+        own, "diagonal", lambda self, *args, **kwargs: seen.append(kwargs) or diagonal(self, *args, **kwargs)
+    )
+    for kwargs in ({}, {"num_threads": 1}):
+        f = predict.gradient_descent_mse_ensemble(network().kernel_fn, draw(6, 3), draw(6, 1), **kwargs)
+        assert f(1.0, draw(3, 3, seed=4), "ntk", "diagonal").covariance.shape == (3,)
+    assert seen == [{}, {"num_threads": 1}]
+
+
+def test_draws_after_long_training():
+    """What is left of the covariance is rounding; the Gaussian says so."""
+    for x in (TRAIN, None):
+        for g in ensemble(1.0)(1e5, x, compute_cov=True):
+            assert 0 < g.rounding < 1e-10
+            same(predict.sample(g, 3, 0), np.broadcast_to(Y, (3, N, 2)), 1e-6)
 
 
 def test_float32_inputs_give_float32_results():
@@ -407,7 +300,7 @@ def test_arrays_of_cupy(monkeypatch):
 # ---------------------------------------------------------------- what is refused
 
 REFUSED = [
-    (lambda: predict.gradient_descent_mse_ensemble(None, TRAIN, Y), TypeError, "kernel_fn must be callable, given None"),
+    (lambda: predict.gradient_descent_mse_ensemble(None, TRAIN, Y), TypeError, "kernel_fn must be callable, given N"),
     (lambda: predict.gradient_descent_mse_ensemble(Lookup(WHOLE), None, Y), TypeError, "x_train must be an a"),
     (lambda: ensemble(memory_budget=0), ValueError, "memory_budget must be a positive number of bytes, given 0"),
     (lambda: ensemble(progress=1), TypeError, "progress must be True or False, given 1"),

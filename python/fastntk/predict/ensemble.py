@@ -120,7 +120,7 @@ class EnsemblePredictor:
         found.scale = float(grams["nngp"].diagonal().max()) + (grams.reg(g) if g == "nngp" else 0.0)
         found.spread = 1 + math.sqrt(n) * (float(abs(left).max()) if left.size else 0.0)
         v = spectrum.vectors
-        step = max(1, self._budget // (6 * n * grams.dtype.itemsize))
+        step = max(1, self._budget // (8 * n * grams.dtype.itemsize))
         for t, factor in enumerate(factors.astype(grams.dtype)):
             for a in range(0, n, step):
                 b = min(a + step, n)
@@ -332,8 +332,9 @@ def gradient_descent_mse_ensemble(
     progress : bool
         Show pairs of points done, by tqdm where it is installed.
     **kernel_fn_train_train_kwargs
-        Passed to ``kernel_fn``. Those that a call changes for test points must be arrays; of pairs of arrays, one for
-        each side, the first is used for test points beside the first of training points.
+        Passed to ``kernel_fn`` (to one with a ``memory_budget`` or ``progress`` of its own, by ``functools.partial``).
+        Those that a call changes for test points must be arrays; of pairs of arrays, one for each side, the first is
+        used for test points beside the first of training points.
 
     Returns
     -------
