@@ -27,8 +27,10 @@ Y = np.stack([np.sin(X[:, 0]), X[:, 1] * X[:, 2], np.abs(X[:, 3])], axis=1)
 BUDGET = 2 * 8 * 128**2  # blocks of 128 rows in float64
 
 
-def conjugate_gradient(*args, **options):
-    return predict.conjugate_gradient(*args, **{"diag_reg": 1e-3, "memory_budget": BUDGET, **options})
+def conjugate_gradient(kernel, *args, **options):
+    """Blocks are stored where a test says nothing else: the NumPy backend takes its time for them."""
+    store = {"store": "memory"} if callable(kernel) else {}
+    return predict.conjugate_gradient(kernel, *args, **{"diag_reg": 1e-3, "memory_budget": BUDGET, **store, **options})
 
 
 def nystrom(*args, **options):
@@ -211,8 +213,8 @@ def test_stores_agree(tmp_path, kind, dtype):
         kind
     ]
     again, kept = Counted(), Counted()
-    first = conjugate_gradient(again, x, Y, "ntk", rank=50)
-    found = conjugate_gradient(kept, x, Y, "ntk", rank=50, store=store)
+    first = conjugate_gradient(again, x, Y, "ntk", rank=50, store=None, tol=1e-3)
+    found = conjugate_gradient(kept, x, Y, "ntk", rank=50, store=store, tol=1e-3)
     np.testing.assert_array_equal(found.alpha, first.alpha)
     assert found.iterations == first.iterations
     assert found.store is store
@@ -223,11 +225,12 @@ def test_stores_agree(tmp_path, kind, dtype):
     assert again.entries - kept.entries == (first.passes - 1) * triangle
     assert not (tmp_path / "blocks").exists()
     if kind in ("memmap", "array"):
-        np.testing.assert_array_equal(store, KERNEL_FN(x, None, "ntk"))
-        from_array = conjugate_gradient(store, None, Y, rank=50)
-        np.testing.assert_allclose(from_array.alpha, first.alpha, atol=1e-8 * np.abs(first.alpha).max())
-        mean = from_array(KERNEL_FN(X_TEST.astype(dtype), x, "ntk"))
-        np.testing.assert_allclose(mean, first(X_TEST.astype(dtype)), rtol=1e-5)
+        np.testing.assert_array_equal(store, store.T)
+        np.testing.assert_allclose(store, KERNEL_FN(x, None, "ntk"), rtol=10 * np.finfo(dtype).eps)
+        from_array = conjugate_gradient(store, None, Y, rank=50, tol=1e-3)
+        assert (norms(Y - shifted(np.asarray(store)) @ from_array.alpha) <= 1.001e-3 * norms(Y)).all()
+        cross = KERNEL_FN(X_TEST.astype(dtype), x, "ntk")
+        np.testing.assert_allclose(from_array(cross), cross @ from_array.alpha, rtol=1e-5)
 
 
 def test_kernels_in_place_of_a_function():
@@ -244,11 +247,17 @@ def test_memory():
     n, rank, budget = 1500, 20, 2**19
     x = np.random.default_rng(0).standard_normal((n, 3))
     y = x[:, :1].copy()
-    counted = Counted()
-    predict.conjugate_gradient(counted, x[:9], y[:9], diag_reg=0.1)  # what is loaded once
+    sizes = []
+
+    def linear(x1, x2, get):
+        found = x1 @ (x1 if x2 is None else x2).T
+        sizes.append(found.size)
+        return found
+
+    predict.conjugate_gradient(linear, x[:9], y[:9], diag_reg=0.1)  # what is loaded once
     tracemalloc.start()
     try:
-        found = predict.conjugate_gradient(counted, x, y, diag_reg=0.1, rank=rank, memory_budget=budget)
+        found = predict.conjugate_gradient(linear, x, y, diag_reg=0.1, rank=rank, memory_budget=budget)
         found(x)
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -256,14 +265,14 @@ def test_memory():
     vectors = 20 * n * 8  # of SciPy's recursion, ours, and x
     assert peak < 2 * n * rank * 8 + vectors + budget + 2 * blocks_module._CHUNK
     assert peak < n * n * 8 / 4
-    assert counted.largest * 8 * 2 <= budget
+    assert max(sizes) * 8 * 2 <= budget
 
 
 def test_progress(capsys):
     conjugate_gradient(KERNEL_FN, X, Y)
     assert capsys.readouterr() == ("", "")
     with mock.patch.dict(sys.modules, {"tqdm.auto": None}):
-        found = conjugate_gradient(KERNEL_FN, X, Y, progress=True, store="memory")
+        found = conjugate_gradient(KERNEL_FN, X, Y, progress=True)
         found(X_TEST, progress=True)
     text = capsys.readouterr().err
     blocks = len(KernelBlocks(KERNEL_FN, X, "nngp", BUDGET, "test").spans)
@@ -274,7 +283,7 @@ def test_progress(capsys):
     assert "30 of 30 points" in text
     shown = mock.MagicMock()
     with mock.patch.dict(sys.modules, {"tqdm": mock.MagicMock(auto=shown), "tqdm.auto": shown}):
-        conjugate_gradient(KERNEL_FN, X, Y, progress=True)
+        conjugate_gradient(KERNEL_FN, X, Y, progress=True, store=None)
     bar = shown.tqdm.return_value.__enter__.return_value
     assert shown.tqdm.call_args.kwargs == {"total": blocks, "unit": "block"}
     assert bar.reset.call_count == 1 + found.passes
@@ -386,7 +395,7 @@ BAD = [
     (ValueError, r"samples of shape \(600, 3\)", (KERNEL_FN, X, Y[..., None]), {}),
     (ValueError, r"y_train is not finite: 1 of 4 values, first at \(1, 0\)", (np.eye(2), None, with_nan((2, 2))), {}),
     (ValueError, r"x_train is not finite", (KERNEL_FN, with_nan((4, 2)), Y[:4]), {}),
-    (ValueError, r"the kernel of the training points is not finite", (endless, X, Y), {"rank": 0}),
+    (ValueError, r"the kernel of the training points is not finite", (endless, X, Y), {"rank": 0, "store": None}),
     (ValueError, r"not finite, first in row 1", (with_nan((4, 4)), None, Y[:4]), {}),
     (ValueError, r"is not symmetric", (asymmetric(), None, Y[:6]), {}),
     (ValueError, r"must be \(n, n\), n > 0; given \(6, 5\)", (np.ones((6, 5)), None, Y[:6]), {}),
@@ -440,7 +449,7 @@ def test_refused_before_work(tmp_path, monkeypatch):
         conjugate_gradient(counted, X, Y, store="memory")
     with pytest.raises(MemoryError, match="a preconditioner of rank 600"):
         conjugate_gradient(counted, X, Y, rank=600)
-    conjugate_gradient(counted, X, Y, rank=10)
+    conjugate_gradient(counted, X, Y, rank=10, tol=0.5, store=None)
     before = counted.entries
     monkeypatch.setattr(blocks_module.shutil, "disk_usage", lambda path: mock.Mock(free=2**20))
     with pytest.raises(OSError, match=r"the kernel takes .* GiB in .*new; 0.0009766 GiB are free there"):
