@@ -50,13 +50,19 @@ def same(a, b, tolerance=1e-12) -> None:
     np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
 
-def tiled(n: int, m: int, dtype: str = "float64", outputs: int = 2) -> tuple:
+def linear(x1, x2=None, get="nngp"):
+    """A kernel function that takes no memory beside its results."""
+    x2 = x1 if x2 is None else x2
+    return x1 @ x2.T if isinstance(get, str) else Kernels(x1 @ x2.T, 2 * x1 @ x2.T)
+
+
+def tiled(n: int, m: int, dtype: str = "float64", kernel_fn=None) -> tuple:
     """An ensemble of n training points, to be made with a memory budget, and m test points."""
-    kernel_fn = network().kernel_fn
+    kernel_fn = kernel_fn or network().kernel_fn
     x, x_test = draw(n, 4).astype(dtype), draw(m, 4, seed=4).astype(dtype)
-    y = draw(n, outputs)
+    y = draw(n, 2)
 
     def make(budget: int, **kwargs):
-        return predict.gradient_descent_mse_ensemble(kernel_fn, x, y, 1.0, 1e-3, memory_budget=budget, **kwargs)
+        return predict.gradient_descent_mse_ensemble(kernel_fn, x, y, 1.0, 1e-2, memory_budget=budget, **kwargs)
 
     return make, x_test

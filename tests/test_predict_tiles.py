@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fastntk import predict
 from fastntk.predict import tiles
-from predict_inputs import draw, network, same, tiled
+from predict_inputs import draw, linear, network, same, tiled
 
 
 @pytest.mark.parametrize("t", [None, 3.0, [[0.0, 2.0, 1e3]]])
@@ -41,7 +41,7 @@ def test_results_do_not_depend_on_tiles(t, monkeypatch):
 def test_memory_stays_within_the_budget(t, dtype):
     """Beside outputs, kernels of training points and factors; three times as many test points take no more."""
     budget = 2**20
-    make, _ = tiled(80, 0, dtype)
+    make, _ = tiled(80, 0, dtype, linear)
     f = make(budget)
     x_test = draw(600, 4, seed=4).astype(dtype)
     for covariance in (True, "diagonal", False):
@@ -57,7 +57,7 @@ def test_memory_stays_within_the_budget(t, dtype):
 
 def test_memory_of_training_points_stays_within_the_budget():
     budget = 2**20
-    f = tiled(300, 0)[0](budget)
+    f = tiled(300, 0, "float64", linear)[0](budget)
     f([1.0], None)
     for covariance in (True, "diagonal"):
         tracemalloc.start()

@@ -91,7 +91,7 @@ class Descent:
         return found
 
     def check_rate(self, largest: float, endless: bool, n: int = 1) -> None:
-        """Look at the largest eigenvalue of the kernel: do steps of this length converge?
+        """Look at the largest of n eigenvalues of the kernel: do steps of this length converge?
 
         Raises
         ------
