@@ -97,10 +97,10 @@ class EnsemblePredictor:
             mean = grams.y.astype(k.dtype)
             if covariance is None:
                 return mean
-            zeros = namespace(k, what=grams.what).zeros(k.shape if covariance == "full" else len(k), k.dtype)
-            return Gaussian(
-                mean, grams.targets.zipped(zeros, rows, rows) if covariance == "full" else zeros.reshape(rows)
-            )
+            xp = namespace(k, what=grams.what)
+            if covariance == "diagonal":
+                return Gaussian(mean, xp.zeros(rows, k.dtype))
+            return Gaussian(mean, grams.targets.zipped(xp.zeros(k.shape, k.dtype), rows, rows))
         spectrum, flat = grams.spectrum(g), times.reshape(-1)
         mean = spectrum.apply(self._descent.learned(spectrum, flat).astype(grams.dtype), grams.matrix)
         found = Found(mean.astype(k.dtype), None)
@@ -112,9 +112,7 @@ class EnsemblePredictor:
         """``K exp(-2 K tau)`` (nngp) or ``E K E`` with ``E = exp(-Theta tau)`` (ntk), a few rows at a time."""
         grams, n = self._grams, len(spectrum.values)
         left = self._descent.left(spectrum, times)
-        factors = (left if g == "ntk" else spectrum.values * self._descent.left(spectrum, 2 * times)).astype(
-            grams.dtype
-        )
+        factors = left if g == "ntk" else spectrum.values * self._descent.left(spectrum, twice(times))
         target = empty_covariances(covariance, len(times), n, grams[g], grams.what)
         found.covariance = target
         found.scale = float(grams["nngp"].diagonal().max()) + (grams.reg(g) if g == "nngp" else 0.0)
@@ -171,13 +169,8 @@ class _Tested:
         self, kernels: _Kernels, x_test: Any, x_train: Any, kwargs: dict[str, Any], names: tuple[str, ...],
         targets: Targets,
     ) -> None:  # fmt: skip
-        self._kernels, self._x_test, self._x_train, self._names, self._targets = (
-            kernels,
-            x_test,
-            x_train,
-            names,
-            targets,
-        )
+        self._kernels, self._x_test, self._x_train = kernels, x_test, x_train
+        self._names, self._targets = names, targets
         self._kwargs = _Arguments(kernels.train_kwargs, kwargs, targets.what)
         self.points = _count(x_test, kernels.axis(), targets.what)
         self.unit = math.prod(targets.paired[1:])
