@@ -26,8 +26,8 @@ from .targets import Targets, targets_of
 
 Array = npt.NDArray[Any]
 
-_CHUNK = 1 << 20  # bytes of a block in float64 at a time: within the second cache
-_LEAST = 64  # rows of a block
+_CHUNK = 1 << 19  # bytes of a block in float64 at a time: within the second cache
+_LEAST, _MOST = 64, 2560  # rows of a block; larger ones are slower, because their memory is new each time
 _FEW = 256  # rows below which no block is divided to let progress be seen
 _PARTS = 16  # rows of blocks that the matrix is divided into, so that it is seen
 
@@ -55,7 +55,7 @@ class Blocks(ABC):
                 f"[{what}] memory_budget = {budget} bytes hold no block of {_LEAST} x {_LEAST} entries, which takes "
                 f"{2 * self.dtype.itemsize * _LEAST**2}"
             )
-        self.side = min(side, max(_FEW, -(-self.n // (_PARTS * _LEAST)) * _LEAST))
+        self.side = min(side, _MOST, max(_FEW, -(-self.n // (_PARTS * _LEAST)) * _LEAST))
         cuts = self.cuts(self.n)
         self.spans = [(rows, columns) for i, rows in enumerate(cuts) for columns in cuts[i:]]
         self.shapes = [(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in self.spans]
