@@ -331,7 +331,7 @@ def _draw_errors(axes: Axes, result: Result) -> None:
     axes.set_title("d   Calibration of class probabilities")
     axes.set_xlabel("errors stated (sum of 1 - p), least sure sample first")
     axes.set_ylabel("errors made")
-    axes.legend(loc="upper left", title="expected calibration error", handlelength=2.6)
+    axes.legend(loc="best", title="expected calibration error", handlelength=2.6)
 
 
 def _draw_classes(axes: Axes, result: Result) -> None:

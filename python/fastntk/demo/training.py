@@ -12,7 +12,7 @@ from ..predict.evidence import GRID
 from .data import Array
 
 MAX_STEPS = 10**6
-TIMES = 49
+TIMES = 37
 
 
 @dataclass(frozen=True)
