@@ -1,0 +1,372 @@
+"""Networks of stax under any parameterization, trained through PyTorch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..arrays import describe
+from ..layers import FanInSum, FanOut, Layer, Parallel, Serial, integer
+from ..linear import Conv, Dense
+from ..progress import bar
+from .network import batches, blown_from, check_parameterization, generator, mean_square, rates_of, targets_of
+from .parameterization import Array, Parameterization
+
+
+@dataclass(frozen=True)
+class _Value:
+    """What flows between layers: weight layers on the longest path to it, and those whose outputs it is made of."""
+
+    level: int
+    made_of: frozenset[int]
+
+
+def _merged(values: Any) -> _Value:
+    if isinstance(values, _Value):
+        return values
+    parts = [_merged(v) for v in values]
+    return _Value(max(p.level for p in parts), frozenset().union(*(p.made_of for p in parts)))
+
+
+class _Walk:
+    """Weight layers in the order of their parameters, each with its place in the network."""
+
+    def __init__(self, network: Layer) -> None:
+        self.layers: list[Dense | Conv] = []
+        self._levels: list[int] = []
+        last = _merged(self._through(network, _Value(0, frozenset()))).made_of
+        self.L = max((level for i, level in enumerate(self._levels) if i not in last), default=0)
+        # 1, ..., L + 1; 0 for a layer from the inputs straight to the outputs
+        self.places = [
+            (0 if level == 1 else self.L + 1) if i in last else level for i, level in enumerate(self._levels)
+        ]
+
+    def width(self) -> float:
+        """Geometric mean of the hidden layers' widths."""
+        widths = [
+            layer.out_dim if isinstance(layer, Dense) else layer.out_chan
+            for layer, place in zip(self.layers, self.places, strict=True)
+            if 1 <= place <= self.L
+        ]
+        return math.exp(sum(map(math.log, widths)) / len(widths))
+
+    def _through(self, layer: Layer, values: Any) -> Any:
+        if isinstance(layer, Serial):
+            for part in layer.layers:
+                values = self._through(part, values)
+            return values
+        if isinstance(layer, Parallel):
+            return tuple(self._through(part, v) for part, v in zip(layer.layers, values, strict=True))
+        if isinstance(layer, FanOut):
+            return (values,) * layer.num
+        if isinstance(layer, FanInSum):
+            return _merged(values)
+        if isinstance(layer, (Dense, Conv)):
+            self.layers.append(layer)
+            self._levels.append(_merged(values).level + 1)
+            return _Value(self._levels[-1], frozenset([len(self.layers) - 1]))
+        return values
+
+
+def hidden_layers(network: Layer) -> int:
+    """Number of hidden layers L of a network of stax: Dense and Conv layers on its longest path, less the last.
+
+    Parameters
+    ----------
+    network : a network of stax
+
+    Raises
+    ------
+    TypeError
+        Another object.
+    ValueError
+        A network without a hidden layer.
+    """
+    return _walk(network, "hidden_layers").L
+
+
+def _walk(network: Any, what: str) -> _Walk:
+    if not isinstance(network, Layer):
+        raise TypeError(f"[{what}] takes a network of stax, given {describe(network)}")
+    walk = _Walk(network)
+    if walk.L < 1:
+        raise ValueError(f"[{what}] the network has no hidden layer, so no width to scale with")
+    return walk
+
+
+def _as_ntk(layer: Layer) -> Layer:
+    """The same network with all its layers in 'ntk' form: ``W_std / sqrt(fan-in) W x + b_std b``."""
+    if isinstance(layer, (Serial, Parallel)):
+        return replace(layer, layers=tuple(_as_ntk(part) for part in layer.layers))
+    if isinstance(layer, (Dense, Conv)) and layer.parameterization != "ntk":
+        name = "out_dim" if isinstance(layer, Dense) else "out_chan"
+        width = getattr(layer, name) * layer.s[1]
+        return replace(layer, **{name: width, "parameterization": "ntk", "s": (1, 1)})
+    return layer
+
+
+def _pairs(layer: Layer, params: Any) -> Iterator[tuple[Any, Any]]:
+    """(W, b) of weight layers, in order."""
+    if isinstance(layer, (Serial, Parallel)):
+        for part, own in zip(layer.layers, params, strict=True):
+            yield from _pairs(part, own)
+    elif isinstance(layer, (Dense, Conv)):
+        yield params
+
+
+def _rebuilt(layer: Layer, params: Any, pairs: Iterator[tuple[Any, Any]]) -> Any:
+    """The tree of params with other (W, b)."""
+    if isinstance(layer, (Serial, Parallel)):
+        return tuple(_rebuilt(part, own, pairs) for part, own in zip(layer.layers, params, strict=True))
+    return next(pairs) if isinstance(layer, (Dense, Conv)) else params
+
+
+def _exponents(walk: _Walk, values: tuple[float, ...]) -> list[float]:
+    """Of every weight layer; 0 where it has no width."""
+    return [values[place - 1] if place else 0.0 for place in walk.places]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network of stax after training; called with inputs, gives outputs.
+
+    Attributes
+    ----------
+    network : Layer
+        In 'ntk' form, for which ``params`` are.
+    params : nested tuple of numpy.ndarray
+        As ``network.apply_fn`` takes them, with their powers of the width.
+    width : float
+        m.
+    losses : numpy.ndarray (steps run,)
+        Of the batch of each step, before the step.
+    initial, final : numpy.ndarray (n, k)
+        Outputs of all samples before and after training. A run that diverges ends before its loss passes 1e12 times
+        that of its start.
+    initial_loss, final_loss : float
+        Over all samples; infinite at the end of a run that diverged.
+    diverged : bool
+    """
+
+    network: Layer
+    params: Any
+    width: float
+    losses: Array
+    initial: Array
+    final: Array
+    initial_loss: float
+    final_loss: float
+    diverged: bool
+
+    @property
+    def change(self) -> float:
+        """Largest change of an output; infinite for a run that diverged."""
+        return math.inf if self.diverged else float(np.abs(self.final - self.initial).max())
+
+    def __call__(self, x: Any) -> Any:
+        return self.network.apply_fn(self.params, x)
+
+
+class _Model:
+    """Trained tensors w and beta of a network, and what they are multiplied with."""
+
+    def __init__(
+        self, network: Layer, walk: _Walk, p: Parameterization, m: float, params: Any, torch: Any, device: Any
+    ) -> None:
+        self.network, self._tree, self._torch = network, params, torch
+        self._walk, self._p, self._m = walk, p, m
+        a, b = np.array(_exponents(walk, p.a)), np.array(_exponents(walk, p.b))
+        inner = np.array([place > 1 for place in walk.places])
+        self.scales = m ** (np.where(inner, 0.5, 0.0) - a)  # 'ntk' form has divided by the root of the fan-in
+        own = list(_pairs(network, params))
+        self.weights = [self._leaf(W * m**-e, device) for (W, _), e in zip(own, b, strict=True)]
+        self.biases: list[Any] = [None] * len(own)
+        self.bias_scales = np.ones(len(own))
+        if p.bias is not None:
+            self.bias_scales = m ** -np.array(_exponents(walk, p.bias.a))
+            e = _exponents(walk, p.bias.b)
+            self.biases = [
+                None if v is None else self._leaf(v * m**-q, device) for (_, v), q in zip(own, e, strict=True)
+            ]
+        self.leaves = [t for pair in zip(self.weights, self.biases, strict=True) for t in pair if t is not None]
+
+    def _leaf(self, values: Any, device: Any) -> Any:
+        return self._torch.from_numpy(np.array(values)).to(device).requires_grad_()
+
+    def params(self) -> Any:
+        """What apply_fn takes."""
+        pairs = (
+            (w * float(s), None if v is None else v * float(q))
+            for w, s, v, q in zip(self.weights, self.scales, self.biases, self.bias_scales, strict=True)
+        )
+        return _rebuilt(self.network, self._tree, pairs)
+
+    def __call__(self, x: Any) -> Any:
+        return self.network.apply_fn(self.params(), x).reshape(len(x), -1)
+
+    def numpy_params(self) -> Any:
+        """The same in NumPy."""
+        return _arrays(self.params())
+
+    def state(self) -> list[Any]:
+        """A copy of what is trained."""
+        return [leaf.detach().clone() for leaf in self.leaves]
+
+    def restore(self, state: list[Any]) -> None:
+        with self._torch.no_grad():
+            for leaf, value in zip(self.leaves, state, strict=True):
+                leaf.copy_(value)
+
+    def rates(self, step: int) -> list[float]:
+        """Of the leaves: ``m^(-c)``."""
+        weights = _exponents(self._walk, self._p.rates(step))
+        biases = weights if self._p.bias is None else _exponents(self._walk, self._p.bias_rates(step))
+        found = []
+        for i, v in enumerate(self.biases):
+            found.append(self._m ** -weights[i])
+            if v is not None:
+                found.append(self._m ** -biases[i])
+        return found
+
+
+def _arrays(params: Any) -> Any:
+    if isinstance(params, tuple):
+        return tuple(_arrays(part) for part in params)
+    return None if params is None else params.detach().cpu().numpy()
+
+
+def train(
+    network: Layer, parameterization: Parameterization, x: Any, y: Any, lr: Any, steps: int, *,
+    batch_size: int | None = None, rng: np.random.Generator | int = 0, width: float | None = None,
+    loss: Callable[[Any, Any], Any] | None = None, dtype: Any = np.float64, device: Any = "cpu", progress: bool = False,
+) -> Training:  # fmt: skip
+    """Train a network of any stax architecture under an abc-parameterization, by SGD in PyTorch.
+
+    Parameters
+    ----------
+    network : a network of stax
+        Its widths are those of the finite network. Whether its layers are in 'ntk' or 'standard' form does not matter.
+    parameterization : Parameterization
+        With L = :func:`hidden_layers` of the network, and with biases if any layer has them.
+    x : array_like (n, ...)
+        As the network takes it.
+    y : array_like (n,) or (n, k)
+        Targets.
+    lr : float, or sequence of float (steps,)
+        eta.
+    steps : int
+    batch_size : int, optional
+        Samples in a batch, shuffled anew when all have been seen; all in every step unless given.
+    rng : numpy.random.Generator or int
+        Draws the parameters, then shuffles.
+    width : float, optional
+        m; the geometric mean of the hidden layers' widths unless given.
+    loss : callable, optional
+        Of outputs and targets, two tensors (batch, k), a scalar tensor to descend; ``|f - y|^2 / (2 batch)`` unless
+        given.
+    dtype : float32 or float64
+    device : str or torch.device
+    progress : bool
+        Shows a bar, one unit for each step.
+
+    Returns
+    -------
+    Training
+
+    Raises
+    ------
+    TypeError
+        Another network or parameterization; a dtype that is neither float32 nor float64.
+    ValueError
+        A network without hidden layers, of another depth, or with biases that the parameterization does not know;
+        samples and targets that do not fit, and as :func:`fastntk.abc.sgd`.
+    FloatingPointError
+        Outputs that are not finite before training. (Training that diverges is told by the result.)
+    ImportError
+        PyTorch is missing.
+
+    Notes
+    -----
+    The place of a layer, l, is the number of Dense and Conv layers on the longest path to it, itself included; those
+    whose output reaches the network's without another are the last, L + 1. Constants stay where 'ntk' form has
+    them, as multipliers:
+
+    ``W^1 = m^(-a_1) W_std / sqrt(fan-in) w^1``, ``W^l = m^(1/2 - a_l) W_std / sqrt(fan-in) w^l`` for l > 1,
+    ``w ~ N(0, m^(-2 b_l))``,
+
+    and ``b_std m^(-a) beta`` for biases. So :meth:`Parameterization.ntk` is the network as its ``kernel_fn``
+    sees it, trained with the learning rate lr. A layer straight from inputs to outputs has no width, and no exponents.
+    """
+    what = "train"
+    if not isinstance(network, Layer):
+        raise TypeError(f"[{what}] takes a network of stax, given {describe(network)}")
+    form = _as_ntk(network)
+    walk, p = _walk(form, what), check_parameterization(parameterization, what)
+    m = walk.width() if width is None else float(width)
+    if not 0 < m < math.inf:
+        raise ValueError(f"[{what}] width must be positive and finite, given {width!r}")
+    if p.L != walk.L:
+        raise ValueError(f"[{what}] {p.name} is for L = {p.L} hidden layers, the network has {walk.L}")
+    if p.bias is None and any(layer.b_std is not None for layer in walk.layers):
+        raise ValueError(f"[{what}] the network has biases, {p.name} has no exponents for them (biases=True)")
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(f"[{what}] networks of stax need PyTorch (pip install 'fastntk[torch]')") from error
+    samples = np.array(x, dtype=dtype)
+    if samples.ndim < 2 or not samples.size or not np.isfinite(samples).all():
+        raise ValueError(f"[{what}] x must be finite, of shape (n, ...), given {samples.shape}")
+    targets = targets_of(y, len(samples), None, what)
+    count, draw = integer(what, "steps", steps), generator(rng, what)
+    etas = rates_of(lr, count, what)
+    shape, params = form.init_fn(draw, samples.shape, samples.dtype)
+    if math.prod(shape) != targets.size:
+        raise ValueError(f"[{what}] the network gives outputs of shape {shape}, y has shape {targets.shape}")
+    model = _Model(form, walk, p, m, params, torch, device)
+    xs = torch.from_numpy(samples).to(device)
+    ys = torch.from_numpy(targets.astype(samples.dtype)).to(device)
+    descended = _half_square if loss is None else loss
+
+    def outputs() -> tuple[Array, float]:
+        with torch.no_grad():
+            f = model(xs)
+            value = descended(f, ys).item()
+        found = f.cpu().numpy().astype(np.float64)
+        return found, value if np.isfinite(found).all() and math.isfinite(value) else math.inf
+
+    initial, initial_loss = outputs()
+    if initial_loss == math.inf:
+        raise FloatingPointError(f"[{what}] outputs or their loss are not finite before training: {p.name}")
+    limit = blown_from(max(initial_loss, mean_square(initial, targets)), targets)
+    order = batches(len(samples), batch_size, draw, what)
+    losses: list[float] = []
+    diverged, previous = False, model.state()
+    with bar(count, progress, "step") as report:
+        for step in range(count):
+            rows = next(order)
+            value = descended(model(xs[rows]), ys[rows])
+            now = value.item()
+            if not now <= limit:
+                diverged = True
+                break
+            losses.append(now)
+            gradients = torch.autograd.grad(value, model.leaves)
+            previous = model.state()
+            with torch.no_grad():
+                for leaf, gradient, rate in zip(model.leaves, gradients, model.rates(step), strict=True):
+                    leaf -= float(etas[step] * rate) * gradient
+            report(1)
+    final, final_loss = outputs()
+    if diverged or not final_loss <= limit:
+        diverged, final_loss = True, math.inf
+        model.restore(previous)
+        final, _ = outputs()
+    return Training(form, model.numpy_params(), m, np.array(losses), initial, final, initial_loss, final_loss, diverged)
+
+
+def _half_square(f: Any, y: Any) -> Any:
+    return ((f - y) ** 2).sum() / (2 * len(y))
