@@ -179,7 +179,7 @@ class _Model:
     ) -> None:
         self.network, self._tree, self._torch = network, params, torch
         self._walk, self._p, self._m = walk, p, m
-        a, b = np.array(_exponents(walk, p.a)), np.array(_exponents(walk, p.b))
+        a, b = np.array(_exponents(walk, p.a)), _exponents(walk, p.b)
         inner = np.array([place > 1 for place in walk.places])
         self.scales = m ** (np.where(inner, 0.5, 0.0) - a)  # 'ntk' form has divided by the root of the fan-in
         own = list(_pairs(network, params))
