@@ -23,7 +23,7 @@ from .linalg import (
     product,
     solve_dtype_of,
 )
-from .targets import Targets, targets_of
+from .targets import Targets, start_of, targets_of
 
 Array = npt.NDArray[Any]
 
@@ -54,16 +54,16 @@ class MsePredictor:
             raise ValueError(f"[{what}] fx_train_0 and fx_test_0 are both None: nothing is to be predicted")
         if fx_test_0 is not None and k_test_train is None:
             raise ValueError(f"[{what}] fx_test_0 is given, which asks for test predictions: k_test_train is missing")
-        namespace(self._k, fx_train_0, fx_test_0, k_test_train, what=what)
+        xp = namespace(self._k, fx_train_0, fx_test_0, k_test_train, what=what)
         times = None if t is None else self._descent.times(t)
-        start = self._start(0.0 if fx_train_0 is None else fx_train_0, targets.shape, "fx_train_0")
+        start = start_of(0.0 if fx_train_0 is None else fx_train_0, targets.shape, "fx_train_0", xp, what)
         error = self._matrix - targets.matrix(start).astype(self._dtype)
         cross: Array | None = None
         if fx_test_0 is not None:
             cross, rows = targets.cross(k_test_train, "k_test_train")
             check_finite(cross, "k_test_train", what)
             shape = targets.restore(np.empty((math.prod(rows), error.shape[1])), rows).shape
-            start_test = self._start(fx_test_0, shape, "fx_test_0")
+            start_test = start_of(fx_test_0, shape, "fx_test_0", xp, what)
         found = []
         if fx_train_0 is not None:
             found.append(self._train(times, start, error))
@@ -73,19 +73,6 @@ class MsePredictor:
             change = product(cross, moved).reshape(len(cross), len(weights), -1).transpose(1, 0, 2)
             found.append(self._restored(change, rows, times, start_test))
         return tuple(found) if len(found) == 2 else found[0]
-
-    def _start(self, fx: Any, shape: tuple[int, ...], name: str) -> Array:
-        """Outputs at time 0, in the shape of the outputs."""
-        what, xp = self._descent.what, namespace(self._k, what=self._descent.what)
-        fx = xp.asarray(fx)
-        if fx.dtype.kind not in "fiub":
-            raise TypeError(f"[{what}] {name} must hold real numbers, given {fx.dtype}")
-        check_finite(fx, name, what)
-        try:
-            found: Array = xp.broadcast_to(fx, shape)
-        except ValueError:
-            raise ValueError(f"[{what}] {name} must be a number or have shape {shape}, given {fx.shape}") from None
-        return found
 
     def _train(self, times: Array | None, start: Array, error: Array) -> Array:
         if times is None:

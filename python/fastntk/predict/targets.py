@@ -117,3 +117,24 @@ def targets_of(y: Any, trace_axes: Any, what: str) -> Targets:
         raise ValueError(f"[{what}] y_train is empty: shape {y.shape}")
     check_finite(y, "y_train", what)
     return Targets(tuple(y.shape), axes, what)
+
+
+def start_of(fx: Any, shape: tuple[int, ...], name: str, xp: Any, what: str) -> Array:
+    """Outputs at time 0 in their shape, from a number or an array; a view.
+
+    Raises
+    ------
+    TypeError
+        Not real numbers.
+    ValueError
+        Of another shape, or not finite.
+    """
+    fx = xp.asarray(fx)
+    if fx.dtype.kind not in "fiub":
+        raise TypeError(f"[{what}] {name} must hold real numbers, given {fx.dtype}")
+    check_finite(fx, name, what)
+    try:
+        found: Array = xp.broadcast_to(fx, shape)
+    except ValueError:
+        raise ValueError(f"[{what}] {name} must be a number or have shape {shape}, given {fx.shape}") from None
+    return found
