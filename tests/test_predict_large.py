@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import pickle
 import sys
 import tracemalloc
 from itertools import permutations
@@ -279,7 +280,7 @@ def test_progress(capsys):
     assert f"kernel: {blocks} of {blocks} blocks" in text
     assert f"preconditioner: {found.rank} of {found.rank} columns" in text
     residual = found.residuals[2].max()
-    assert f"iteration 3, residual {residual:.1e}: {blocks} of {blocks} blocks" in text
+    assert f"iteration 3, residual {residual:.1e} (tol 1e-06): {blocks} of {blocks} blocks" in text
     assert "30 of 30 points" in text
     shown = mock.MagicMock()
     with mock.patch.dict(sys.modules, {"tqdm": mock.MagicMock(auto=shown), "tqdm.auto": shown}):
@@ -316,6 +317,20 @@ def test_too_small_a_tolerance(dtype):
 def test_not_converged():
     with pytest.raises(predict.ConvergenceError, match=r"residual .* after 5 iterations: tol = 1e-06 .* max_iter = 5"):
         conjugate_gradient(KERNEL_FN, X, Y, max_iter=5)
+
+
+def test_pickles():
+    """Predictors, and errors on their way out of another process."""
+    found = conjugate_gradient(KERNEL_FN, X[:50], Y[:50])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(found))(X_TEST), found(X_TEST))
+    low = nystrom(KERNEL_FN, X[:50], Y[:50], 5)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(low))(X_TEST), low(X_TEST))
+    with pytest.raises(predict.ConvergenceError) as caught:
+        conjugate_gradient(KERNEL_FN, X, Y, max_iter=2)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert str(again) == str(caught.value)
+    np.testing.assert_array_equal(again.alpha, caught.value.alpha)
+    np.testing.assert_array_equal(again.residuals, caught.value.residuals)
 
 
 @pytest.mark.parametrize("rank", [0, 20, 170])

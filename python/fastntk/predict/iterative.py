@@ -45,6 +45,9 @@ class ConvergenceError(np.linalg.LinAlgError):
         super().__init__(message)
         self.residuals, self.alpha, self.reached = residuals, alpha, float(residuals[-1].max())
 
+    def __reduce__(self) -> Any:
+        return type(self), (str(self), self.residuals, self.alpha)
+
 
 class Preconditioner:
     """``P^-1`` for ``P = U (Lambda + s) U^T + (lambda_r + s) (I - U U^T)``, where ``F F^T = U Lambda U^T``.
@@ -107,7 +110,8 @@ class _Solver:
 
     def _matvec(self, flat: Array) -> Array:
         p = flat.reshape(self.shape)
-        q = self.product(p, f"iteration {self.steps + 1}, residual {self.history[-1].max():.1e}")
+        residual = self.history[-1].max()
+        q = self.product(p, f"iteration {self.steps + 1}, residual {residual:.1e} (tol {self._tol:.0e})")
         size = np.einsum("ij,ij->j", p, p)
         some = size > 0
         quotients = np.einsum("ij,ij->j", p, q)[some] / size[some]
@@ -162,7 +166,7 @@ class _Solver:
 
     def run(self, right: Array, tol: float, max_iter: int) -> None:
         """Solve for right-hand sides of length 1 (or 0) until the recomputed residual of each is at most tol."""
-        size, self._right = right.size, right
+        size, self._right, self._tol = right.size, right, tol
         operator = LinearOperator((size, size), matvec=self._matvec, dtype=np.float64)
         preconditioner = LinearOperator((size, size), matvec=self._psolve, dtype=np.float64)
         left, before = right, math.inf
