@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import importlib
 import itertools
 import math
@@ -29,13 +30,15 @@ def data():
 # ---------------------------------------------------------------- the module
 
 
-def test_lazy_module_beside_the_standard_library():
+def test_module_beside_the_standard_library():
     standard = importlib.import_module("abc")
     assert fastntk.abc is abc
     assert fastntk.abc is not standard
     assert sys.modules["abc"] is standard
     assert hasattr(standard, "ABCMeta")
     assert "abc" in dir(fastntk)
+    found = doctest.testmod(abc)
+    assert (found.failed, found.attempted) == (0, 4)
 
 
 # ---------------------------------------------------------------- exponents and regimes
@@ -273,20 +276,34 @@ def test_sample_by_sample_and_in_batches():
 # ---------------------------------------------------------------- coordinate checks
 
 
-# One sample, one step; the tolerance of 0.15 is theory's for these widths.
+# One sample, one step; the tolerance of 0.15 is theory's for these widths. The target is large beside f_0, so that the
+# loss has nearly one derivative for all networks.
 @pytest.mark.parametrize(
-    ("made", "lr", "draws"),
-    [(IP(2), 0.01, 16), (IP(3), 0.1, 4), (IP(4), 0.1, 4), (NTK(3), 0.1, 16), (MUP(3), 0.1, 4), (MUP(2), 0.02, 8)],
-    ids=lambda v: f"{v.name}-{v.L}" if isinstance(v, Parameterization) else str(v),
+    ("made", "lr"),
+    [
+        (IP(2), 0.001),
+        (IP(3), 0.01),
+        (IP(4), 0.01),
+        (IP_LLR(3), 0.3),
+        (NTK(3), 0.01),
+        (MUP(2), 0.01),
+        (MUP(3), 0.01),
+        (SP(3), 0.01),
+        (SP(3, biases=True), 0.01),
+        (MUP(3, biases=True), 0.01),
+        (IP(3, biases=True), 0.01),
+        (IP_LLR(3, biases=True), 0.1),
+    ],
+    ids=lambda v: f"{v.name}-{v.L}{'b' * (v.bias is not None)}" if isinstance(v, Parameterization) else str(v),
 )
-def test_exponents_of_trained_networks(made, lr, draws):
-    found = abc.coordinate_check(made, WIDTHS, lr=lr, draws=draws)
+def test_exponents_of_trained_networks(made, lr):
+    found = abc.coordinate_check(made, WIDTHS, y=10.0, lr=lr, draws=6)
     expected = abc.scaling(made)
     np.testing.assert_allclose(found.h.exponent, expected.h[0], atol=0.05)
     np.testing.assert_allclose(found.dh.exponent, expected.dh[1], atol=0.15)
     assert found.df.exponent == pytest.approx(expected.df[1], abs=0.15)
     assert not found.diverged.any()
-    assert (found.df.stderr < 0.15).all()
+    assert (found.df.stderr < 0.1).all()
     assert found.df.values.shape == (5,)
     assert found.dh.values.shape == (5, made.L)
 

@@ -131,9 +131,12 @@ def coordinate_check(
 
     Notes
     -----
-    :func:`fastntk.abc.scaling` gives the exponents to compare with. Those of finite widths still drift: f at
-    initialisation is one random number for each network, and leading terms have corrections of relative order
-    ``m^(-1/2)``.
+    :func:`fastntk.abc.scaling` gives the exponents to compare with. Those of finite widths scatter, as f at
+    initialisation is one random number for each network, which enters all changes through the derivative of the loss
+    (less so for targets that are large beside it), and drift, as leading terms have corrections of relative order
+    ``m^(-1/2)``. What is leading at infinite width need not be at these: the first update of IP-LLR grows with the
+    power L of lr and shows its exponents at lr of 1 and more (without biases), and an unstable network with a small
+    lr those of the first order in lr.
     """
     what = "coordinate_check"
     p = check_parameterization(parameterization, what)

@@ -422,4 +422,4 @@ def scaling(parameterization: Parameterization, steps: int = 1) -> Scaling:
         rows.append((state.h.copy(), state.dh.copy(), state.f, state.df, state.g.copy()))
         if step < count:
             state.update(step)
-    return Scaling(*(np.array(column) for column in zip(*rows, strict=True)))
+    return Scaling(*(np.array(column) + 0.0 for column in zip(*rows, strict=True)))  # no -0.0
