@@ -460,10 +460,14 @@ def test_refused_before_work(tmp_path, monkeypatch):
         conjugate_gradient(counted, X, Y, store=path)
     assert path.read_bytes() == b"kept"
     monkeypatch.setattr(blocks_module, "available_memory", lambda: 2**20)
-    with pytest.raises(MemoryError, match=r"of rank 245 and the kernel take .* GiB; 0\.0009766 GiB are"):
+    with pytest.raises(MemoryError, match=r"of rank 245 and the kernel: .* GiB are needed, 0\.0009766 are"):
         conjugate_gradient(counted, X, Y, store="memory")
     with pytest.raises(MemoryError, match="a preconditioner of rank 600"):
         conjugate_gradient(counted, X, Y, rank=600)
+    with pytest.raises(
+        MemoryError, match=r"the choice of 300 landmarks .*: .* are needed"
+    ):
+        nystrom(KERNEL_FN, X, Y, 300)
     conjugate_gradient(counted, X, Y, rank=10, tol=0.5, store=None)
     before = counted.entries
     monkeypatch.setattr(blocks_module.shutil, "disk_usage", lambda path: mock.Mock(free=2**20))

@@ -351,7 +351,7 @@ def check_memory(size: int, of: str, what: str) -> None:
     """Raise MemoryError where ``size`` bytes are more than there are."""
     available = available_memory()
     if available is not None and size > available:
-        raise MemoryError(f"[{what}] {of} take {size / 2**30:.4g} GiB; {available / 2**30:.4g} GiB are available")
+        raise MemoryError(f"[{what}] {of}: {size / 2**30:.4g} GiB are needed, {available / 2**30:.4g} are available")
 
 
 def outputs_of(y: Any, trace_axes: Any, n: int, what: str) -> tuple[Targets, Array]:

@@ -12,7 +12,7 @@ from scipy.linalg import lapack
 
 from ..arrays import describe
 from ..progress import Report, bar
-from .blocks import Blocks, KernelBlocks, blocks_of, outputs_of
+from .blocks import Blocks, KernelBlocks, blocks_of, check_memory, outputs_of
 from .linalg import TRAIN, Cholesky, Conditioning, absolute_reg, warn, warn_of_few_digits
 from .posterior import Gaussian
 from .targets import Targets
@@ -220,7 +220,7 @@ def nystrom(
     diag_reg: float = 0.0, diag_reg_absolute_scale: bool = False, trace_axes: Any = (-1,), *,
     select: str = "cholesky", memory_budget: int = BUDGET, progress: bool = False, rng: Any = 0,
 ) -> NystromPredictor:  # fmt: skip
-    """Gaussian process regression through m landmarks, in O(n m^2) time and O(m^2) memory.
+    """Gaussian process regression through m landmarks, in O(n m^2) time.
 
     With ``Q_xx' = k_xZ K_ZZ^-1 k_Zx'`` for landmarks Z, this is the "deterministic training conditional" (DTC;
     "projected process"): Q in the place of K among training points and between them and test points, K itself for
@@ -251,9 +251,9 @@ def nystrom(
         All axes of ``y_train`` but the first, in any order: outputs.
     select : {'cholesky', 'uniform'}
         How training points are chosen: as pivots of a Cholesky factorisation, drawn in proportion to the variance
-        that the ones before leave; or each with the same probability.
+        that the ones before leave, for which ``8 n m`` bytes are needed; or each with the same probability.
     memory_budget : int
-        Bytes of kernels at a time, beside inputs and a few matrices (m, m).
+        Bytes of kernels at a time, beside inputs, a few matrices (m, m) and the choice of landmarks.
     progress : bool
         Show rows done.
     rng : numpy.random.Generator or int
@@ -273,6 +273,8 @@ def nystrom(
         indices out of range.
     IndefiniteError
         A kernel of the landmarks with an eigenvalue below zero by more than rounding explains.
+    MemoryError
+        When the choice of landmarks has no room.
     numpy.linalg.LinAlgError
         Without ``diag_reg``, when the landmarks span no space of dimension m.
 
@@ -324,6 +326,7 @@ def _choose(
     """Indices of ``count`` training points."""
     if select == "uniform":
         return rng.choice(blocks.n, count, replace=False)
+    check_memory(8 * blocks.n * count, f"the choice of {count} landmarks (select='uniform' needs none)", blocks.what)
     with bar(count, progress, "landmark") as report:
         _, pivots = pivoted_cholesky(blocks, count, rng, budget, report)
     if len(pivots) < count:
