@@ -464,9 +464,7 @@ def test_refused_before_work(tmp_path, monkeypatch):
         conjugate_gradient(counted, X, Y, store="memory")
     with pytest.raises(MemoryError, match="a preconditioner of rank 600"):
         conjugate_gradient(counted, X, Y, rank=600)
-    with pytest.raises(
-        MemoryError, match=r"the choice of 300 landmarks .*: .* are needed"
-    ):
+    with pytest.raises(MemoryError, match=r"the choice of 300 landmarks .*: .* are needed"):
         nystrom(KERNEL_FN, X, Y, 300)
     conjugate_gradient(counted, X, Y, rank=10, tol=0.5, store=None)
     before = counted.entries
