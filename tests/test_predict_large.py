@@ -350,8 +350,11 @@ def test_singular(rank):
 
 
 def test_singular_is_said():
-    with pytest.raises(predict.ConvergenceError, match=r"singular to rounding with 0 on its .* it is 0\. Choose"):
+    """Where a direction of no curvature is met: at once here; the history ends with the residual of alpha."""
+    with pytest.raises(predict.ConvergenceError, match=r"singular to rounding with 0 on its .* it is 0\. ") as caught:
         conjugate_gradient(np.zeros((5, 5)), None, Y[:5])
+    np.testing.assert_allclose(caught.value.residuals, np.ones((1, 3)), rtol=1e-14)
+    assert not caught.value.alpha.any()
 
 
 def test_ill_conditioned():
