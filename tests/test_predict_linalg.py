@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 
 import numpy as np
@@ -115,6 +116,8 @@ def test_indefinite_is_refused_with_its_eigenvalue(kind):
     with pytest.raises(IndefiniteError, match=f"indefinite: its smallest eigenvalue is {smallest:.5g}"[:-2]) as caught:
         kind(k, 0.0, "where")
     assert np.isclose(caught.value.smallest_eigenvalue, smallest)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.smallest_eigenvalue) == (str(caught.value), caught.value.smallest_eigenvalue)
     kind(k, 1.0, "where")  # a larger diagonal makes it positive
 
 

@@ -41,6 +41,9 @@ class IndefiniteError(np.linalg.LinAlgError):
         super().__init__(message)
         self.smallest_eigenvalue = smallest_eigenvalue
 
+    def __reduce__(self) -> Any:  # to come back whole from another process
+        return type(self), (str(self), self.smallest_eigenvalue)
+
 
 @dataclass(frozen=True)
 class Conditioning:
