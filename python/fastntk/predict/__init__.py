@@ -33,6 +33,7 @@ from .iterative import ConvergenceError, conjugate_gradient
 from .linalg import Conditioning, IllConditionedWarning, IndefiniteError
 from .low_rank import nystrom
 from .mse import gradient_descent_mse, max_learning_rate
+from .ode import ODEState, gradient_descent
 from .posterior import Gaussian, gp_inference, sample
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "IndefiniteError",
     "LeaveOneOut",
     "LogMarginalLikelihood",
+    "ODEState",
     "Reliability",
     "SearchWarning",
     "calibrate",
@@ -55,6 +57,7 @@ __all__ = [
     "fit",
     "fully_connected",
     "gp_inference",
+    "gradient_descent",
     "gradient_descent_mse",
     "gradient_descent_mse_ensemble",
     "leave_one_out",

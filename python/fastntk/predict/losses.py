@@ -1,0 +1,277 @@
+"""Losses of a network's outputs on its training points, and their derivatives.
+
+Outputs and targets are matrices (n, o): samples, and outputs that share a kernel (:mod:`.targets`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import helmert
+
+from ..arrays import describe
+from .linalg import namespace, to_host
+from .targets import Targets
+
+Array = npt.NDArray[Any]
+
+NAMES = ("mse", "cross_entropy")
+_WAYS = (
+    f"loss must be one of {NAMES}, or a function loss(fx, y) with gradient=, a function (fx, y) -> dL/dfx of arrays, "
+    "or a function loss(fx, y) of JAX's or PyTorch's arrays that gives a scalar, which that library differentiates"
+)
+
+
+class Loss:
+    """A loss L(f), f (n, o) float64, by its gradient; see the subclasses.
+
+    Attributes
+    ----------
+    y : array (n, o) float64
+        Targets.
+    basis : array (r, o) or None
+        Orthonormal rows that span the gradients of all samples; None: the unit vectors.
+    """
+
+    basis: Array | None = None
+
+    def __init__(self, y: Array) -> None:
+        self.y = y
+
+    @property
+    def _xp(self) -> Any:
+        return namespace(self.y, what="loss")
+
+    def gradient(self, f: Array) -> Array:
+        """dL/df (n, o)."""
+        raise NotImplementedError
+
+    def product(self, f: Array, v: Array) -> Array:
+        """The Hessian at f times v, both (n, o)."""
+        raise NotImplementedError
+
+    def separable(self, f: Array) -> bool:
+        """Whether the gradient of a sample depends on that sample alone, judged around f."""
+        return True
+
+    def hessian(self, f: Array) -> Array:
+        """Its blocks (n, r, r) in ``basis``, where it is separable."""
+        raise NotImplementedError
+
+    def curvature(self, f: Array) -> float:
+        """The size of the Hessian at f, along the gradient; 1 / |Y| where there is none."""
+        first = self.gradient(f)
+        second = self.product(f, first)
+        sizes = float((first * first).sum()), float((second * second).sum())
+        return (sizes[1] / sizes[0]) ** 0.5 if 0 < min(sizes) <= max(sizes) < np.inf else 1 / f.size
+
+
+class MeanSquared(Loss):
+    """``|f - y|^2 / (2 |Y|)``, |Y| the number of targets."""
+
+    def gradient(self, f: Array) -> Array:
+        found: Array = (f - self.y) / self.y.size
+        return found
+
+    def product(self, f: Array, v: Array) -> Array:
+        found: Array = v / self.y.size
+        return found
+
+    def hessian(self, f: Array) -> Array:
+        found: Array = self._xp.broadcast_to(self._xp.eye(f.shape[1]) / self.y.size, (*f.shape, f.shape[1]))
+        return found
+
+
+class CrossEntropy(Loss):
+    """``- sum_ik y_ik log softmax(f_i)_k / n``, the rows of y probabilities.
+
+    Raises
+    ------
+    ValueError
+        Otherwise.
+    """
+
+    def __init__(self, y: Array, what: str) -> None:
+        o = y.shape[1]
+        if o < 2:
+            raise ValueError(f"[{what}] cross_entropy is over the classes along trace_axes: at least 2, given {o}")
+        off = float(abs(y.sum(axis=1) - 1).max())
+        if float(y.min()) < 0 or off > 1e-5:
+            raise ValueError(
+                f"[{what}] targets of cross_entropy are probabilities of the classes along trace_axes, not negative "
+                f"and of sum 1 for each sample (one-hot: no 1/k subtracted); the smallest is {float(y.min()):.4g}, "
+                f"sums are off by {off:.3g}"
+            )
+        super().__init__(y)
+        self.basis = self._xp.asarray(helmert(o))  # gradients of a sample have sum 0
+
+    @property
+    def bounded(self) -> bool:
+        """Whether no target is 0: else outputs that rise for ever always lower the loss."""
+        return float(self.y.min()) > 0
+
+    def probabilities(self, f: Array) -> Array:
+        """Softmax."""
+        p = self._xp.exp(f - f.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        found: Array = p
+        return found
+
+    def gradient(self, f: Array) -> Array:
+        found: Array = (self.probabilities(f) - self.y) / len(f)
+        return found
+
+    def product(self, f: Array, v: Array) -> Array:
+        p = self.probabilities(f)
+        found: Array = p * (v - (p * v).sum(axis=1, keepdims=True)) / len(f)
+        return found
+
+    def hessian(self, f: Array) -> Array:
+        assert self.basis is not None
+        p = self.probabilities(f)
+        moved = p @ self.basis.T
+        diagonal = (self.basis * p[:, None, :]) @ self.basis.T
+        found: Array = (diagonal - moved[:, :, None] * moved[:, None, :]) / len(f)
+        return found
+
+
+class Given(Loss):
+    """A loss of the user's, by a function ``gradient(fx, y)`` of arrays in the targets' shape."""
+
+    def __init__(self, gradient: Callable[[Array, Array], Any], y: Array, targets: Targets) -> None:
+        super().__init__(y)
+        self._gradient, self._targets = gradient, targets
+        self._plain = targets.shape == y.shape and targets.trace_axes == (1,)
+        self._shaped = self._restored(y)
+        with np.errstate(all="ignore"):  # the loss may not be finite at 0; this looks at the shape
+            self.gradient(self._xp.zeros_like(y))
+
+    def gradient(self, f: Array) -> Array:
+        what = self._targets.what
+        found = self._xp.asarray(self._gradient(self._restored(f), self._shaped))
+        if found.shape != self._shaped.shape or found.dtype.kind not in "fiu":
+            raise ValueError(
+                f"[{what}] gradient must give real numbers in the shape of fx and y_train, {self._shaped.shape}; it "
+                f"gave {found.dtype} of shape {found.shape}"
+            )
+        found = found.astype(np.float64, copy=False)
+        return found if self._plain else self._targets.matrix(found)
+
+    def product(self, f: Array, v: Array) -> Array:
+        # Central differences, of a step where rounding and the third derivative weigh the same.
+        step = np.cbrt(np.finfo(np.float64).eps) * (1 + float(abs(f).max())) / max(float(abs(v).max()), 1e-300)
+        found: Array = (self.gradient(f + step * v) - self.gradient(f - step * v)) / (2 * step)
+        return found
+
+    def separable(self, f: Array) -> bool:
+        first, rng = self.gradient(f), np.random.default_rng(0)
+        same = 1e-12 * float(abs(first).max())
+        at = np.arange(len(f))
+        # Any two samples differ in a digit of their numbers: one of them is moved, the other looked at.
+        for digit in range(int(at[-1]).bit_length()):
+            moved = (at >> digit & 1).astype(bool)
+            push = 0.1 * (1 + float(abs(f).max())) * rng.standard_normal(f.shape) * moved[:, None]
+            change = self.gradient(f + self._xp.asarray(push)) - first
+            if not float(abs(change[self._xp.asarray(~moved)]).max()) <= same:
+                return False
+        return True
+
+    def hessian(self, f: Array) -> Array:
+        found = self._xp.empty((*f.shape, f.shape[1]))
+        for k in range(f.shape[1]):
+            unit = self._xp.zeros_like(f)
+            unit[:, k] = 1.0
+            found[:, :, k] = self.product(f, unit)
+        # What the differences do not resolve is a flat direction: with a slope it would be one that long steps follow.
+        values, vectors = self._xp.linalg.eigh((found + found.swapaxes(1, 2)) / 2)
+        values = self._xp.where(abs(values) <= 1e-8 * float(abs(values).max()), 0.0, values)
+        blocks: Array = (vectors * values[:, None, :]) @ vectors.swapaxes(1, 2)
+        return blocks
+
+    def _restored(self, f: Array) -> Array:
+        if self._plain:
+            return f
+        found: Array = self._xp.ascontiguousarray(self._targets.restore(f, self._targets.paired))
+        return found
+
+
+def loss_of(loss: Any, gradient: Any, y: Array, targets: Targets) -> Loss:
+    """What the user's ``loss`` and ``gradient`` mean, for targets y (n, o) float64.
+
+    Raises
+    ------
+    TypeError
+        What can be neither named nor differentiated.
+    ValueError
+        An unknown name, targets that the loss does not take, or a gradient of another shape.
+    """
+    what = targets.what
+    if gradient is not None:
+        if not callable(gradient) or isinstance(loss, str):
+            raise TypeError(
+                f"[{what}] gradient must be a function (fx, y) -> dL/dfx, beside a loss that is a function; given "
+                f"{describe(gradient)} beside loss {loss!r}"
+            )
+        return Given(gradient, y, targets)
+    if isinstance(loss, str):
+        if loss not in NAMES:
+            raise ValueError(f"[{what}] there is no loss {loss!r}; {_WAYS}")
+        return MeanSquared(y) if loss == "mse" else CrossEntropy(y, what)
+    if not callable(loss):
+        raise TypeError(f"[{what}] {_WAYS}; given {describe(loss)}")
+    return Given(_differentiated(loss, y, targets), y, targets)
+
+
+def _differentiated(loss: Callable[[Any, Any], Any], y: Array, targets: Targets) -> Callable[[Array, Array], Array]:
+    """The gradient of a loss by the library that it is written in: one that is loaded, and can."""
+    refused: list[str] = []
+    cause: Exception | None = None
+    labels = to_host(targets.restore(y, targets.paired))
+    for name, make in (("jax", _by_jax), ("torch", _by_torch)):
+        # A function that uses a library has imported it.
+        if name not in sys.modules:
+            continue
+        found = make(loss)
+        try:
+            found(np.zeros(targets.shape), labels)
+        except Exception as error:
+            first_line = str(error).strip().split("\n", 1)[0]
+            refused.append(f"{name}: {describe(error)}: {first_line}")
+            cause = error
+        else:
+            return found
+    tried = "; ".join(refused) or "neither jax nor torch is loaded"
+    raise TypeError(f"[{targets.what}] the loss cannot be differentiated ({tried}). {_WAYS}") from cause
+
+
+def _by_jax(loss: Callable[[Any, Any], Any]) -> Callable[[Array, Array], Array]:
+    import jax
+
+    if not hasattr(jax, "enable_x64"):  # its place before 0.8
+        from jax.experimental import enable_x64 as double
+    else:
+        double = jax.enable_x64
+    derivative = jax.jit(jax.grad(loss))
+
+    def gradient(fx: Array, y: Array) -> Array:
+        with double(True):
+            return np.asarray(derivative(to_host(fx), to_host(y)))
+
+    return gradient
+
+
+def _by_torch(loss: Callable[[Any, Any], Any]) -> Callable[[Array, Array], Array]:
+    import torch
+
+    def gradient(fx: Array, y: Array) -> Array:
+        inputs = torch.tensor(to_host(fx), requires_grad=True)
+        with torch.enable_grad():
+            (found,) = torch.autograd.grad(loss(inputs, torch.tensor(to_host(y))), inputs)
+        result: Array = found.numpy()
+        return result
+
+    return gradient
