@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import fake_cupy
 import mpmath
 import numpy as np
 import pytest
@@ -378,6 +379,34 @@ def test_a_predictor_goes_through_pickle():
         fn = predict.gradient_descent(loss, p.k, p.soft, 1.0, 0.5)
         expected = fn(9.0)
         assert np.array_equal(pickle.loads(pickle.dumps(fn))(9.0), expected)
+
+
+def test_arrays_of_cupy(monkeypatch):
+    """Kernels, states and gradients stay there; SciPy sees what it integrates."""
+    cupy = fake_cupy.install(monkeypatch)
+    p = Problem([0.5, 2.0, 3.0], o=3)
+
+    def gradient(fx, y):
+        assert type(fx) is type(y)
+        return (fx - y) / 9
+
+    def everything(convert):
+        k, cross, y, *state = map(convert, (p.k, p.cross, p.soft, p.f, p.f_test, p.q, p.q_test))
+        results = []
+        for loss in ({"loss": "mse"}, {"loss": "cross_entropy"}, {"loss": None, "gradient": gradient}):
+            for method in (None, "Radau"):
+                fn = predict.gradient_descent(**loss, k_train_train=k, y_train=y, method=method, rtol=1e-8)
+                results += [*fn(np.array([3.0, np.inf, 1.0]), state[0], state[1], cross), fn(convert(np.array(2.0)))]
+            fn = predict.gradient_descent(**loss, k_train_train=k, y_train=y, momentum=0.5)
+            moved = fn(3.0, ODEState(*state), k_test_train=cross)
+            results += [moved.fx_train, moved.fx_test, moved.qx_train, moved.qx_test]
+        return results
+
+    for a, b in zip(everything(cupy.asarray), everything(np.asarray), strict=True):
+        assert isinstance(a, fake_cupy.ndarray)
+        close(a.get(), b, 1e-12)
+    with pytest.raises(TypeError, match="NumPy and CuPy arrays are mixed"):
+        predict.gradient_descent("mse", cupy.asarray(p.k), p.y)
 
 
 # ---------------------------------------------------------------- the limit
