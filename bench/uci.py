@@ -119,6 +119,7 @@ def regression(
 
 
 CLASSIFIERS: dict[str, Classifier] = {"svm": svm, "regression": regression}
+RESULT = {"svm": "uci-classification.json", "regression": "uci-classification-regression.json"}
 
 
 def evaluate(name: str, folder: Path, settings: Settings, threads: int) -> tuple[str, dict[str, Any]]:
@@ -211,7 +212,7 @@ def markdown(report: dict[str, Any]) -> str:
     return (
         f"# {s['sets']} UCI data sets, the protocol of Arora et al. (2020)\n\n"
         "Written by `bench/uci.py`; what each figure means: `bench/README.md`. "
-        f"Classifier: {report['settings']['classifier']}. {last['machine']['cpu']}, {report['processes']} processes; "
+        f"Classifier: {report['settings']['classifier']}. {last['machine']['cpu']}, processes: {report['processes']}; "
         f"{versions}; commit {(last['git']['hash'] or 'unknown')[:10]}, {last['date']}; {spent / 60:.0f} minutes.\n\n"
         f"{_table(head, rows)}\n\n{_table(columns, sets)}\n"
     )
@@ -232,8 +233,9 @@ def main() -> int:
     parser.add_argument("--max-iter", type=int, default=MAX_ITER, help="of libsvm, per pair of classes; -1: no limit")
     parser.add_argument("--no-merge", action="store_true", help="keep equal points with equal labels apart")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="default: one a processor")
-    parser.add_argument("--out", type=Path, default=RESULTS / "uci-classification.json", help="taken up where it stops")
+    parser.add_argument("--out", type=Path, help="taken up where it stops; default in bench/results")
     given = parser.parse_args()
+    given.out = given.out or RESULTS / RESULT[given.classifier]
     if given.processes < 1 or given.max_iter < -1 or given.max_iter == 0:
         parser.error("--processes must be at least 1, --max-iter positive or -1")
     folder = data_folder(f"{FOLDER}/meta.json", f"{FOLDER}/_fd2014_results.npz") / FOLDER
