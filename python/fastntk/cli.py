@@ -1,4 +1,4 @@
-"""The ``fastntk`` command: ``info`` says what is in use, ``demo`` shows it on real data."""
+"""The ``fastntk`` command: ``info`` says what is in use, ``demo`` and ``study`` run it on real data."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from . import __version__
 from .config import show_config
+
+# Of the study, where an option is not given: in full, and with --quick.
+_STUDY: dict[str, tuple[Any, Any]] = {
+    "widths": ((32, 64, 128, 256, 512), (16, 64, 256)),
+    "seeds": (4, 3),
+    "depth": (2, 1),
+    "steps": (300, 60),
+    "train": (400, 100),
+    "test": (500, 100),
+}
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -37,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == "info":
         show_config()
         return 0
-    return _demo(args)
+    return _study(args) if args.command == "study" else _demo(args)
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -65,8 +76,34 @@ def _demo(args: argparse.Namespace) -> int:
     return 0
 
 
-def _fail(message: str) -> int:
-    print(f"fastntk demo: {' '.join(message.split())}", file=sys.stderr)
+def _study(args: argparse.Namespace) -> int:
+    own_file = args.data not in ("cifar10", "fashion")
+    needed = ["scipy", "matplotlib"] + (["sklearn", "tqdm", "threadpoolctl"] if own_file else [])
+    if missing := [name for name in needed if find_spec(name) is None]:
+        return _fail(f"{', '.join(missing)} not installed: pip install 'fastntk[demo]'", "study")
+
+    from .study.command import run
+
+    for name, values in _STUDY.items():
+        if getattr(args, name) is None:
+            setattr(args, name, values[args.quick])
+    errors: tuple[type[Exception], ...] = (ValueError, OSError, MemoryError)
+    if own_file:
+        from .demo import DemoError
+
+        errors += (DemoError,)
+    try:
+        run(args)
+    except errors as error:
+        return _fail(str(error), "study")
+    except KeyboardInterrupt:
+        print("\nfastntk study: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _fail(message: str, command: str = "demo") -> int:
+    print(f"fastntk {command}: {' '.join(message.split())}", file=sys.stderr)
     return BAD_INPUT
 
 
@@ -100,4 +137,49 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--max-samples", type=int, default=3000, help="use a random part of a larger data set")
     demo.add_argument("--task", choices=("auto", "classification", "regression"), default="auto", help="what y is")
     demo.add_argument("--no-images", action="store_true", help="never take the samples of x for images")
+    study = commands.add_parser("study", help="compare finite networks with their infinite limits on real data")
+    _add_finite_vs_infinite(study.add_subparsers(dest="study", required=True))
     return parser
+
+
+def _add_finite_vs_infinite(studies: Any) -> None:
+    study = studies.add_parser(
+        "finite-vs-infinite",
+        help="networks of several widths, trained by gradient descent, beside NNGP and NTK",
+        description="Fully connected ReLU networks of several widths beside their NNGP and NTK: a base, and one change "
+        "at a time (centering, learning rate, L2, parameterization, ZCA), single and averaged. A table, and one picture.",
+    )
+    study.add_argument(
+        "--data", default="digits", metavar="DATA",
+        help="digits (scikit-learn's), cifar10 or fashion (subsets in the folder that FASTNTK_DATA names), or FILE.npz "
+        "with x (n, ...) and y (n,) of classes (default: digits)",
+    )  # fmt: skip
+    for name, meaning in (
+        ("widths", "neurons of a hidden layer"),
+        ("seeds", "networks of each width and configuration"),
+        ("depth", "hidden layers"),
+        ("steps", "steps of gradient descent"),
+        ("train", "training samples"),
+        ("test", "test samples"),
+    ):
+        full, quick = (" ".join(map(str, v)) if isinstance(v, tuple) else v for v in _STUDY[name])
+        several: dict[str, Any] = {"nargs": "+"} if name == "widths" else {}
+        text = f"{meaning} (default: {full}; with --quick {quick})"
+        study.add_argument(f"--{name}", type=int, metavar="N", help=text, **several)
+    for name, value, meaning in (
+        ("lr", 0.5, "learning rate, in multiples of the largest stable one"),
+        ("large-lr", 1.5, "the same, of the configuration with a large one"),
+        ("l2", 1e-4, "penalty of the configuration with L2"),
+        ("zca-eps", 0.1, "regularisation of the configuration with ZCA"),
+    ):
+        study.add_argument(f"--{name}", type=float, default=value, metavar="X", help=f"{meaning} (default: {value:g})")
+    study.add_argument(
+        "--diag-reg", type=float, nargs="+", default=[1e-6, 1e-4, 1e-2, 1.0], metavar="X",
+        help="diagonal regularisation of the kernels (default: 1e-06 0.0001 0.01 1)",
+    )  # fmt: skip
+    study.add_argument("--seed", type=int, default=0, metavar="N", help="of samples and networks (default: 0)")
+    study.add_argument("--quick", action="store_true", help="a small study, in seconds")
+    study.add_argument(
+        "--out", type=Path, nargs="+", default=[Path("fastntk-study.png")], metavar="FILE",
+        help="what to write: .png the picture, .md or .json the table (default: fastntk-study.png)",
+    )  # fmt: skip

@@ -1,0 +1,197 @@
+"""The data of the study: a training and a test set of a classification, centred, scaled, whitened."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..layers import integer
+from ..predict import one_hot
+
+Array = npt.NDArray[Any]
+
+FOLDER = "FASTNTK_DATA"
+FILES = {"cifar10": ("CIFAR-10", "cifar10_exact_small.npz"), "fashion": ("Fashion-MNIST", "fashion_mnist_small.npz")}
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A classification.
+
+    Attributes
+    ----------
+    name : str
+    x_train, x_test : numpy.ndarray (n, d), (m, d) float64
+        Finite; other axes are flattened.
+    labels_train, labels_test : numpy.ndarray (n,), (m,) intp
+        From 0.
+    n_classes : int
+        One more than the largest label.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, labels that are not whole numbers from 0, NaN or infinity, fewer than two classes, equal
+        training samples only.
+    """
+
+    name: str
+    x_train: Array
+    labels_train: Array
+    x_test: Array
+    labels_test: Array
+
+    def __post_init__(self) -> None:
+        what = "Data"
+        for part in ("train", "test"):
+            x, labels = np.asarray(getattr(self, f"x_{part}")), np.asarray(getattr(self, f"labels_{part}"))
+            if x.ndim < 2 or not x.size or labels.shape != (len(x),):
+                raise ValueError(f"[{what}] x_{part} (n, ...) and labels (n,) are due, given {x.shape}, {labels.shape}")
+            if x.dtype.kind not in "buif" or labels.dtype.kind not in "ui" or labels.min() < 0:
+                raise ValueError(f"[{what}] x_{part} holds real numbers and labels are whole numbers from 0")
+            flat = x.reshape(len(x), -1).astype(np.float64)
+            if not np.isfinite(flat).all():
+                raise ValueError(f"[{what}] x_{part} must be finite")
+            object.__setattr__(self, f"x_{part}", flat)
+            object.__setattr__(self, f"labels_{part}", labels.astype(np.intp))
+        if self.x_train.shape[1] != self.x_test.shape[1]:
+            raise ValueError(f"[{what}] x_train has {self.x_train.shape[1]} features, x_test {self.x_test.shape[1]}")
+        if len(np.unique(self.labels_train)) < 2:
+            raise ValueError(f"[{what}] the training set has one class only")
+        if (self.x_train == self.x_train[0]).all():
+            raise ValueError(f"[{what}] all training samples are equal")
+
+    @property
+    def n_classes(self) -> int:
+        return int(max(self.labels_train.max(), self.labels_test.max())) + 1
+
+    def targets(self) -> tuple[Array, Array]:
+        """One-hot, less 1 / n_classes: (n, c) and (m, c)."""
+        return one_hot(self.labels_train, self.n_classes), one_hot(self.labels_test, self.n_classes)
+
+    def inputs(self, zca_eps: float | None = None) -> tuple[Array, Array]:
+        """x_train and x_test without the training mean, whitened on request, with a mean square of 1 in training."""
+        centre = self.x_train.mean(axis=0)
+        train, test = self.x_train - centre, self.x_test - centre
+        if zca_eps is not None:
+            matrix = zca_matrix(train, zca_eps)
+            train, test = train @ matrix, test @ matrix
+        scale = math.sqrt(np.mean(train**2))
+        return train / scale, test / scale
+
+
+def zca_matrix(x: Any, eps: float) -> Array:
+    """``U (D + eps tr(D) / d I)^(-1/2) U^T``: whitening that turns nothing, regularised.
+
+    ``U D U^T`` is the covariance of the rows of x, divided by their number.
+
+    Parameters
+    ----------
+    x : array_like (n, d)
+    eps : float
+        At least 0; 0 needs a covariance of full rank.
+
+    Returns
+    -------
+    numpy.ndarray (d, d) float64
+        Symmetric; rows ``(x - mean) @ matrix`` are whitened.
+
+    Raises
+    ------
+    ValueError
+        NaN, infinity or another shape; eps negative or not finite; a covariance that is 0, or singular with eps = 0.
+
+    References
+    ----------
+    Lee et al. (2020), arXiv:2007.15801.
+    """
+    what = "zca_matrix"
+    x = np.asarray(x, dtype=np.float64)
+    if x.ndim != 2 or not x.size or not np.isfinite(x).all():
+        raise ValueError(f"[{what}] x must be finite with shape (n, d), given shape {x.shape}")
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"[{what}] eps must be finite and not negative, given {eps!r}")
+    centred = x - x.mean(axis=0)
+    variances, u = np.linalg.eigh(centred.T @ centred / len(x))
+    variances = np.maximum(variances, 0)
+    total = float(variances.sum())
+    if not total > 0:
+        raise ValueError(f"[{what}] x does not vary")
+    shifted = variances + eps * total / len(variances)
+    if shifted[0] <= len(variances) * np.finfo(np.float64).eps * shifted[-1]:
+        raise ValueError(f"[{what}] the covariance is singular: eps must be larger than {eps:g}")
+    whitened: Array = (u / np.sqrt(shifted)) @ u.T
+    return whitened
+
+
+def load(source: str | Path = "digits", n_train: int = 400, n_test: int = 500, rng: int = 0) -> Data:
+    """A random part of a data set.
+
+    Parameters
+    ----------
+    source : 'digits', 'cifar10', 'fashion', or path of an .npz
+        scikit-learn's 1,797 digits; subsets of CIFAR-10 and Fashion-MNIST in the folder that the environment variable
+        FASTNTK_DATA names (``cifar10_exact_small.npz``, ``fashion_mnist_small.npz`` with x_train, y_train, x_test and
+        y_test); or arrays x (n, ...) and y (n,) of classes, as ``fastntk demo`` takes them.
+    n_train, n_test : int
+        Random samples for training and testing, without repetition; from the set's own parts where it has them.
+    rng : int
+        Seed of the choice.
+
+    Returns
+    -------
+    Data
+
+    Raises
+    ------
+    ValueError
+        Another name, FASTNTK_DATA not set, no such file, a file without those arrays, too few samples.
+    fastntk.demo.DemoError
+        A user's file that cannot be used.
+    ImportError
+        ``pip install 'fastntk[demo]'``, for digits and a user's file.
+    """
+    what = "load"
+    n_train, n_test = integer(what, "n_train", n_train), integer(what, "n_test", n_test)
+    draw = np.random.default_rng(integer(what, "rng", rng, least=0))
+    if source in FILES:
+        return _parts(*FILES[str(source)], n_train, n_test, draw)
+    if source != "digits" and Path(source).suffix != ".npz":
+        raise ValueError(f"[{what}] data must be digits, {', '.join(FILES)} or a file .npz, given {str(source)!r}")
+    try:
+        from ..demo.data import load_digits, load_npz
+
+        problem = load_digits() if source == "digits" else load_npz(Path(source), "classification")
+    except ImportError as error:
+        raise ImportError(f"[{what}] {error.name} is missing: pip install 'fastntk[demo]'") from error
+    if n_train + n_test > len(problem.x):
+        raise ValueError(f"[{what}] {n_train} + {n_test} samples are more than {len(problem.x)} {problem.name}")
+    rows = draw.permutation(len(problem.x))
+    train, test = rows[:n_train], rows[n_train : n_train + n_test]
+    return Data(problem.name, problem.x[train], problem.y[train], problem.x[test], problem.y[test])
+
+
+def _parts(name: str, file: str, n_train: int, n_test: int, draw: np.random.Generator) -> Data:
+    folder = os.environ.get(FOLDER)
+    if not folder:
+        raise ValueError(f"[load] {name} is read from the folder that {FOLDER} names, which is not set")
+    path = Path(folder) / file
+    if not path.is_file():
+        raise ValueError(f"[load] no file {file} in {FOLDER}={folder}")
+    found = []
+    with np.load(path, allow_pickle=False) as archive:
+        for part, count in (("train", n_train), ("test", n_test)):
+            if absent := [key for key in (f"x_{part}", f"y_{part}") if key not in archive.files]:
+                raise ValueError(f"[load] {path}: no array {' and '.join(absent)}")
+            x, y = archive[f"x_{part}"], archive[f"y_{part}"]
+            if count > len(x):
+                raise ValueError(f"[load] {count} samples asked for, {name}'s {part} part there has {len(x)}")
+            rows = draw.permutation(len(x))[:count]
+            found += [x[rows], y[rows]]
+    return Data(name, *found)
