@@ -78,8 +78,9 @@ class Flow:
         self._size = size
         self._curvature = loss.curvature(f)
         # Velocities are integrated in units of the fastest oscillation, in which they are as large as u.
-        self._unit = (float(w[-1]) * self._curvature) ** 0.5 or 1.0
-        # Of the gradient along a flat direction of the loss rounding leaves this.
+        self._largest = float(w[-1])
+        self._unit = (self._largest * self._curvature) ** 0.5 or 1.0
+        # What rounding leaves of the gradient.
         self._rounding = 8 * _EPS * self._curvature * size
         self._rtol, self._atol = rtol, rtol * size if atol is None else atol
         self._method = method or "DOP853"
@@ -92,9 +93,9 @@ class Flow:
         self._patience = min(patience, max_evaluations // 2) if changes else None
         self._evaluations, self._max_evaluations = 0, max_evaluations
         self._end = self._reached = 0.0
+        self._drift = None if q is None else self._modes(q)
         if isinstance(loss, MeanSquared):
             self._error = self._modes(f - loss.y)
-            self._drift = None if q is None else self._modes(q)
 
     def states(self, times: Array) -> tuple[Array, Array | None]:
         """u and with momentum its velocity at rising times s, each (times, n, r); the last time may be infinite.
@@ -265,20 +266,19 @@ class Flow:
         """Whether Newton's step to the minimum, and what the velocity still adds, are negligible."""
         u = state[..., 0]
         slope = np.where(self._kept, self._slope(np.inf, u), 0.0)
-        # Where outputs rise for ever, as the logarithm of time, the way of all the time at this velocity stays long.
-        way = s / (self._damping or 1.0) * self.scale * np.where(abs(slope) > self._rounding, slope, 0.0)
-        if float(abs(way).max()) > 1e-6 * (self._size + float(abs(u).max())):
-            return False
         # In the coordinates of f = V gain u, where the kernel's condition does not enter.
         left = self._newton(u, slope)
         if left is None or not (abs(left) <= self._size * (LIMIT * self._gain + 32 * _EPS)).all():
             return False
         if self._damping is None:
             return True
-        # Oscillations add what the velocity is in units of their frequency, the others of the damping.
-        frequency = self._unit * np.sqrt(self._gain * self.scale / float((self._gain * self.scale).max()))
-        still = LIMIT * self._size * np.maximum(self._damping / 2, frequency)
-        return bool((abs(self._unit * state[..., 1]) <= still)[self._kept[:, 0]].all())
+        velocity = self._gain * self._unit * state[..., 1]
+        if self._drift is not None:
+            velocity += np.exp(-self._damping * s) * self._drift
+        # Oscillations are as wide as their velocity over the frequency, other ways as long as it over the damping.
+        frequency = self._unit * np.sqrt(self._gain * self.scale / self._largest)
+        still = LIMIT * self._size * self._gain * np.maximum(self._damping / 2, frequency)
+        return bool((abs(velocity) <= still)[self._kept[:, 0]].all())
 
     def _newton(self, u: Array, g: Array) -> Array | None:
         """Solve ``V^T H V x = g`` on the directions that are not rounding; None where that fails."""

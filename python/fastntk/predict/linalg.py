@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -241,7 +242,8 @@ class Cholesky:
         if condition * eps * n > 1:  # singular to rounding, or worse
             smallest = self._refuse_indefinite(k, reg, norm, what)
             rank = self._rank(k, reg, norm)
-            jitter = 2 * max(0.0, -smallest) + n * eps * norm
+            # Where labels contradict each other, rounding enters as eps / jitter: more than the least that would do.
+            jitter = 2 * max(0.0, -smallest) + max(n * eps, eps ** (2 / 3)) * norm
             self.factor, condition = self._try(k, reg + jitter, norm + jitter)
             while not np.isfinite(condition):
                 jitter *= 10
@@ -320,11 +322,10 @@ class Cholesky:
             return factor, np.inf
         self.factor = factor
 
-        def product(b: Array) -> Array:
+        def solve(b: Array) -> Array:
             return to_host(self.solve(self._xp.asarray(b)))
 
-        operator = LinearOperator((n, n), matvec=product, rmatvec=product, matmat=product, dtype=self.dtype)
-        return factor, norm * float(onenormest(operator))
+        return factor, norm * inverse_norm(n, solve, solve)
 
     def _refuse_indefinite(self, k: Array, reg: float, norm: float, what: str) -> float:
         """The smallest eigenvalue, if rounding explains it."""
@@ -403,6 +404,12 @@ class Spectrum:
         """``V diag(weights) V^T b``: weights (..., n), b (n, m); (..., n, m)."""
         found: Array = self.vectors @ (weights[..., None] * (self.vectors.T @ b))
         return found
+
+
+def inverse_norm(n: int, solve: Callable[[Array], Array], transposed: Callable[[Array], Array]) -> float:
+    """Estimate of the 1-norm of ``A^-1`` from solves with A (n, n) and its transpose, on NumPy arrays."""
+    operator = LinearOperator((n, n), matvec=solve, rmatvec=transposed, matmat=solve, rmatmat=transposed, dtype=float)
+    return float(onenormest(operator))
 
 
 def eigenvalues(a: Array, subset: tuple[int, int] | None = None) -> Array:

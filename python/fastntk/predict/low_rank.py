@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import linalg as scipy_linalg
-from scipy.linalg import lapack
 
 from ..arrays import describe
 from ..progress import Report, bar
 from .blocks import Blocks, KernelBlocks, blocks_of, check_memory, outputs_of
-from .linalg import TRAIN, Cholesky, Conditioning, absolute_reg, warn, warn_of_few_digits
+from .linalg import TRAIN, Cholesky, Conditioning, absolute_reg, inverse_norm, warn, warn_of_few_digits
 from .posterior import Gaussian
 from .targets import Targets
 from .tiles import BUDGET, Found, settle
@@ -142,18 +141,24 @@ class NystromPredictor:
             )
         triangle = self._least_squares(y, progress)
         self._r = np.ascontiguousarray(triangle[:m, :m])
-        (trcon,) = lapack.get_lapack_funcs(("trcon",), (self._r,))
-        inverse, _ = trcon(self._r, norm="1", uplo="U")
-        condition = np.inf if inverse == 0 else 1 / float(inverse)
         rank = int((abs(self._r.diagonal()) > m * np.finfo(np.float64).eps * abs(self._r).max()).sum())
-        self.weights_conditioning = Conditioning(m, reg, 0.0, condition, rank)
         if rank < m:
             raise np.linalg.LinAlgError(
                 f"[{what}] {m} landmarks leave a least-squares problem of rank {rank} for {blocks.n} training points "
                 f"with {reg:.3g} on the diagonal: choose fewer landmarks or a larger diag_reg"
             )
+        condition = float(abs(self._r).sum(axis=0).max()) * inverse_norm(m, self._solve_r, self._solve_r_transposed)
+        self.weights_conditioning = Conditioning(m, reg, 0.0, condition, rank)
         warn_of_few_digits(self.weights_conditioning, float(np.finfo(np.float64).eps), what)
-        self._image = scipy_linalg.solve_triangular(self._r, triangle[:m, m:], check_finite=False)
+        self._image = self._solve_r(triangle[:m, m:])
+
+    def _solve_r(self, b: Array) -> Array:
+        found: Array = scipy_linalg.solve_triangular(self._r, b, check_finite=False)
+        return found
+
+    def _solve_r_transposed(self, b: Array) -> Array:
+        found: Array = scipy_linalg.solve_triangular(self._r, b, trans=1, check_finite=False)
+        return found
 
     def _rows_at_once(self, columns: int) -> int:
         return max(1, self._budget // (8 * 4 * columns))
@@ -206,8 +211,8 @@ class NystromPredictor:
     def _variances(self, x: Array, half: Array, found: Found) -> Array:
         """``k_xx - |a|^2 + s |R^-T a|^2`` for ``a = L^-1 k_mx`` (m, len(x)); takes note of how they may be rounded."""
         prior = self._blocks.variances(x)
-        outside = np.sqrt(self.diag_reg) * scipy_linalg.solve_triangular(self._r, half, trans=1, check_finite=False)
-        solved = np.sqrt(self.diag_reg) * scipy_linalg.solve_triangular(self._r, outside, check_finite=False)
+        outside = np.sqrt(self.diag_reg) * self._solve_r_transposed(half)
+        solved = np.sqrt(self.diag_reg) * self._solve_r(outside)
         weights = self._back(half - solved)  # of the landmarks
         found.scale = max(found.scale, float(prior.max()))
         found.spread = max(found.spread, 1 + float(abs(weights).sum(axis=0).max()))
