@@ -4,8 +4,8 @@ A fully connected network with L hidden layers of width h and tangent-kernel sca
 hidden layers ``x^l = sigma(h^(-1/2) W^l x^(l-1))`` (the first ``d^(-1/2) W^1 x``), all weights ``N(0, 1)``, sigma
 divided by ``sqrt(E sigma(z)^2)``, predicts ``F(x) = alpha (f(w, x) - f(w_0, x))``. Gradient flow on ``1 / (alpha^2 P)
 sum_i l(F(x_i), y_i)`` moves F by ``dF/dt = -(1/P) sum_i Theta(x, x_i) l'_i``: alpha enters through the tangent kernel
-Theta alone, and how far this moves depends on ``zt = sqrt(h) alpha`` alone. Large zt: lazy, Theta stands still.
-Small zt: feature training, f grows by about ``sqrt(h)`` and Theta with it.
+Theta alone, and how far this moves depends on ``zt = sqrt(h) alpha``. Large zt: lazy, Theta stands still, up to what
+a finite width adds. Small zt: feature training, f grows by about ``sqrt(h)`` and Theta with it.
 
 >>> import numpy as np
 >>> from fastntk import lazy_feature

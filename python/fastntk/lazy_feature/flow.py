@@ -97,8 +97,9 @@ class Run:
     Attributes
     ----------
     status : str
-        'converged': all margins passed ``stop``. 'unfinished': they did not in ``max_steps``. 'stuck': the gradient is
-        0 (units of a narrow ReLU network that are all off). 'diverged': the next step would not be finite.
+        'converged': all margins passed ``stop``. 'unfinished': they did not in ``max_steps`` (narrow networks have
+        minima that do not fit all samples). 'stuck': the gradient is 0 (units of ReLU that are all off). 'diverged':
+        the next step would not be finite.
     h, alpha : int, float
     F, f : numpy.ndarray (P,)
         Predictor ``alpha (f(w) - f(w_0))`` and output on the training samples.
@@ -196,7 +197,7 @@ class Problem:
     @classmethod
     def of(
         cls, what: str, x: Any, y: Any, L: Any, *, act: Any = "relu", loss: str = "quadratic_hinge", stop: float = 0.5,
-        x_test: Any = None, t1_at: float = 0.5, step: tuple[float, float] = (0.05, 0.03), max_steps: int = 100_000,
+        x_test: Any = None, t1_at: float = 0.5, step: tuple[float, float] = (0.05, 0.03), max_steps: int = 50_000,
         device: str | None = None,
     ) -> Problem:  # fmt: skip
         samples, labels = inputs_of(x, None, what), np.array(y, dtype=np.float64)
@@ -348,12 +349,12 @@ def _train(problem: Problem, h: int, alpha: float, rng: np.random.Generator) -> 
             break
         pull = net.adopt((-pull_of(m) * p.y / (alpha * size))[:, None])
         gradients = [a.T @ (pull * b) for a, b in zip(inputs, pulls, strict=True)]
-        sizes = net.norms(gradients)
-        if not any(sizes):
+        pace = [g / w for g, w in zip(net.norms(gradients), net.norms(net.weights), strict=True) if w]
+        speed, top = max(pace, default=0.0), float(np.linalg.eigvalsh(ntk)[-1])
+        if not (speed > 0 and top > 0):
             status = "stuck"
             break
-        speed = max(g / w for g, w in zip(sizes, net.norms(net.weights), strict=True))
-        dt = min(p.step[0] * size / float(np.linalg.eigvalsh(ntk)[-1]), p.step[1] / speed)
+        dt = min(p.step[0] * size / top, p.step[1] / speed)
         before = net.weights
         net.weights = [w - dt * g for w, g in zip(net.weights, gradients, strict=True)]
         time += dt
@@ -369,7 +370,7 @@ def _train(problem: Problem, h: int, alpha: float, rng: np.random.Generator) -> 
 def run(
     x: Any, y: Any, h: int, L: int = 1, alpha: float = 1.0, *, act: Any = "relu", loss: str = "quadratic_hinge",
     stop: float = 0.5, rng: np.random.Generator | int = 0, x_test: Any = None, t1_at: float = 0.5,
-    step: tuple[float, float] = (0.05, 0.03), max_steps: int = 100_000, device: str | None = None,
+    step: tuple[float, float] = (0.05, 0.03), max_steps: int = 50_000, device: str | None = None,
 ) -> Run:  # fmt: skip
     """Train one network by gradient flow until all its margins pass ``stop``.
 
