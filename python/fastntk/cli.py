@@ -147,7 +147,7 @@ def _add_finite_vs_infinite(studies: Any) -> None:
         "finite-vs-infinite",
         help="networks of several widths, trained by gradient descent, beside NNGP and NTK",
         description="Fully connected ReLU networks of several widths beside their NNGP and NTK: a base, and one change "
-        "at a time (centering, learning rate, L2, parameterization, ZCA), single and averaged. A table, and one picture.",
+        "at a time (centering, learning rate, L2, parameterization, ZCA), single and averaged. A table and a picture.",
     )
     study.add_argument(
         "--data", default="digits", metavar="DATA",
@@ -170,12 +170,12 @@ def _add_finite_vs_infinite(studies: Any) -> None:
         ("lr", 0.5, "learning rate, in multiples of the largest stable one"),
         ("large-lr", 1.5, "the same, of the configuration with a large one"),
         ("l2", 1e-4, "penalty of the configuration with L2"),
-        ("zca-eps", 0.1, "regularisation of the configuration with ZCA"),
+        ("zca-eps", 1.0, "regularisation of the configuration with ZCA"),
     ):
         study.add_argument(f"--{name}", type=float, default=value, metavar="X", help=f"{meaning} (default: {value:g})")
     study.add_argument(
-        "--diag-reg", type=float, nargs="+", default=[1e-6, 1e-4, 1e-2, 1.0], metavar="X",
-        help="diagonal regularisation of the kernels (default: 1e-06 0.0001 0.01 1)",
+        "--diag-reg", type=float, nargs="+", default=[1e-6, 1e-4, 1e-2, 0.1, 1.0], metavar="X",
+        help="diagonal regularisation of the kernels (default: 1e-06 0.0001 0.01 0.1 1)",
     )  # fmt: skip
     study.add_argument("--seed", type=int, default=0, metavar="N", help="of samples and networks (default: 0)")
     study.add_argument("--quick", action="store_true", help="a small study, in seconds")

@@ -118,15 +118,18 @@ def zca_matrix(x: Any, eps: float) -> Array:
     if not 0 <= eps < math.inf:
         raise ValueError(f"[{what}] eps must be finite and not negative, given {eps!r}")
     centred = x - x.mean(axis=0)
-    variances, u = np.linalg.eigh(centred.T @ centred / len(x))
-    variances = np.maximum(variances, 0)
+    d = x.shape[1]
+    _, s, vt = np.linalg.svd(centred, full_matrices=False)
+    variances = s**2 / len(x)
     total = float(variances.sum())
     if not total > 0:
         raise ValueError(f"[{what}] x does not vary")
-    shifted = variances + eps * total / len(variances)
-    if shifted[0] <= len(variances) * np.finfo(np.float64).eps * shifted[-1]:
+    floor = eps * total / d  # of the directions in which x does not vary
+    least = floor + (variances[-1] if len(variances) == d else 0.0)
+    if least <= d * np.finfo(np.float64).eps * (variances[0] + floor):
         raise ValueError(f"[{what}] the covariance is singular: eps must be larger than {eps:g}")
-    whitened: Array = (u / np.sqrt(shifted)) @ u.T
+    outside = 0.0 if len(variances) == d else 1 / math.sqrt(floor)
+    whitened: Array = (vt.T * (1 / np.sqrt(variances + floor) - outside)) @ vt + outside * np.eye(d)
     return whitened
 
 

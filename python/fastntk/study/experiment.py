@@ -16,7 +16,7 @@ from .data import Array, Data
 from .networks import PARAMETERIZATIONS, Ensemble, Trained, draw, empirical_ntk, train
 
 KERNELS = ("nngp", "ntk")
-GRID = (1e-6, 1e-4, 1e-2, 1.0)
+GRID = (1e-6, 1e-4, 1e-2, 0.1, 1.0)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Configuration:
 
 
 def one_at_a_time(
-    lr_multiplier: float = 0.5, large_lr: float = 1.5, l2: float = 1e-4, zca_eps: float = 0.1
+    lr_multiplier: float = 0.5, large_lr: float = 1.5, l2: float = 1e-4, zca_eps: float = 1.0
 ) -> tuple[Configuration, ...]:
     """A base, and what differs from it in one respect: centering, learning rate, L2, parameterization, ZCA.
 

@@ -20,7 +20,9 @@ _STYLE: Any = {
     "axes.spines.top": False, "axes.spines.right": False, "text.color": INK, "axes.labelcolor": INK,
     "legend.frameon": False, "legend.fontsize": 9.5, "lines.linewidth": 2, "lines.markersize": 6,
 }  # fmt: skip
-_MARKS = "os^DvP"
+GREY = "#b8bec6"
+_MARKS = "os^DvPX"
+_COLORS = (*COLORS, "#7a5c3e")
 
 
 def draw(study: Study, path: Path) -> None:
@@ -53,15 +55,22 @@ def _of(study: Study, name: str, kind: str) -> list[Row]:
 
 
 def _style(index: int) -> dict[str, Any]:
-    return {"color": COLORS[index % len(COLORS)], "marker": _MARKS[index % len(_MARKS)]}
+    return {"color": _COLORS[index % len(_COLORS)], "marker": _MARKS[index % len(_MARKS)]}
 
 
 def _plot(ax: Axes, rows: list[Row], field: str, factor: float = 1.0, **style: Any) -> None:
     scores: list[Score] = [getattr(row, field) for row in rows]
-    ax.errorbar(
-        np.array([row.width for row in rows], dtype=float), [factor * s.mean for s in scores], [factor * (s.error or 0) for s in scores],
-        capsize=3, elinewidth=1.2, **style,
-    )  # fmt: skip
+    widths = np.array([row.width for row in rows], dtype=float)
+    means, errors = np.array([s.mean for s in scores]), np.array([s.error or 0 for s in scores])
+    ax.errorbar(widths, factor * means, factor * errors, capsize=3, elinewidth=1.2, **style)
+
+
+def _legend(ax: Axes, columns: int) -> None:
+    """Below the axes, where no data are; none where every run diverged."""
+    if not ax.get_legend_handles_labels()[1]:
+        ax.text(0.5, 0.5, "all runs diverged", ha="center", transform=ax.transAxes)
+        return
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=columns)
 
 
 def _kernels(study: Study) -> dict[str, list[Row]]:
@@ -94,18 +103,13 @@ def _draw_widths(ax: Axes, study: Study) -> None:
                 ax, _of(study, config.name, kind), "test_accuracy", 100, label=f"{config.name}, {label}",
                 **_style(index), linestyle=(0, (1.5, 1.2)) if single else "-", mfc="white" if single else None,
             )  # fmt: skip
-    for name, color, dash in (("NNGP", INK, "-"), ("NTK", INK, (0, (5, 3)))):
-        ax.axhline(
-            100 * _best(_kernels(study)[name]),
-            color=color,
-            linestyle=dash,
-            linewidth=1.2,
-            label=f"{name}, best diag_reg",
-        )
+    for name, color, dash in (("NNGP", GREY, "-"), ("NTK", INK, (0, (4, 4)))):
+        best = 100 * _best(_kernels(study)[name])
+        ax.axhline(best, color=color, linestyle=dash, linewidth=1.6, label=f"{name}, best diag_reg", zorder=1)
     _width_axis(ax, study)
     ax.set_ylabel("test accuracy, %")
     ax.set_title("a   Centering and averaging remove the noise of the start")
-    ax.legend(loc="lower right")
+    _legend(ax, 3)
 
 
 def _draw_distances(ax: Axes, study: Study) -> None:
@@ -124,7 +128,7 @@ def _draw_distances(ax: Axes, study: Study) -> None:
     ax.set_yscale("log")
     ax.set_ylabel(r"$|f - g|\,/\,|g|$ on the test set")
     ax.set_title(f"b   Distance of ensembles of {study.n_ensemble} from the trained NTK's mean g")
-    ax.legend(loc="lower left", ncols=2)
+    _legend(ax, 4)
 
 
 def _draw_changes(ax: Axes, study: Study) -> None:
@@ -136,7 +140,7 @@ def _draw_changes(ax: Axes, study: Study) -> None:
         for kind, filled in (("single", False), ("ensemble", True)):
             row = study.find(config.name, kind, width)
             if row.test_accuracy is None:
-                ax.text(place, ax.get_ylim()[0], "diverged", rotation=90, ha="center", va="bottom", color=INK)
+                ax.text(place, 0.03, "diverged", rotation=90, ha="center", transform=ax.get_xaxis_transform())
                 continue
             score = row.test_accuracy
             ax.errorbar(
@@ -145,14 +149,14 @@ def _draw_changes(ax: Axes, study: Study) -> None:
             )  # fmt: skip
     for name, rows in _kernels(study).items():
         ax.plot(len(labels), 100 * _best(rows), "*", color=INK, markersize=13)
-        labels.append(name.replace(" N", "\nN"))
+        labels.append(name)
     ax.plot([], [], "o", mfc="white", color=INK, label="single networks")
     ax.plot([], [], "o", color=INK, label=f"ensemble of {study.n_ensemble}")
-    ax.plot([], [], "*", color=INK, markersize=12, label="kernel, best diag_reg")
+    ax.plot([], [], "*", color=INK, markersize=12, label="kernel, best diag_reg on the test set")
     ax.set_xticks(range(len(labels)), labels, fontsize=9, rotation=30, ha="right", rotation_mode="anchor")
     ax.set_ylabel("test accuracy, %")
     ax.set_title(f"c   One change at a time, width {width}")
-    ax.legend(loc="lower right")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
 
 
 def _draw_kernels(ax: Axes, study: Study) -> None:
@@ -160,7 +164,10 @@ def _draw_kernels(ax: Axes, study: Study) -> None:
         regs = np.array([row.diag_reg for row in rows])
         losses = [row.test_mse.mean for row in rows if row.test_mse is not None]
         ax.plot(regs, losses, label=name, **_style(index), linestyle=DASHES[index % len(DASHES)])
-    ax.set_xscale("symlog" if any(row.diag_reg == 0 for rows in _kernels(study).values() for row in rows) else "log")
+    if regs.min() == 0:
+        ax.set_xscale("symlog", linthresh=regs[regs > 0].min(initial=1.0))
+    else:
+        ax.set_xscale("log")
     ax.set_xlabel("diagonal regularisation, relative to the mean of the diagonal")
     ax.set_ylabel("test MSE")
     ax.set_title("d   Kernels trained to the end")
