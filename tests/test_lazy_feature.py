@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -199,6 +200,14 @@ def test_feature_slopes(L):
     theory = -2 * L / (L + 1)
     assert (np.abs(found - theory) < 0.1).all()
     assert (found < theory).all()
+
+
+def test_the_bound_by_the_weights_is_needed():
+    """Without it the first step from small alpha is a jump, and the kernel ends far too large."""
+    bounded = lazy_feature.flow.Problem.of("test", X, Y, 2)
+    free = replace(bounded, step=(0.05, 1e30))
+    right, wrong = (one.run(64, 1e-4 / 8, 0).dtheta for one in (bounded, free))
+    assert wrong > 20 * right
 
 
 def test_time_t1_is_linear():
