@@ -390,6 +390,9 @@ def test_prepared_data_that_is_not_there(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("FASTNTK_DATA", str(tmp_path))
     assert command("--quick", "--data", "fashion") == cli.BAD_INPUT
     assert "no file fashion_mnist_small.npz in FASTNTK_DATA=" in capsys.readouterr().err
+    (tmp_path / "fashion_mnist_small.npz").write_bytes(b"PK\x03\x04 cut")
+    assert command("--quick", "--data", "fashion") == cli.BAD_INPUT
+    assert "fashion_mnist_small.npz: not a readable .npz archive" in capsys.readouterr().err
     np.savez(tmp_path / "fashion_mnist_small.npz", x_train=np.eye(3))
     assert command("--quick", "--data", "fashion") == cli.BAD_INPUT
     assert "no array y_train" in capsys.readouterr().err

@@ -1,4 +1,15 @@
-"""Finite and infinite networks on real data, side by side."""
+"""Finite and infinite networks on real data, side by side.
+
+:func:`finite_vs_infinite` trains ensembles of fully connected ReLU networks of several widths by gradient descent and
+sets them beside the NNGP and NTK of the infinite network: a base, and one change at a time (centering, learning rate,
+L2, parameterization, ZCA), single and averaged, with the kernels over their diagonal regularisation. On the command line
+it is ``fastntk study finite-vs-infinite``. Needs SciPy (``pip install 'fastntk[predict]'``); digits, files and the
+picture need the extra ``fastntk[demo]``.
+
+References
+----------
+Lee et al. (2020), Finite versus infinite neural networks: an empirical study, arXiv:2007.15801.
+"""
 
 from .data import Data, load, zca_matrix
 from .experiment import Configuration, Row, Score, Study, finite_vs_infinite, one_at_a_time

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -187,8 +188,12 @@ def _parts(name: str, file: str, n_train: int, n_test: int, draw: np.random.Gene
     path = Path(folder) / file
     if not path.is_file():
         raise ValueError(f"[load] no file {file} in {FOLDER}={folder}")
+    try:
+        arrays = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, BadZipFile):
+        raise ValueError(f"[load] {path}: not a readable .npz archive") from None
     found = []
-    with np.load(path, allow_pickle=False) as archive:
+    with arrays as archive:
         for part, count in (("train", n_train), ("test", n_test)):
             if absent := [key for key in (f"x_{part}", f"y_{part}") if key not in archive.files]:
                 raise ValueError(f"[load] {path}: no array {' and '.join(absent)}")

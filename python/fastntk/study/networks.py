@@ -193,18 +193,20 @@ def train(
     x, y = x.astype(dtype, copy=False), y.astype(dtype, copy=False)
     survived = np.ones(len(networks), dtype=np.bool_)
     goal = y + networks(x) if centered else np.broadcast_to(y, (len(networks), *y.shape))
-    limit = None
+    limits = np.empty(0)
     rate = dtype.type(learning_rate)
     with np.errstate(over="ignore", invalid="ignore"):
         for step in range(steps + 1):
             hs = networks.preactivations(x)
             residual = hs[-1] - goal
             losses = np.mean(residual.astype(np.float64) ** 2, axis=(1, 2)) / 2
-            limit = blown_from(float(losses.max()), y) if limit is None else limit
-            fine = losses <= limit
+            if not step:
+                limits = np.array([blown_from(float(loss), y) for loss in losses])
+            fine = np.isfinite(losses) & (losses <= limits)
             if not fine.all():
                 survived[np.flatnonzero(survived)[~fine]] = False
-                networks, goal, residual, hs = networks.take(fine), goal[fine], residual[fine], [h[fine] for h in hs]
+                networks, goal, limits = networks.take(fine), goal[fine], limits[fine]
+                residual, hs = residual[fine], [h[fine] for h in hs]
             if step == steps or not len(networks):
                 break
             by_weight, by_bias = networks.gradients(x, hs, residual / y.size)

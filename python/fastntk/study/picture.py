@@ -51,7 +51,9 @@ def draw(study: Study, path: Path) -> None:
 
 
 def _of(study: Study, name: str, kind: str) -> list[Row]:
-    return [row for row in study.rows if row.name == name and row.kind == kind and row.test_accuracy is not None]
+    """Rows of networks with scores, by width."""
+    found = [row for row in study.rows if row.name == name and row.kind == kind and row.test_accuracy is not None]
+    return sorted(found, key=lambda row: row.width or 0)
 
 
 def _style(index: int) -> dict[str, Any]:
