@@ -20,7 +20,7 @@ from run import busy, others
 from sklearn.metrics.pairwise import euclidean_distances, rbf_kernel
 
 CLASSES = 10
-DEPTHS = (1, 2, 3, 5)
+DEPTHS = (1, 2, 3, 5, 8)
 BIASES = (0.0, 0.5)
 SCALES = (0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)  # of the median distance between training images
 REGS = tuple(10.0 ** np.arange(-6.0, 0.1, 0.5))
