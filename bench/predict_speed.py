@@ -86,7 +86,11 @@ def ours(case: Case, solve_dtype: Any = None) -> Call:
 
     def call() -> Any:
         predict_fn = predict.gradient_descent_mse_ensemble(kernel_fn, x, y, diag_reg=REG, solve_dtype=solve_dtype)
-        return predict_fn(t=case.t, x_test=x_test, get=GET, compute_cov=case.covariance)
+        found = predict_fn(t=case.t, x_test=x_test, get=GET, compute_cov=case.covariance)
+        added = max(c.jitter for c in predict_fn.conditioning.values())
+        if added:
+            raise rivals.Missing(f"another matrix was solved: {added:.3g} was added to its diagonal")
+        return found
 
     return call
 
@@ -172,7 +176,7 @@ def time_case(case: Case, repeats: int, with_rivals: bool) -> dict[str, Any]:
     for name, call in list(calls.items()):
         try:
             results[name] = arrays(call())  # and the warm-up: compilation, thread pools
-        except predict.IllConditionedWarning as reason:
+        except rivals.Missing as reason:
             missing[name] = str(reason)
             del calls[name]
     calls["floor"] = floor(case)
@@ -267,7 +271,7 @@ def main() -> int:
     unknown = set(given.cases) - {*names, "memory"}
     if unknown or given.repeats < 1:
         parser.error(f"unknown cases {sorted(unknown)}" if unknown else "--repeats must be at least 1")
-    warnings.simplefilter("error", predict.IllConditionedWarning)  # a case that loses digits is no case
+    warnings.simplefilter("ignore", predict.IllConditionedWarning)  # of few digits in float32: `accuracy` says how few
 
     report: dict[str, Any] = {**context(), "repeats": given.repeats, "pause": PAUSE, "cases": {}}
     for case in CASES:
