@@ -398,6 +398,12 @@ def test_prepared_data_that_is_not_there(monkeypatch, tmp_path, capsys):
     assert "no array y_train" in capsys.readouterr().err
 
 
+def test_command_has_the_defaults_of_the_function():
+    args = cli._parser().parse_args(["study", "finite-vs-infinite"])
+    assert study.one_at_a_time(args.lr, args.large_lr, args.l2, args.zca_eps) == study.one_at_a_time()
+    assert tuple(args.diag_reg) == GRID
+
+
 def test_command_names_what_is_not_installed(monkeypatch, capsys):
     monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "sklearn" else object())
     assert command("--quick") == cli.BAD_INPUT

@@ -23,7 +23,18 @@ except PackageNotFoundError:  # used from a source tree
 __all__ = ["Kernel", "__version__", "dual", "options", "show_config", "stax"]
 
 # Modules beside the kernels, some of which need more than NumPy: loaded when they are first used.
-_OPTIONAL = ("abc", "catapult", "lazy_feature", "meanfield", "mogp", "plot", "predict", "quadrature", "sklearn", "study")
+_OPTIONAL = (
+    "abc",
+    "catapult",
+    "lazy_feature",
+    "meanfield",
+    "mogp",
+    "plot",
+    "predict",
+    "quadrature",
+    "sklearn",
+    "study",
+)
 
 
 def __getattr__(name: str) -> Any:

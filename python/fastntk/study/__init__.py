@@ -2,8 +2,8 @@
 
 :func:`finite_vs_infinite` trains ensembles of fully connected ReLU networks of several widths by gradient descent and
 sets them beside the NNGP and NTK of the infinite network: a base, and one change at a time (centering, learning rate,
-L2, parameterization, ZCA), single and averaged, with the kernels over their diagonal regularisation. On the command line
-it is ``fastntk study finite-vs-infinite``. Needs SciPy (``pip install 'fastntk[predict]'``); digits, files and the
+L2, parameterization, ZCA), single and averaged, with the kernels over their diagonal regularisation. On the command
+line it is ``fastntk study finite-vs-infinite``. Needs SciPy (``pip install 'fastntk[predict]'``); digits, files and the
 picture need the extra ``fastntk[demo]``.
 
 References

@@ -189,17 +189,18 @@ def _parts(name: str, file: str, n_train: int, n_test: int, draw: np.random.Gene
     if not path.is_file():
         raise ValueError(f"[load] no file {file} in {FOLDER}={folder}")
     try:
-        arrays = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, BadZipFile):
-        raise ValueError(f"[load] {path}: not a readable .npz archive") from None
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            names = [f"{axis}_{part}" for part in ("train", "test") for axis in "xy"]
+            if absent := [each for each in names if each not in archive.files]:
+                raise ValueError(f"no array {' and '.join(absent)}")
+            arrays = {each: archive[each] for each in names}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise ValueError(f"[load] {path}: not a readable .npz archive of its arrays ({error})") from None
     found = []
-    with arrays as archive:
-        for part, count in (("train", n_train), ("test", n_test)):
-            if absent := [key for key in (f"x_{part}", f"y_{part}") if key not in archive.files]:
-                raise ValueError(f"[load] {path}: no array {' and '.join(absent)}")
-            x, y = archive[f"x_{part}"], archive[f"y_{part}"]
-            if count > len(x):
-                raise ValueError(f"[load] {count} samples asked for, {name}'s {part} part there has {len(x)}")
-            rows = draw.permutation(len(x))[:count]
-            found += [x[rows], y[rows]]
+    for part, count in (("train", n_train), ("test", n_test)):
+        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if count > len(x):
+            raise ValueError(f"[load] {count} samples asked for, {name}'s {part} part there has {len(x)}")
+        rows = draw.permutation(len(x))[:count]
+        found += [x[rows], y[rows]]
     return Data(name, *found)
