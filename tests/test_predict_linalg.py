@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("scipy")
 import mpmath
+from fastntk import stax
 from fastntk.predict import linalg
 from fastntk.predict.linalg import Cholesky, IllConditionedWarning, IndefiniteError, Spectrum
 from fastntk.predict.targets import targets_of
@@ -230,3 +231,17 @@ def test_kernels_of_other_shapes():
         targets.train(np.zeros((5, 5)), "k_train_train")
     with pytest.raises(ValueError, match=r"k_test_train has shape \(7, 5\): \(5,\) training points, not \(4,\)"):
         targets.cross(np.zeros((7, 5)), "k_test_train")
+
+
+def test_healthy_in_float32():
+    """Condition 1e4 times 600 rows is no reason for jitter in float32: four digits are there."""
+    k = stax.serial(stax.Dense(1, 2**0.5, 0.1), stax.Relu(), stax.Dense(1)).kernel_fn(
+        np.random.default_rng(0).standard_normal((600, 8)), None, "ntk"
+    )
+    y = np.random.default_rng(1).standard_normal((600, 1))
+    factor, messages = warned(lambda: Cholesky(k.astype(np.float32), 1e-2, "test", np.float32))
+    assert 1e3 < factor.conditioning.condition < 1e6
+    assert not any("singular" in message for message in messages)
+    assert factor.conditioning.jitter == 0
+    expected = k @ np.linalg.solve(k + 1e-2 * np.eye(600), y)
+    assert np.allclose(k @ factor.solve(y.astype(np.float32)), expected, rtol=0, atol=1e-3)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from ..arrays import describe
+from ..checks import generator
 from ..layers import FanInSum, FanOut, Layer, Parallel, Serial, integer
 from ..linear import Conv, Dense
 from ..progress import bar
-from .network import batches, blown_from, check_parameterization, generator, mean_square, rates_of, targets_of
+from .network import batches, blown_from, check_parameterization, mean_square, rates_of, targets_of
 from .parameterization import Array, Parameterization
 
 

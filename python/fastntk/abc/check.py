@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..checks import generator
 from ..layers import integer
 from ..progress import bar
 from .network import (
     check_parameterization,
-    generator,
     init,
     inputs_of,
     sgd,

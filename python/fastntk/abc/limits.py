@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import generator
 from ..layers import integer
 from .network import (
     Activation,
@@ -16,7 +17,6 @@ from .network import (
     batches,
     blown_from,
     default_scales,
-    generator,
     inputs_of,
     mean_square,
     rates_of,

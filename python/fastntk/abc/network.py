@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import generator
 from ..layers import integer
 from ..quadrature import TANH, smooth
 from .parameterization import Array, Parameterization
@@ -58,21 +59,6 @@ def activation_of(activation: Any, what: str) -> Activation:
         return ACTIVATIONS[activation]
     given = smooth(activation, what)
     return Activation(given.name, lambda x: np.asarray(given.phi(x)), lambda x: np.asarray(given.dphi(x)))
-
-
-def generator(rng: Any, what: str) -> np.random.Generator:
-    """A Generator, or one of an integer seed.
-
-    Raises
-    ------
-    TypeError
-        Neither.
-    """
-    if isinstance(rng, np.random.Generator):
-        return rng
-    if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool):
-        return np.random.default_rng(int(rng))
-    raise TypeError(f"[{what}] rng must be a numpy.random.Generator or an integer seed, given {type(rng).__name__}")
 
 
 def check_parameterization(parameterization: Any, what: str) -> Parameterization:

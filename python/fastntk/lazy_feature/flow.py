@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..abc import Parameterization
-from ..abc.network import Activation, generator, init, inputs_of
+from ..abc.network import Activation, init, inputs_of
+from ..checks import generator
+from ..config import one_blas_thread
 from ..layers import integer
 from ..quadrature import expectation, smooth
 
@@ -226,16 +227,6 @@ class Problem:
         width, scale = integer(self.what, "h", h), positive(self.what, "alpha", alpha, _MOST_ALPHA)
         with np.errstate(over="ignore", invalid="ignore"):
             return _train(self, width, scale, generator(rng, self.what))
-
-
-def one_blas_thread() -> AbstractContextManager[Any]:
-    """Where threadpoolctl is installed: products are small, and slower with more."""
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        return nullcontext()
-    limits: AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
-    return limits
 
 
 class _Net:

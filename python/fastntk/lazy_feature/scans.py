@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..abc.network import generator
+from ..checks import generator
+from ..config import one_blas_thread
 from ..layers import integer
 from ..progress import bar
-from .flow import STATUS, Array, Problem, Run, Unfinished, one_blas_thread, positive
+from .flow import STATUS, Array, Problem, Run, Unfinished, positive
 
 Job = tuple[int, float, int]  # h, alpha, seed
 _SECONDS = 1.0  # between two writes of a file

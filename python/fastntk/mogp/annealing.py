@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special
 
+from ..checks import Array
+from ..config import one_blas_thread
 from ..progress import bar
-from .checks import Array
-from .kernels import Problem, next_kernel, refuse_overflow, small_products
+from .kernels import Problem, next_kernel, refuse_overflow
 
 Index = npt.NDArray[np.integer[Any]]
 
@@ -61,7 +62,7 @@ def kernels_of(problem: Problem, latents: Latents) -> Array:
     for size in problem.chunks(problem.n_atoms, n):
         part = slice(start, start + size)
         k = problem.first
-        with small_products(), np.errstate(all="ignore"):
+        with one_blas_thread(), np.errstate(all="ignore"):
             for depth, layer in enumerate(problem.layers, 1):
                 arrivals, noise = (a[part] for a in latents.arrays[2 * depth - 2 : 2 * depth])
                 # An exponential variable of the same rank as the normal one.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .checks import Array
+from ..checks import Array
 
 if TYPE_CHECKING:
     from .measures import LevyMeasure

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from scipy import linalg, special
 
+from ..checks import Array, count, generator, positive, rows
+from ..config import one_blas_thread
 from ..predict.linalg import IllConditionedWarning, warn
 from .annealing import anneal
-from .checks import Array, count, generator, positive, rows
-from .kernels import Problem, draw, factor, small_products
+from .kernels import Problem, draw, factor
 
 LEAST_ESS = 10.0  # below it a warning says so
 _RAISED = 1e-3  # weight of draws singular to rounding that is worth a warning
@@ -51,7 +52,7 @@ def sample_prior(
     start = 0
     for k in draw(problem, progress):
         noise = problem.rng.standard_normal((len(k), len(problem.first), outputs))
-        with small_products():
+        with one_blas_thread():
             found[start : start + len(k)] = factor(k) @ noise
         start += len(k)
     return found
@@ -163,7 +164,7 @@ class _Data:
 
     def log_likelihoods(self, kernels: Array) -> Array:
         """Of each kernel (s, n + m, n + m)."""
-        with small_products():
+        with one_blas_thread():
             return np.array([self.log_density(*self.factor(k)[:2]) for k in kernels])
 
     def condition(self, k: Array, full: bool) -> tuple[Array, Array, float, bool]:
@@ -260,7 +261,7 @@ def posterior(
     log_likelihoods, raised = np.zeros(samples), np.zeros(samples, dtype=np.bool_)
     i = 0
     for chunk in kernels:
-        with small_products():
+        with one_blas_thread():
             for k in chunk:
                 means[i], covariances[i], log_likelihoods[i], raised[i] = data.condition(k, covariance == "full")
                 i += 1

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,10 +23,11 @@ from scipy.linalg import lapack
 
 from ..activations import ABRelu, Erf, Nonlinearity, Relu
 from ..arrays import describe
+from ..checks import Array, count, generator, not_negative, positive, rows
+from ..config import one_blas_thread
 from ..dual import dual
 from ..progress import bar
 from .atoms import Atoms
-from .checks import Array, count, generator, not_negative, positive, rows
 from .measures import LevyMeasure
 
 _CHUNK = 2**22  # numbers in the largest array of a chunk of draws
@@ -194,23 +194,13 @@ def next_kernel(layer: Layer, k: Array, atoms: Atoms, noise: Array, *, continuou
     return np.broadcast_to(found, (len(noise), *k.shape[-2:]))
 
 
-def small_products() -> AbstractContextManager[Any]:
-    """One BLAS thread, where threadpoolctl is installed: many small products are slower with more."""
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        return nullcontext()
-    limits: AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
-    return limits
-
-
 def draw(problem: Problem, progress: bool = False) -> Iterator[Array]:
     """Kernels (s, n, n) of the outputs, chunk by chunk."""
     n = len(problem.first)
     with bar(problem.n_samples, progress, "draw") as report:
         for size in problem.chunks(problem.n_atoms):
             k = problem.first
-            with small_products(), np.errstate(over="ignore", invalid="ignore"):
+            with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):
                 for depth, layer in enumerate(problem.layers, 1):
                     atoms = layer.measure.sample_atoms(size, problem.n_atoms, problem.rng)
                     noise = problem.rng.standard_normal((size, n, problem.n_atoms))

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import Array, count, generator, points, positive
 from .atoms import Atoms, merge
-from .checks import Array, count, generator, points, positive
 
 
 def _unwrap(values: Any) -> Any:

@@ -30,9 +30,9 @@ from scipy import special
 
 from ..activations import Nonlinearity, Relu
 from ..arrays import describe
+from ..checks import Array, between, count, generator, number, points, positive, rows
 from ..dual import dual
 from ..progress import bar
-from .checks import Array, between, count, generator, number, points, positive, rows
 from .families import Iid
 from .kernels import Layer, factor
 from .training import BLOWN_UP

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import Array, count, generator, not_negative, positive, rows
+from ..config import one_blas_thread
 from ..progress import bar
-from .checks import Array, count, generator, not_negative, positive, rows
-from .kernels import Layer, Problem, factor, layers_of, refuse_overflow, small_products, weighted_gram
+from .kernels import Layer, Problem, factor, layers_of, refuse_overflow, weighted_gram
 
 BLOWN_UP = 1e8  # a loss of so many times its first value is a run that diverges
 _CHUNK = 2**22
@@ -328,7 +329,7 @@ def sample_ntk(
         while start < problem.n_samples:
             part = slice(start, min(start + size, problem.n_samples))
             s = part.stop - part.start
-            with small_products(), np.errstate(over="ignore", invalid="ignore"):
+            with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):
                 drawn = _Drawn.of(problem, s, n_bulk, outputs)
                 nngp[part] = drawn.kernels[-1]
                 ntk[part] = drawn.ntk(problem.layers, parameterization, v2, b2)

@@ -239,11 +239,11 @@ class Cholesky:
             raise ValueError(f"[{what}] the kernel of the training points is zero: its 1-norm is {norm:.3g}")
         self.factor, condition = self._try(k, reg, norm)
         jitter, rank = 0.0, n
-        if condition * eps * n > 1:  # singular to rounding, or worse
+        if condition * eps > 0.1:  # singular to rounding, or worse
             smallest = self._refuse_indefinite(k, reg, norm, what)
             rank = self._rank(k, reg, norm)
             # Where labels contradict each other, rounding enters as eps / jitter: more than the least that would do.
-            jitter = 2 * max(0.0, -smallest) + max(n * eps, eps ** (2 / 3)) * norm
+            jitter = 2 * max(0.0, -smallest) + max(10 * eps, 4e-11) * norm
             self.factor, condition = self._try(k, reg + jitter, norm + jitter)
             while not np.isfinite(condition):
                 jitter *= 10

@@ -1,4 +1,4 @@
-"""Checks of arguments that all of the package shares."""
+"""Checks of numbers, seeds and inputs that the theories around the limit share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import as_input, describe
+from .arrays import as_input, describe
 
 Array = npt.NDArray[np.float64]
 
