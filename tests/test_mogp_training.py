@@ -121,6 +121,13 @@ def test_diverging_runs_are_reported():
     assert run.losses[-1] == pytest.approx(((run.network(X) - 1) ** 2).sum() / 2)
 
 
+def test_a_run_that_begins_at_its_targets_does_not_diverge():
+    net = network(stax.Relu())
+    assert not mogp.train(net, X, net(X), 0.01, 5).diverged
+    shallow = node_scaling.init(20, 2, 0.5, [0.5], 0)
+    assert not node_scaling.train(shallow, X, shallow.atoms(X), 0.01, 5).diverged
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

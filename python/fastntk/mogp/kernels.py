@@ -3,7 +3,7 @@
 The network: ``Z^1_k = (1 / sqrt(d)) sum_i V^1_ki x_i + B^1_k`` and, behind a hidden layer of width p,
 ``Z^(l+1)_k = sum_j sqrt(lam_pj) V^(l+1)_kj phi(Z^l_j) + B^(l+1)_k``, ``V ~ N(0, sigma_v2)``, ``B ~ N(0, sigma_b2)``,
 ``lam`` the node variances of a :class:`~fastntk.mogp.LevyMeasure`. In the limit of infinite widths, one layer after
-the other, outputs are independent Gaussian processes given a random kernel (Lee et al., arXiv:2205.08187, section 3):
+the other, outputs are independent Gaussian processes given a random kernel (Lee et al., arXiv:2205.08187):
 
 ``K^(l+1)(x, x') = sigma_b2 + sigma_v2 (a k_phi(K^l)(x, x') + sum_j lam_j phi(zeta_j(x)) phi(zeta_j(x')))``,
 
@@ -317,8 +317,8 @@ def prune_error(measure: LevyMeasure, eps: float) -> PruneError:
 
     Notes
     -----
-    A drift consists of nodes that are below any eps: it is lost whole. That a network is compressible exactly where
-    the drift vanishes is the paper's (arXiv:2205.08187, section 4); the formula is derived here.
+    A drift consists of nodes that are below any eps: it is lost whole. That networks with points are compressible is
+    the paper's (arXiv:2205.08187); the formulas are derived here.
     """
     if not isinstance(measure, LevyMeasure):
         raise TypeError(f"[prune_error] measure must be a LevyMeasure, given {describe(measure)}")

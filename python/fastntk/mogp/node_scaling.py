@@ -35,7 +35,7 @@ from ..dual import dual
 from ..progress import bar
 from .families import Iid
 from .kernels import Layer, factor
-from .training import BLOWN_UP
+from .training import blown_up
 
 __all__ = ["Run", "Shallow", "flow", "init", "ntg_limit", "train", "zipf"]
 
@@ -338,7 +338,7 @@ def train(
             e = outputs[:n] - task.y
             loss = float(e @ e) / 2
             first = first if step else loss
-            if not np.isfinite(loss) or loss > BLOWN_UP * max(first, np.finfo(np.float64).tiny):
+            if blown_up(loss, first, task.y):
                 return task.run(np.arange(total + 1.0), found, before, True)
             found.append(outputs)
             if step < total:

@@ -21,6 +21,12 @@ BLOWN_UP = 1e8  # a loss of so many times its first value is a run that diverges
 _CHUNK = 2**22
 
 
+def blown_up(loss: float, first: float, y: Array) -> bool:
+    """Whether a run that began at the loss ``first`` has diverged."""
+    rounding = float((y * y).sum()) * np.finfo(np.float64).eps  # of a loss that began at 0
+    return not np.isfinite(loss) or loss > BLOWN_UP * max(first, rounding)
+
+
 def rates_of(parameterization: str, sigma_v2: float, sigma_b2: float, what: str) -> tuple[float, float]:
     """Learning rates of V and B, relative to lr.
 
@@ -241,7 +247,7 @@ def train(network: Network, x: Any, y: Any, lr: float, steps: int, *, progress: 
             zs, hs = network._forward(x)
             e = zs[-1] - y
             loss = float((e * e).sum() / 2)
-            if not np.isfinite(loss) or (losses and loss > BLOWN_UP * max(losses[0], np.finfo(np.float64).tiny)):
+            if blown_up(loss, losses[0] if losses else loss, y):
                 return Training(before, np.array(losses), True)
             losses.append(loss)
             if step == steps:
