@@ -13,7 +13,7 @@ eigenbasis of Theta, where
 from __future__ import annotations
 
 import math
-import warnings
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,8 @@ from .losses import Loss, MeanSquared
 
 Array = npt.NDArray[Any]
 
-METHODS = ("LSODA", "BDF", "Radau", "DOP853", "RK45", "RK23")
-# Methods of several steps lose their order when started anew; the interpolants of the others are less accurate than
-# their steps, which therefore end at every time asked for.
-_SEVERAL = ("LSODA", "BDF")
+# Not LSODA: started where nothing moves any more, it takes explicit steps for ever.
+METHODS = ("BDF", "Radau", "DOP853", "RK45", "RK23")
 # Unknowns up to which a dense Jacobian is made unasked.
 DENSE = 5000
 # What may be left of the way to the limit, relative to the size of the outputs.
@@ -84,13 +82,7 @@ class Flow:
         self._rounding = 8 * _EPS * self._curvature * size
         self._rtol, self._atol = rtol, rtol * size if atol is None else atol
         self._method = method or "DOP853"
-        self._separable = self._method in ("LSODA", "BDF", "Radau") and loss.separable(f)
-        # Evaluations after which explicit steps have cost as much as an implicit method would: some 150 factorisations.
-        patience, unknowns = 2000, math.prod(self._shape)
-        if not isinstance(loss, MeanSquared):
-            patience += 25 * unknowns**3 // (len(w) ** 2 * outputs)
-        changes = method is None and (isinstance(loss, MeanSquared) or unknowns <= DENSE)
-        self._patience = min(patience, max_evaluations // 2) if changes else None
+        self._patience = self._explicit(max_evaluations) if method is None else math.inf
         self._evaluations, self._max_evaluations = 0, max_evaluations
         self._end = self._reached = 0.0
         self._drift = None if q is None else self._modes(q)
@@ -110,19 +102,19 @@ class Flow:
         self._end = float(times[-1]) if len(times) else 0.0
         solver: Any = None
         s, state = 0.0, np.zeros(self._shape)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", "lsoda: ", UserWarning)  # says why it fails, and nothing else does
-            for k, target in enumerate(finite):
-                if target > 0:
-                    if solver is None or self._method not in _SEVERAL:
-                        solver = self._solver(s, state, float(finite[-1] if self._method in _SEVERAL else target))
-                    while solver.t < target:
-                        solver = self._advanced(solver, float(finite[-1]))
-                    s = float(target)
-                    state = (solver.y if solver.t == s else solver.dense_output()(s)).reshape(self._shape)
-                found[k] = state
-            if len(finite) < len(times):
-                found[-1] = self._limit(s, state)
+        for k, target in enumerate(finite):
+            if target > 0:
+                # A method of several steps loses its order when started anew; the interpolants of the others are less
+                # accurate than their steps, which therefore end at every time.
+                if not isinstance(solver, integrate.BDF):
+                    solver = self._solver(s, state, float(finite[-1] if self._method == "BDF" else target))
+                while solver.t < target:
+                    solver = self._advanced(solver, float(finite[-1]), float(target))
+                s = float(target)
+                state = (solver.y if solver.t == s else solver.dense_output()(s)).reshape(self._shape)
+            found[k] = state
+        if len(finite) < len(times):
+            found[-1] = self._limit(s, state)
         return found[..., 0], None if self._damping is None else found[..., 1] * self._unit
 
     def outputs(self, x: Array) -> Array:
@@ -210,35 +202,46 @@ class Flow:
 
     # ---------------------------------------------------------------- the integrator
 
+    @cached_property
+    def _separable(self) -> bool:
+        return self._loss.separable(self._f)
+
+    def _explicit(self, most: int) -> float:
+        """Evaluations after which explicit steps have cost as much as an implicit method would."""
+        n, r, parts = self._shape
+        # While the fastest directions still swing, which takes some 50 times 1 / c, long steps are of no use.
+        patience = 2000.0 if self._damping is None else 2000 + 600 * self._unit / self._damping
+        if not isinstance(self._loss, MeanSquared):
+            unknowns = n * r * parts
+            if unknowns > DENSE:
+                return math.inf
+            # Some 150 factorisations, those of Radau complex; an evaluation's products, and its time in Python.
+            patience += (100 if parts == 1 else 500) * unknowns**3 / (4 * n**2 * r + 1e6)
+        return min(patience, most / 2)
+
     def _solver(self, s: float, state: Array, bound: float) -> Any:
         options: dict[str, Any] = {"rtol": self._rtol, "atol": self._atol}
-        if self._method == "LSODA" and isinstance(self._loss, MeanSquared):
-            # By differences: how its own bands are handed over has changed between versions of SciPy.
-            options["lband"] = options["uband"] = self._shape[2] - 1
-        elif self._separable:
-            options["jac"] = self._jacobian
+        if self._method in ("BDF", "Radau"):
+            if isinstance(self._loss, MeanSquared):
+                options["jac"] = self._jacobian(s, state)
+            elif self._separable:
+                options["jac"] = self._jacobian
         return getattr(integrate, self._method)(self._velocity, s, state.reshape(-1), bound, **options)
 
-    def _advanced(self, solver: Any, bound: float) -> Any:
+    def _advanced(self, solver: Any, last: float, target: float) -> Any:
         """The solver one step on, or the one that takes over."""
-        try:
-            message = solver.step()
-        except UserWarning as warning:
-            if not str(warning).startswith("lsoda: "):
-                raise
-            message = str(warning)
-        if not message and solver.t == solver.t_old:
-            message = "the next step is shorter than float64 resolves"
+        message = solver.step()
         self._reached = solver.t
         if message:
             raise RuntimeError(
                 f"[{self._what}] {self._method} stopped at t = {self._time(solver.t)} of {self._time(self._end)}: "
                 f"{message}"
             )
-        if self._patience is not None and self._evaluations > self._patience:
-            self._method, self._patience = "LSODA", None
-            self._separable = self._loss.separable(self._f)
-            return self._solver(solver.t, solver.y, bound)
+        if self._evaluations > self._patience:
+            # BDF is not stable for oscillations.
+            self._method, self._patience = "BDF" if self._damping is None else "Radau", math.inf
+            if solver.t < target:
+                return self._solver(solver.t, solver.y, last if self._method == "BDF" else target)
         return solver
 
     def _limit(self, s: float, state: Array) -> Array:
@@ -256,7 +259,7 @@ class Flow:
                 look = 1.05 * solver.t
             if solver.status != "running":
                 raise RuntimeError(f"[{self._what}] no limit by t = {self._time(solver.t)}{self._no_limit()}")
-            solver = self._advanced(solver, bound)
+            solver = self._advanced(solver, bound, bound)
         found: Array = np.where(self._kept[..., None], solver.y.reshape(self._shape), 0.0)
         if self._damping is not None:
             found[..., 1] = 0.0
@@ -276,7 +279,7 @@ class Flow:
         if self._drift is not None:
             velocity += np.exp(-self._damping * s) * self._drift
         # Oscillations are as wide as their velocity over the frequency, other ways as long as it over the damping.
-        frequency = self._unit * np.sqrt(self._gain * self.scale / self._largest)
+        frequency = self._unit * np.sqrt(self._gain * self.scale / (self._largest or 1.0))
         still = LIMIT * self._size * self._gain * np.maximum(self._damping / 2, frequency)
         return bool((abs(velocity) <= still)[self._kept[:, 0]].all())
 

@@ -225,10 +225,10 @@ def gradient_descent(
         Axes of ``y_train`` along which outputs are independent, with the same kernel.
     gradient : callable, optional
         ``gradient(fx, y)`` gives dL/dfx: arrays of the kernel's library, float64, in the shape of ``y_train``.
-    method : {'LSODA', 'BDF', 'Radau', 'DOP853', 'RK45', 'RK23'}, optional
+    method : {'BDF', 'Radau', 'DOP853', 'RK45', 'RK23'}, optional
         Of ``scipy.integrate``. None: 'DOP853', an explicit one; when it has cost as much as an implicit one would,
-        'LSODA' takes over, unless it had to factorise a Jacobian of more than 5,000 rows (targets, twice as many with
-        momentum; that of 'mse' is diagonal in the eigenbasis of Theta, and of any size).
+        'BDF', with momentum 'Radau', takes over, unless it had to factorise a Jacobian of more than 5,000 rows (targets,
+        twice as many with momentum; that of 'mse' is sparse in the eigenbasis of Theta, and of any size).
     rtol, atol : float
         Local errors that the integrator allows itself in ``Theta^{1/2} int dL/df``, in units in which an error e of it
         is one of ``e sqrt(Theta(x, x) / mean Theta(X, X))`` at most in the output on x. ``atol=None``: rtol times the
@@ -280,13 +280,12 @@ def gradient_descent(
     -----
     Accuracy: global errors of about 1e-10 of the outputs' size with the default tolerances; a kernel of condition 1e8
     takes seconds for hundreds of targets. Each evaluation costs two products with the eigenvectors, 4 n^2 o operations
-    ('mse': 4 n o), a Jacobian of the cross-entropy n^3 o^2, and its factorisation (n o)^3 / 3. Much momentum and a
-    stiff kernel, oscillations that die out slowly, are the case for ``method='Radau'``.
+    ('mse': 4 n o), a Jacobian n^3 o^2, and its factorisation 2 (n o)^3 / 3 (with momentum 40 times that).
 
     References
     ----------
     Lee et al. (2019), arXiv:1902.06720, section 2; Qian (1999), "On the momentum term in gradient descent learning
-    algorithms", Neural Networks 12; Petzold (1983) for LSODA.
+    algorithms", Neural Networks 12.
     """
     what = "gradient_descent"
     targets = targets_of(y_train, trace_axes, what)
