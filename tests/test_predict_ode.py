@@ -471,7 +471,7 @@ def test_limit_of_a_singular_kernel():
 
 
 def test_limit_behind_a_barrier():
-    """Two wells, at -1 and 1: a push out of one, whose way would end in the other without forces, does not get there."""
+    """Wells at -1 and 1: a push out of one, whose way would end in the other without forces, does not get there."""
 
     def well(fx, y):
         return fx * (fx**2 - 1)
@@ -549,6 +549,15 @@ def test_stiff_limits():
     fn = predict.gradient_descent("cross_entropy", STIFF.k, STIFF.soft, max_evaluations=20_000)
     for values, expected in zip(fn(None, *STIFF.start()), STIFF.moved(STIFF.v.T @ (exact - STIFF.f)), strict=True):
         close(values, expected, 1e-7)
+
+
+def test_slowly_damped_oscillations():
+    """They are followed in explicit steps, which need fewest, until they have died out."""
+    p = Problem(np.geomspace(1e-2, 1.0, 6))
+    fn = predict.gradient_descent("mse", p.k, p.y, 20.0, 0.99, max_evaluations=60_000)
+    train, test = fn(None, *p.start())
+    close(train, p.y)
+    close(test, p.moved(p.v.T @ (p.y - p.f))[1])
 
 
 def test_stiff_cross_entropy_by_two_methods():
@@ -662,8 +671,10 @@ def test_outputs_that_end_in_finite_time():
 def test_a_loss_without_limit():
     with pytest.raises(RuntimeError, match=r"no limit by t = .*falls for ever"):
         made(loss=None, gradient=lambda fx, y: -np.ones_like(fx))(None)
-    with pytest.raises(RuntimeError, match=r"of inf: .*falls for ever"):
-        made(loss=None, gradient=lambda fx, y: -np.exp(-fx), max_evaluations=3000)(None)
+    with pytest.raises(RuntimeError, match=r"no limit by t = .*falls for ever"):  # as the logarithm of t
+        made(loss=None, gradient=lambda fx, y: -np.exp(-fx))(None)
+    with pytest.raises(RuntimeError, match=r"300 evaluations .* of inf: .*falls for ever"):
+        made(loss=None, gradient=lambda fx, y: -np.exp(-fx), max_evaluations=300)(None)
 
 
 def test_errors_of_the_gradient_reach_the_caller():

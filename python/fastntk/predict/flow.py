@@ -237,11 +237,10 @@ class Flow:
                 f"[{self._what}] {self._method} stopped at t = {self._time(solver.t)} of {self._time(self._end)}: "
                 f"{message}"
             )
-        if self._evaluations > self._patience:
+        if self._evaluations > self._patience and solver.t < target:
             # BDF is not stable for oscillations.
             self._method, self._patience = "BDF" if self._damping is None else "Radau", math.inf
-            if solver.t < target:
-                return self._solver(solver.t, solver.y, last if self._method == "BDF" else target)
+            return self._solver(solver.t, solver.y, last if self._method == "BDF" else target)
         return solver
 
     def _limit(self, s: float, state: Array) -> Array:

@@ -227,8 +227,8 @@ def gradient_descent(
         ``gradient(fx, y)`` gives dL/dfx: arrays of the kernel's library, float64, in the shape of ``y_train``.
     method : {'BDF', 'Radau', 'DOP853', 'RK45', 'RK23'}, optional
         Of ``scipy.integrate``. None: 'DOP853', an explicit one; when it has cost as much as an implicit one would,
-        'BDF', with momentum 'Radau', takes over, unless it had to factorise a Jacobian of more than 5,000 rows (targets,
-        twice as many with momentum; that of 'mse' is sparse in the eigenbasis of Theta, and of any size).
+        'BDF', with momentum 'Radau', takes over, unless it had to factorise a Jacobian of more than 5,000 rows
+        (targets, twice as many with momentum; that of 'mse' is sparse in the eigenbasis of Theta, and of any size).
     rtol, atol : float
         Local errors that the integrator allows itself in ``Theta^{1/2} int dL/df``, in units in which an error e of it
         is one of ``e sqrt(Theta(x, x) / mean Theta(X, X))`` at most in the output on x. ``atol=None``: rtol times the
