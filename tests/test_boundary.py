@@ -817,11 +817,12 @@ def run(code, *arguments):
 
 
 LONG = """
-import sys, time
+import signal, sys, time
 import numpy as np
 import fastntk
 from fastntk import stax
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs start with Ctrl-C ignored
 backend, what = sys.argv[1:]
 layers = [stax.Dense(1, 1.4, 0.1), stax.Erf()] * 30
 kernel_fn = stax.serial(*layers, stax.Dense(1)).kernel_fn

@@ -554,7 +554,7 @@ def test_stiff_limits():
 def test_slowly_damped_oscillations():
     """They are followed in explicit steps, which need fewest, until they have died out."""
     p = Problem(np.geomspace(1e-2, 1.0, 6))
-    fn = predict.gradient_descent("mse", p.k, p.y, 20.0, 0.99, max_evaluations=60_000)
+    fn = predict.gradient_descent("mse", p.k, p.y, 2.0, 0.99, max_evaluations=60_000)
     train, test = fn(None, *p.start())
     close(train, p.y)
     close(test, p.moved(p.v.T @ (p.y - p.f))[1])
