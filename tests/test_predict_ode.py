@@ -312,6 +312,24 @@ def test_samples_that_a_loss_couples():
     close(test, p.f_test + p.half @ p.v.T @ change, 1e-8)
 
 
+@pytest.mark.parametrize("momentum", [None, 0.5])
+def test_units_of_the_loss_do_not_matter(momentum):
+    """A loss of 1e-14 times the size at 1e14 times the learning rate."""
+    p = Problem([0.1, 0.5, 2.0, 3.0], o=3)
+    whole = predict.gradient_descent("cross_entropy", p.k, p.soft, 2.0, momentum)
+    small = predict.gradient_descent(None, p.k, p.soft, 2e14, momentum, gradient=lambda fx, y: 1e-14 * entropy(fx, y))
+    for t in (20.0, None):
+        for one, other in zip(small(t, *p.start()), whole(t, *p.start()), strict=True):
+            close(one, other)
+
+
+def test_loss_that_is_not_finite_at_zero():
+    """f - y log f, which is looked at where training starts."""
+    p = Problem([0.5, 2.0, 3.0])
+    fn = predict.gradient_descent(None, p.k, p.soft, gradient=lambda fx, y: 1 - y / fx)
+    close(fn(None, 1.0), p.soft)
+
+
 # ---------------------------------------------------------------- times and states
 
 
@@ -535,6 +553,22 @@ def test_stiff_flow_by_a_function():
     fn = predict.gradient_descent(None, STIFF.k, STIFF.y, gradient=square, max_evaluations=12_000)
     for values, expected in zip(fn(1e8, *STIFF.start()), STIFF.flow(1e8), strict=True):
         close(values, expected, 1e-8)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_stiff_momentum_by_a_function(scale):
+    """In units of their own frequency; the limit is known, and the evaluations are few."""
+    options = {"gradient": square, "max_evaluations": 45_000}
+    fn = predict.gradient_descent(None, scale * STIFF.k, STIFF.y, 1 / scale, 0.5, **options)
+    train, test = fn(1e11, STIFF.f, STIFF.f_test, scale * STIFF.cross)
+    for values, expected in zip((train, test), STIFF.moved(STIFF.v.T @ (STIFF.y - STIFF.f)), strict=True):
+        close(values, expected, 1e-7)
+
+
+def test_no_jacobian_of_many_rows_unasked(monkeypatch):
+    monkeypatch.setattr("fastntk.predict.flow.DENSE", 10)
+    with pytest.raises(RuntimeError, match=r"20000 evaluations .*: DOP853 on 48 unknowns"):
+        predict.gradient_descent(None, STIFF.k, STIFF.y, gradient=square, max_evaluations=20_000)(1e8)
 
 
 def test_stiff_limits():

@@ -259,7 +259,7 @@ class Flow:
             if solver.status != "running":
                 raise RuntimeError(f"[{self._what}] no limit by t = {self._time(solver.t)}{self._no_limit()}")
             solver = self._advanced(solver, bound, bound)
-        found: Array = np.where(self._kept[..., None], solver.y.reshape(self._shape), 0.0)
+        found: Array = solver.y.reshape(self._shape).copy()
         if self._damping is not None:
             found[..., 1] = 0.0
         return found
