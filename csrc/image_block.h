@@ -7,16 +7,20 @@
 
 namespace fntk {
 
-constexpr long kChunk = 8;  // displacements along axis 0 that take a step together, so that its tables are read once
-constexpr long kBlock = 4;  // first images that meet a second one while its gathered tables are at hand
+// Displacements along axis 0 that take a step together, so that its tables are read once. The tables of float64 do not
+// fit into a core's second cache: more of them pay there, and nowhere else.
+template <class T>
+constexpr long kChunk = sizeof(T) == sizeof(double) ? 16 : 8;
+constexpr long kBlock = 4;          // first images that meet a second one while its gathered tables are at hand
 constexpr long kLinked = 32 << 20;  // bytes of planes between grids, of all pairs that a thread has at hand
 constexpr long kSide = 8;           // images of each side that meet where one displacement is enough: a step at a time
 
 inline long planes_size(const ImageGrid& grid) { return (grid.rows + 2) * grid.lanes; }
 
-inline long chunk_of(const ImageGrid& grid, const std::vector<int>& shifts) {
+template <class T>
+long chunk_of(const ImageGrid& grid, const std::vector<int>& shifts) {
   const long most = std::max(1L, 65536 / planes_size(grid));
-  return std::max(1L, std::min({kChunk, most, long(shifts.size())}));
+  return std::max(1L, std::min({kChunk<T>, most, long(shifts.size())}));
 }
 
 // A worker's buffers, on cache lines.
@@ -93,7 +97,7 @@ struct PairBlock {
       steps(index, 0, items, true);
       return;
     }
-    const size_t chunk = size_t(chunk_of(g, where.shifts));
+    const size_t chunk = size_t(chunk_of<T>(g, where.shifts));
     for (size_t group = 0; group < where.groups.size(); ++group) {
       const T *gathered_from = nullptr, *b = nullptr;
       for (size_t pair = 0; pair < pairs.size(); ++pair) {

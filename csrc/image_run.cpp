@@ -62,7 +62,7 @@ ImagePlan<T>::ImagePlan(ImageProgram given) : program(std::move(given)) {
   long planes = 0, gathered = 0, sums = 0;
   for (size_t k = 0; k < program.grids.size(); ++k) {
     const ImageGrid& g = program.grids[k];
-    const long together = std::max(chunk_of(g, pairs.grids[k].shifts), side1 * side2);
+    const long together = std::max(chunk_of<T>(g, pairs.grids[k].shifts), side1 * side2);
     planes = std::max(planes, 3 * planes_size(g) * g.n_slots * together);
     gathered = std::max(gathered, g.n_arrays * g.rows * g.lanes);
   }
