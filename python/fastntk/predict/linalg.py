@@ -27,7 +27,8 @@ Array = npt.NDArray[Any]  # or CuPy's
 MAX_N = 46_340
 # Beyond this condition number a solution has fewer than four digits.
 WARN_DIGITS = 1e-4
-_ROWS = 1024  # of a matrix looked at in one go
+_ROWS = 1024  # of a matrix multiplied or solved for in one go
+_BLOCK = 256  # rows and columns of a matrix looked at in one go: they fit into a core's cache
 TRAIN = "the kernel of the training points"
 
 
@@ -139,8 +140,8 @@ def product(k: Array, b: Array) -> Array:
     return found
 
 
-def check_gram(k: Array, what: str, name: str = TRAIN) -> None:
-    """Raise unless ``k``, called ``name`` in messages, is a finite, symmetric matrix of floats.
+def check_gram(k: Array, what: str, name: str = TRAIN) -> float:
+    """The 1-norm of ``k``, called ``name`` in messages; raise unless it is a finite, symmetric matrix of floats.
 
     Raises
     ------
@@ -151,21 +152,38 @@ def check_gram(k: Array, what: str, name: str = TRAIN) -> None:
     """
     if k.dtype.newbyteorder("=") not in FLOATS:
         raise TypeError(f"[{what}] {name} must be float32 or float64, given {k.dtype}")
-    if k.ndim != 2 or k.shape[0] != k.shape[1] or not k.shape[0]:
+    n = len(k) if k.ndim == 2 else 0
+    if k.ndim != 2 or k.shape[0] != k.shape[1] or not n:
         raise ValueError(f"[{what}] {name} must be (n, n), n > 0; given {k.shape}")
+    xp = namespace(k, what=what)
+    sums, room = xp.zeros(n), xp.empty((min(n, _BLOCK), min(n, _BLOCK)), k.dtype.newbyteorder("="))
     largest = asymmetry = 0.0
-    parts = [slice(start, start + _ROWS) for start in range(0, len(k), _ROWS)]
-    for i, rows in enumerate(parts):  # square parts, each read once: k may be a memmap larger than memory
+    parts = [slice(start, min(n, start + _BLOCK)) for start in range(0, n, _BLOCK)]
+    for i, rows in enumerate(parts):  # blocks, each read once: k may be a memmap larger than memory
         for columns in parts[i:]:
-            part, mirrored = k[rows, columns], k[columns, rows].T
-            top = max(float(abs(part).max()), float(abs(mirrored).max()))
+            part = k[rows, columns]
+            size = xp.abs(part, out=room[: part.shape[0], : part.shape[1]])
+            top = float(size.max())
             if not np.isfinite(top):
-                row = next(r for r in range(len(k)) if not bool(np.isfinite(k[r]).all()))
-                raise ValueError(f"[{what}] {name} is not finite, first in row {row}")
+                _refuse_infinite(k, what, name)
             largest = max(largest, top)
-            asymmetry = max(asymmetry, float(abs(part - mirrored).max()))
+            sums[columns] += size.sum(axis=0, dtype=np.float64)
+            if columns is not rows:
+                sums[rows] += size.sum(axis=1, dtype=np.float64)
+            with np.errstate(over="ignore"):
+                off = float(xp.abs(xp.subtract(part, k[columns, rows].T, out=size), out=size).max())
+            if not np.isfinite(off):
+                _refuse_infinite(k, what, name)
+            asymmetry = max(asymmetry, off)
     if asymmetry > 1e3 * np.finfo(k.dtype).eps * largest:
         raise ValueError(f"[{what}] {name} is not symmetric: |K - K^T| reaches {asymmetry:.3g}, |K| {largest:.3g}")
+    return float(sums.max())
+
+
+def _refuse_infinite(k: Array, what: str, name: str) -> None:
+    for row, values in enumerate(k):
+        if not bool(np.isfinite(values).all()):
+            raise ValueError(f"[{what}] {name} is not finite, first in row {row}")
 
 
 def check_finite(values: Array, name: str, what: str) -> None:
@@ -231,9 +249,8 @@ class Cholesky:
         self._library = namespace(k, what=what).__name__  # a name goes through pickle, a module does not
         n = len(k)
         check_size(n, what)
-        check_gram(k, what)
         self.dtype = np.dtype(dtype)
-        norm = float(abs(k).sum(axis=0, dtype=np.float64).max()) + reg
+        norm = check_gram(k, what) + reg
         eps = float(np.finfo(self.dtype).eps)
         if norm * eps < np.finfo(self.dtype).tiny:  # no jitter helps
             raise ValueError(f"[{what}] the kernel of the training points is zero: its 1-norm is {norm:.3g}")
