@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import fake_cupy
 import numpy as np
 import pytest
@@ -235,6 +237,42 @@ def test_variances_of_our_networks_come_from_their_diagonal(monkeypatch):
         f = predict.gradient_descent_mse_ensemble(network().kernel_fn, draw(6, 3), draw(6, 1), **kwargs)
         assert f(1.0, draw(3, 3, seed=4), "ntk", "diagonal").covariance.shape == (3,)
     assert seen == [{}, {"num_threads": 1}]
+
+
+def parts(found):
+    """Arrays of a result: of a Gaussian, a named tuple, or itself."""
+    return [a for part in found for a in parts(part)] if isinstance(found, tuple) else [found]
+
+
+ASKED = [(None, "test", "nngp", "diagonal"), (None, "test", None, True), ([0.0, 3.0], "test", None, True),
+         (None, None, "nngp", True), ([3.0], None, "ntk", True)]  # fmt: skip
+
+
+@pytest.mark.parametrize("first", range(len(ASKED)))
+def test_the_factor_in_the_place_of_the_kernel(first):
+    """Where both share an array nothing that is asked for changes, in whatever order."""
+    kernel_fn, x, y = network().kernel_fn, draw(20, 3), draw(20, 2, seed=1)
+    points = {"test": draw(4, 3, seed=2), None: None}
+    ours = predict.gradient_descent_mse_ensemble(kernel_fn, x, y, diag_reg=1e-3)
+    for t, where, get, covariance in (*ASKED[first:], *ASKED[:first]):
+        other = predict.gradient_descent_mse_ensemble(lambda *a: kernel_fn(*a), x, y, diag_reg=1e-3)
+        call = (t, points[where], get, covariance)
+        for found, wanted in zip(parts(ours(*call)), parts(other(*call)), strict=True):
+            same(found, wanted)
+
+
+@pytest.mark.parametrize("case", ["ours", "float32", "somebody's"])
+def test_memory_of_factor_and_kernel(case):
+    """One array for both where nobody else has it and no digit would be lost."""
+    n, kernel_fn = 1000, network().kernel_fn
+    x = draw(n, 3).astype("float32" if case == "float32" else "float64")
+    kernels = (lambda *a: kernel_fn(*a)) if case == "somebody's" else kernel_fn
+    f = predict.gradient_descent_mse_ensemble(kernels, x, draw(n, 1, seed=1), diag_reg=1e-3)
+    tracemalloc.start()
+    f(None, x[:2], "nngp")
+    peak = tracemalloc.get_traced_memory()[1] / (8 * n * n)
+    tracemalloc.stop()
+    assert (peak < 1.3) == (case == "ours"), peak
 
 
 def test_draws_after_long_training():

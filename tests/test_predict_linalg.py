@@ -64,6 +64,26 @@ def test_inverse_diagonal_over_several_blocks(monkeypatch):
     assert np.allclose(Cholesky(k, 0.1, "test").inverse_diagonal(), np.diag(np.linalg.inv(k + 0.1 * np.eye(50))))
 
 
+@pytest.mark.parametrize(("case", "rank", "reg"), [("healthy", 2, 0.1), ("few", 0.4, 3e-12), ("none", 0.4, 0.0)])
+@pytest.mark.parametrize("n", [7, 300])
+def test_in_the_place_of_the_kernel(n, case, rank, reg, monkeypatch):
+    """The same bits as from a copy, in K's own memory, and K comes back to the last bit; also after a second try."""
+    monkeypatch.setattr(linalg, "_ROWS", 64)
+    k = gram(n, int(rank * n))
+    shared = k.copy()
+    there, said = warned(lambda: Cholesky(shared, reg, "x", overwrite=True))
+    copied, also = warned(lambda: Cholesky(k, reg, "x"))
+    assert said == also
+    assert {"healthy": said == [], "few": "ill-cond" in str(said), "none": "was added" in str(said)}[case], said
+    assert np.shares_memory(there.factor, shared)
+    assert there.conditioning == copied.conditioning
+    lower = np.tril_indices(n)
+    assert np.array_equal(there.factor[lower], copied.factor[lower])
+    for _ in range(2):
+        assert np.array_equal(there.solve(k[:, :2]), copied.solve(k[:, :2]))
+        assert np.array_equal(there.kernel(), k)
+
+
 def test_well_conditioned_is_silent():
     factor, messages = warned(lambda: Cholesky(gram(40, 80), 0.1, "test"))
     assert not messages

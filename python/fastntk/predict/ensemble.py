@@ -55,7 +55,7 @@ class EnsemblePredictor:
         if missing:
             found = self._kernels(self._x_train, None, missing, self._kernels.train_kwargs)
             for name, k in found.items():
-                grams.add(name, k, f"the {name} of kernel_fn(x_train)")
+                grams.add(name, k, f"the {name} of kernel_fn(x_train)", own=self._kernels.fresh)
         if times is None:
             for g in names if self._descent.discrete else ():
                 self._descent.check_rate(largest_eigenvalue(grams[g], what) + grams.reg(g), endless=True)
@@ -63,7 +63,7 @@ class EnsemblePredictor:
             return by_get(get, {g: self._train(g, times, covariance) for g in names})
         predictions = {g: self._prediction(g, times, covariance is not None) for g in names}
         source = _Tested(self._kernels, x_test, self._x_train, kernel_kwargs, needed, grams.targets)
-        entry = np.result_type(*(grams[g].dtype for g in names))
+        entry = np.result_type(*(grams.entry(g) for g in names))
         tiles = predict_tiles(
             source, predictions, covariance, entry, grams.dtype, self._budget, what, self._progress
         )  # fmt: skip
@@ -91,19 +91,19 @@ class EnsemblePredictor:
 
     def _train(self, g: str, times: Array | None, covariance: str | None) -> Any:
         """Outputs on the training points."""
-        grams, rows = self._grams, self._grams.targets.paired
-        k = grams[g]
+        grams, rows, entry = self._grams, self._grams.targets.paired, self._grams.entry(g)
         if times is None:
-            mean = grams.y.astype(k.dtype)
+            mean = grams.y.astype(entry)
             if covariance is None:
                 return mean
-            xp = namespace(k, what=grams.what)
+            xp = namespace(mean, what=grams.what)
             if covariance == "diagonal":
-                return Gaussian(mean, xp.zeros(rows, k.dtype))
-            return Gaussian(mean, grams.targets.zipped(xp.zeros(k.shape, k.dtype), rows, rows))
+                return Gaussian(mean, xp.zeros(rows, entry))
+            n = math.prod(rows)
+            return Gaussian(mean, grams.targets.zipped(xp.zeros((n, n), entry), rows, rows))
         spectrum, flat = grams.spectrum(g), times.reshape(-1)
         mean = spectrum.apply(self._descent.learned(spectrum, flat).astype(grams.dtype), grams.matrix)
-        found = Found(mean.astype(k.dtype), None)
+        found = Found(mean.astype(entry), None)
         if covariance is not None:
             self._train_covariance(found, g, spectrum, flat, covariance)
         return result(found, grams.targets, rows, times.shape, spectrum.conditioning)
@@ -113,7 +113,7 @@ class EnsemblePredictor:
         grams, n = self._grams, len(spectrum.values)
         left = self._descent.left(spectrum, times)
         factors = left if g == "ntk" else spectrum.values * self._descent.left(spectrum, twice(times))
-        target = empty_covariances(covariance, len(times), n, grams[g], grams.what)
+        target = empty_covariances(covariance, len(times), n, found.mean, grams.what)
         found.covariance = target
         found.scale = float(grams["nngp"].diagonal().max()) + (grams.reg(g) if g == "nngp" else 0.0)
         found.spread = 1 + math.sqrt(n) * (float(abs(left).max()) if left.size else 0.0)
@@ -137,7 +137,7 @@ class EnsemblePredictor:
                 block[:, a:] = (block[:, a:] + block[:, a:].T) / 2
                 target[t, a:b, :b] = block
                 target[t, :b, a:b] = block.T
-        settle(found, max(float(np.finfo(dtype).eps) for dtype in (grams[g].dtype, grams.dtype)), grams.what)
+        settle(found, max(float(np.finfo(dtype).eps) for dtype in (grams.entry(g), grams.dtype)), grams.what)
 
 
 class _Kernels:
@@ -146,6 +146,7 @@ class _Kernels:
     def __init__(self, kernel_fn: Callable[..., Any], train_kwargs: dict[str, Any], what: str) -> None:
         self.kernel_fn, self.train_kwargs, self.what = kernel_fn, train_kwargs, what
         self.own = kernel_fn if isinstance(kernel_fn, KernelFn) else None
+        self.fresh = self.own is not None and "out" not in train_kwargs  # arrays that nobody else has
 
     def __call__(self, x1: Any, x2: Any, names: tuple[str, ...], kwargs: dict[str, Any]) -> dict[str, Array]:
         k = self.kernel_fn(x1, x2, names[0] if len(names) == 1 else names, **kwargs)

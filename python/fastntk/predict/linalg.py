@@ -222,7 +222,7 @@ class Cholesky:
     Parameters
     ----------
     k : numpy.ndarray or cupy.ndarray (n, n) float32 or float64
-        Not modified.
+        Not modified without ``overwrite``.
     reg : float
         s, in K's units.
     what : str
@@ -231,6 +231,9 @@ class Cholesky:
         Of the factor.
     quiet : bool
         Leave it to the caller to warn, by ``conditioning``.
+    overwrite : bool
+        Let the factor take the place of one triangle of ``k``, a NumPy array in C order and of ``dtype``; what the
+        other one keeps gives :meth:`kernel`.
 
     Raises
     ------
@@ -245,12 +248,15 @@ class Cholesky:
         When K was singular to rounding and jitter was added, or the solution keeps fewer than four digits.
     """
 
-    def __init__(self, k: Array, reg: float, what: str, dtype: Any = np.float64, quiet: bool = False) -> None:
+    def __init__(
+        self, k: Array, reg: float, what: str, dtype: Any = np.float64, quiet: bool = False, overwrite: bool = False
+    ) -> None:
         self._library = namespace(k, what=what).__name__  # a name goes through pickle, a module does not
         n = len(k)
         check_size(n, what)
         self.dtype = np.dtype(dtype)
         norm = check_gram(k, what) + reg
+        self._overwrite, self._started, self._diagonal = overwrite, False, k.diagonal().copy()
         eps = float(np.finfo(self.dtype).eps)
         if norm * eps < np.finfo(self.dtype).tiny:  # no jitter helps
             raise ValueError(f"[{what}] the kernel of the training points is zero: its 1-norm is {norm:.3g}")
@@ -310,6 +316,10 @@ class Cholesky:
             found[start:stop] = (half * half).sum(axis=0)
         return found
 
+    def kernel(self) -> Array:
+        """A copy of K as it was before ``overwrite``."""
+        return _mirrored(self.factor.T.copy(), self._diagonal)
+
     def _triangular(self, b: Array, start: int = 0, transposed: bool = False) -> Array:
         factor = self.factor[start:, start:]
         library: Any = scipy_linalg if self._xp is np else import_module("cupyx.scipy.linalg")
@@ -319,13 +329,24 @@ class Cholesky:
     def _shifted(self, k: Array, reg: float) -> Array:
         # Symmetric: the transpose of rows in C order is the same matrix, and a plain copy.
         shifted: Array = self._xp.array(k.T, dtype=self.dtype, order="F")
+        if self._overwrite:  # since the first try only one triangle is K's
+            _mirrored(shifted.T, self._diagonal)
         at = self._xp.arange(len(k))
         shifted[at, at] += reg
         return shifted
 
+    def _place(self, k: Array, reg: float) -> Array:
+        """``k`` itself, with ``reg`` on its diagonal, to be factorised."""
+        if self._started:
+            _mirrored(k, self._diagonal)
+        self._started = True
+        at = np.arange(len(k))
+        k[at, at] = self._diagonal + reg
+        return k.T
+
     def _try(self, k: Array, reg: float, norm: float) -> tuple[Array, float]:
         """The lower factor, and the condition number in the 1-norm: infinite where there is no factor."""
-        a = self._shifted(k, reg)
+        a = self._place(k, reg) if self._overwrite else self._shifted(k, reg)
         n = len(k)
         if self._xp is np:
             (potrf, pocon) = lapack.get_lapack_funcs(("potrf", "pocon"), (a,))
@@ -364,6 +385,19 @@ class Cholesky:
         tol = len(a) * float(np.finfo(self.dtype).eps) * norm
         _, _, rank, _ = pstrf(a, tol=tol, lower=True, overwrite_a=True)
         return int(rank)
+
+
+def _mirrored(k: Array, diagonal: Array) -> Array:
+    """``k`` with its lower triangle above the diagonal too, and this diagonal."""
+    for start in range(0, len(k), _ROWS):
+        stop = min(len(k), start + _ROWS)
+        k[start:stop, stop:] = k[stop:, start:stop].T
+        part = k[start:stop, start:stop]
+        above = np.triu_indices(stop - start, 1)
+        part[above] = part.T[above]
+    at = np.arange(len(k))
+    k[at, at] = diagonal
+    return k
 
 
 class Spectrum:

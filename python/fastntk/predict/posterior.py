@@ -118,35 +118,52 @@ class Grams:
         self.matrix = targets.matrix(y).astype(dtype)
         self._diag_reg, self._absolute = diag_reg, absolute
         self._kernels: dict[str, Array] = {}
+        self._regs: dict[str, float] = {}
+        self._entries: dict[str, np.dtype[Any]] = {}
+        self._own: set[str] = set()
         self._cholesky: dict[str, Cholesky] = {}
         self._spectra: dict[str, Spectrum] = {}
         self._weights: dict[str, Array] = {}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._kernels
+        return name in self._entries
 
     def __getitem__(self, name: str) -> Array:
+        if name not in self._kernels:
+            self._kernels[name] = self._cholesky[name].kernel()
         return self._kernels[name]
 
-    def add(self, name: str, k: Array, given: str) -> None:
-        """Take a kernel of the training points, called ``given`` in messages."""
+    def add(self, name: str, k: Array, given: str, own: bool = False) -> None:
+        """Take a kernel of the training points, called ``given`` in messages; ``own``: nobody else has the array."""
         namespace(k, self.y, what=self.what)
         matrix = self.targets.train(k, given)
         check_gram(matrix, self.what)
-        self._kernels[name] = matrix
+        self._kernels[name], self._entries[name] = matrix, matrix.dtype
+        if own and isinstance(matrix, np.ndarray) and matrix.dtype == self.dtype and matrix.flags.c_contiguous:
+            self._own.add(name)
+
+    def entry(self, name: str) -> np.dtype[Any]:
+        """The dtype of the kernel given."""
+        return self._entries[name]
 
     def reg(self, name: str) -> float:
         """What is added to the diagonal."""
-        return absolute_reg(self._kernels[name], self._diag_reg, self._absolute, self.what)
+        if name not in self._regs:
+            self._regs[name] = absolute_reg(self[name], self._diag_reg, self._absolute, self.what)
+        return self._regs[name]
 
     def cholesky(self, name: str) -> Cholesky:
         if name not in self._cholesky:
-            self._cholesky[name] = Cholesky(self._kernels[name], self.reg(name), self.what, self.dtype)
+            k, reg, own, entry = self[name], self.reg(name), name in self._own, self.entry(name)
+            if own:  # factor and kernel share the array, which nobody may ask for while it is neither
+                del self._kernels[name], self._entries[name]
+            self._cholesky[name] = Cholesky(k, reg, self.what, self.dtype, overwrite=own)
+            self._entries[name] = entry
         return self._cholesky[name]
 
     def spectrum(self, name: str) -> Spectrum:
         if name not in self._spectra:
-            self._spectra[name] = Spectrum(self._kernels[name], self.reg(name), self.what, self.dtype)
+            self._spectra[name] = Spectrum(self[name], self.reg(name), self.what, self.dtype)
         return self._spectra[name]
 
     def weights(self, name: str) -> Array:
@@ -164,7 +181,7 @@ class Grams:
         """The prediction 'nngp', 'ntk' or 'ntkgp' after training without end, or of exact inference."""
         kernel = "nngp" if g == "nngp" else "ntk"
         prior = "ntk" if g == "ntkgp" else "nngp"
-        other = self._kernels["nngp"] if g == "ntk" and covariance else None
+        other = self["nngp"] if g == "ntk" and covariance else None
         response = Solved(self.cholesky(kernel))
         return Prediction(kernel, prior if covariance else kernel, self.weights(kernel)[None], response, other)
 
