@@ -338,9 +338,9 @@ NET = catapult.TwoLayer(4)
     ("call", "words"),
     [
         (lambda: catapult.trajectory(100.0, 1.0, 1.0, 100, 5), r"no network of width 100 has lambda0 = 1 and \|f0\|"),
-        (lambda: catapult.trajectory(1.0, 1.0, 1.0, 0, 5), "n must be finite and above 0, given 0"),
-        (lambda: catapult.trajectory(1.0, 1.0, -1.0, 10, 5), "eta must be finite and above 0"),
-        (lambda: catapult.trajectory(1.0, np.nan, 1.0, 10, 5), "lambda0 must be finite and above 0, given nan"),
+        (lambda: catapult.trajectory(1.0, 1.0, 1.0, 0, 5), "n must be positive, given 0"),
+        (lambda: catapult.trajectory(1.0, 1.0, -1.0, 10, 5), "eta must be positive, given -1"),
+        (lambda: catapult.trajectory(1.0, np.nan, 1.0, 10, 5), "lambda0 must be finite, given nan"),
         (lambda: catapult.trajectory(np.inf, 1.0, 1.0, 10, 5), "f0 must be finite, given inf"),
         (lambda: catapult.trajectory(1.0, 1.0, 1.0, 10, -5), "steps must be at least"),
         (lambda: catapult.step(1.0, 1.0, 0.0, 10), "eta and n must be positive"),
@@ -381,7 +381,7 @@ def test_refused_values(call, words):
         (lambda: catapult.scan(NET, X, Y), "takes exactly one of learning_rates and eta_lambda0"),
         (lambda: catapult.scan(NET, X, Y, [0.1], eta_lambda0=[1.0]), "takes exactly one of learning_rates"),
         (lambda: catapult.scan(NET, X, Y, [0.1], rng="seed"), "rng must be an integer, given 'seed'"),
-        (lambda: catapult.trajectory("x", 1.0, 1.0, 10, 5), "f0 must be a number, given 'x'"),
+        (lambda: catapult.trajectory("x", 1.0, 1.0, 10, 5), "f0 must be a number, given str"),
         (lambda: catapult.trajectory(1.0, 1.0, 1.0, 10, 2.5), "steps must be an integer, given 2.5"),
     ],
 )

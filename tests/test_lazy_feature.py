@@ -383,7 +383,7 @@ def test_some_runs_that_do_not_converge(tmp_path):
         ({"L": 0}, ValueError, "L must be at least 1"),
         ({"alpha": 0}, ValueError, "alpha must be positive and at most 1e[+]09, given 0"),
         ({"alpha": -1}, ValueError, "alpha must be positive"),
-        ({"alpha": math.nan}, ValueError, "alpha must be positive"),
+        ({"alpha": math.nan}, ValueError, "alpha must be finite"),
         ({"alpha": 1e12}, ValueError, "at most 1e[+]09"),
         ({"alpha": "a"}, TypeError, "alpha must be a number"),
         ({"y": np.arange(10)}, ValueError, r"labels y must be 1 or -1, given \[0"),

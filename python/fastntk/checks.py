@@ -43,11 +43,12 @@ def number(value: Any, name: str, what: str) -> float:
     return float(value)
 
 
-def positive(value: Any, name: str, what: str) -> float:
-    """A finite float above 0."""
+def positive(value: Any, name: str, what: str, most: float = math.inf) -> float:
+    """A finite float above 0, at most ``most``."""
     found = number(value, name, what)
-    if found <= 0:
-        raise ValueError(f"[{what}] {name} must be positive, given {value}")
+    if not 0 < found <= most:
+        wanted = "positive" if most == math.inf else f"positive and at most {most:g}"
+        raise ValueError(f"[{what}] {name} must be {wanted}, given {value}")
     return found
 
 

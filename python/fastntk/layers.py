@@ -139,7 +139,7 @@ def integer(layer: str, name: str, value: Any, least: int | None = 1) -> int:
     except TypeError:
         raise TypeError(f"[{layer}] {name} must be an integer, given {value!r}") from None
     if least is not None and number < least:
-        raise ValueError(f"[{layer}] {name} must be at least 1, given {number}")
+        raise ValueError(f"[{layer}] {name} must be at least {least}, given {number}")
     return number
 
 

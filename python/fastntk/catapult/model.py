@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..checks import number, positive
 from ..layers import integer
 
 Array = npt.NDArray[np.float64]
@@ -49,17 +50,6 @@ class Trajectory:
     def peak_loss(self) -> float:
         """Infinite for a run that diverges."""
         return math.inf if self.diverged else float(self.loss.max())
-
-
-def _number(what: str, name: str, value: Any, *, above: float | None = None) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"[{what}] {name} must be a number, given {value!r}") from None
-    if not math.isfinite(number) or (above is not None and not number > above):
-        wanted = "finite" if above is None else f"finite and above {above:g}"
-        raise ValueError(f"[{what}] {name} must be {wanted}, given {value!r}")
-    return number
 
 
 def step(f: Any, curvature: Any, eta: Any, n: Any) -> tuple[Any, Any]:
@@ -112,8 +102,8 @@ def trajectory(f0: float, lambda0: float, eta: float, n: float, steps: int) -> T
         Parameters outside their domain; an f0 that no u and v with this lambda0 have (Cauchy-Schwarz).
     """
     what = "trajectory"
-    f, lam = _number(what, "f0", f0), _number(what, "lambda0", lambda0, above=0)
-    eta, n = _number(what, "eta", eta, above=0), _number(what, "n", n, above=0)
+    f, lam = number(f0, "f0", what), positive(lambda0, "lambda0", what)
+    eta, n = positive(eta, "eta", what), positive(n, "n", what)
     if 2 * abs(f) > math.sqrt(n) * lam * (1 + 1e-12):
         raise ValueError(f"[{what}] no network of width {n:g} has lambda0 = {lam:g} and |f0| > sqrt(n) lambda0 / 2 = "
                          f"{math.sqrt(n) * lam / 2:g}, given {f:g}")  # fmt: skip
@@ -156,7 +146,7 @@ def two_layer_gd(u: Any, v: Any, eta: float, steps: int) -> Trajectory:
     if u.ndim != 1 or u.shape != v.shape or not u.size or not (np.isfinite(u).all() and np.isfinite(v).all()):
         raise ValueError(f"[{what}] u and v must be finite vectors of one length, given shapes {u.shape}, {v.shape}")
     n = len(u)
-    eta = _number(what, "eta", eta, above=0)
+    eta = positive(eta, "eta", what)
 
     def state() -> tuple[float, float]:
         return float(u @ v) / math.sqrt(n), float(u @ u + v @ v) / n

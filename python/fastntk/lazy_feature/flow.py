@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..abc import Parameterization
 from ..abc.network import Activation, init, inputs_of
-from ..checks import generator
+from ..checks import generator, positive
 from ..config import one_blas_thread
 from ..layers import integer
 from ..quadrature import expectation, smooth
@@ -167,17 +167,6 @@ class Unfinished(RuntimeError):
 # ---------------------------------------------------------------- the flow
 
 
-def positive(what: str, name: str, value: Any, most: float = math.inf) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"[{what}] {name} must be a number, given {value!r}") from None
-    if not (0 < number < math.inf and number <= most):
-        wanted = "positive and finite" if most == math.inf else f"positive and at most {most:g}"
-        raise ValueError(f"[{what}] {name} must be {wanted}, given {value!r}")
-    return number
-
-
 @dataclass(frozen=True)
 class Problem:
     """What all runs of a scan share; checked where it is made."""
@@ -209,7 +198,7 @@ class Problem:
         _activation(act, what)
         if loss not in LOSSES:
             raise ValueError(f"[{what}] loss must be one of {', '.join(LOSSES)}, given {loss!r}")
-        target = positive(what, "stop", stop)
+        target = positive(stop, "stop", what)
         if loss != "soft_hinge" and target >= 1:
             raise ValueError(f"[{what}] margins of a {loss} do not pass 1: stop must be below, given {stop}")
         try:
@@ -218,13 +207,13 @@ class Problem:
             raise TypeError(f"[{what}] step must be two numbers, given {step!r}") from None
         return cls(
             what, samples, labels, integer(what, "L", L), act, loss, target,
-            None if x_test is None else inputs_of(x_test, samples.shape[1], what), positive(what, "t1_at", t1_at),
-            (positive(what, "step", kernel, 1), positive(what, "step", weights, 1)),
+            None if x_test is None else inputs_of(x_test, samples.shape[1], what), positive(t1_at, "t1_at", what),
+            (positive(kernel, "step", what, 1), positive(weights, "step", what, 1)),
             integer(what, "max_steps", max_steps), device,
         )  # fmt: skip
 
     def run(self, h: Any, alpha: Any, rng: Any) -> Run:
-        width, scale = integer(self.what, "h", h), positive(self.what, "alpha", alpha, _MOST_ALPHA)
+        width, scale = integer(self.what, "h", h), positive(alpha, "alpha", self.what, _MOST_ALPHA)
         with np.errstate(over="ignore", invalid="ignore"):
             return _train(self, width, scale, generator(rng, self.what))
 

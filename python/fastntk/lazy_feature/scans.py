@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..checks import generator
+from ..checks import generator, positive
 from ..config import one_blas_thread
 from ..layers import integer
 from ..progress import bar
-from .flow import STATUS, Array, Problem, Run, Unfinished, positive
+from .flow import STATUS, Array, Problem, Run, Unfinished
 
 Job = tuple[int, float, int]  # h, alpha, seed
 _SECONDS = 1.0  # between two writes of a file
@@ -394,7 +394,7 @@ def alpha_star(
     """
     what = "alpha_star"
     problem = Problem.of(what, x, y, L, **options)
-    level, close = positive(what, "threshold", threshold), positive(what, "rtol", rtol)
+    level, close = positive(threshold, "threshold", what), positive(rtol, "rtol", what)
     root = math.sqrt(integer(what, "h", h))
     seed = _seeds(rng, 1, what)[0] if isinstance(rng, np.random.Generator) else rng
     runs: list[Run] = []
