@@ -72,10 +72,12 @@ def difference_of_products(a: Array, d: Array, b: Array) -> Array:
         xh = split * x - (split * x - x)
         yh = split * y - (split * y - y)
         xl, yl = x - xh, y - yh
-        return np.asarray(((xh * yh - xy) + xh * yl + xl * yh) + xl * yl)
+        error: Array = ((xh * yh - xy) + xh * yl + xl * yh) + xl * yl
+        return error
 
     ad, bb = a * d, b * b
-    return np.asarray((ad - bb) + (error_of(a, d, ad) - error_of(b, b, bb)))
+    difference: Array = (ad - bb) + (error_of(a, d, ad) - error_of(b, b, bb))
+    return difference
 
 
 def _sin_minus_t_cos(t: Array) -> Array:

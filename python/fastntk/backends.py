@@ -6,11 +6,14 @@ depends on one input), and ``run`` the program on one tile of pairs. ``reference
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -18,11 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .config import resolve_options
+from .device import HOST, PIP, DevicePlace, HostMemory, Place, import_cupy
 from .plan import Plan
 from .program import Program
 from .reference import CLOSE, NumpyEngine
 
-Array = npt.NDArray[Any]
+Array = npt.NDArray[Any]  # or CuPy's
 
 
 @dataclass
@@ -67,12 +71,29 @@ class Tile:
 
 
 class Engine(Protocol):
-    """What a backend offers; arrays are NumPy's."""
+    """What a backend offers. Arrays are those of its library ``xp``: NumPy, or CuPy on a device."""
 
     name: str
     isa: str
-    tile_pairs: int  # of one call of ``run``
+    xp: Any
+    cache_bytes: int  # of unit rows kept for a whole call, and of a row table
+    square: bool  # tiles are to be as wide as long
     panel: int | None  # rows of a panel, where the engine multiplies itself; None: NumPy's BLAS makes the product
+
+    def call(self) -> AbstractContextManager[Any]:
+        """Holds what one call needs; outputs are complete when it ends, or on a device are so in the stream's order."""
+
+    def bring(self, x: Array) -> Array:
+        """An array of the caller's as one of ``xp``."""
+
+    def deliver(self, x: Array) -> Array:
+        """An array of ``xp`` as one that lies where the caller's do."""
+
+    def tile_size(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], outputs: Sequence[Sequence[Array | None]],
+        symmetric: bool,
+    ) -> int:  # fmt: skip
+        """Pairs of one call of ``run`` at most, of a result of this shape (batch, n1, n2)."""
 
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Dtype of unit rows, products, defects and theta for results of ``dtype``."""
@@ -135,11 +156,11 @@ def _compile(module: ModuleType, program: Program) -> Any:
     return module.Program(ops, program.n_inputs, program.n_slots, program.n_outputs)
 
 
-def _compiled_call(
-    module: ModuleType, program: Program, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
-    inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
+def _call(
+    module: ModuleType, dtype: np.dtype[Any], tile: Tile, inputs: Sequence[TileInput],
+    outputs: Sequence[Sequence[Array | None]],
 ) -> tuple[Any, ...]:  # fmt: skip
-    """The arguments that the ``run`` of both compiled modules begins with."""
+    """A tile as the ``run`` of both compiled modules takes it: its place, inputs and outputs."""
     views = []
     for given in inputs:
         view = module.Input()
@@ -148,10 +169,7 @@ def _compiled_call(
         view.close = _CLOSE[dtype]
         views.append(view)
     place = (tile.batch0, tile.batches, tile.i0, tile.lines, tile.j0, tile.cols, tile.row1, tile.row2)
-    return (
-        _compile(module, program), rows1, rows2, dtype, place, tile.n1, tile.n2, views,
-        [tuple(planes) for planes in outputs], tile.symmetric, tile.diagonal,
-    )  # fmt: skip
+    return place, views, [tuple(planes) for planes in outputs]
 
 
 @lru_cache(maxsize=16)
@@ -160,7 +178,7 @@ def _image_plan(module: ModuleType, plan: Plan, channels: tuple[int, ...], n_out
     return make(plan, list(channels), n_outputs)
 
 
-class CpuEngine:
+class CpuEngine(HostMemory):
     """The compiled block loops."""
 
     name = "cpu"
@@ -196,8 +214,11 @@ class CpuEngine:
         self, program: Program, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
         inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
     ) -> None:  # fmt: skip
-        call = _compiled_call(self._module, program, rows1, rows2, dtype, tile, inputs, outputs)
-        self._module.run(*call, self.isa, self._threads)
+        place, views, planes = _call(self._module, dtype, tile, inputs, outputs)
+        self._module.run(
+            _compile(self._module, program), rows1, rows2, dtype, place, tile.n1, tile.n2, views, planes,
+            tile.symmetric, tile.diagonal, self.isa, self._threads,
+        )  # fmt: skip
 
     def dual(
         self,
@@ -213,36 +234,86 @@ class CpuEngine:
         self._module.dual(name, list(params), q11, q12, q22, scale, k, kdot, self.isa, self._threads)
 
 
-class CudaEngine:
-    """A CUDA device behind NumPy arrays: inputs and row tables are prepared on the host, pairs run on the device.
+@dataclass
+class DeviceRows:
+    """Row tables on a device: arrays of one program, (rows of it, n), and each output's variances, (outputs, n)."""
 
-    ``device`` is a CUDA ordinal, or the module's ``ON_HOST``: the device's own text on the processor, which is how it
-    is tested where there is no device.
-    """
+    table: Array
+    variances: Array
+
+    def variance(self, output: int) -> Array:
+        found: Array = self.variances[output]
+        return found
+
+
+class CudaEngine:
+    """A CUDA device, for arrays that lie on it: memory is CuPy's, and all work goes to one stream in its order."""
 
     name = "cuda"
-    tile_pairs = 1 << 24
+    tile_pairs = 1 << 26
+    cache_bytes = 512 << 20
     panel: int | None = None
+    square = False
 
-    def __init__(self, module: ModuleType, device: int, label: str) -> None:
-        self._module, self._device = module, device
+    def __init__(self, module: Any, place: DevicePlace, label: str) -> None:
+        self._module, self._place = module, place
+        self._codes: dict[Program, Array] = {}
+        self.xp = place.xp
         self.isa = label
+
+    @property
+    def _where(self) -> tuple[int, int]:
+        assert self._place.ordinal is not None
+        return self._place.ordinal, int(self._place.stream.ptr)
+
+    def call(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def bring(self, x: Array) -> Array:
+        return x
+
+    def deliver(self, x: Array) -> Array:
+        return x
+
+    def tile_size(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], outputs: Sequence[Sequence[Array | None]],
+        symmetric: bool,
+    ) -> int:  # fmt: skip
+        """Fewer pairs where memory is short of a product."""
+        return fitting(min(math.prod(shape), self.tile_pairs), lambda pairs: self.xp.empty(pairs, dtype))[0]
 
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return dtype
 
     def normalise(self, x: Array, units: Array, norms: Array) -> None:
-        NumpyEngine().normalise(x, units, norms)
+        self._module.normalise(x, units, norms.reshape(x.shape[:2]), *self._where)
 
-    def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
-        return self._module.rows(_compile(self._module, program), list(q), dtype, 1)
+    def _compiled(self, program: Program) -> tuple[Any, Array]:
+        """The program, and what device code reads of it, uploaded once a call."""
+        compiled = _compile(self._module, program)
+        if program not in self._codes:
+            self._codes[program] = self.xp.asarray(np.frombuffer(compiled.code(), np.uint8))
+        return compiled, self._codes[program]
+
+    def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> DeviceRows:
+        compiled, code = self._compiled(program)
+        n = len(q[0])
+        table = self.xp.empty((max(1, compiled.n_rows), n), dtype)
+        variances = self.xp.empty((program.n_outputs, n), np.float64)
+        if n:
+            self._module.rows(compiled, code, list(q), table, variances, *self._where)
+        return DeviceRows(table, variances)
 
     def run(
         self, program: Program, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
         inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
     ) -> None:  # fmt: skip
-        call = _compiled_call(self._module, program, rows1, rows2, dtype, tile, inputs, outputs)
-        self._module.run(*call, self._device)
+        compiled, code = self._compiled(program)
+        place, views, planes = _call(self._module, dtype, tile, inputs, outputs)
+        self._module.run(
+            compiled, code, rows1.table, rows2.table, dtype, place, tile.n1, tile.n2, views, planes, tile.symmetric,
+            tile.diagonal, *self._where,
+        )  # fmt: skip
 
     def dual(
         self,
@@ -255,7 +326,19 @@ class CudaEngine:
         k: Array,
         kdot: Array,
     ) -> None:
-        raise NotImplementedError("fastntk.dual has no CUDA backend yet: backend='cpu' or 'numpy' computes it")
+        if k.size:
+            self._module.dual(name, list(params), q11, q12, q22, scale, k, kdot, *self._where)
+
+
+def fitting(pairs: int, make: Callable[[int], Any]) -> tuple[int, Any]:
+    """The number of pairs, halved until ``make`` finds memory for them, and what it made."""
+    while True:
+        try:
+            return pairs, make(pairs)
+        except MemoryError:
+            if pairs <= 1 << 16:
+                raise
+            pairs //= 2
 
 
 @lru_cache(maxsize=1)
@@ -267,7 +350,24 @@ def _cuda_devices() -> tuple[tuple[str, ...], str]:
     devices, reason = module.devices()
     if not devices:
         return (), f"compiled, but no device: {reason}"
+    if find_spec("cupy") is None:
+        return tuple(devices), f"not available: CuPy is not installed: {PIP}"
     return tuple(devices), f"available: {', '.join(devices)}"
+
+
+def _cuda(place: Place) -> Engine:
+    """The engine of arrays at ``place``; of arrays in host memory, that of CuPy's current device behind them."""
+    devices, state = _cuda_devices()
+    if not state.startswith("available"):
+        where = "" if place.ordinal is None else f"arrays lie on {place.name}, but "
+        raise RuntimeError(f"{where}backend 'cuda' is {state}")
+    module = load("cuda")[0]
+    if isinstance(place, DevicePlace):
+        return CudaEngine(module, place, devices[place.ordinal or 0])
+    from .staged import StagedEngine
+
+    here = DevicePlace(int(import_cupy().cuda.Device().id))
+    return StagedEngine(module, here, devices[here.ordinal or 0])
 
 
 def availability() -> dict[str, str]:
@@ -279,23 +379,20 @@ def availability() -> dict[str, str]:
     return {"cpu": state, "cuda": _cuda_devices()[1], "numpy": "available"}
 
 
-def select(backend: str | None = None, num_threads: int | None = None) -> Engine:
-    """The engine of a call: what was asked for, or raise; else the compiled one where it loads."""
+def select(backend: str | None = None, num_threads: int | None = None, place: Place = HOST) -> Engine:
+    """The engine of a call on arrays at ``place``: what was asked for, or raise; else the compiled one that loads."""
     chosen = resolve_options(backend, num_threads)
     assert chosen.num_threads is not None
     module, reason = load("cpu")
-    name = chosen.backend or ("cpu" if module is not None else "numpy")
+    name = chosen.backend or ("cuda" if place is not HOST else "cpu" if module is not None else "numpy")
+    if name not in ("cpu", "cuda", "numpy"):
+        raise ValueError(f"unknown backend '{name}'; choose from {list(availability())}")
+    if name == "cuda":
+        return _cuda(place)
+    if place is not HOST:
+        raise ValueError(f"backend '{name}' takes arrays in host memory, given some on {place.name}")
     if name == "numpy":
         return NumpyEngine()
-    if name == "cpu":
-        if module is None:
-            raise RuntimeError(f"backend 'cpu' is {reason}")
-        return CpuEngine(module, chosen.isa, chosen.num_threads)
-    if name == "cuda":
-        devices, state = _cuda_devices()
-        if not devices:
-            raise RuntimeError(f"backend 'cuda' is {state}")
-        cuda = load("cuda")[0]
-        assert cuda is not None
-        return CudaEngine(cuda, 0, devices[0])
-    raise ValueError(f"unknown backend '{name}'; choose from {list(availability())}")
+    if module is None:
+        raise RuntimeError(f"backend 'cpu' is {reason}")
+    return CpuEngine(module, chosen.isa, chosen.num_threads)

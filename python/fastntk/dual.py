@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .activations import NONLINEARITIES, Nonlinearity
-from .arrays import FLOATS, check_out, contiguous, describe
+from .arrays import FLOATS, check_out, contiguous, describe, overlap
 from .backends import select
+from .device import Place, place_of
 
 Array = npt.NDArray[Any]
 Out = tuple[Array, Array] | None
@@ -35,7 +36,7 @@ def dual(
         Such as ``stax.Relu()``.
     q11, q12, q22 : array_like, float32 or float64, broadcastable
         Variances and covariance; integers count as float64. A covariance beyond ``sqrt(q11 q22)`` by rounding counts
-        as that bound.
+        as that bound. Or arrays on one CUDA device (as for kernel functions), and numbers.
     out : (k, kdot), optional
         Arrays of the broadcast shape and dtype to write to.
     backend, num_threads : optional
@@ -45,15 +46,16 @@ def dual(
 
     Returns
     -------
-    k, kdot : numpy.ndarray or scalar
+    k, kdot : numpy.ndarray or scalar; on a device, arrays of the library of the first that lies there
         Of the inputs' dtype. Normalisation: none; ``k(q, q, q) = E phi(sqrt(q) z)^2``. NaN in, NaN out.
 
     Raises
     ------
     TypeError
-        Mixed float dtypes or another dtype.
+        Mixed float dtypes or another dtype; arrays in host memory beside arrays on a device.
     ValueError
-        Shapes that do not broadcast, a negative variance, a wrong ``out``.
+        Shapes that do not broadcast, a negative variance (on a device that gives NaN: to look is to wait), a wrong
+        ``out``; arrays on two devices.
 
     Notes
     -----
@@ -62,14 +64,24 @@ def dual(
     if not isinstance(layer, Nonlinearity):
         raise TypeError(f"[dual] layer must be a nonlinearity such as stax.Relu(), given {describe(layer)}")
     name = name or layer.dual_name
-    arrays = [np.asarray(q) for q in (q11, q12, q22)]
+    place = place_of(name, q11=q11, q12=q12, q22=q22, out=out)
+    with place.current():
+        return _dual(layer, (q11, q12, q22), out, backend, num_threads, name, place)
+
+
+def _dual(
+    layer: Nonlinearity, given: tuple[Any, Any, Any], out: Any, backend: str | None, num_threads: int | None,
+    name: str, place: Place,
+) -> tuple[Any, Any]:  # fmt: skip
+    xp = place.xp
+    arrays = [_array(q, label, name, place) for q, label in zip(given, ("q11", "q12", "q22"), strict=True)]
     for label, array in zip(("q11", "q12", "q22"), arrays, strict=True):
         if array.dtype.kind not in "iubf" or (array.dtype.kind == "f" and array.dtype.newbyteorder("=") not in FLOATS):
             raise TypeError(f"[{name}] {label} must be float32 or float64, given {array.dtype}")
     # Python scalars and integers follow the arrays, as in NumPy.
     kinds = {
         a.dtype.newbyteorder("=")
-        for a, q in zip(arrays, (q11, q12, q22), strict=True)
+        for a, q in zip(arrays, given, strict=True)
         if a.dtype.kind == "f" and type(q) is not float
     }
     if len(kinds) > 1:
@@ -79,19 +91,21 @@ def dual(
         shape = np.broadcast_shapes(*(a.shape for a in arrays))
     except ValueError:
         raise ValueError(f"[{name}] shapes {[a.shape for a in arrays]} do not broadcast") from None
-    for label, array in (("q11", arrays[0]), ("q22", arrays[2])):
+    for label, array in (("q11", arrays[0]), ("q22", arrays[2])) if xp is np else ():
         if array.size and (array < 0).any():
             raise ValueError(f"[{name}] {label} is a variance, given {np.nanmin(array)}")
     if out is not None and (not isinstance(out, (tuple, list)) or len(out) != 2):
         raise TypeError(f"[{name}] out must be a pair (k, kdot), given {describe(out)}")
-    targets = None if out is None else [check_out(o, shape, dtype, arrays, name) for o in out]
-    if targets is not None and np.shares_memory(targets[0], targets[1], max_work=-1):
+    targets = None if out is None else [check_out(o, shape, dtype, arrays, name, place) for o in out]
+    if targets is not None and overlap(targets[0], targets[1], xp):
         raise ValueError(f"[{name}] the two arrays of out overlap")
 
-    engine = select(backend, num_threads)
+    engine = select(backend, num_threads, place)
     with np.errstate(over="ignore", invalid="ignore"):
-        flat = [contiguous(np.broadcast_to(a, shape).astype(dtype)).reshape(-1) for a in arrays]
-    results = [np.empty(flat[0].shape, dtype) for _ in range(2)]
+        flat = [contiguous(xp.broadcast_to(a, shape).astype(dtype), xp).reshape(-1) for a in arrays]
+    if xp is not np:  # to look at a device's numbers is to wait for them
+        flat[::2] = (xp.where(q < 0, dtype.type(np.nan), q) for q in flat[::2])
+    results = [xp.empty(flat[0].shape, dtype) for _ in range(2)]
     a, b, c = layer.affine
     engine.dual(layer.dual_name, layer.dual_params, flat[0], flat[1], flat[2], b**2, results[0], results[1])
     if (a, b, c) != (1, 1, 0):
@@ -102,8 +116,21 @@ def dual(
     if targets is not None:
         for target, result in zip(targets, shaped, strict=True):
             target[...] = result
-        return targets[0], targets[1]
-    return (shaped[0][()], shaped[1][()])
+        return place.give(targets[0]), place.give(targets[1])
+    return place.give(shaped[0][()]), place.give(shaped[1][()])
+
+
+def _array(q: Any, label: str, what: str, place: Place) -> Array:
+    """An array at ``place``; on a device, of a number in host memory too."""
+    if place.xp is np:
+        return np.asarray(q)
+    if place.holds(q):
+        return place.take(q, label, what)
+    number = np.asarray(q)
+    if number.ndim or number.dtype.kind not in "iubf":
+        raise TypeError(f"[{what}] {label} must be {place.array} like the others, or a number, given {describe(q)}")
+    found: Array = place.xp.asarray(number)
+    return found
 
 
 def _named(name: str) -> Callable[..., tuple[Any, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,9 @@ import numpy.typing as npt
 from .backends import Engine, Tile, TileInput
 from .program import Program
 
-Array = npt.NDArray[Any]
+Array = npt.NDArray[Any]  # or of the engine's library, Engine.xp
 Planes = Sequence[Sequence[Array | None]]  # (nngp, ntk, defect) of each program output
 
-_BYTES = 64 << 20  # of unit rows kept for a whole call, and of a row table
 _PRODUCT_FLOPS = 2e10  # of one BLAS call: a fraction of a second, after which Ctrl-C is seen
 
 
@@ -23,21 +23,22 @@ class Units:
     """Unit rows of one input, x / |x|, a tile at a time, and its variances |x|^2 / d."""
 
     def __init__(self, x: Array, engine: Engine) -> None:
-        self._x = x  # (batch, n, d), C-contiguous
         self._engine = engine
-        batch, n, self.d = x.shape
-        norms = np.empty((batch, n))
+        batch, n, self.d = x.shape  # C-contiguous
+        norms = engine.xp.empty((batch, n))
         self._all: Array | None = None
-        if x.nbytes <= _BYTES:
+        if x.nbytes <= engine.cache_bytes:
+            x = engine.bring(x)
             self._all = self._normalised(x, norms)
         else:
-            rows = max(1, min(n, _BYTES // 4 // (self.d * x.itemsize)))
+            rows = max(1, min(n, engine.cache_bytes // 4 // (self.d * x.itemsize)))
             for b in range(batch):
                 for i in range(0, n, rows):
                     part = norms[b : b + 1, i : i + rows]
-                    own = np.empty(part.shape)
-                    self._normalised(x[b : b + 1, i : i + rows], own)
+                    own = engine.xp.empty(part.shape)
+                    self._normalised(engine.bring(x[b : b + 1, i : i + rows]), own)
                     part[...] = own
+        self._x = x
         with np.errstate(over="ignore"):
             self.q = (norms * norms / self.d).reshape(-1)
         self._norms = norms.reshape(batch, 1, n)
@@ -46,22 +47,22 @@ class Units:
         batch, n, d = x.shape
         panel = self._engine.panel
         shape = x.shape if panel is None else (batch, -(-n // panel), d * panel)
-        units = np.empty(shape, self._engine.product_dtype(x.dtype))
+        units: Array = self._engine.xp.empty(shape, self._engine.product_dtype(x.dtype))
         if x.size:
             self._engine.normalise(x, units, norms.reshape(-1))
         return units
 
-    def tile(self, batches: slice, rows: slice) -> Array:
-        """Unit rows (batches, rows, d), or the panels that hold them; ``rows`` begins at a whole panel."""
-        panel = self._engine.panel
-        if self._all is None:
-            part = np.ascontiguousarray(self._x[batches, rows])
-            return self._normalised(part, np.empty(part.shape[:2]))
-        return self._all[batches, rows if panel is None else slice(rows.start // panel, -(-rows.stop // panel))]
+    def tile(self, batches: slice, rows: slice) -> tuple[Array, Array, Array]:
+        """Unit rows (batches, rows, d), or the panels that hold them; rows as given; their lengths (batches, 1, rows).
 
-    def raw(self, batches: slice, rows: slice) -> tuple[Array, Array]:
-        """Rows as given (batches, rows, d), and their lengths (batches, 1, rows)."""
-        return self._x[batches, rows], self._norms[batches, :, rows]
+        ``rows`` begins at a whole panel.
+        """
+        panel, norms = self._engine.panel, self._norms[batches, :, rows]
+        if self._all is None:
+            part = self._engine.xp.ascontiguousarray(self._engine.bring(self._x[batches, rows]))
+            return self._normalised(part, self._engine.xp.empty(part.shape[:2])), part, norms
+        units = rows if panel is None else slice(rows.start // panel, -(-rows.stop // panel))
+        return self._all[batches, units], self._x[batches, rows], norms
 
 
 @dataclass
@@ -88,7 +89,7 @@ class RowTables:
         """A table that holds rows start .. stop, and the place of row ``start`` in it."""
         if not (self._span[0] <= start and stop <= self._span[1]):
             n = len(self._q[0])
-            step = rows_per_table(self._program, self._dtype)
+            step = rows_per_table(self._program, self._dtype, self._engine)
             self._span = (0, n) if n <= step else (start, stop)
             rows = slice(*self._span)
             self._table = self._engine.rows(self._program, [q[rows] for q in self._q], self._dtype)
@@ -96,18 +97,18 @@ class RowTables:
 
     def variance(self, output: int) -> Array:
         """K(x, x) of one output for every row, float64."""
-        n, step = len(self._q[0]), rows_per_table(self._program, self._dtype)
+        n, step = len(self._q[0]), rows_per_table(self._program, self._dtype, self._engine)
         parts = []
         for start in range(0, n, step):
             stop = min(n, start + step)
             table, first = self.table(start, stop)
             parts.append(table.variance(output)[first : first + stop - start])
-        return np.concatenate(parts) if parts else np.empty(0)
+        return self._engine.deliver(self._engine.xp.concatenate(parts or [self._q[0]]))
 
 
-def rows_per_table(program: Program, dtype: np.dtype[Any]) -> int:
+def rows_per_table(program: Program, dtype: np.dtype[Any], engine: Engine) -> int:
     """Rows whose table stays within the byte budget; five numbers an op (erf) is the most that any needs."""
-    return max(1024, _BYTES // (len(program.ops) * (5 * dtype.itemsize + 8)))
+    return max(1024, engine.cache_bytes // (len(program.ops) * (5 * dtype.itemsize + 8)))
 
 
 def run_pairs(
@@ -119,7 +120,8 @@ def run_pairs(
     tables2 = tables1 if symmetric else RowTables(program, engine, [i.q2 for i in inputs], dtype)
     if 0 in shape or all(plane is None for planes in outputs for plane in planes):
         return tables1, tables2
-    for tile in _tiles(shape, engine, rows_per_table(program, dtype), symmetric):
+    pairs = engine.tile_size(shape, dtype, outputs, symmetric)
+    for tile in _tiles(shape, engine, pairs, rows_per_table(program, dtype, engine), symmetric):
         span1 = (tile.batch0 * tile.n1 + tile.i0, (tile.batch0 + tile.batches - 1) * tile.n1 + tile.i0 + tile.lines)
         span2 = (tile.batch0 * tile.n2 + tile.j0, (tile.batch0 + tile.batches - 1) * tile.n2 + tile.j0 + tile.cols)
         if symmetric:  # one table serves lines and columns, from the tile's first line on
@@ -131,10 +133,13 @@ def run_pairs(
     return tables1, tables2
 
 
-def _tiles(shape: tuple[int, int, int], engine: Engine, rows: int, symmetric: bool) -> Iterator[Tile]:
-    """Cover the pairs, tiles beginning at whole panels; of a symmetric Gram the part on and above the diagonal."""
+def _tiles(shape: tuple[int, int, int], engine: Engine, pairs: int, rows: int, symmetric: bool) -> Iterator[Tile]:
+    """Cover the pairs, tiles beginning at whole panels; of a symmetric Gram the part on and above the diagonal.
+
+    Where the engine wants square tiles, those of a symmetric Gram lie on the diagonal or meet it nowhere.
+    """
     batch, n1, n2 = shape
-    pairs, panel = engine.tile_pairs, engine.panel or 1
+    panel = engine.panel or 1
     if n1 * n2 <= pairs and max(n1, n2) <= rows:
         step = max(1, min(pairs // (n1 * n2), rows // max(n1, n2)))
         for b in range(0, batch, step):
@@ -146,6 +151,8 @@ def _tiles(shape: tuple[int, int, int], engine: Engine, rows: int, symmetric: bo
 
     cols = n2 if symmetric else min(n2, whole(min(max(pairs // min(n1, 256), 1), rows)))
     lines = min(n1, whole(min(max(pairs // cols, 1), rows)))
+    if engine.square:
+        lines = cols = min(max(n1, n2), rows, math.isqrt(pairs))
     for b in range(batch):
         for i in range(0, n1, lines):
             m = min(lines, n1 - i)
@@ -156,30 +163,29 @@ def _tiles(shape: tuple[int, int, int], engine: Engine, rows: int, symmetric: bo
 def _tile_input(given: PairInput, engine: Engine, tile: Tile, dtype: np.dtype[Any]) -> TileInput:
     batches = slice(tile.batch0, tile.batch0 + tile.batches)
     lines, cols = slice(tile.i0, tile.i0 + tile.lines), slice(tile.j0, tile.j0 + tile.cols)
-    theta = None if given.theta is None else given.theta[batches, lines, cols]
+    theta = None if given.theta is None else engine.bring(given.theta[batches, lines, cols])
     if given.defect is not None:
-        return TileInput(defect=given.defect[batches, lines, cols], theta=theta)
+        return TileInput(defect=engine.bring(given.defect[batches, lines, cols]), theta=theta)
     assert given.units1 is not None
     assert given.units2 is not None
-    units1, units2 = given.units1.tile(batches, lines), given.units2.tile(batches, cols)
-    raw1, norms1 = given.units1.raw(batches, lines)
-    raw2, norms2 = given.units2.raw(batches, cols)
+    units1, raw1, norms1 = given.units1.tile(batches, lines)
+    units2, raw2, norms2 = given.units2.tile(batches, cols)
     tile_input = TileInput(theta=theta, raw1=raw1, raw2=raw2, norms1=norms1, norms2=norms2)
     if engine.panel is None:
-        tile_input.product = np.empty((tile.batches, tile.lines, tile.cols), engine.product_dtype(dtype))
+        tile_input.product = engine.xp.empty((tile.batches, tile.lines, tile.cols), engine.product_dtype(dtype))
         with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity in the inputs
-            _multiply(units1, units2, tile_input.product)
+            _multiply(units1, units2, tile_input.product, engine.xp)
     else:
         tile_input.panels1, tile_input.panels2 = units1, units2
     return tile_input
 
 
-def _multiply(units1: Array, units2: Array, out: Array) -> None:
-    """``out = units1 @ units2.T`` by NumPy's BLAS, in calls that end soon."""
+def _multiply(units1: Array, units2: Array, out: Array, xp: Any) -> None:
+    """``out = units1 @ units2.T`` by the library's BLAS; by NumPy's in calls that end soon."""
     batch, n1, d = units1.shape
     n2 = units2.shape[1]
-    if 2 * batch * n1 * n2 * d <= _PRODUCT_FLOPS:
-        np.matmul(units1, units2.transpose(0, 2, 1), out=out)
+    if xp is not np or 2 * batch * n1 * n2 * d <= _PRODUCT_FLOPS:
+        xp.matmul(units1, units2.transpose(0, 2, 1), out=out)
         return
     lines = max(1, min(n1, 256))
     cols = max(1, min(n2, int(_PRODUCT_FLOPS / (2 * lines * d))))
@@ -192,7 +198,8 @@ def _multiply(units1: Array, units2: Array, out: Array) -> None:
 
 def run_diagonal(program: Program, engine: Engine, q: Sequence[Array], outputs: Planes, dtype: np.dtype[Any]) -> None:
     """Fill (nngp, ntk, defect) of pairs (x, x), shape (1, n, 1), in O(n)."""
-    n, step = len(q[0]), rows_per_table(program, dtype)
+    n, step = len(q[0]), rows_per_table(program, dtype, engine)
+    step = min(step, engine.tile_size((1, n, 1), dtype, outputs, False)) if n else 1
     for i in range(0, n, step):
         m = min(step, n - i)
         rows = engine.rows(program, [v[i : i + m] for v in q], dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import as_input, describe
+from .device import HOST, Place
 from .kernel import Kernel
 from .layers import Layer, Serial
 from .pooling import Flatten
@@ -32,6 +34,7 @@ class Input:
     n1: int
     n2: int
     symmetric: bool
+    place: Place = HOST
 
 
 def axes_of(layer: Layer, inputs: Sequence[Input] = ()) -> tuple[int, int]:
@@ -40,24 +43,24 @@ def axes_of(layer: Layer, inputs: Sequence[Input] = ()) -> tuple[int, int]:
     return layer.axes() or (kernels[0] if kernels else (0, -1))
 
 
-def check_inputs(layer: Layer, x1: Any, x2: Any, batch_dims: int) -> tuple[list[Input], Any]:
-    """Check arguments; return the inputs in order, and their tree."""
+def check_inputs(layer: Layer, x1: Any, x2: Any, batch_dims: int, place: Place = HOST) -> tuple[list[Input], Any]:
+    """Check arguments, all of whose arrays lie at ``place``; return the inputs in order, and their tree."""
     if isinstance(batch_dims, bool) or batch_dims not in (0, 1):
         raise ValueError(f"[kernel_fn] batch_dims must be 0 or 1, given {batch_dims!r}")
     found: list[Input] = []
 
     def visit(a: Any, b: Any, name: str) -> Any:
-        if isinstance(a, (tuple, list)) and not isinstance(a, np.ndarray):
+        if isinstance(a, (tuple, list)):
             if b is not None and (not isinstance(b, (tuple, list)) or len(b) != len(a)):
                 raise ValueError(f"[kernel_fn] x1 has {len(a)} entries, x2 must too, given {describe(b)}")
-            if not a or not any(isinstance(v, (np.ndarray, Kernel, tuple, list)) for v in a):
-                raise TypeError(f"[kernel_fn] {name} must be a numpy.ndarray, given {describe(a)}")
+            if not a or not any(place.holds(v) or isinstance(v, (Kernel, tuple, list)) for v in a):
+                raise TypeError(f"[kernel_fn] {name} must be {place.array}, given {describe(a)}")
             return tuple(visit(v, None if b is None else b[k], f"{name}[{k}]") for k, v in enumerate(a))
         if isinstance(a, Kernel):
             _check_axes(layer, a, name)
-            own = _continue(a, b, name, batch_dims)
+            own = _continue(a, b, name, batch_dims, place)
         else:
-            own = _arrays(layer, a, b, name, batch_dims)
+            own = _arrays(layer, a, b, name, batch_dims, place)
         found.append(own)
         return own
 
@@ -82,14 +85,14 @@ def _check_axes(layer: Layer, k: Kernel, name: str) -> None:
         )
 
 
-def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int) -> Input:
+def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int, place: Place) -> Input:
     what = f"kernel_fn of {type(layer).__name__}"
     arrays = []
     for x, label in ((x1, name), (x2, name.replace("x1", "x2"))):
         if x is None and label != name:
             continue
         least = 2 + batch_dims
-        arrays.append(as_input(x, label, max(least, x.ndim) if isinstance(x, np.ndarray) else least, what))
+        arrays.append(as_input(x, label, max(least, x.ndim) if place.holds(x) else least, what, place))
     a, b = arrays[0], arrays[-1]
     if a.ndim != b.ndim:
         raise ValueError(f"[{what}] {name} has {a.ndim} dims, x2 has {b.ndim}: shapes {a.shape}, {b.shape}")
@@ -104,7 +107,7 @@ def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int) -> Input
         raise ValueError(f"[{what}] batch_axis and channel_axis are the same axis, {batch_axis}")
     spatial_axes = [axis for axis in range(rank) if axis not in (batch_axis, channel_axis)]
     order = [*range(batch_dims), *(batch_dims + axis for axis in (batch_axis, *spatial_axes, channel_axis))]
-    a, b = (x.transpose(order) for x in (a, b))
+    a, b = (x.transpose(*order) for x in (a, b))
     batch, spatial, channels = a.shape[:batch_dims], a.shape[batch_dims + 1 : -1], a.shape[-1]
     if channels != b.shape[-1]:
         features = f"channels (axis {channel_axis})" if spatial else "features"
@@ -132,7 +135,7 @@ def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int) -> Input
         spatial, channel_axis = (), 1
     value = Value(0, channels, spatial=spatial, batch_axis=batch_axis, channel_axis=channel_axis)
     n1, n2 = a.shape[batch_dims], b.shape[batch_dims]
-    return Input(a, None if x2 is None else b, None, value, dtypes.pop(), batch, n1, n2, x2 is None)
+    return Input(a, None if x2 is None else b, None, value, dtypes.pop(), batch, n1, n2, x2 is None, place)
 
 
 def _flattens(layer: Layer) -> bool:
@@ -142,32 +145,34 @@ def _flattens(layer: Layer) -> bool:
     return isinstance(layer, Flatten) and layer.batch_axis == 0
 
 
-def _continue(k: Kernel, x2: Any, name: str, batch_dims: int) -> Input:
+def _continue(k: Kernel, x2: Any, name: str, batch_dims: int, place: Place) -> Input:
     """Check a kernel that a network continues."""
     what = "kernel_fn"
     if x2 is not None:
         raise ValueError(f"[{what}] {name} is a Kernel, which holds both inputs: x2 must be None, given {describe(x2)}")
-    if isinstance(k.nngp, np.ndarray) and k.nngp.ndim > 3 and len(k.shape1) > 2:
+    if place.holds(k.nngp) and k.nngp.ndim > 3 and len(k.shape1) > 2:
         raise NotImplementedError(
             f"[{what}] {name} is a Kernel with positions, nngp of shape {k.nngp.shape}: only kernels of vectors are "
             "continued"
         )
-    nngp = as_input(k.nngp, f"{name}.nngp", 2 + batch_dims, what)
+    nngp = as_input(k.nngp, f"{name}.nngp", 2 + batch_dims, what, place)
+    given = place.take(k.nngp, f"{name}.nngp", what).dtype
+    fields: dict[str, Array] = {"nngp": nngp}
     *batch, n1, n2 = nngp.shape
     expected = {"ntk": nngp.shape, "cov1": (*batch, n1), "cov2": (*batch, n2)}
     for field, shape in expected.items():
         array = getattr(k, field)
         if array is None and (field == "ntk" or (field == "cov2" and k.x1_is_x2)):
             continue
-        as_input(array, f"{name}.{field}", len(shape), what)
+        array = place.take(array, f"{name}.{field}", what)
+        as_input(array, f"{name}.{field}", len(shape), what, place)
         if array.shape != shape:
             raise ValueError(
                 f"[{what}] {name}.{field} has shape {array.shape}, expected {shape} beside nngp {nngp.shape}"
             )
-        if array.dtype != k.nngp.dtype:
-            raise TypeError(
-                f"[{what}] {name}.{field} is {array.dtype}, {name}.nngp is {k.nngp.dtype}: convert one of them"
-            )
+        if array.dtype != given:
+            raise TypeError(f"[{what}] {name}.{field} is {array.dtype}, {name}.nngp is {given}: convert one of them")
+        fields[field] = array
     if k.x1_is_x2 and n1 != n2:
         raise ValueError(f"[{what}] {name}.nngp has shape {nngp.shape}, which x1_is_x2 makes square")
     value = Value(
@@ -175,4 +180,5 @@ def _continue(k: Kernel, x2: Any, name: str, batch_dims: int) -> Input:
         channel_axis=k.channel_axis % 2,
     )  # fmt: skip
     dtype = nngp.dtype.newbyteorder("=")
-    return Input(None, None, k, value, dtype, tuple(batch), n1, n2, k.x1_is_x2)
+    known = dataclasses.replace(k, **fields)  # type: ignore[arg-type]
+    return Input(None, None, known, value, dtype, tuple(batch), n1, n2, k.x1_is_x2, place)

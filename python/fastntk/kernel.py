@@ -95,7 +95,7 @@ class Kernel:
     def __add__(self, c: float) -> Kernel:
         """Kernel of ``f + c``: c^2 more covariance, the same NTK."""
         with np.errstate(over="ignore"):
-            more = self.nngp.dtype.type(_square(c))
+            more = _scalar(_square(c), self.nngp)
             cov2 = None if self.cov2 is None else self.cov2 + more
             return dataclasses.replace(self, nngp=self.nngp + more, cov1=self.cov1 + more, cov2=cov2, exact=None)
 
@@ -103,7 +103,7 @@ class Kernel:
 
     def _scaled(self, square: np.float64) -> Kernel:
         with np.errstate(over="ignore", invalid="ignore"):
-            factor = self.nngp.dtype.type(square)
+            factor = _scalar(square, self.nngp)
             ntk = None if self.ntk is None else self.ntk * factor
             cov2 = None if self.cov2 is None else self.cov2 * factor
             exact = self.exact
@@ -118,3 +118,8 @@ class Kernel:
 def _square(c: float) -> np.float64:
     with np.errstate(over="ignore"):
         return np.float64(c) ** 2
+
+
+def _scalar(value: np.float64, like: Array) -> Any:
+    """A number of an array's dtype; PyTorch, whose dtypes make none, converts Python's."""
+    return getattr(like.dtype, "type", float)(value)

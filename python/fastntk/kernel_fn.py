@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .activations import Correlation
-from .arrays import allocate, contiguous
+from .arrays import allocate, contiguous, direct
 from .backends import Engine, select
+from .device import Place, place_of
 from .gram import PairInput, Units, run_diagonal, run_pairs
 from .image_call import ImageCall, images_of
 from .image_gram import BUDGET, Explanation, explain
@@ -108,25 +109,33 @@ class KernelFn:
             raise ValueError(f"[kernel_fn] memory_budget must be a positive number of bytes, given {memory_budget!r}")
         if not isinstance(progress, (bool, np.bool_)):
             raise TypeError(f"[kernel_fn] progress must be True or False, given {progress!r}")
-        inputs, tree = check_inputs(self.layer, x1, x2, batch_dims)
+        place = place_of("kernel_fn", x1=x1, x2=x2, out=out)
+        with place.current():
+            return self._call(x1, x2, get, names, batch_dims, out, backend, num_threads, memory_budget, progress, place)
+
+    def _call(
+        self, x1: Any, x2: Any, get: Any, names: tuple[str, ...] | None, batch_dims: int, out: Any,
+        backend: str | None, num_threads: int | None, memory_budget: int, progress: bool, place: Place,
+    ) -> Any:  # fmt: skip
+        inputs, tree = check_inputs(self.layer, x1, x2, batch_dims, place)
         first = inputs[0]
         lowered = lower(self.layer, _values(tree))
         if any(i.value.spatial for i in inputs):
-            call = ImageCall(lowered, inputs, select(backend, num_threads), memory_budget)
-            return call(names, get, out, progress)
+            image_call = ImageCall(lowered, inputs, select(backend, num_threads, place), memory_budget)
+            return image_call(names, get, out, progress)
         planes = [p for p in PLANES if names is None or p in names or (p == "defect" and "exact" in names)]
         if "ntk" in planes:
             inputs, planes = _known_ntk(inputs, planes, required=names is not None)
         count = lowered.program.n_outputs
         shape = (*first.batch, first.n1, first.n2)
         targets = check_targets(out, get, names, count, inputs, shape)
-        engine = select(backend, num_threads)
+        engine = select(backend, num_threads, place)
         own = engine.product_dtype(first.dtype)  # a Kernel keeps the state as the engine has it
         dtypes = {"nngp": first.dtype, "ntk": own if names is None or "exact" in names else first.dtype, "defect": own}
         missing = [(k, name) for k in range(count) for name in planes if (k, name) not in targets]
-        fresh = allocate([shape] * len(missing), [dtypes[name] for _, name in missing], "kernel_fn") if missing else []
-        targets.update(zip(missing, fresh, strict=True))
-
+        if missing:
+            fresh = allocate([shape] * len(missing), [dtypes[name] for _, name in missing], "kernel_fn", place)
+            targets.update(zip(missing, fresh, strict=True))
         rows1, rows2 = self._run(engine, lowered, inputs, targets, planes)
         return tree_of(
             lowered.outputs,
@@ -160,26 +169,35 @@ class KernelFn:
         assert names is not None
         if set(names) - {"nngp", "ntk"}:
             raise ValueError(f"[diagonal] get must name 'nngp' and 'ntk', given {get!r}")
-        inputs, tree = check_inputs(self.layer, x, None, batch_dims)
+        place = place_of("diagonal", x=x)
+        with place.current():
+            return self._diagonal(x, get, names, batch_dims, backend, num_threads, memory_budget, place)
+
+    def _diagonal(
+        self, x: Any, get: Any, names: tuple[str, ...], batch_dims: int, backend: str | None,
+        num_threads: int | None, memory_budget: int, place: Place,
+    ) -> Any:  # fmt: skip
+        inputs, tree = check_inputs(self.layer, x, None, batch_dims, place)
         if any(i.x1 is None for i in inputs):
             raise TypeError("[diagonal] x must be an array, given a Kernel (its diagonal is cov1)")
         lowered = lower(self.layer, _values(tree))
-        engine = select(backend, num_threads)
+        engine = select(backend, num_threads, place)
         first = inputs[0]
         if any(i.value.spatial for i in inputs):
             image_call = ImageCall(lowered, inputs, engine, memory_budget)
             return tree_of(lowered.outputs, image_call.diagonals(names, get))
         size = first.n1 * int(np.prod(first.batch, dtype=int))
         planes = [
-            [np.empty((1, size, 1), first.dtype) if n in names else None for n in ("nngp", "ntk", "")]
+            [place.xp.empty((1, size, 1), first.dtype) if n in names else None for n in ("nngp", "ntk", "")]
             for _ in range(lowered.program.n_outputs)
         ]
-        q = [Units(_batched(i.x1), engine).q for i in inputs if i.x1 is not None]
-        run_diagonal(lowered.program, engine, q, planes, first.dtype)
+        with engine.call():
+            q = [Units(_batched(i.x1, place), engine).q for i in inputs if i.x1 is not None]
+            run_diagonal(lowered.program, engine, q, planes, first.dtype)
 
         def result(value: Value) -> Any:
             arrays = {n: p for n, p in zip(("nngp", "ntk"), planes[value.slot], strict=False) if p is not None}
-            found = [arrays[n].reshape(*first.batch, first.n1) for n in names]
+            found = [place.give(arrays[n].reshape(*first.batch, first.n1)) for n in names]
             return found[0] if isinstance(get, str) else named(names)(*found)
 
         return tree_of(lowered.outputs, result)
@@ -209,7 +227,15 @@ class KernelFn:
         names = check_get(get)
         if names is None or set(names) - {"nngp", "ntk"}:
             raise ValueError(f"[depths] get must name 'nngp' and 'ntk', given {get!r}")
-        inputs, tree = check_inputs(self.layer, x1, x2, batch_dims)
+        place = place_of("depths", x1=x1, x2=x2)
+        with place.current():
+            return self._depths(x1, x2, get, names, batch_dims, backend, num_threads, place)
+
+    def _depths(
+        self, x1: Any, x2: Any, get: Any, names: tuple[str, ...], batch_dims: int, backend: str | None,
+        num_threads: int | None, place: Place,
+    ) -> Any:  # fmt: skip
+        inputs, tree = check_inputs(self.layer, x1, x2, batch_dims, place)
         if "ntk" in names:
             _known_ntk(inputs, list(names), required=True)
         if any(i.value.spatial for i in inputs):
@@ -218,10 +244,11 @@ class KernelFn:
         count = lowered.program.n_outputs
         first = inputs[0]
         shapes = [(count, *first.batch, first.n1, first.n2)] * len(names)
-        stacks = allocate(shapes, [first.dtype] * len(names), "depths")
+        stacks = allocate(shapes, [first.dtype] * len(names), "depths", place)
         targets = {(k, name): stack[k] for name, stack in zip(names, stacks, strict=True) for k in range(count)}
-        self._run(select(backend, num_threads), lowered, inputs, targets, list(names))
-        return stacks[0] if isinstance(get, str) else named(names)(*stacks)
+        self._run(select(backend, num_threads, place), lowered, inputs, targets, list(names))
+        given = [place.give(stack) for stack in stacks]
+        return given[0] if isinstance(get, str) else named(names)(*given)
 
     def explain(
         self, input_shape: Sequence[int], dtype: Any = np.float32, *, backend: str | None = None,
@@ -271,27 +298,25 @@ class KernelFn:
         first = inputs[0]
         batch = int(np.prod(first.batch, dtype=int))
         shape = (batch, first.n1, first.n2)
-        direct: dict[tuple[int, str], Array] = {}
+        written: dict[tuple[int, str], Array] = {}
         for key, array in targets.items():
             view = array.reshape(shape) if array.ndim == 2 else array
-            ready = (
-                array.flags.aligned and (first.n2 <= 1 or array.strides[-1] == array.itemsize) and array.dtype.isnative
-            )
-            direct[key] = view if ready else np.empty(shape, array.dtype.newbyteorder("="))
+            written[key] = view if direct(array) else first.place.xp.empty(shape, array.dtype.newbyteorder("="))
         outputs = [
-            [direct.get((k, name)) if name in planes else None for name in PLANES]
+            [written.get((k, name)) if name in planes else None for name in PLANES]
             for k in range(lowered.program.n_outputs)
         ]
-        pair_inputs = [_pair_input(i, engine, batch) for i in inputs]
-        rows = run_pairs(lowered.program, engine, pair_inputs, outputs, first.dtype, shape, first.symmetric)
+        with engine.call():
+            pair_inputs = [_pair_input(i, engine, batch) for i in inputs]
+            rows = run_pairs(lowered.program, engine, pair_inputs, outputs, first.dtype, shape, first.symmetric)
         for key, array in targets.items():
-            if not np.may_share_memory(direct[key], array):
-                array[...] = direct[key].reshape(array.shape)
+            if not direct(array):
+                array[...] = written[key].reshape(array.shape)
         return rows
 
 
-def _batched(x: Array) -> Array:
-    x = contiguous(x)
+def _batched(x: Array, place: Place) -> Array:
+    x = contiguous(x, place.xp)
     return x if x.ndim == 3 else x[None]
 
 
@@ -305,9 +330,10 @@ def _known_ntk(inputs: list[Input], planes: list[str], required: bool) -> tuple[
 
 
 def _pair_input(given: Input, engine: Engine, batch: int) -> PairInput:
+    place = given.place
     if given.x1 is not None:
-        units1 = Units(_batched(given.x1), engine)
-        units2 = units1 if given.x2 is None else Units(_batched(given.x2), engine)
+        units1 = Units(_batched(given.x1, place), engine)
+        units2 = units1 if given.x2 is None else Units(_batched(given.x2, place), engine)
         return PairInput(units1.q, units2.q, units1, units2)
     k = given.kernel
     assert k is not None
@@ -318,17 +344,18 @@ def _pair_input(given: Input, engine: Engine, batch: int) -> PairInput:
         defect, q1, q2 = k.exact.defect, k.exact.q1, k.exact.q2
         theta = k.ntk if k.exact.theta is None else k.exact.theta
     else:
-        q1 = np.asarray(k.cov1, dtype=np.float64)
-        q2 = q1 if k.cov2 is None else np.asarray(k.cov2, dtype=np.float64)
+        q1 = k.cov1.astype(np.float64)
+        q2 = q1 if k.cov2 is None else k.cov2.astype(np.float64)
         with np.errstate(all="ignore"):
-            covariances = (q1[..., :, None], np.asarray(k.nngp, dtype=np.float64), q2[..., None, :])
+            covariances = (q1[..., :, None], k.nngp.astype(np.float64), q2[..., None, :])
             defect = Correlation.of_covariances(*covariances).defect
 
     def plane(x: Array) -> Array:
-        return contiguous(x).astype(own, copy=False).reshape(shape)
+        return contiguous(x, place.xp).astype(own, copy=False).reshape(shape)
 
     known = None if theta is None else plane(theta)
-    return PairInput(q1.reshape(-1), q2.reshape(-1), defect=plane(defect), theta=known)
+    q1, q2 = (engine.bring(contiguous(q, place.xp).reshape(-1)) for q in (q1, q2))
+    return PairInput(q1, q2, defect=plane(defect), theta=known)
 
 
 def _values(tree: Any) -> Any:
@@ -340,9 +367,11 @@ def _result(
     targets: dict[tuple[int, str], Array], rows1: Any, rows2: Any,
 ) -> Any:  # fmt: skip
     first = inputs[0]
+    give = first.place.give
 
     def variance(rows: Any, n: int) -> Array:
-        return np.asarray(rows.variance(value.slot).reshape(*first.batch, n))
+        found: Array = rows.variance(value.slot).reshape(*first.batch, n)
+        return found
 
     def rounded(q: Array) -> Array:
         with np.errstate(over="ignore"):
@@ -351,11 +380,11 @@ def _result(
     def field(name: str) -> Any:
         if name in ("nngp", "ntk"):
             plane = targets.get((value.slot, name))
-            return plane if plane is None or plane.dtype == first.dtype else rounded(plane)
+            return give(plane if plane is None or plane.dtype == first.dtype else rounded(plane))
         if name == "cov1":
-            return rounded(variance(rows1, first.n1))
+            return give(rounded(variance(rows1, first.n1)))
         if name == "cov2":
-            return None if first.symmetric else rounded(variance(rows2, first.n2))
+            return None if first.symmetric else give(rounded(variance(rows2, first.n2)))
         if name == "exact":
             q1, q2 = variance(rows1, first.n1), variance(rows2, first.n2)
             return Exact(targets[value.slot, "defect"], targets.get((value.slot, "ntk")), q1, q2)

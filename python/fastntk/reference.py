@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .activations import Correlation, of_dual, rho_of, signed_defect
+from .device import HostMemory
 from .program import Op, Program
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def run_op(
     return v, theta * kdot
 
 
-class NumpyEngine:
+class NumpyEngine(HostMemory):
     """Pure NumPy, float64 inside."""
 
     name = "numpy"

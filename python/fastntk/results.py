@@ -67,7 +67,7 @@ def check_targets(
     taken += [a for i in inputs if i.kernel for a in (i.kernel.nngp, i.kernel.ntk) if a is not None]
     targets: dict[tuple[int, str], Array] = {}
     for name, array in zip(names, given, strict=True):
-        targets[0, name] = check_out(array, shape, first.dtype, taken, f"kernel_fn {name}")
+        targets[0, name] = check_out(array, shape, first.dtype, taken, f"kernel_fn {name}", first.place)
         taken.append(array)
     return targets
 

@@ -81,7 +81,7 @@ def namespace(*arrays: Any, what: str) -> Any:
     if not set(kinds) - {"numpy"}:
         return np
     if set(kinds) == {"cupy"}:
-        import cupy  # type: ignore[import-not-found]
+        import cupy
 
         return cupy
     if set(kinds) == {"numpy", "cupy"}:

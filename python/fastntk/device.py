@@ -1,0 +1,263 @@
+"""Where the arrays of a call lie, in host memory or on a CUDA device, and the library and the stream that follow."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .config import available_memory
+from .kernel import Exact, Kernel
+
+Array = npt.NDArray[Any]  # or CuPy's
+
+PIP = "pip install 'fastntk[cuda13]' (for CUDA 12: 'fastntk[cuda12]')"
+_CUDA = (2, 13)  # DLPack's device types: CUDA, CUDA managed
+
+
+def describe(x: Any) -> str:
+    """What an object is, for messages."""
+    kind = type(x)
+    module = kind.__module__.split(".")[0]
+    return kind.__name__ if module == "builtins" else f"{module}.{kind.__name__}"
+
+
+def import_cupy() -> Any:
+    """CuPy.
+
+    Raises
+    ------
+    RuntimeError
+        Where it is not installed, or does not load.
+    """
+    try:
+        import cupy
+    except ImportError as error:
+        raise RuntimeError(f"backend 'cuda' needs CuPy, which does not load ({error}): {PIP}") from error
+    return cupy
+
+
+def device_of(x: Any) -> int | None:
+    """Ordinal of the CUDA device that an array lies on, by DLPack or the CUDA array interface; None: on none."""
+    if isinstance(x, (np.ndarray, np.generic, type)):
+        return None
+    if _library(x) == "cupy" and hasattr(x, "device"):
+        return int(x.device.id)
+    if hasattr(type(x), "__dlpack_device__"):
+        try:
+            kind, ordinal = x.__dlpack_device__()
+        except (BufferError, RuntimeError, ValueError):  # such as an array in parts on several devices
+            return None
+        return int(ordinal) if int(kind) in _CUDA else None
+    if hasattr(x, "__cuda_array_interface__"):
+        return int(import_cupy().asarray(x).device.id)
+    return None
+
+
+def _library(x: Any) -> str:
+    """Name of the package that an array's class, or one it derives from, belongs to."""
+    names = [kind.__module__.split(".")[0] for kind in type(x).__mro__]
+    return next((name for name in names if name in ("cupy", "torch")), names[0])
+
+
+def _leaves(label: str, x: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(x, (tuple, list)):
+        for k, part in enumerate(x):
+            yield from _leaves(f"{label}[{k}]", part)
+    elif isinstance(x, (Kernel, Exact)):
+        names = ("nngp", "ntk", "cov1", "cov2", "exact") if isinstance(x, Kernel) else ("defect", "theta", "q1", "q2")
+        for name in names:
+            yield from _leaves(f"{label}.{name}", getattr(x, name))
+    elif x is not None:
+        yield label, x
+
+
+class Place:
+    """Host memory: arrays are NumPy's, in and out."""
+
+    xp: Any = np
+    ordinal: int | None = None
+    name = "host memory"
+    array = "a numpy.ndarray"
+
+    def current(self) -> AbstractContextManager[Any]:
+        """Device and stream in force inside."""
+        return nullcontext()
+
+    def holds(self, x: Any) -> bool:
+        """Whether ``x`` is an array that lies here."""
+        return isinstance(x, np.ndarray)
+
+    def writable(self, x: Any) -> bool:
+        return bool(x.flags.writeable)
+
+    def take(self, x: Any, label: str, what: str) -> Array:
+        """An array of a caller as one of ``xp``, without a copy.
+
+        Raises
+        ------
+        TypeError
+            Anything else.
+        """
+        if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
+            hint = " (numpy.asarray converts it)" if hasattr(x, "__array__") else ""
+            raise TypeError(f"[{what}] {label} must be a numpy.ndarray, given {describe(x)}{hint}")
+        return np.asarray(x)
+
+    def give(self, x: Any) -> Any:
+        """An array of ``xp`` as one of the caller's library."""
+        return x
+
+    def room(self) -> int | None:
+        """Bytes that an allocation can count on; None where the system does not say."""
+        return available_memory()
+
+
+HOST = Place()
+
+
+class DevicePlace(Place):
+    """A CUDA device: inside, arrays are CuPy's, on the caller's current stream.
+
+    That is PyTorch's current stream for its tensors, and CuPy's for all others, which DLPack and the CUDA array
+    interface order behind the stream of whoever made them.
+    """
+
+    def __init__(self, ordinal: int, like: Any = None) -> None:
+        self.xp = import_cupy()
+        self.ordinal = ordinal
+        self.name, self.array = f"cuda:{ordinal}", f"an array on cuda:{ordinal}"
+        self._like = like
+        self._theirs: dict[int, tuple[Any, Any]] = {}  # arrays that came from another library, by their CuPy view
+        cuda = self.xp.cuda
+        with cuda.Device(ordinal):
+            self._cupys = self.stream = cuda.get_current_stream()
+        if _library(like) == "torch":
+            pointer = int(sys.modules["torch"].cuda.current_stream(ordinal).cuda_stream)
+            if pointer != self.stream.ptr:
+                self.stream = external_stream(cuda, pointer)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        with self.xp.cuda.Device(self.ordinal):
+            if self.stream is self._cupys:
+                yield
+                return
+            self.stream.wait_event(self._cupys.record())  # CuPy arrays beside tensors
+            with self.stream:
+                yield
+                self._cupys.wait_event(self.stream.record())
+
+    def holds(self, x: Any) -> bool:
+        return device_of(x) == self.ordinal
+
+    def writable(self, x: Any) -> bool:
+        kind = _library(x)
+        if kind in ("jax", "jaxlib", "torch"):
+            return kind == "torch"
+        return not getattr(x, "__cuda_array_interface__", {"data": (0, False)})["data"][1]
+
+    def take(self, x: Any, label: str, what: str) -> Array:
+        if device_of(x) != self.ordinal:
+            raise TypeError(f"[{what}] {label} must be {self.array} like the others, given {describe(x)}")
+        if _library(x) == "cupy":
+            return x  # type: ignore[no-any-return]
+        try:
+            found = self.xp.from_dlpack(x) if hasattr(type(x), "__dlpack__") else self.xp.asarray(x)
+        except (BufferError, NotImplementedError, TypeError) as error:
+            raise TypeError(f"[{what}] {label}, a {describe(x)}, does not let itself be read: {error}") from error
+        self._theirs[id(found)] = (found, x)
+        return found  # type: ignore[no-any-return]
+
+    def give(self, x: Any) -> Any:
+        if x is None:
+            return None
+        if id(x) in self._theirs:
+            return self._theirs[id(x)][1]
+        kind = _library(self._like)
+        if kind == "torch":
+            return sys.modules["torch"].from_dlpack(x)
+        if kind != "cupy" and hasattr(self._like, "__array_namespace__"):
+            return self._like.__array_namespace__().from_dlpack(x)
+        return x
+
+    def room(self) -> int | None:
+        with self.xp.cuda.Device(self.ordinal) as device:
+            free = int(device.mem_info[0])
+        return free + int(self.xp.get_default_memory_pool().free_bytes())
+
+
+def external_stream(cuda: Any, pointer: int) -> Any:
+    """Another library's stream as CuPy's."""
+    if pointer == 0:
+        return cuda.Stream.null
+    if hasattr(cuda.Stream, "from_external"):
+        return cuda.Stream.from_external(_Handle(pointer))
+    return cuda.ExternalStream(pointer)
+
+
+class _Handle:
+    """A stream by the CUDA stream protocol."""
+
+    def __init__(self, pointer: int) -> None:
+        self._pointer = pointer
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._pointer
+
+
+def place_of(what: str, **arguments: Any) -> Place:
+    """The one place of all arrays among a call's arguments, looked for in tuples and kernels too.
+
+    Raises
+    ------
+    TypeError
+        Arrays in host memory beside arrays on a device.
+    ValueError
+        Arrays on two devices.
+    RuntimeError
+        Arrays on a device where CuPy is not installed.
+    """
+    host = first = None
+    ordinal: int | None = None
+    for label, x in (leaf for name, argument in arguments.items() for leaf in _leaves(name, argument)):
+        found = device_of(x)
+        if found is None:
+            if host is None and isinstance(x, np.ndarray) and x.ndim:
+                host = label
+        elif first is None:
+            first, ordinal = (label, x), found
+        elif found != ordinal:
+            raise ValueError(f"[{what}] {first[0]} is on cuda:{ordinal}, {label} on cuda:{found}: move one of them")
+    if first is None or ordinal is None:
+        return HOST
+    if host is not None:
+        raise TypeError(
+            f"[{what}] {first[0]} is on cuda:{ordinal}, {host} a numpy.ndarray in host memory: move one of them"
+        )
+    return DevicePlace(ordinal, first[1])
+
+
+class HostMemory:
+    """What engines share that compute on NumPy's arrays where they lie; the device's stands in ``backends``."""
+
+    xp: Any = np
+    cache_bytes = 64 << 20
+    square = False
+    tile_pairs: int
+
+    def call(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def bring(self, x: Array) -> Array:
+        return x
+
+    def deliver(self, x: Array) -> Array:
+        return x
+
+    def tile_size(self, shape: Any, dtype: Any, outputs: Any, symmetric: bool) -> int:
+        return self.tile_pairs
