@@ -1,32 +1,16 @@
-// What both bindings share: programs, row tables, views of arrays, and calls with the GIL released.
+// What both bindings share: programs, views of arrays, tiles, and calls with the GIL released.
 #pragma once
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <array>
-#include <variant>
 
 #include "check.h"
 #include "rows.h"
 
 namespace fntk {
 namespace py = pybind11;
-
-struct PyRows {
-  std::variant<RowTable<float>, RowTable<double>> table;
-  long n() const {
-    return std::visit([](const auto& t) { return t.n; }, table);
-  }
-  py::array_t<double> variance(size_t output) const {
-    return std::visit(
-        [&](const auto& t) {
-          FNTK_CHECK(output < t.variances.size(), "output ", output, " of ", t.variances.size());
-          return py::array_t<double>(py::ssize_t(t.variances[output].size()), t.variances[output].data());
-        },
-        table);
-  }
-};
 
 // Polled with the GIL released; a pending signal has set the Python error when this returns true.
 inline bool signalled() {
@@ -44,31 +28,72 @@ auto released(const Work& work) {
   }
 }
 
-template <class T>
-Plane<T> plane(const py::object& object, const char* what) {
-  using Value = std::remove_const_t<T>;
-  if (object.is_none()) return {};
+// An array as a binding sees it, of the host or of a device; strides in bytes.
+struct View {
+  void* data = nullptr;
+  bool writable = false;
+  std::string type;  // "f4", "f8", ...; byte-swapped ones are none of these
+  std::vector<long> shape, strides;
+};
+using Viewer = View (*)(const py::object&, const char* what);
+
+inline View host_view(const py::object& object, const char*) {
   const auto array = py::cast<py::array>(object);
-  FNTK_CHECK(array.dtype().equal(py::dtype::of<Value>()) && array.ndim() == 3, what,
-             " must be a 3-D array of the call's dtype");
-  FNTK_CHECK(array.shape(2) <= 1 || array.strides(2) == py::ssize_t(sizeof(T)), what, ": columns must be adjacent");
-  FNTK_CHECK(array.strides(0) % py::ssize_t(sizeof(T)) == 0 && array.strides(1) % py::ssize_t(sizeof(T)) == 0, what,
-             ": strides must be whole elements");
+  const py::dtype dtype = array.dtype();
+  const bool native = dtype.byteorder() == '=' || dtype.byteorder() == '|';
+  View view = {const_cast<void*>(array.data()),
+               array.writeable(),
+               native ? text(dtype.kind(), dtype.itemsize()) : "of another byte order",
+               {},
+               {}};
+  view.shape.assign(array.shape(), array.shape() + array.ndim());
+  view.strides.assign(array.strides(), array.strides() + array.ndim());
+  return view;
+}
+
+template <class T>
+constexpr const char* type_name() {
+  using Value = std::remove_const_t<T>;
+  static_assert(std::is_same_v<Value, float> || std::is_same_v<Value, double>);
+  return std::is_same_v<Value, float> ? "f4" : "f8";
+}
+
+// The view's data as T, of so many axes and of strides in whole elements.
+template <class T>
+T* typed_data(const View& view, size_t ndim, const char* what) {
+  FNTK_CHECK(view.type == type_name<T>() && view.shape.size() == ndim, what, " must be a ", ndim, "-D array of type ",
+             type_name<T>(), ", given ", view.shape.size(), "-D ", view.type);
+  FNTK_CHECK(std::is_const_v<T> || view.writable, what, " is read-only");
+  for (size_t k = 0; k < ndim; ++k)
+    FNTK_CHECK(view.strides[k] % long(sizeof(T)) == 0 || view.shape[k] <= 1, what, ": strides must be whole elements");
+  return static_cast<T*>(view.data);
+}
+
+template <class T>
+Plane<T> plane(const View& view, const char* what) {
   Plane<T> result;
-  if constexpr (std::is_const_v<T>)
-    result.data = static_cast<T*>(array.data());
-  else
-    result.data = static_cast<T*>(const_cast<py::array&>(array).mutable_data());
-  result.batch_stride = array.strides(0) / py::ssize_t(sizeof(T));
-  result.stride = array.strides(1) / py::ssize_t(sizeof(T));
+  result.data = typed_data<T>(view, 3, what);
+  FNTK_CHECK(view.shape[2] <= 1 || view.strides[2] == long(sizeof(T)), what, ": columns must be adjacent");
+  result.batch_stride = view.strides[0] / long(sizeof(T));
+  result.stride = view.strides[1] / long(sizeof(T));
   return result;
 }
 
-inline void check_shape(const py::object& object, long batches, long lines, long cols, const char* what) {
-  if (object.is_none()) return;
-  const auto array = py::cast<py::array>(object);
-  FNTK_CHECK(array.ndim() == 3 && array.shape(0) == batches && array.shape(1) == lines && array.shape(2) == cols, what,
-             ": expected shape (", batches, ", ", lines, ", ", cols, ")");
+inline void check_shape(const View& view, const std::vector<long>& shape, const char* what) {
+  std::string wanted, given;
+  for (long n : shape) wanted += text(n, " ");
+  for (long n : view.shape) given += text(n, " ");
+  FNTK_CHECK(view.shape == shape, what, " has shape ( ", given, "), expected ( ", wanted, ")");
+}
+
+// None is an absent plane.
+template <class T>
+Plane<T> optional_plane(const py::object& object, const std::vector<long>& shape, const char* what, Viewer viewer) {
+  if (object.is_none()) return {};
+  const View view = viewer(object, what);
+  const Plane<T> result = plane<T>(view, what);
+  check_shape(view, shape, what);
+  return result;
 }
 
 inline Program make_program(const std::vector<std::tuple<std::string, int, std::vector<int>, std::vector<double>>>& ops,
@@ -89,119 +114,94 @@ inline Program make_program(const std::vector<std::tuple<std::string, int, std::
   return program;
 }
 
-inline PyRows make_py_rows(const Program& program, const std::vector<py::array_t<double, py::array::c_style>>& q,
-                           const py::dtype& dtype, int threads) {
-  FNTK_CHECK(int(q.size()) == program.n_inputs, "one variance array per program input");
-  std::vector<const double*> pointers;
-  for (const auto& array : q) {
-    FNTK_CHECK(array.ndim() == 1 && array.size() == q[0].size(), "variances must be 1-D, of one length");
-    pointers.push_back(array.data());
-  }
-  const long n = long(q[0].size());
-  const bool single = dtype.equal(py::dtype::of<float>());
-  return released([&]() -> PyRows {
-    if (single) return {make_rows<float>(program, pointers, n, threads, signalled)};
-    return {make_rows<double>(program, pointers, n, threads, signalled)};
-  });
-}
-
 struct PyInput {
   py::object product = py::none(), defect = py::none(), theta = py::none(), panels1 = py::none(), panels2 = py::none(),
              raw1 = py::none(), raw2 = py::none(), norms1 = py::none(), norms2 = py::none();
   double close = 0;
 };
 
-// Both sides' rows, or neither: batch x rows x d, rows packed.
 template <class T>
-void check_rows(const py::object& object1, const py::object& object2, const Plane<const T>& rows1,
-                const Plane<const T>& rows2, const Tile& tile, long& d, const char* what) {
-  FNTK_CHECK(bool(rows1) == bool(rows2), what, " of both sides go together");
-  if (!rows1) return;
-  d = long(py::cast<py::array>(object1).shape(2));
-  check_shape(object1, tile.batches, tile.lines, d, what);
-  check_shape(object2, tile.batches, tile.cols, d, what);
-  FNTK_CHECK((rows1.stride == d || tile.lines <= 1) && (rows2.stride == d || tile.cols <= 1), what, " must be packed");
-}
-
-template <class T>
-std::vector<PairInput<T>> make_inputs(const std::vector<PyInput>& inputs, const Tile& tile) {
+std::vector<PairInput<T>> make_inputs(const std::vector<PyInput>& inputs, const Tile& tile, Viewer viewer) {
   std::vector<PairInput<T>> all;
   for (const PyInput& input : inputs) {
-    PairInput<T> view;
-    for (const auto& object : {input.product, input.defect, input.theta})
-      check_shape(object, tile.batches, tile.lines, tile.cols, "input");
-    view.product = plane<const T>(input.product, "product");
-    view.defect = plane<const T>(input.defect, "defect");
-    view.theta = plane<const T>(input.theta, "theta");
-    view.panels1 = plane<const T>(input.panels1, "panels1");
-    view.panels2 = plane<const T>(input.panels2, "panels2");
-    view.raw1 = plane<const T>(input.raw1, "raw1");
-    view.raw2 = plane<const T>(input.raw2, "raw2");
-    view.norms1 = plane<const double>(input.norms1, "norms1");
-    view.norms2 = plane<const double>(input.norms2, "norms2");
-    view.close = T(input.close);
-    check_rows(input.raw1, input.raw2, view.raw1, view.raw2, tile, view.d, "raw rows");
-    FNTK_CHECK(bool(view.raw1) == bool(view.norms1) && bool(view.raw2) == bool(view.norms2),
-               "raw rows need their norms");
-    FNTK_CHECK(bool(view.panels1) == bool(view.panels2), "panels of both sides go together");
-    if (view.panels1) {
-      view.d = long(py::cast<py::array>(input.panels1).shape(2)) / kPanel;
-      check_shape(input.panels1, tile.batches, (tile.lines + kPanel - 1) / kPanel, view.d * kPanel, "panels1");
-      check_shape(input.panels2, tile.batches, (tile.cols + kPanel - 1) / kPanel, view.d * kPanel, "panels2");
+    PairInput<T> own;
+    const std::vector<long> pairs = {tile.batches, tile.lines, tile.cols};
+    own.product = optional_plane<const T>(input.product, pairs, "product", viewer);
+    own.defect = optional_plane<const T>(input.defect, pairs, "defect", viewer);
+    own.theta = optional_plane<const T>(input.theta, pairs, "theta", viewer);
+    FNTK_CHECK(input.raw1.is_none() == input.raw2.is_none() && input.raw1.is_none() == input.norms1.is_none() &&
+                   input.raw1.is_none() == input.norms2.is_none(),
+               "raw rows of both sides and their norms go together");
+    if (!input.raw1.is_none()) {
+      const View raw = viewer(input.raw1, "raw1");
+      own.d = raw.shape.empty() ? 0 : raw.shape.back();
+      own.raw1 = optional_plane<const T>(input.raw1, {tile.batches, tile.lines, own.d}, "raw1", viewer);
+      own.raw2 = optional_plane<const T>(input.raw2, {tile.batches, tile.cols, own.d}, "raw2", viewer);
+      own.norms1 = optional_plane<const double>(input.norms1, {tile.batches, 1, tile.lines}, "norms1", viewer);
+      own.norms2 = optional_plane<const double>(input.norms2, {tile.batches, 1, tile.cols}, "norms2", viewer);
     }
-    check_shape(input.norms1, tile.batches, 1, tile.lines, "norms1");
-    check_shape(input.norms2, tile.batches, 1, tile.cols, "norms2");
-    all.push_back(view);
+    FNTK_CHECK(input.panels1.is_none() == input.panels2.is_none(), "panels of both sides go together");
+    if (!input.panels1.is_none()) {
+      const auto panels = [](long rows) { return (rows + kPanel - 1) / kPanel; };
+      const View first = viewer(input.panels1, "panels1");
+      const long width = first.shape.empty() ? 0 : first.shape.back();
+      own.d = width / kPanel;
+      own.panels1 =
+          optional_plane<const T>(input.panels1, {tile.batches, panels(tile.lines), own.d * kPanel}, "panels1", viewer);
+      own.panels2 =
+          optional_plane<const T>(input.panels2, {tile.batches, panels(tile.cols), own.d * kPanel}, "panels2", viewer);
+    }
+    own.close = T(input.close);
+    all.push_back(own);
   }
   return all;
 }
 
 template <class T>
-std::vector<PairOutput<T>> make_outputs(const std::vector<std::array<py::object, 3>>& outputs, const Tile& tile) {
+std::vector<PairOutput<T>> make_outputs(const std::vector<std::array<py::object, 3>>& outputs, const Tile& tile,
+                                        Viewer viewer) {
+  static const char* const names[] = {"nngp", "ntk", "defect"};
   std::vector<PairOutput<T>> all;
   for (const auto& planes : outputs) {
-    for (const auto& object : planes)
-      if (!object.is_none()) {
-        const auto array = py::cast<py::array>(object);
-        FNTK_CHECK(array.ndim() == 3 && array.shape(0) >= tile.batch0 + tile.batches &&
-                       array.shape(1) >= tile.i0 + tile.lines &&
-                       array.shape(2) >= (tile.diagonal ? 1 : tile.j0 + tile.cols),
-                   "output is smaller than the tile's place in it");
-        FNTK_CHECK(!tile.symmetric || array.shape(1) == array.shape(2), "a symmetric output must be square");
-      }
-    all.push_back({{plane<T>(planes[0], "nngp"), plane<T>(planes[1], "ntk"), plane<T>(planes[2], "defect")}});
+    PairOutput<T> own;
+    for (size_t k = 0; k < 3; ++k) {
+      if (planes[k].is_none()) continue;
+      const View view = viewer(planes[k], names[k]);
+      own.planes[k] = plane<T>(view, names[k]);
+      FNTK_CHECK(view.shape[0] >= tile.batch0 + tile.batches && view.shape[1] >= tile.i0 + tile.lines &&
+                     view.shape[2] >= (tile.diagonal ? 1 : tile.j0 + tile.cols),
+                 names[k], " is smaller than the tile's place in it");
+      FNTK_CHECK(!tile.symmetric || view.shape[1] == view.shape[2], names[k], ": a symmetric output must be square");
+    }
+    all.push_back(own);
   }
   return all;
 }
 
-// Checks a call on one tile and hands it on, typed: work(rows1, rows2, tile, inputs, outputs).
-template <class Work>
-void with_tile(const Program& program, const PyRows& rows1, const PyRows& rows2, const py::dtype& dtype,
-               const std::array<long, 8>& place, long n1, long n2, const std::vector<PyInput>& inputs,
-               const std::vector<std::array<py::object, 3>>& outputs, bool symmetric, bool diagonal, const Work& work) {
+// place: batch0, batches, i0, lines, j0, cols, row1, row2; rows1, rows2: of the row tables.
+inline Tile make_tile(const Program& program, const std::array<long, 8>& place, long n1, long n2, long rows1,
+                      long rows2, size_t n_inputs, size_t n_outputs, bool symmetric, bool diagonal) {
   const auto [batch0, batches, i0, lines, j0, cols, row1, row2] = place;
-  const Tile tile = {batch0, batches, i0, lines, j0, cols, row1, row2, n1, n2, symmetric, diagonal};
   for (long value : place) FNTK_CHECK(value >= 0, "negative tile");
-  FNTK_CHECK(!diagonal || (batches == 1 && cols == 1 && j0 == 0 && row1 == row2), "a diagonal tile is one column");
-  FNTK_CHECK(row1 + (batches - 1) * n1 + lines <= rows1.n() &&
-                 row2 + (batches - 1) * n2 + (diagonal ? lines : cols) <= rows2.n(),
-             "tile outside the row tables");
-  FNTK_CHECK(int(inputs.size()) == program.n_inputs && int(outputs.size()) == program.n_outputs, "program has ",
+  FNTK_CHECK(!diagonal || (batches == 1 && cols == 1 && j0 == 0 && row1 == row2 && !symmetric),
+             "a diagonal tile is one column");
+  FNTK_CHECK(
+      row1 + (batches - 1) * n1 + lines <= rows1 && row2 + (batches - 1) * n2 + (diagonal ? lines : cols) <= rows2,
+      "tile outside the row tables");
+  FNTK_CHECK(n_inputs == size_t(program.n_inputs) && n_outputs == size_t(program.n_outputs), "program has ",
              program.n_inputs, " inputs and ", program.n_outputs, " outputs");
-  const auto typed = [&](auto zero) {
-    using T = decltype(zero);
-    const auto* table1 = std::get_if<RowTable<T>>(&rows1.table);
-    const auto* table2 = std::get_if<RowTable<T>>(&rows2.table);
-    FNTK_CHECK(table1 && table2, "row tables of another dtype");
-    work(*table1, *table2, tile, make_inputs<T>(inputs, tile), make_outputs<T>(outputs, tile));
-  };
-  if (dtype.equal(py::dtype::of<float>()))
-    typed(float());
-  else
-    typed(double());
+  return {batch0, batches, i0, lines, j0, cols, row1, row2, n1, n2, symmetric, diagonal};
 }
 
-inline void bind_programs(py::module_& m) {
+// work(float()) or work(double()).
+template <class Work>
+void with_dtype(const py::dtype& dtype, const Work& work) {
+  if (dtype.equal(py::dtype::of<float>())) return work(float());
+  FNTK_CHECK(dtype.equal(py::dtype::of<double>()), "dtype must be float32 or float64");
+  work(double());
+}
+
+inline void bind_inputs(py::module_& m) {
   py::class_<PyInput>(m, "Input", py::module_local())
       .def(py::init<>())
       .def_readwrite("product", &PyInput::product)
@@ -214,11 +214,7 @@ inline void bind_programs(py::module_& m) {
       .def_readwrite("norms1", &PyInput::norms1)
       .def_readwrite("norms2", &PyInput::norms2)
       .def_readwrite("close", &PyInput::close);
-  py::class_<Program>(m, "Program", py::module_local())
-      .def(py::init(&make_program), py::arg("ops"), py::arg("n_inputs"), py::arg("n_slots"), py::arg("n_outputs"));
-  py::class_<PyRows>(m, "Rows", py::module_local()).def("variance", &PyRows::variance, py::arg("output"));
   m.def("op_names", &op_names);
-  m.def("rows", &make_py_rows, py::arg("program"), py::arg("q"), py::arg("dtype"), py::arg("threads"));
 }
 
 }  // namespace fntk

@@ -1,4 +1,6 @@
 // Thin: views in, GIL released, one call of cpu_run.h, results in arrays that Python allocated.
+#include <variant>
+
 #include "bind_common.h"
 #include "bind_images.h"
 #include "cpu_run.h"
@@ -8,18 +10,60 @@ using namespace fntk;
 
 namespace {
 
+struct PyRows {
+  std::variant<RowTable<float>, RowTable<double>> table;
+  long n() const {
+    return std::visit([](const auto& t) { return t.n; }, table);
+  }
+  py::array_t<double> variance(size_t output) const {
+    return std::visit(
+        [&](const auto& t) {
+          FNTK_CHECK(output < t.variances.size(), "output ", output, " of ", t.variances.size());
+          return py::array_t<double>(py::ssize_t(t.variances[output].size()), t.variances[output].data());
+        },
+        table);
+  }
+};
+
+PyRows make_py_rows(const Program& program, const std::vector<py::array_t<double, py::array::c_style>>& q,
+                    const py::dtype& dtype, int threads) {
+  FNTK_CHECK(int(q.size()) == program.n_inputs, "one variance array per program input");
+  std::vector<const double*> pointers;
+  for (const auto& array : q) {
+    FNTK_CHECK(array.ndim() == 1 && array.size() == q[0].size(), "variances must be 1-D, of one length");
+    pointers.push_back(array.data());
+  }
+  const long n = long(q[0].size());
+  const bool single = dtype.equal(py::dtype::of<float>());
+  return released([&]() -> PyRows {
+    if (single) return {make_rows<float>(program, pointers, n, threads, signalled)};
+    return {make_rows<double>(program, pointers, n, threads, signalled)};
+  });
+}
+
 void run_tile(const Program& program, const PyRows& rows1, const PyRows& rows2, const py::dtype& dtype,
               const std::array<long, 8>& place, long n1, long n2, const std::vector<PyInput>& inputs,
               const std::vector<std::array<py::object, 3>>& outputs, bool symmetric, bool diagonal,
               const std::string& isa, int threads) {
   const Isa& table = find_isa(isa);
-  with_tile(program, rows1, rows2, dtype, place, n1, n2, inputs, outputs, symmetric, diagonal,
-            [&](const auto& table1, const auto& table2, const Tile& tile, const auto& in, const auto& out) {
-              for (const auto& input : in)
-                FNTK_CHECK(!input.product, "the CPU backend takes panels of unit rows, not a product");
-              FNTK_CHECK(diagonal || (tile.i0 % kPanel == 0 && tile.j0 % kPanel == 0), "tiles begin at whole panels");
-              released([&] { run(program, table1, table2, tile, in, out, table, threads, signalled); });
-            });
+  const Tile tile =
+      make_tile(program, place, n1, n2, rows1.n(), rows2.n(), inputs.size(), outputs.size(), symmetric, diagonal);
+  FNTK_CHECK(diagonal || (tile.i0 % kPanel == 0 && tile.j0 % kPanel == 0), "tiles begin at whole panels");
+  with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const auto* table1 = std::get_if<RowTable<T>>(&rows1.table);
+    const auto* table2 = std::get_if<RowTable<T>>(&rows2.table);
+    FNTK_CHECK(table1 && table2, "row tables of another dtype");
+    const auto in = make_inputs<T>(inputs, tile, host_view);
+    const auto out = make_outputs<T>(outputs, tile, host_view);
+    for (const auto& input : in) {
+      FNTK_CHECK(!input.product, "the CPU backend takes panels of unit rows, not a product");
+      FNTK_CHECK(!input.raw1 || ((input.raw1.stride == input.d || tile.lines <= 1) &&
+                                 (input.raw2.stride == input.d || tile.cols <= 1)),
+                 "raw rows must be packed");
+    }
+    released([&] { run(program, *table1, *table2, tile, in, out, table, threads, signalled); });
+  });
 }
 
 template <class T>
@@ -65,7 +109,11 @@ bool dual_typed(const std::string& name, const std::vector<double>& params, cons
 PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.doc() = "fastntk's compiled CPU backend: private, reached through fastntk.backends.";
 
-  bind_programs(m);
+  bind_inputs(m);
+  py::class_<Program>(m, "Program", py::module_local())
+      .def(py::init(&make_program), py::arg("ops"), py::arg("n_inputs"), py::arg("n_slots"), py::arg("n_outputs"));
+  py::class_<PyRows>(m, "Rows", py::module_local()).def("variance", &PyRows::variance, py::arg("output"));
+  m.def("rows", &make_py_rows, py::arg("program"), py::arg("q"), py::arg("dtype"), py::arg("threads"));
   bind_images(m);
   m.attr("PANEL") = kPanel;
   m.def("isas", [] {

@@ -199,9 +199,8 @@ void dual_map(long n, const T* q11, const T* q12, const T* q22, T scale, const d
   const Phi<T> phi(params);
   FNTK_LANES
   for (long k = 0; k < n; ++k) {  // vectorised: 2 per dual
-    const T q1 = scale * q11[k], q2 = scale * q22[k];
-    const Dual<T> d = phi.pair(correlation(q11[k], q12[k], q22[k]), phi.row(q1), phi.row(q2));
-    k_out[k] = sqrt(phi.variance(q1)) * sqrt(phi.variance(q2)) * d.rho;
+    const CovarianceDual<T> d = covariance_dual(phi, scale, q11[k], q12[k], q22[k]);
+    k_out[k] = d.k;
     kdot_out[k] = d.kdot;
   }
 }

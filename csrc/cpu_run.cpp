@@ -1,9 +1,9 @@
 #include "cpu_run.h"
 
 #include <cmath>
-#include <limits>
 
 #include "check.h"
+#include "lengths.h"
 #include "parallel.h"
 
 namespace fntk {
@@ -238,25 +238,14 @@ void run(const Program& program, const RowTable<T>& rows1, const RowTable<T>& ro
 
 namespace {
 
-// The norm of a row as a product of two reciprocal scales, so that no square leaves double's range.
-struct Length {
-  double norm, first, second;  // unit row = x first second
-};
-
 template <class T>
-Length length_of(const T* row, long d, const Kernels<T>& kernels) {
-  double square = kernels.sum_of_squares(row, 1, d), scale = 1;
-  if (!(square > 1e-200 && square < 1e300) && !std::isnan(square)) {
-    double largest = 0;
-    for (long k = 0; k < d; ++k) largest = std::max(largest, std::abs(double(row[k])));
-    // such a row has no direction: all of it becomes NaN
-    if (std::isinf(largest)) return {std::numeric_limits<double>::quiet_NaN(), 1, 0};
-    if (largest > 0) {
-      scale = std::ldexp(1.0, -std::max(std::ilogb(largest), -1000));
-      square = kernels.sum_of_squares(row, scale, d);
-    }
-  }
-  return {std::sqrt(square) / scale, scale, square > 0 ? 1 / std::sqrt(square) : 0};
+generic::Length length_of(const T* row, long d, const Kernels<T>& kernels) {
+  return generic::length_of([&](double scale) { return kernels.sum_of_squares(row, scale, d); },
+                            [&] {
+                              double largest = 0;
+                              for (long k = 0; k < d; ++k) largest = std::max(largest, std::abs(double(row[k])));
+                              return largest;
+                            });
 }
 
 }  // namespace
@@ -272,7 +261,7 @@ void pack(const T* x, long batches, long n, long d, T* panels, double* norms, co
     double first[kPanel], second[kPanel];
     const T* source = x + (batch * n + first_row) * d;
     for (long r = 0; r < rows; ++r) {
-      const Length length = length_of(source + r * d, d, kernels);
+      const generic::Length length = length_of(source + r * d, d, kernels);
       norms[batch * n + first_row + r] = length.norm;
       first[r] = length.first;
       second[r] = length.second;

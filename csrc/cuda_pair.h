@@ -1,130 +1,198 @@
-// One pair of inputs through a whole program: host and device run this same text, so that machines without a GPU test
-// it.
+// Some pairs of inputs, one thread's, through one step of a program: host and device run this same text, so that
+// machines without a GPU test it.
 #pragma once
+#include <cstring>
+
 #include "duals.h"
 #include "ops.h"
-#include "program.h"
+#include "steps.h"
 
 namespace fntk {
 
-constexpr int kMaxSlots = 8, kMaxSources = 8, kMaxParams = 4, kMaxRows = 5;
+constexpr int kMaxSlots = 8;
 
-struct DeviceOp {
-  int code, dst, n_src, first_row;
-  int src[kMaxSources];
-  double params[kMaxParams];
+// A step and what its formulas need of its parameters, made on the host.
+template <class T>
+struct Constants {
+  T w2, g;
+  T phi[6];  // the nonlinearity's struct (duals.h), byte by byte
 };
 
-// Row arrays k of one side: rows[k * n + i].
-template <class T>
-struct DeviceRows {
-  const T* rows;
-  long n;
-  FNTK_HD T at(int k, long i) const { return rows[k * n + i]; }
-};
-
-template <class T>
-struct DeviceInput {  // row-major planes of the tile, null: absent
-  const T *product, *defect, *theta, *raw1, *raw2;
-  const double *norms1, *norms2;
-  long d;
-  T close;
+struct DeviceStep : Step {
+  Constants<float> single;
+  Constants<double> exact;
+  template <class T>
+  FNTK_HD const Constants<T>& constants() const {
+    if constexpr (std::is_same_v<T, float>)
+      return single;
+    else
+      return exact;
+  }
 };
 
 namespace FNTK_ISA {
 
-// As in cpu_blocks.cpp: pairs near rho = 1 and rho = -1 take their defect from the rows themselves.
 template <class T>
-FNTK_HD T input_defect(const DeviceInput<T>& input, long i, long j, long cols) {
-  if (input.defect) return input.defect[i * cols + j];
-  const T product = input.product[i * cols + j];
-  const bool near = !(product < T(0));
-  const T w = at_least_zero(T(1) - magnitude(product));
-  if (!input.raw1 || !(w < input.close)) return signed_defect(near, w);
-  const T *x = input.raw1 + i * input.d, *y = input.raw2 + j * input.d;
-  double norm = input.norms1[i], other = input.norms2[j];
-  if (norm < other) {
-    const T* row = x;
-    x = y;
-    y = row;
-    const double length = norm;
-    norm = other;
-    other = length;
+void set_constants(const Step& step, Constants<T>& c) {
+  c = {T(step.dense[0]), T(step.dense[3]), {}};
+  int code = kFirstDual;
+#define FNTK_CONSTANTS(Phi, name)                                                     \
+  if (step.head.code == code++) {                                                     \
+    static_assert(sizeof(Phi<T>) <= sizeof(c.phi) && alignof(Phi<T>) <= alignof(T) && \
+                  std::is_trivially_copyable_v<Phi<T>>);                              \
+    const Phi<T> phi(step.phi);                                                       \
+    std::memcpy(c.phi, &phi, sizeof(phi));                                            \
   }
-  const double sign = near ? 1 : -1, t = -sign * (norm / other - 1), inverse = inverse_norm(norm);
-  double sum = 0;
-  for (long k = 0; k < input.d; ++k) {
-    const double v = unit_difference(double(x[k]), double(y[k]), sign, t, inverse);
-    sum = fma(v, v, sum);
-  }
-  return signed_defect(near, T(0.5 * sum));
+  FNTK_DUALS(FNTK_CONSTANTS)
+#undef FNTK_CONSTANTS
 }
 
-template <template <class> class Phi, class T>
-FNTK_HD Dual<T> dual(const DeviceOp& op, const DeviceRows<T>& rows1, long i, const DeviceRows<T>& rows2, long j, T v) {
-  const Phi<T> phi(op.params);
-  const T *first1 = rows1.rows + op.first_row * rows1.n + i, *first2 = rows2.rows + op.first_row * rows2.n + j;
-  const T *own1[kMaxRows], *own2[kMaxRows];
-  for (int r = 0; r < kMaxRows; ++r) {
-    own1[r] = first1 + r * rows1.n;
-    own2[r] = first2 + r * rows2.n;
+template <class T, int P>
+struct Pack {  // P numbers of a thread
+  T at[P];
+};
+
+// The pair state of P pairs.
+template <class T, int P>
+struct Pairs {
+  Pack<T, P> v, theta;
+};
+
+// Rows: lines(k), row array k at each pair's line, a Pack; column(k), at the column they share.
+
+// The Dense layer. positive: rho >= 0.
+template <bool Ntk, bool positive, int kind, class T, int P, class Rows>
+FNTK_HD void dense_pairs(const Constants<T>& c, const Rows& rows, int row, Pairs<T, P>& x) {
+  if constexpr (kind == kNoDense) return;
+  [[maybe_unused]] Pack<T, P> std1 = {};
+  [[maybe_unused]] T std2 = T(0);
+  if constexpr (Ntk || kind == kGuard) {
+    std1 = rows.lines(row);
+    std2 = rows.column(row);
   }
-  return phi.pair(correlation(v), Phi<T>::load(own1, 0), Phi<T>::load(own2, 0));
+  if constexpr (Ntk)
+    for (int p = 0; p < P; ++p)
+      x.theta.at[p] =
+          dense_theta(c.w2, c.g, std1.at[p], std2, positive ? T(1) - x.v.at[p] : rho_of(x.v.at[p]), x.theta.at[p]);
+  if constexpr (kind == kGuard)
+    for (int p = 0; p < P; ++p) x.v.at[p] = guarded_defect(std1.at[p], std2, x.v.at[p]);
+  if constexpr (kind == kBias) {
+    const Pack<T, P> C1 = rows.lines(row + 1), S1 = rows.lines(row + 2);
+    const T C2 = rows.column(row + 1), S2 = rows.column(row + 2);
+    for (int p = 0; p < P; ++p) x.v.at[p] = bias_defect<T, positive>(C1.at[p], C2, S1.at[p], S2, x.v.at[p]);
+  }
 }
 
-// store(output, nngp, theta, defect) is called for every output. Slots = 1 keeps the state in registers.
-template <class T, int Slots, class Store>
-FNTK_HD void run_pair(const DeviceOp* ops, int n_ops, const DeviceInput<T>* inputs, int n_inputs,
-                      const DeviceRows<T>& rows1, const DeviceRows<T>& rows2, long row1, long row2, long i, long j,
-                      long cols, const Store& store) {
-  T v[Slots], theta[Slots];
-  for (int s = 0; s < n_inputs; ++s) {
-    v[Slots == 1 ? 0 : s] = input_defect(inputs[s], i, j, cols);
-    theta[Slots == 1 ? 0 : s] = inputs[s].theta ? inputs[s].theta[i * cols + j] : T(0);
+template <class T, int P, class Rows>
+struct LineRows {  // one pair's line, as Phi::load reads row arrays
+  const Rows& rows;
+  int row, p;
+  struct Row {
+    T value;
+    FNTK_HD T operator[](long) const { return value; }
+  };
+  FNTK_HD Row operator[](int r) const { return {rows.lines(row + r).at[p]}; }
+};
+template <class T, class Rows>
+struct ColumnRows {
+  const Rows& rows;
+  int row;
+  struct Row {
+    T value;
+    FNTK_HD T operator[](long) const { return value; }
+  };
+  FNTK_HD Row operator[](int r) const { return {rows.column(row + r)}; }
+};
+
+// A nonlinearity and the Dense layer behind it.
+template <template <class> class Phi, bool Ntk, int kind, class T, int P, class Rows>
+FNTK_HD void dual_pairs(const DeviceStep& step, const Rows& rows, Pairs<T, P>& x) {
+  const Constants<T>& c = step.constants<T>();
+  const Phi<T>& phi = *reinterpret_cast<const Phi<T>*>(c.phi);
+  const int row = step.head.row;
+  const auto x2 = Phi<T>::load(ColumnRows<T, Rows>{rows, row}, 0);
+  for (int p = 0; p < P; ++p) {
+    const auto x1 = Phi<T>::load(LineRows<T, P, Rows>{rows, row, p}, 0);
+    const Dual<T> d = phi.pair(correlation(x.v.at[p]), x1, x2);
+    x.v.at[p] = d.v;
+    if constexpr (Ntk) x.theta.at[p] *= d.kdot;
   }
-  const long i1 = row1 + i, i2 = row2 + j;
-  for (int k = 0; k < n_ops; ++k) {
-    const DeviceOp& op = ops[k];
-    const int src = Slots == 1 ? 0 : op.src[0], dst = Slots == 1 ? 0 : op.dst;
-    const int row = op.first_row;
-    T new_v = v[src], new_theta = theta[src];
-    if (op.code == kDense) {
-      new_theta =
-          dense_theta(T(op.params[0]), T(op.params[3]), rows1.at(row, i1), rows2.at(row, i2), rho_of(new_v), new_theta);
-      if (op.params[1] > 0)
-        new_v = bias_defect<T, false>(rows1.at(row + 1, i1), rows2.at(row + 1, i2), rows1.at(row + 2, i1),
-                                      rows2.at(row + 2, i2), new_v);
-      else if (op.params[3] != 0)
-        new_v = guarded_defect(rows1.at(row, i1), rows2.at(row, i2), new_v);
-    } else if (op.code == kSum) {
-      T minus = T(0), plus = T(0);
-      new_theta = T(0);
-      for (int s = 0; s < op.n_src; ++s) {
-        const int from = Slots == 1 ? 0 : op.src[s];
-        const T p1 = rows1.at(row + s, i1), p2 = rows2.at(row + s, i2), w = magnitude(v[from]);
-        const bool near = !(v[from] < T(0));
-        minus += part_defect(p1, p2, select(near, w, T(2) - w));
-        plus += part_defect(p1, p2, select(near, T(2) - w, w));
-        new_theta += theta[from];
-      }
-      new_v = sum_defect(minus, plus);
-    } else if (op.code == kStore) {
-      store(op.dst, covariance(rows1.at(row, i1), rows2.at(row, i2), new_v), new_theta, new_v);
-      continue;
-    } else {
-      int code = kFirstDual;
-      Dual<T> d = {T(0), T(0), T(0)};
-#define FNTK_PAIR(Phi, name) \
-  if (op.code == code++) d = dual<Phi, T>(op, rows1, i1, rows2, i2, new_v);
-      FNTK_DUALS(FNTK_PAIR)
-#undef FNTK_PAIR
-      new_v = d.v;
-      new_theta *= d.kdot;
+  dense_pairs<Ntk, Phi<T>::positive, kind>(c, rows, row + Phi<T>::n_rows, x);
+}
+
+template <template <class> class Phi, bool Ntk, class T, int P, class Rows>
+FNTK_HD void dual_step(const StepHead& head, const DeviceStep& step, const Rows& rows, Pairs<T, P>& x) {
+  if (head.after == kBias)
+    dual_pairs<Phi, Ntk, kBias>(step, rows, x);
+  else if (head.after == kPlain)
+    dual_pairs<Phi, Ntk, kPlain>(step, rows, x);
+  else if (head.after == kGuard)
+    dual_pairs<Phi, Ntk, kGuard>(step, rows, x);
+  else
+    dual_pairs<Phi, Ntk, kNoDense>(step, rows, x);
+}
+
+// A nonlinearity or a Dense layer of its own, on the accumulator.
+template <bool Ntk, class T, int P, class Rows>
+FNTK_HD void pair_step(const StepHead& head, const DeviceStep& step, const Rows& rows, Pairs<T, P>& x) {
+  if (head.code == kDense) {
+    const Constants<T>& c = step.constants<T>();
+    if (head.after == kBias)
+      dense_pairs<Ntk, false, kBias>(c, rows, head.row, x);
+    else if (head.after == kGuard)
+      dense_pairs<Ntk, false, kGuard>(c, rows, head.row, x);
+    else
+      dense_pairs<Ntk, false, kPlain>(c, rows, head.row, x);
+    return;
+  }
+  int code = kFirstDual;
+#define FNTK_STEP(Phi, name) \
+  if (head.code == code++) return dual_step<Phi, Ntk>(head, step, rows, x);
+  FNTK_DUALS(FNTK_STEP)
+#undef FNTK_STEP
+}
+
+// Sums of independent branches, part by part (ops.h).
+template <class T, int P>
+struct Sum {
+  Pack<T, P> minus, plus, theta;
+
+  FNTK_HD void clear() { minus = plus = theta = {}; }
+  template <class Rows>
+  FNTK_HD void add(const Rows& rows, int row, const Pairs<T, P>& part) {
+    const Pack<T, P> p1 = rows.lines(row);
+    const T p2 = rows.column(row);
+    for (int p = 0; p < P; ++p) {
+      const T v = part.v.at[p], w = magnitude(v);
+      const bool near = !(v < T(0));
+      minus.at[p] += part_defect(p1.at[p], p2, select(near, w, T(2) - w));
+      plus.at[p] += part_defect(p1.at[p], p2, select(near, T(2) - w, w));
+      theta.at[p] += part.theta.at[p];
     }
-    v[dst] = new_v;
-    theta[dst] = new_theta;
   }
-}
+  FNTK_HD Pairs<T, P> pairs() const {
+    Pairs<T, P> x;
+    for (int p = 0; p < P; ++p) x.v.at[p] = sum_defect(minus.at[p], plus.at[p]);
+    x.theta = theta;
+    return x;
+  }
+};
+
+// Slots are read and written with indices known at compile time: a run-time index would put them in local memory.
+template <class V, int Slots>
+struct SlotFile {
+  V values[Slots];
+  FNTK_HD V get(int slot) const {
+    V found = values[0];
+    for (int s = 1; s < Slots; ++s)
+      if (slot == s) found = values[s];
+    return found;
+  }
+  FNTK_HD void put(int slot, const V& value) {
+    for (int s = 0; s < Slots; ++s)
+      if (slot == s) values[s] = value;
+  }
+};
 
 }  // namespace FNTK_ISA
 }  // namespace fntk

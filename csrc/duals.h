@@ -68,6 +68,19 @@ struct Dual {
   T v, rho, kdot;
 };
 
+// k and kdot of phi(sqrt(scale) x) for covariances q.
+template <class T>
+struct CovarianceDual {
+  T k, kdot;
+};
+
+template <class Phi, class T>
+FNTK_HD CovarianceDual<T> covariance_dual(const Phi& phi, T scale, T q11, T q12, T q22) {
+  const T q1 = scale * q11, q2 = scale * q22;
+  const Dual<T> d = phi.pair(correlation(q11, q12, q22), phi.row(q1), phi.row(q2));
+  return {sqrt(phi.variance(q1)) * sqrt(phi.variance(q2)) * d.rho, d.kdot};
+}
+
 // With cos(theta) = 1 - w: theta / pi and (sin theta - theta cos theta) / pi. Of the rectifier's normalised dual the
 // latter is what rho = 1 - w gains and what is left of rho = w - 1; its kdot is (1 - theta / pi) / 2 and theta / pi
 // / 2. Cho & Saul 2009 (NeurIPS), eqs. 3-6; this form derived.

@@ -1,11 +1,10 @@
 #include "rows.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "check.h"
-#include "duals.h"
 #include "parallel.h"
+#include "row_pass.h"
 
 namespace fntk {
 
@@ -110,58 +109,10 @@ void prepare(Program& program) {
 
 namespace {
 
-// 1 / sqrt(1 + part / whole): the share of `whole` in a standard deviation; safe at 0 and at infinity.
-double share(double whole, double part) { return whole == 0 ? 0 : 1 / std::sqrt(1 + part / whole); }
-
-template <class T>
-struct RowPass {
-  const Program& program;
-  RowTable<T>& table;
-  std::vector<double> q;  // by slot
-
-  explicit RowPass(const Program& p, RowTable<T>& t) : program(p), table(t), q(size_t(p.n_slots)) {}
-
-  template <template <class> class Phi>
-  void dual(const Op& op, long i) {
-    const Phi<double> phi(op.params.data());
-    T* rows[Phi<double>::n_rows > 0 ? Phi<double>::n_rows : 1];
-    for (int r = 0; r < Phi<double>::n_rows; ++r) rows[r] = table.row(op.first_row + r);
-    const double before = q[op.src[0]];
-    Phi<double>::store(phi.row(before), rows, i);
-    q[op.dst] = phi.variance(before);
-  }
-
-  void operator()(long i) {
-    for (const Op& op : program.ops) {
-      const double before = q[op.src[0]];
-      if (op.code == kDense) {
-        const double scaled = op.params[0] * before, bias = op.params[1];
-        table.row(op.first_row)[i] = T(std::sqrt(op.params[2] * before));
-        if (bias > 0) {
-          table.row(op.first_row + 1)[i] = T(share(scaled, bias));
-          table.row(op.first_row + 2)[i] = T(share(bias, scaled));
-        }
-        q[op.dst] = scaled + bias;
-      } else if (op.code == kSum) {
-        double total = 0;
-        for (int slot : op.src) total += q[slot];
-        for (size_t s = 0; s < op.src.size(); ++s) {
-          const double own = q[op.src[s]];
-          table.row(op.first_row + int(s))[i] = T(share(own, total - own));
-        }
-        q[op.dst] = total;
-      } else if (op.code == kStore) {
-        table.row(op.first_row)[i] = T(std::sqrt(before));
-        table.variances[op.dst][i] = before;
-      } else {
-        int code = kFirstDual;
-#define FNTK_ROW(Phi, name) \
-  if (op.code == code++) dual<generic::Phi>(op, i);
-        FNTK_DUALS(FNTK_ROW)
-#undef FNTK_ROW
-      }
-    }
-  }
+struct Variances {  // by slot
+  std::vector<double> q;
+  double get(int slot) const { return q[size_t(slot)]; }
+  void put(int slot, double value) { q[size_t(slot)] = value; }
 };
 
 constexpr long kRowChunk = 1024;
@@ -175,13 +126,14 @@ RowTable<T> make_rows(const Program& program, const std::vector<const double*>& 
   table.n = n;
   table.data.resize(size_t(program.n_rows) * size_t(n));
   table.variances.assign(size_t(program.n_outputs), std::vector<double>(size_t(n)));
+  const std::vector<Step> steps = encode(program);
   const long chunks = (n + kRowChunk - 1) / kRowChunk;
   parallel_for(chunks, n * long(program.ops.size()) < 50000 ? 1 : threads, interrupt, [&](long chunk, int) {
-    RowPass<T> pass(program, table);
-    for (long i = chunk * kRowChunk; i < std::min(n, (chunk + 1) * kRowChunk); ++i) {
-      for (int slot = 0; slot < program.n_inputs; ++slot) pass.q[slot] = q[slot][i];
-      pass(i);
-    }
+    Variances slots{std::vector<double>(size_t(program.n_slots))};
+    for (long i = chunk * kRowChunk; i < std::min(n, (chunk + 1) * kRowChunk); ++i)
+      generic::row_pass(
+          steps.data(), [&](int input) { return q[size_t(input)][i]; }, slots, generic::RowArrays<T>{table.row(0), n},
+          i, [&](int output, double value) { table.variances[size_t(output)][size_t(i)] = value; });
   });
   return table;
 }
