@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import fastntk
@@ -13,15 +15,23 @@ import numpy as np
 import pytest
 import tolerances
 from fastntk import backends
+from on_host import cuda_on_host
 
 
 def _backends() -> list:
-    """``cpu:<isa>`` for every instruction set of the compiled module, and ``numpy``."""
+    """``cpu:<isa>`` for every instruction set of the compiled module, ``numpy``, and ``cuda`` where a device is.
+
+    With FASTNTK_TEST_CUDA_ON_HOST=1 also ``cuda:on-host``, its stand-in.
+    """
     module, _ = backends.load("cpu")
     found = []
     for isa, present in module.isas() if module is not None else ():
         absent = pytest.mark.skipif(not present, reason=f"{isa}: not on this processor")
         found.append(pytest.param(f"cpu:{isa}", marks=absent))
+    if backends.availability()["cuda"].startswith("available"):
+        found.append(pytest.param("cuda", marks=pytest.mark.gpu))
+    if os.environ.get("FASTNTK_TEST_CUDA_ON_HOST") == "1":
+        found.append("cuda:on-host")
     return [*found, "numpy"]
 
 
@@ -29,7 +39,8 @@ def _backends() -> list:
 def backend(request):
     """Runs the test once with each backend in force; its value is the name: ``cpu:avx2``, ``numpy``."""
     name, _, isa = request.param.partition(":")
-    with fastntk.options(backend=name, isa=isa or None):
+    stand_in = cuda_on_host() if isa == "on-host" else nullcontext()
+    with stand_in, fastntk.options(backend=name, isa=isa if name == "cpu" else None):
         yield request.param
 
 

@@ -6,13 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fastntk import backends, show_config, stax
+from fastntk import backends, stax
 from fastntk.activations import NONLINEARITIES
 from fastntk.backends import Tile, TileInput
-from fastntk.program import Op, Program, Value, lower
+from fastntk.program import Value, lower
 from fastntk.reference import NumpyEngine, Rows
-from helpers import assert_close, same
-from test_duals import CASES, exact
+from helpers import assert_close
 
 MODULE, STATE = backends.load("cuda")
 pytestmark = pytest.mark.skipif(MODULE is None, reason=f"backend 'cuda': {STATE}")

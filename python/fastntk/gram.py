@@ -125,9 +125,11 @@ def run_pairs(
         span1 = (tile.batch0 * tile.n1 + tile.i0, (tile.batch0 + tile.batches - 1) * tile.n1 + tile.i0 + tile.lines)
         span2 = (tile.batch0 * tile.n2 + tile.j0, (tile.batch0 + tile.batches - 1) * tile.n2 + tile.j0 + tile.cols)
         if symmetric:  # one table serves lines and columns, from the tile's first line on
-            span1 = span2 = (min(span1[0], span2[0]), max(span1[1], span2[1]))
-        rows1, tile.row1 = tables1.table(*span1)
-        rows2, tile.row2 = tables2.table(*span2)
+            rows1, tile.row1 = tables1.table(span1[0], max(span1[1], span2[1]))
+            rows2, tile.row2 = rows1, tile.row1 + span2[0] - span1[0]
+        else:
+            rows1, tile.row1 = tables1.table(*span1)
+            rows2, tile.row2 = tables2.table(*span2)
         given = [_tile_input(i, engine, tile, dtype) for i in inputs]
         engine.run(program, rows1, rows2, dtype, tile, given, outputs)
     return tables1, tables2
