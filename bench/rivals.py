@@ -14,6 +14,8 @@ import numpy as np
 from cases import Case, relu
 from image_cases import ImageCase
 
+PLATFORM = "cpu"  # of JAX; run_gpu.py sets "cuda"
+
 
 class Missing(Exception):
     """Why a rival cannot take part."""
@@ -39,7 +41,11 @@ def _nt_kernel(case: Case | ImageCase) -> tuple[Any, Callable[..., Any]]:
     stax = nt_stax()
     import jax
 
-    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_platforms", PLATFORM)
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise Missing(f"JAX has no device of {PLATFORM}: {error}") from error
     jax.config.update("jax_enable_x64", case.dtype == "float64")  # else NT turns float64 into float32
     kernel_fn = case.make(stax)
     return jax, lambda x: tuple(kernel_fn(x, None, case.get))
