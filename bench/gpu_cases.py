@@ -41,4 +41,3 @@ IMAGES: tuple[ImageCase, ...] = (
     ImageCase("wide-resnet-16", "wide-resnet-16", n=200, n_rival=16, rounds=5, least_size=32),
 )  # fmt: skip
 ISSUE_SHARE = 0.5  # of the rate at which FP32 instructions can be issued, that deep-gap is to reach
-CIFAR10 = 60_000  # images of the whole data set

@@ -73,7 +73,7 @@ class Bench:
                 missing[name] = str(reason)
             except Exception as reason:  # out of memory, or what JAX meets on this device
                 calls.pop(name, None)
-                missing[name] = f"{type(reason).__name__}: {str(reason).splitlines()[0]}"
+                missing[name] = f"{type(reason).__name__}: {str(reason).split(chr(10))[0]}"
         return calls, missing
 
     # ---- dense networks

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import accuracy_table
+import gpu_table
 import predict_table
 
 RIVALS = {"nt": "Neural Tangents", "botorch": "BoTorch"}
@@ -180,20 +181,23 @@ def main() -> int:
         "speed": speed,
         "images": images,
         "accuracy": accuracy_table.markdown,
+        "gpu": gpu_table.gpu,
         "predict": predict_table.speed,
         "predict-real": predict_table.real,
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path, help="Markdown file to rewrite in place")
     for name in makers:
-        parser.add_argument(f"--{name}", type=Path, metavar="JSON")
+        more = "; none: not yet measured" if name == "gpu" else ""
+        parser.add_argument(f"--{name}", type=Path, metavar="JSON", help=f"results of that table{more}")
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if the file is behind")
     given = parser.parse_args()
     before = text = given.file.read_text()
     for name, make in makers.items():
         source = getattr(given, name.replace("-", "_"))
         if source:
-            text = rewrite(text, name, make(json.loads(source.read_text())))
+            absent = name == "gpu" and str(source) == "none"
+            text = rewrite(text, name, make(None if absent else json.loads(source.read_text())))
     if given.check:
         return int(text != before)
     if text != before:

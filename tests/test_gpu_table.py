@@ -1,0 +1,86 @@
+"""README's table of a GPU: what stands there where nothing was measured, and what results become."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BENCH = ROOT / "bench"
+pytestmark = pytest.mark.skipif(not (BENCH / "results").is_dir(), reason="results are not part of an sdist")
+
+
+@pytest.fixture
+def tables(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    import tables
+
+    yield tables
+    for name in ("tables", "accuracy_table", "gpu_table", "predict_table"):
+        sys.modules.pop(name, None)
+
+
+def test_readme_shows_what_was_measured(tables):
+    found = sorted((BENCH / "results").glob("gpu-*.json"))
+    text = (ROOT / "README.md").read_text()
+    block = text.split("<!-- gpu -->")[1].split("<!-- /gpu -->")[0].strip()
+    assert block in [tables.gpu_table.gpu(json.loads(path.read_text())) for path in found] or not found
+    assert ("Not yet measured" in block) == (not found)
+    if not found:
+        assert block == tables.gpu_table.gpu(None)
+
+
+def seconds(median):
+    return {"min": median, "median": median, "max": median, "samples": [median]}
+
+
+def spread(value):
+    return {"value": value, "least": 0.5 * value, "largest": 2 * value, "of_minima": value}
+
+
+def test_results_become_a_table(tables):
+    rows = {
+        "network": "relu", "n": 20000, "d": 3072, "depth": 10, "dtype": "float32", "get": ["nngp", "ntk"],
+        "b_std": None, "batch": 0, "data": "normal",
+    }  # fmt: skip
+    pictures = {"network": "deep-gap", "get": ["ntk"], "dtype": "float32", "n": 200, "size": 32, "channels": 3}
+    floor = {"over": "fastntk", "under": "floor", "at_least": None, "at_most": 1.3, "value": 1.2, "met": True}
+    rival = {"over": "nt", "under": "fastntk", "at_least": 10, "at_most": None, "value": 9, "met": False}
+    share = {"what": "share of issue rate", "at_least": 0.6, "at_most": None, "value": None, "met": None}
+    entry = {"what": "milliseconds an entry", "at_least": None, "at_most": 0.05, "value": 0.04, "met": True}
+    report = {
+        "date": "2026-01-01", "git": {"hash": "0123456789abcdef", "dirty": False}, "versions": {"jax": "1.0"},
+        "gpu": {"name": "Device", "driver_version": "1", "cupy": "14"}, "checks": {"test": {"says": "7 passed"}},
+        "floors": {
+            "copy_bytes_per_second": 4e12, "to_host_bytes_per_second": 5e10, "float32_fma_per_second": 3e13,
+            "float64_fma_per_second": 1.5e13,
+        },
+        "dense": {"a": {
+            "parameters": rows, "seconds": {"fastntk": seconds(0.05), "floor": seconds(0.04)},
+            "ratios": {"fastntk/floor": spread(1.25), "nt/fastntk": spread(9)}, "targets": [floor, rival],
+        }},
+        "recursion": {"b": {"parameters": rows, "seconds": {"fastntk": seconds(2)}, "ratios": {}, "targets": [share]}},
+        "host": {"c": {
+            "parameters": rows, "seconds": {"fastntk": seconds(1), "bus": seconds(0.5)},
+            "ratios": {"fastntk/bus": spread(2)}, "targets": [],
+        }},
+        "images": {
+            "d": {
+                "parameters": pictures, "seconds": {"fastntk": seconds(1)},
+                "entry_seconds": {"fastntk": {"median": 4e-5}},
+                "ratios": {"nt/fastntk by entry": spread(30)}, "targets": [entry],
+            },
+            "e": {"parameters": pictures, "seconds": {}, "ratios": {}, "targets": [], "missing": {"fastntk": "why"}},
+        },
+    }  # fmt: skip
+    text = tables.gpu_table.gpu(report)
+    for words in (
+        "Device, driver 1, CuPy 14, jax 1.0; commit 0123456789, 2026-01-01", "4 TB/s", "60 TFLOP/s in float32, 30 in",
+        "50 ms | 40 ms | 1.25 (0.625 to 2.5) | 9 (4.5 to 18) | <= 1.3 x product + write: yes; ", "Neural Tangents >= 10 x: no",
+        "the recursion alone", ">= 60% of the issue rate |", "500 ms (bus)", "| 0.04 ms |", "20 GPU-hours",
+        "test: 7 passed",
+    ):  # fmt: skip
+        assert words in text, words
