@@ -87,10 +87,13 @@ def device(cupy: Any) -> dict[str, Any]:
     }
 
 
-def instructions(kernel: str) -> dict[str, float]:
-    """Instructions an entry-layer of a kernel, as counted in its code (results/cuda-*.json); {} where it is not."""
+def instructions(case: str) -> dict[str, float]:
+    """Instructions an entry-layer, as counted in the code (cuda_code.py): ``all`` and, where known, ``float64``."""
+    found: dict[str, float] = {}
     for path in sorted((Path(__file__).parent / "results").glob("cuda-sm*.json")):
-        found = json.loads(path.read_text()).get("entry_layer", {}).get(kernel)
-        if found:
-            return dict(found)
-    return {}
+        report = json.loads(path.read_text())
+        for kind, key in (("all", "instructions"), ("float64", "fp64_instructions")):
+            count = report.get(f"{key}_per_entry_layer", {}).get(case)
+            if count is not None:
+                found[kind] = count
+    return found

@@ -153,11 +153,11 @@ class Bench:
         times = self.sample({"fastntk": lambda: rest(start, get=case.get, out=out)}, self.repeats)
         pairs = unique(case.n)
         rate = pairs * case.depth / statistics.median(times["fastntk"])
-        counted = gpu_floors.instructions(f"relu-{case.dtype}")
-        own = f"{case.dtype}_fma_per_second"
+        counted = gpu_floors.instructions(f"relu, no bias, NTK, {case.dtype}")
+        kind = "float64" if case.dtype == "float64" else "all"  # float64's own units; of float32's all instructions
         figures = {}
-        if counted.get(case.dtype):
-            figures["share of issue rate"] = rate * counted[case.dtype] / self.floors[own]
+        if kind in counted:
+            figures["share of issue rate"] = rate * counted[kind] / self.floors[f"{case.dtype}_fma_per_second"]
         at_least = FP64_SHARE if case.dtype == "float64" else None
         value = figures.get("share of issue rate")
         met = None if value is None or at_least is None else value >= at_least
@@ -169,7 +169,7 @@ class Bench:
             "instructions": counted,
             "figures": figures,
             "targets": [target] if at_least is not None else [],
-            "missing": {} if counted else {"instructions": "no results/cuda-sm*.json counts this kernel"},
+            "missing": {} if figures else {"instructions": "no results/cuda-sm*.json counts those of this kernel"},
         }
 
     def host(self, case: Case) -> dict[str, Any]:
@@ -213,7 +213,7 @@ class Bench:
             )
         figures |= {name: r["value"] for name, r in ratios.items()}
         targets = judge_images(case.goals, figures)
-        counted = gpu_floors.instructions(f"images-{case.dtype}") if case.fused else {}
+        counted = gpu_floors.instructions(f"images, {case.dtype}") if case.fused else {}
         rate = case.layers / statistics.median(entry["fastntk"])
         if counted:
             share = rate * counted["all"] / self.floors["float32_fma_per_second"]

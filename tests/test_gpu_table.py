@@ -79,7 +79,8 @@ def test_results_become_a_table(tables):
     text = tables.gpu_table.gpu(report)
     for words in (
         "Device, driver 1, CuPy 14, jax 1.0; commit 0123456789, 2026-01-01", "4 TB/s", "60 TFLOP/s in float32, 30 in",
-        "50 ms | 40 ms | 1.25 (0.625 to 2.5) | 9 (4.5 to 18) | <= 1.3 x product + write: yes; ", "Neural Tangents >= 10 x: no",
+        "50 ms | 40 ms | 1.25 (0.625 to 2.5) | 9 (4.5 to 18) | <= 1.3 x product + write: yes; ",
+        "Neural Tangents >= 10 x: no",
         "the recursion alone", ">= 60% of the issue rate |", "500 ms (bus)", "| 0.04 ms |", "20 GPU-hours",
         "test: 7 passed",
     ):  # fmt: skip

@@ -32,12 +32,13 @@ def options(backend: str | None = None, isa: str | None = None, num_threads: int
     Parameters
     ----------
     backend : {'cpu', 'cuda', 'numpy'}, optional
-        As ``FASTNTK_BACKEND``. Default: 'cpu' where the compiled module loads, else 'numpy'.
+        As ``FASTNTK_BACKEND``. Default: 'cuda' for arrays on a device; for others 'cpu' where the compiled module
+        loads, else 'numpy'.
     isa : str, optional
         As ``FASTNTK_ISA``: instruction set of the 'cpu' backend ('baseline', 'avx2', 'avx512', 'neon').
     num_threads : int, optional
-        As ``FASTNTK_NUM_THREADS``. Default: the processors this process may use. 'numpy' and 'cuda' leave the matrix
-        product to NumPy's BLAS and its own settings.
+        As ``FASTNTK_NUM_THREADS``. Default: the processors this process may use. 'numpy' leaves the matrix product to
+        NumPy's BLAS and its own settings.
 
     Raises
     ------
