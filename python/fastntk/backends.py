@@ -104,6 +104,9 @@ class Engine(Protocol):
         ``units`` has x's shape, or (batch, panels, d panel) where the engine has panels.
         """
 
+    def multiply(self, units1: Array, units2: Array, out: Array) -> None:
+        """Write units1 units2^T, (batch, n1, n2), to ``out``; engines without panels."""
+
     def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
         """Row tables for inputs with variances ``q``; ``.variance(k)`` is that of output k, float64."""
 
@@ -287,6 +290,13 @@ class CudaEngine:
 
     def normalise(self, x: Array, units: Array, norms: Array) -> None:
         self._module.normalise(x, units, norms.reshape(x.shape[:2]), *self._where)
+
+    def multiply(self, units1: Array, units2: Array, out: Array) -> None:
+        """By cuBLAS. CuPy multiplies matrices in TF32 where CUPY_TF32 asks for that, batches never."""
+        if len(units1) == 1 and os.environ.get("CUPY_TF32", "0") == "0":
+            self.xp.matmul(units1[0], units2[0].T, out=out[0])  # of a batch it would transpose a copy
+        else:
+            self.xp.matmul(units1, units2.transpose(0, 2, 1), out=out)
 
     def _compiled(self, program: Program) -> tuple[Any, Array]:
         """The program, and what device code reads of it, uploaded once a call."""

@@ -16,6 +16,7 @@ from .kernel import Exact, Kernel
 Array = npt.NDArray[Any]  # or CuPy's
 
 PIP = "pip install 'fastntk[cuda13]' (for CUDA 12: 'fastntk[cuda12]')"
+_PRODUCT_FLOPS = 2e10  # of one call of NumPy's BLAS: a fraction of a second, after which Ctrl-C is seen
 _CUDA = (2, 13)  # DLPack's device types: CUDA, CUDA managed
 
 
@@ -261,3 +262,18 @@ class HostMemory:
 
     def tile_size(self, shape: Any, dtype: Any, outputs: Any, symmetric: bool) -> int:
         return self.tile_pairs
+
+    def multiply(self, units1: Array, units2: Array, out: Array) -> None:
+        """By NumPy's BLAS, in calls that end soon."""
+        batch, n1, d = units1.shape
+        n2 = units2.shape[1]
+        if 2 * batch * n1 * n2 * d <= _PRODUCT_FLOPS:
+            np.matmul(units1, units2.transpose(0, 2, 1), out=out)
+            return
+        lines = max(1, min(n1, 256))
+        cols = max(1, min(n2, int(_PRODUCT_FLOPS / (2 * lines * d))))
+        for b in range(batch):
+            for i in range(0, n1, lines):
+                for j in range(0, n2, cols):
+                    right = units2[b, j : j + cols].T
+                    np.matmul(units1[b, i : i + lines], right, out=out[b, i : i + lines, j : j + cols])

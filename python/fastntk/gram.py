@@ -16,8 +16,6 @@ from .program import Program
 Array = npt.NDArray[Any]  # or of the engine's library, Engine.xp
 Planes = Sequence[Sequence[Array | None]]  # (nngp, ntk, defect) of each program output
 
-_PRODUCT_FLOPS = 2e10  # of one BLAS call: a fraction of a second, after which Ctrl-C is seen
-
 
 class Units:
     """Unit rows of one input, x / |x|, a tile at a time, and its variances |x|^2 / d."""
@@ -176,26 +174,10 @@ def _tile_input(given: PairInput, engine: Engine, tile: Tile, dtype: np.dtype[An
     if engine.panel is None:
         tile_input.product = engine.xp.empty((tile.batches, tile.lines, tile.cols), engine.product_dtype(dtype))
         with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity in the inputs
-            _multiply(units1, units2, tile_input.product, engine.xp)
+            engine.multiply(units1, units2, tile_input.product)
     else:
         tile_input.panels1, tile_input.panels2 = units1, units2
     return tile_input
-
-
-def _multiply(units1: Array, units2: Array, out: Array, xp: Any) -> None:
-    """``out = units1 @ units2.T`` by the library's BLAS; by NumPy's in calls that end soon."""
-    batch, n1, d = units1.shape
-    n2 = units2.shape[1]
-    if xp is not np or 2 * batch * n1 * n2 * d <= _PRODUCT_FLOPS:
-        xp.matmul(units1, units2.transpose(0, 2, 1), out=out)
-        return
-    lines = max(1, min(n1, 256))
-    cols = max(1, min(n2, int(_PRODUCT_FLOPS / (2 * lines * d))))
-    for b in range(batch):
-        for i in range(0, n1, lines):
-            for j in range(0, n2, cols):
-                right = units2[b, j : j + cols].T
-                np.matmul(units1[b, i : i + lines], right, out=out[b, i : i + lines, j : j + cols])
 
 
 def run_diagonal(program: Program, engine: Engine, q: Sequence[Array], outputs: Planes, dtype: np.dtype[Any]) -> None:

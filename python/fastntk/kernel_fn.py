@@ -76,8 +76,8 @@ class KernelFn:
         -------
         numpy.ndarray (n1, n2) of x1's dtype, named tuple ``AnalyticKernel``, Kernel, or a tuple of these for a network
         with several outputs. Of inputs on a device: arrays there, of the library of the first (by DLPack; else CuPy's),
-        complete in the order of its stream: nothing waits for them. n1 = 0 or n2 = 0 give empty arrays. A network that ends with spatial axes gives
-        (n1, n2, h, h', w, w'): positions of both samples, axis by axis.
+        complete in the order of its stream: nothing waits for them. n1 = 0 or n2 = 0 give empty arrays. A network that
+        ends with spatial axes gives (n1, n2, h, h', w, w'): positions of both samples, axis by axis.
 
         Raises
         ------
@@ -92,8 +92,8 @@ class KernelFn:
         RuntimeError
             A backend that is not there, with the reason; an error of the device, with the op.
         MemoryError
-            Before anything is allocated, when the result does not fit (on a device when it cannot be), or one pair of images not into
-            ``memory_budget`` (:meth:`explain` shows what it takes).
+            Before anything is allocated, when the result does not fit (on a device when it cannot be), or one pair of
+            images not into ``memory_budget`` (:meth:`explain` shows what it takes).
 
         Notes
         -----
