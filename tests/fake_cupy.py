@@ -202,8 +202,8 @@ class Device:
 
 
 class Event:
-    def __init__(self, pending: list[Any]) -> None:
-        self.pending = pending
+    def __init__(self, stream: Stream) -> None:
+        self.stream, self.pending = stream, stream._queue
 
     def synchronize(self) -> None:
         WAITS["event"] += 1
@@ -217,11 +217,11 @@ class Event:
 class Stream:
     null: Stream
     current: list[Stream]
-    count = 0
+    made: list[Stream] = []  # noqa: RUF012
 
     def __init__(self, null: bool = False, non_blocking: bool = False, ptr: int | None = None) -> None:
-        Stream.count += 1
-        self.ptr = 0 if null else 4096 * Stream.count if ptr is None else ptr
+        Stream.made.append(self)
+        self.ptr = 0 if null else 4096 * len(Stream.made) if ptr is None else ptr
         self.device_id = Device.current
         self._queue: list[Any] = []
         self.waited: list[Event] = []
@@ -238,7 +238,7 @@ class Stream:
         self._queue.append(work)
 
     def record(self) -> Event:
-        return Event(self._queue)
+        return Event(self)
 
     def wait_event(self, event: Event) -> None:
         """What comes is in order behind the event; work of this stream is done when it is asked for."""
@@ -247,7 +247,7 @@ class Stream:
 
     def synchronize(self) -> None:
         WAITS["stream"] += 1
-        Event(self._queue).arrive()
+        Event(self).arrive()
 
     def __enter__(self) -> Stream:
         Stream.current.append(self)

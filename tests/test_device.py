@@ -212,7 +212,8 @@ def test_tensors_of_pytorch(cuda, torch, dtype):
     with Stream() as own:
         found = RELU(Tensor(x), None, BOTH)
         cross = RELU(Tensor(x), mixed, "ntk")
-        assert own.waited  # what comes behind in CuPy's stream finds the result
+        assert own.waited  # what comes behind in CuPy's stream finds the result,
+        assert Stream.made[-1].waited[0].stream is own  # and PyTorch's what CuPy's array still waited for
     assert Stream.now() is before
     assert isinstance(found.ntk, Tensor)
     assert {stream for *_, stream in cuda.native.calls} == {1234}
@@ -503,11 +504,15 @@ def test_host_out(dtype, cuda, monkeypatch, tmp_path):
 def test_tiles_leave_while_the_next_is_computed(cuda, monkeypatch):
     monkeypatch.setattr(staged.StagedEngine, "tile_pairs", 9)
     WAITS.clear()
-    found = RELU(points("float32", 9, 4), None, "ntk", backend="cuda")
-    tiles = sum(name == "run" for name, *_ in cuda.native.calls)
+    with Stream() as stream:
+        found = RELU(points("float32", 9, 4), None, "ntk", backend="cuda")
+    tiles = [where for name, *where in cuda.native.calls if name == "run"]
     assert np.isfinite(found).all()
-    assert tiles == 6
-    assert {"event": tiles} == WAITS  # each tile is waited for once, nothing else is
+    assert tiles == [[0, stream.ptr]] * 6
+    copies = Stream.made[-1]
+    assert [event.stream for event in copies.waited] == [stream] * 6  # a tile leaves behind its computation,
+    assert dict(WAITS) == {"event": 6}  # and is waited for once; nothing else is
+    assert stream.waited == []
 
 
 @pytest.mark.parametrize("after", [0, 3])
@@ -566,13 +571,21 @@ def test_dual(name, dtype, cuda, monkeypatch):
         assert same(found[k].values, through[k])
 
 
+@pytest.mark.parametrize("name", NONLINEARITIES)
+def test_dual_of_a_negative_variance(name, dtype, cuda):
+    make, args = NONLINEARITIES[name]
+    q = ndarray(np.array([-1e-30, -1e-3, -0.5, -100], dtype))
+    for pair in (dual.dual(make(*args), q, 0.1, 1.0), dual.dual(make(*args), 1.0, 0.1, q)):
+        assert all(np.isnan(value.values).all() for value in pair)
+
+
 def test_dual_of_numbers(cuda):
-    q = ndarray(np.array([1.0, 2.0, -1.0, np.nan], np.float32))
+    q = ndarray(np.array([1.0, 2.0, 3.0, np.nan], np.float32))
     WAITS.clear()
     k, _ = dual.relu(q, 0.5, 2.0)
     assert not WAITS
     assert k.dtype == np.float32
-    assert np.isfinite(k.values).tolist() == [True, True, False, False]  # a negative variance: NaN
+    assert np.isfinite(k.values).tolist() == [True, True, True, False]
     single = dual.relu(q[0], 0.5, 2.0)[0]
     assert isinstance(single, ndarray)
     assert single.shape == ()

@@ -91,6 +91,7 @@ def _dual(
         shape = np.broadcast_shapes(*(a.shape for a in arrays))
     except ValueError:
         raise ValueError(f"[{name}] shapes {[a.shape for a in arrays]} do not broadcast") from None
+    # To look at a device's numbers is to wait for them; there, the maps of a negative variance are NaN.
     for label, array in (("q11", arrays[0]), ("q22", arrays[2])) if xp is np else ():
         if array.size and (array < 0).any():
             raise ValueError(f"[{name}] {label} is a variance, given {np.nanmin(array)}")
@@ -103,8 +104,6 @@ def _dual(
     engine = select(backend, num_threads, place)
     with np.errstate(over="ignore", invalid="ignore"):
         flat = [contiguous(xp.broadcast_to(a, shape).astype(dtype), xp).reshape(-1) for a in arrays]
-    if xp is not np:  # to look at a device's numbers is to wait for them
-        flat[::2] = (xp.where(q < 0, dtype.type(np.nan), q) for q in flat[::2])
     results = [xp.empty(flat[0].shape, dtype) for _ in range(2)]
     a, b, c = layer.affine
     engine.dual(layer.dual_name, layer.dual_params, flat[0], flat[1], flat[2], b**2, results[0], results[1])

@@ -306,7 +306,7 @@ class KernelFn:
         shape = (batch, first.n1, first.n2)
         written: dict[tuple[int, str], Array] = {}
         for key, array in targets.items():
-            view = array.reshape(shape) if array.ndim == 2 else array
+            view = array[None] if array.ndim == 2 else array
             written[key] = view if direct(array) else first.place.xp.empty(shape, array.dtype.newbyteorder("="))
         outputs = [
             [written.get((k, name)) if name in planes else None for name in PLANES]

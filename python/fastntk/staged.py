@@ -59,8 +59,8 @@ class StagedEngine(CudaEngine):
         finally:
             self._writers = None
             if self._slots:  # an error: the buffers may go once nothing is under way in them
-                self._slots.clear()
                 self._copies.synchronize()
+                self._slots.clear()
 
     def bring(self, x: Array) -> Array:
         return self.xp.asarray(np.ascontiguousarray(x, x.dtype.newbyteorder("=")))  # type: ignore[no-any-return]
