@@ -29,6 +29,7 @@ FP64_SHARE = 0.6  # of the rate at which float64 instructions can be issued, tha
 # NumPy's arrays in and out, the result larger than the unit of work on the device.
 HOST: tuple[Case, ...] = (Case("host-n40000", n=40000, d=784, rivals=()),)
 
+IMAGE_BUDGET = 4 << 30  # memory_budget of calls on images: batches of pairs that fill a large device
 IMAGES: tuple[ImageCase, ...] = (
     ImageCase(
         "deep-gap", "deep-gap", n=200, n_rival=16, rounds=5, fused=True,

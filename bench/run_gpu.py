@@ -18,7 +18,7 @@ import numpy as np
 import rivals
 from cases import Case
 from fastntk import stax
-from gpu_cases import DENSE, FP64_SHARE, HOST, IMAGES, ISSUE_SHARE, RECURSION
+from gpu_cases import DENSE, FP64_SHARE, HOST, IMAGE_BUDGET, IMAGES, ISSUE_SHARE, RECURSION
 from image_cases import ImageCase, unique
 from reports import RESULTS, write_json
 from run import AGREE, PAUSE, SHORTEST, SUBSET, error, judge, line, parameters, ratio, summary, surroundings
@@ -191,15 +191,16 @@ class Bench:
     def images(self, case: ImageCase) -> dict[str, Any]:
         x = self.cupy.asarray(case.inputs(case.n))
         kernel_fn = case.make(stax)
+        options = {"get": case.get, "memory_budget": IMAGE_BUDGET}
         try:
-            kernel_fn(x[:2], get=case.get)
+            kernel_fn(x[:2], **options)
         except NotImplementedError as reason:
             return {"seconds": {}, "ratios": {}, "targets": [], "missing": {"fastntk": str(reason)}}
-        calls: dict[str, Call] = {"fastntk": lambda: kernel_fn(x, get=case.get)}
+        calls: dict[str, Call] = {"fastntk": lambda: kernel_fn(x, **options)}
         others, missing = self.rivals_of(case, case.inputs(case.n_rival))
         calls |= others
         times = self.sample(calls, min(self.repeats, case.rounds))
-        few = kernel_fn(x[: case.n_rival], get=case.get)
+        few = kernel_fn(x[: case.n_rival], **options)
         same = {"fastntk": [k.get() for k in few]}
         same |= {name: rivals.arrays(call()) for name, call in others.items()}
         entry = {"fastntk": scaled(times["fastntk"], unique(case.n))}
@@ -220,6 +221,7 @@ class Bench:
             goal = {"what": "share of issue rate", "at_least": ISSUE_SHARE, "at_most": None}
             targets.append({**goal, "value": share, "met": share >= ISSUE_SHARE})
         return {
+            "memory_budget": IMAGE_BUDGET,
             "seconds": {name: summary(t) for name, t in times.items()},
             "entry_seconds": {name: {"median": statistics.median(t), "min": min(t)} for name, t in entry.items()},
             "entry_layers_per_second": rate,
