@@ -1,51 +1,58 @@
 // A block of threads takes a block of pairs through a whole program: every layer in registers, outputs written once.
 // Host and device run this same text (cuda_team.h).
 #pragma once
+#include <algorithm>
+
 #include "cuda_pair.h"
 #include "cuda_team.h"
 
 namespace fntk {
 
-constexpr int kMaxInputs = kMaxSlots, kMaxOutputs = 128;
+constexpr int kMaxInputs = kMaxSlots;
+// Their planes travel as a kernel's argument: 4 KiB before CUDA 12.1, 32 KiB since.
+#if __CUDACC_VER_MAJOR__ > 12 || (__CUDACC_VER_MAJOR__ == 12 && __CUDACC_VER_MINOR__ >= 1)
+constexpr int kMaxOutputs = 128;
+#else
+constexpr int kMaxOutputs = 24;
+#endif
 constexpr int kSide = 32;        // a tile is cut into squares of so many pairs a side
 constexpr int kStagedRows = 48;  // row arrays of a square's lines and columns in shared memory at a time
 
 // The squares of a tile, of a symmetric one those that reach the diagonal or lie above it; whole rows of squares first,
-// then the rows that grow shorter one by one.
+// then the rows that grow shorter one by one. A launch has less than 2^31 blocks, so 32 bits count them.
 struct Squares {
-  long cols = 0;               // squares of a whole row
-  long whole = 0;              // whole rows
-  long shorter = 0, rows = 0;  // squares of the first shorter row; shorter rows
   long count = 0;
+  unsigned cols = 0;     // squares of a whole row
+  unsigned whole = 0;    // whole rows
+  unsigned shorter = 0;  // squares of the first shorter row
 
   Squares() = default;
   explicit Squares(const Tile& tile) {
-    const long lines = (tile.lines + kSide - 1) / kSide, shift = tile.j0 - tile.i0 + kSide - 1;
-    cols = (tile.cols + kSide - 1) / kSide;
-    const long first = shift >= 0 ? shift / kSide : -((kSide - 1 - shift) / kSide);  // of row u: column u - first
-    whole = !tile.symmetric ? lines : first < 0 ? 0 : first < lines ? first + 1 : lines;
-    shorter = cols - (whole - first);
-    rows = lines - whole;
-    if (rows > shorter) rows = shorter > 0 ? shorter : 0;
-    count = whole * cols + rows * shorter - rows * (rows - 1) / 2;
+    const auto squares = [](long pairs) { return (pairs + kSide - 1) / kSide; };
+    const long lines = squares(tile.lines), width = squares(tile.cols), shift = tile.j0 - tile.i0 + kSide - 1;
+    const long first = shift >= 0 ? shift / kSide : -squares(-shift);  // row u begins at column u - first
+    const long whole_rows = !tile.symmetric ? lines : std::min(lines, std::max(0L, first + 1));
+    const long length = std::max(0L, width - (whole_rows - first)), rows = std::min(lines - whole_rows, length);
+    count = whole_rows * width + rows * length - rows * (rows - 1) / 2;
+    cols = unsigned(width);
+    whole = unsigned(whole_rows);
+    shorter = unsigned(length);
   }
   // Square k: its place, counted in squares.
-  FNTK_HD void find(long k, long& line, long& col) const {
+  FNTK_HD void find(unsigned k, unsigned& line, unsigned& col) const {
     if (k < whole * cols) {
       line = k / cols;
-      col = k % cols;
+      col = k - line * cols;
       return;
     }
     k -= whole * cols;
-    // row r begins at r shorter - r (r - 1) / 2
-    const double b = double(shorter) + 0.5;
-    const double root = b * b - 2.0 * double(k);
-    long r = long(b - FNTK_ISA::sqrt(root > 0 ? root : 0.0));
-    const auto start = [&](long row) { return row * shorter - row * (row - 1) / 2; };
-    while (r > 0 && start(r) > k) --r;
-    while (start(r + 1) <= k) ++r;
-    line = whole + r;
-    col = cols - (shorter - r) + (k - start(r));
+    const auto start = [&](unsigned row) { return row * shorter - row * (row - 1) / 2; };  // of shorter row `row`
+    const double b = double(shorter) + 0.5, square = b * b - 2.0 * double(k);
+    unsigned row = unsigned(b - FNTK_ISA::sqrt(FNTK_ISA::at_least_zero(square)));
+    while (row > 0 && start(row) > k) --row;
+    while (start(row + 1) <= k) ++row;
+    line = whole + row;
+    col = cols - (shorter - row) + (k - start(row));
   }
 };
 
@@ -129,74 +136,80 @@ struct PairBlock {
 
   const PairLaunch<T>& launch;
   Shared& shared;
-  long batch, i0, j0;   // of the tile: the block's first pair
-  int staged = 0;       // first row array in shared memory
-  bool adding = false;  // within the parts of a sum
+  long batch = 0, i0 = 0, j0 = 0;  // of the tile: the block's first pair
+  int lines, cols;                 // of the block, within the tile
+  int diagonal;                    // pairs with col - line >= diagonal are on or above the result's diagonal
+  int staged = 0;                  // first row array in shared memory
+  bool adding = false;             // within the parts of a sum
 
-  FNTK_HD PairBlock(const PairLaunch<T>& l, Shared& s, long block) : launch(l), shared(s), batch(0), i0(0), j0(0) {
+  FNTK_HD PairBlock(const PairLaunch<T>& l, Shared& s, unsigned block) : launch(l), shared(s) {
+    const Tile& tile = launch.tile;
     if constexpr (Diagonal) {
-      i0 = block * kLines;
+      i0 = long(block) * kLines;
     } else {
-      long line, col;
-      batch = block / (launch.squares.count * kPasses);
-      block -= batch * launch.squares.count * kPasses;
+      const unsigned count = unsigned(launch.squares.count) * kPasses, own = block / count;
+      unsigned line, col;
+      batch = own;
+      block -= own * count;
       launch.squares.find(block / kPasses, line, col);
-      i0 = line * kSide + block % kPasses * kLines;
-      j0 = col * kSide;
+      i0 = long(line) * kSide + block % kPasses * kLines;
+      j0 = long(col) * kSide;
     }
+    lines = least(tile.lines - i0, kLines);
+    cols = least(tile.cols - j0, kSide);
+    const long below = tile.i0 + i0 - (tile.j0 + j0);
+    diagonal = tile.symmetric && below > -kLines ? least(below, kSide) : -kLines;
   }
 
+  static FNTK_HD int least(long a, int b) { return a < b ? int(a) : b; }
   static FNTK_HD int line_of(int t) { return Diagonal ? t : t / kWarp * P; }
   static FNTK_HD int col_of(int t) { return Diagonal ? 0 : t % kWarp; }
-  // Pair p of a thread is one of the result's.
-  FNTK_HD bool inside(int line, int col) const { return i0 + line < launch.tile.lines && j0 + col < launch.tile.cols; }
-  FNTK_HD bool wanted(int line, int col) const {
-    return inside(line, col) && (!launch.tile.symmetric || above_diagonal(line, col) >= 0);
-  }
-  FNTK_HD long above_diagonal(int line, int col) const {
-    return launch.tile.j0 + j0 + col - (launch.tile.i0 + i0 + line);
-  }
+  // The pair is one of the result's, and not below its diagonal where that is the mirror image.
+  FNTK_HD bool wanted(int line, int col) const { return line < lines && col < cols && col - line >= diagonal; }
+  // Threads beyond the edge repeat the last line or column, and write nothing.
+  FNTK_HD long line_within(int line) const { return i0 + (line < lines ? line : lines - 1); }
+  FNTK_HD long col_within(int col) const { return j0 + (col < cols ? col : cols - 1); }
+
   FNTK_HD auto rows(int t) const {
     if constexpr (Diagonal)
-      return DiagonalRows{launch, last(i0 + t, launch.tile.lines)};
+      return DiagonalRows{launch, line_within(t)};
     else
       return StagedRows{shared, staged, line_of(t), col_of(t)};
   }
-  // Threads beyond the edge repeat the last line or column, and write nothing.
-  static FNTK_HD long last(long k, long count) { return k < count ? k : count - 1; }
 
   FNTK_HD void stage(int t, const StepHead& head) {
     if constexpr (!Diagonal) {
-      const long first1 = launch.tile.row1 + batch * launch.tile.n1, first2 = launch.tile.row2 + batch * launch.tile.n2;
-      for (int e = t; e < head.after * kLines; e += kThreads) {
-        const int r = e / kLines, line = e % kLines;
-        shared.rows1[r][line] =
-            launch.table1[(head.row + r) * launch.rows1 + first1 + last(i0 + line, launch.tile.lines)];
-      }
-      for (int e = t; e < head.after * kSide; e += kThreads) {
-        const int r = e / kSide, col = e % kSide;
-        shared.rows2[r][col] = launch.table2[(head.row + r) * launch.rows2 + first2 + last(j0 + col, launch.tile.cols)];
-      }
+      const int line = t % kLines, col = t % kSide;
+      constexpr int every = kThreads / kLines, step = kThreads / kSide;
+      const long n1 = launch.rows1, n2 = launch.rows2;
+      const T* from1 = launch.table1 + (head.row + t / kLines) * n1 + launch.tile.row1 + batch * launch.tile.n1;
+      const T* from2 = launch.table2 + (head.row + t / kSide) * n2 + launch.tile.row2 + batch * launch.tile.n2;
+      from1 += line_within(line);
+      from2 += col_within(col);
+      for (int r = t / kLines; r < head.after; r += every, from1 += every * n1) shared.rows1[r][line] = *from1;
+      for (int r = t / kSide; r < head.after; r += step, from2 += step * n2) shared.rows2[r][col] = *from2;
     }
   }
 
   FNTK_HD void load(int t, const PairInput<T>& input, Pairs<T, P>& x) const {
     const int line = line_of(t), col = col_of(t);
-    const long j = last(j0 + col, launch.tile.cols);
+    const long j = col_within(col);
+    const auto read = [&](const Plane<const T>& plane, Pack<T, P>& values) {
+      FNTK_UNROLL
+      for (int p = 0; p < P; ++p) values.at[p] = plane.data ? *place(plane, batch, line_within(line + p), j) : T(0);
+    };
+    if constexpr (Ntk) read(input.theta, x.theta);
+    if (!input.product.data) return read(input.defect, x.v);
+    read(input.product, x.v);
+    FNTK_UNROLL
     for (int p = 0; p < P; ++p) {
-      const long i = last(i0 + line + p, launch.tile.lines);
-      x.theta.at[p] = Ntk && input.theta.data ? *place(input.theta, batch, i, j) : T(0);
-      x.v.at[p] = T(0);
-      if (input.defect.data) x.v.at[p] = *place(input.defect, batch, i, j);
-      if (!input.product.data) continue;
-      const T product = *place(input.product, batch, i, j);
-      const bool near = !(product < T(0));
-      const T w = at_least_zero(T(1) - magnitude(product));
+      const bool near = !(x.v.at[p] < T(0));
+      const T w = at_least_zero(T(1) - magnitude(x.v.at[p]));
       x.v.at[p] = signed_defect(near, w);
       if (!input.raw1.data) continue;
       each_flagged(w < input.close && wanted(line + p, col), col, [&](int lane) {
         const bool side = from_lane(near, lane);
-        const T exact = exact_defect(input, batch, i, last(j0 + lane, launch.tile.cols), side);
+        const T exact = exact_defect(input, batch, line_within(line + p), col_within(lane), side);
         if (lane == col) x.v.at[p] = signed_defect(side, exact);
       });
     }
@@ -210,6 +223,7 @@ struct PairBlock {
     const Pack<T, P> std1 = rows.lines(row);
     const T std2 = rows.column(row);
     Pack<T, P> nngp;
+    FNTK_UNROLL
     for (int p = 0; p < P; ++p) nngp.at[p] = covariance(std1.at[p], std2, x.v.at[p]);
     return nngp;
   }
@@ -218,6 +232,7 @@ struct PairBlock {
     const int line = line_of(t), col = col_of(t);
     const Tile& tile = launch.tile;
     T* out = place(plane, tile.batch0 + batch, tile.i0 + i0 + line, tile.j0 + j0 + col);
+    FNTK_UNROLL
     for (int p = 0; p < P; ++p) {
       if (wanted(line + p, col)) out[p * plane.stride] = values.at[p];
       if constexpr (!Diagonal)
@@ -228,7 +243,7 @@ struct PairBlock {
     const Tile& tile = launch.tile;
     for (int e = t; e < kLines * kSide; e += kThreads) {
       const int line = e % kLines, col = e / kLines;
-      if (inside(line, col) && above_diagonal(line, col) > 0)
+      if (line < lines && col < cols && col - line > diagonal)
         *place(plane, tile.batch0 + batch, tile.j0 + j0 + col, tile.i0 + i0 + line) = shared.mirror[line][col];
     }
   }
@@ -248,6 +263,7 @@ struct PairBlock {
 
   template <class Threads>
   FNTK_HD void run(Threads& team) {
+    if (lines <= 0 || diagonal >= cols) return;  // of a square at the edge, or on the diagonal
     for (const DeviceStep* step = launch.steps;; ++step) {
       const StepHead head = step->head;
       if (head.code < kStore || (head.code >= kFirstDual && head.code < kInput)) {

@@ -70,15 +70,16 @@ FNTK_HD void dense_pairs(const Constants<T>& c, const Rows& rows, int row, Pairs
     std1 = rows.lines(row);
     std2 = rows.column(row);
   }
-  if constexpr (Ntk)
-    for (int p = 0; p < P; ++p)
-      x.theta.at[p] =
-          dense_theta(c.w2, c.g, std1.at[p], std2, positive ? T(1) - x.v.at[p] : rho_of(x.v.at[p]), x.theta.at[p]);
-  if constexpr (kind == kGuard)
-    for (int p = 0; p < P; ++p) x.v.at[p] = guarded_defect(std1.at[p], std2, x.v.at[p]);
+  if constexpr (Ntk) FNTK_UNROLL
+  for (int p = 0; p < P; ++p)
+    x.theta.at[p] =
+        dense_theta(c.w2, c.g, std1.at[p], std2, positive ? T(1) - x.v.at[p] : rho_of(x.v.at[p]), x.theta.at[p]);
+  if constexpr (kind == kGuard) FNTK_UNROLL
+  for (int p = 0; p < P; ++p) x.v.at[p] = guarded_defect(std1.at[p], std2, x.v.at[p]);
   if constexpr (kind == kBias) {
     const Pack<T, P> C1 = rows.lines(row + 1), S1 = rows.lines(row + 2);
     const T C2 = rows.column(row + 1), S2 = rows.column(row + 2);
+    FNTK_UNROLL
     for (int p = 0; p < P; ++p) x.v.at[p] = bias_defect<T, positive>(C1.at[p], C2, S1.at[p], S2, x.v.at[p]);
   }
 }
@@ -111,6 +112,7 @@ FNTK_HD void dual_pairs(const DeviceStep& step, const Rows& rows, Pairs<T, P>& x
   const Phi<T>& phi = *reinterpret_cast<const Phi<T>*>(c.phi);
   const int row = step.head.row;
   const auto x2 = Phi<T>::load(ColumnRows<T, Rows>{rows, row}, 0);
+  FNTK_UNROLL
   for (int p = 0; p < P; ++p) {
     const auto x1 = Phi<T>::load(LineRows<T, P, Rows>{rows, row, p}, 0);
     const Dual<T> d = phi.pair(correlation(x.v.at[p]), x1, x2);
@@ -162,6 +164,7 @@ struct Sum {
   FNTK_HD void add(const Rows& rows, int row, const Pairs<T, P>& part) {
     const Pack<T, P> p1 = rows.lines(row);
     const T p2 = rows.column(row);
+    FNTK_UNROLL
     for (int p = 0; p < P; ++p) {
       const T v = part.v.at[p], w = magnitude(v);
       const bool near = !(v < T(0));
@@ -172,25 +175,38 @@ struct Sum {
   }
   FNTK_HD Pairs<T, P> pairs() const {
     Pairs<T, P> x;
+    FNTK_UNROLL
     for (int p = 0; p < P; ++p) x.v.at[p] = sum_defect(minus.at[p], plus.at[p]);
     x.theta = theta;
     return x;
   }
 };
 
-// Slots are read and written with indices known at compile time: a run-time index would put them in local memory.
+template <class T, int P>
+FNTK_HD Pairs<T, P> choose(bool condition, const Pairs<T, P>& yes, const Pairs<T, P>& no) {
+  Pairs<T, P> x;
+  FNTK_UNROLL
+  for (int p = 0; p < P; ++p) {
+    x.v.at[p] = select(condition, yes.v.at[p], no.v.at[p]);
+    x.theta.at[p] = select(condition, yes.theta.at[p], no.theta.at[p]);
+  }
+  return x;
+}
+FNTK_HD double choose(bool condition, double yes, double no) { return select(condition, yes, no); }
+
+// Slots are chosen value by value: an array that is indexed at run time would lie in local memory.
 template <class V, int Slots>
 struct SlotFile {
   V values[Slots];
   FNTK_HD V get(int slot) const {
     V found = values[0];
-    for (int s = 1; s < Slots; ++s)
-      if (slot == s) found = values[s];
+    FNTK_UNROLL
+    for (int s = 1; s < Slots; ++s) found = choose(slot == s, values[s], found);
     return found;
   }
   FNTK_HD void put(int slot, const V& value) {
-    for (int s = 0; s < Slots; ++s)
-      if (slot == s) values[s] = value;
+    FNTK_UNROLL
+    for (int s = 0; s < Slots; ++s) values[s] = choose(slot == s, value, values[s]);
   }
 };
 

@@ -9,8 +9,15 @@
 
 namespace fntk {
 
+// Blocks on a multiprocessor at once: as many as leave the state its registers.
+template <class T>
+constexpr int blocks_at_once(int slots) {
+  return sizeof(T) == sizeof(double) && slots > 1 ? 1 : 2;
+}
+
 template <class T, int Slots, int P, bool Ntk, bool Diagonal>
-__global__ void __launch_bounds__(kThreads) pairs_kernel(const __grid_constant__ PairLaunch<T> launch) {
+__global__ void __launch_bounds__(kThreads, blocks_at_once<T>(Slots))
+    pairs_kernel(const __grid_constant__ PairLaunch<T> launch) {
   using Block = FNTK_ISA::PairBlock<T, Slots, P, Ntk, Diagonal>;
   __shared__ typename Block::Shared shared;
   FNTK_ISA::Team<typename Block::Thread, 1> team;
@@ -30,7 +37,7 @@ void launch_pairs(const PairLaunch<T>& launch, const Place& place) {
       [&] {
         const auto shared = std::make_unique<typename Block::Shared>();
         const auto team = std::make_unique<FNTK_ISA::Team<typename Block::Thread, kThreads>>();
-        for (long block = 0; block < blocks; ++block) Block(launch, *shared, block).run(*team);
+        for (long block = 0; block < blocks; ++block) Block(launch, *shared, unsigned(block)).run(*team);
       });
 }
 

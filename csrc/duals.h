@@ -91,7 +91,7 @@ struct Arc {
 
 template <class T>
 FNTK_HD Arc<T> arc(T w) {
-  const T s = sqrt(w);
+  const T s = defect_root(w);
   if constexpr (std::is_same_v<T, float>)
     return {s * horner(w, FNTK_ANGLE_FLOAT), s * w * horner(w, FNTK_MOMENT_FLOAT)};
   else

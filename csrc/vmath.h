@@ -16,7 +16,9 @@
 #define FNTK_HD inline __attribute__((always_inline))
 #endif
 
-#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__) || defined(__CUDA_ARCH__)
+// CUDA's text run on the host fuses too, if need be by libm: the same bits as on a device.
+#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__) || defined(__CUDA_ARCH__) || \
+    (defined(__CUDACC__) && !defined(_MSC_VER))
 #define FNTK_HAS_FMA 1
 #endif
 
@@ -27,6 +29,13 @@
 #define FNTK_LANES _Pragma("GCC ivdep")
 #else
 #define FNTK_LANES __pragma(loop(ivdep))
+#endif
+
+// Before a loop whose arrays are to lie in registers on a device.
+#if defined(__CUDA_ARCH__)
+#define FNTK_UNROLL _Pragma("unroll")
+#else
+#define FNTK_UNROLL
 #endif
 
 #ifndef FNTK_ISA
@@ -78,6 +87,47 @@ template <class T>
 FNTK_HD T signed_defect(bool near, T w) {
   return select(near, w, select(w > T(1e-37), -w, T(-1e-37)));
 }
+
+// Square root of a defect, 0 <= w <= 2; below 1e-37 any small number will do. CUDA takes the compiler's own sequence
+// without its branch for numbers out of range, which would keep several pairs from running side by side.
+#if defined(__CUDACC__)
+// 1 / sqrt(w) to 22 bits at least, of double to 20.
+FNTK_HD float rough_inverse_root(float w) {
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(w));
+  return y;
+#else
+  return float((1 - 1e-7) / sqrt(double(w)));
+#endif
+}
+FNTK_HD double rough_inverse_root(double w) {
+#if defined(__CUDA_ARCH__)
+  double y;
+  const int high = __double2hiint(w);  // all that the instruction reads
+  asm("rsqrt.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(__hiloint2double(high, 0)));
+  return y;
+#else
+  return (1 - 7e-7) / sqrt(w);
+#endif
+}
+FNTK_HD float defect_root(float w) {
+  const float y = rough_inverse_root(w > 1.2e-38f ? w : 1.2e-38f), s = w * y;
+  return fma(fma(-s, s, w), 0.5f * y, s);
+}
+FNTK_HD double defect_root(double w) {
+  double y = rough_inverse_root(w > 2.3e-308 ? w : 2.3e-308);
+  const double e = fma(-w, y * y, 1.0);
+  y = fma(e * y, fma(e, 0.375, 0.5), y);
+  const double s = w * y;
+  return fma(fma(-s, s, w), 0.5 * y, s);
+}
+#else
+template <class T>
+FNTK_HD T defect_root(T w) {
+  return sqrt(w);
+}
+#endif
 
 template <class T>
 FNTK_HD T rho_of(T v) {
