@@ -16,18 +16,25 @@ CHAINS, STEPS = 8, 4096
 
 # CHAINS independent chains a thread, so that no result is waited for.
 _FMA = r"""
-extern "C" __global__ void chains(T* out, T a) {
-  T x[CHAINS];
-  for (int k = 0; k < CHAINS; ++k) x[k] = T(threadIdx.x + k);
+extern "C" __global__ void chains(Real* out, Real a) {
+  Real x[CHAINS];
+#pragma unroll
+  for (int k = 0; k < CHAINS; ++k) x[k] = Real(threadIdx.x + k);
   for (int step = 0; step < STEPS; ++step) {
 #pragma unroll
     for (int k = 0; k < CHAINS; ++k) x[k] = fma(x[k], a, a);
   }
-  T sum = 0;
+  Real sum = 0;
+#pragma unroll
   for (int k = 0; k < CHAINS; ++k) sum += x[k];
   out[blockIdx.x * blockDim.x + threadIdx.x] = sum;
 }
 """
+
+
+def source(kind: str) -> str:
+    """The chains of multiply-adds in ``float`` or ``double``."""
+    return f"typedef {kind} Real;\nenum {{ CHAINS = {CHAINS}, STEPS = {STEPS} }};\n{_FMA}"
 
 
 def best(call: Callable[[], Any], wait: Callable[[], Any]) -> float:
@@ -57,8 +64,7 @@ def measure(cupy: Any, small: bool = False) -> dict[str, Any]:
     }
     blocks = 64 * int(cupy.cuda.Device().attributes["MultiProcessorCount"])
     for name, kind in (("float32", "float"), ("float64", "double")):
-        options = (f"-DT={kind}", f"-DCHAINS={CHAINS}", f"-DSTEPS={STEPS}")
-        kernel = cupy.RawKernel(_FMA, "chains", options=options)
+        kernel = cupy.RawKernel(source(kind), "chains")
         out = cupy.empty(blocks * 256, name)
         seconds = best(lambda k=kernel, o=out: k((blocks,), (256,), (o, o.dtype.type(0.5))), wait)
         floors[f"{name}_fma_per_second"] = blocks * 256 * CHAINS * STEPS / seconds

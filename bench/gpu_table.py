@@ -57,6 +57,8 @@ def dense(report: dict[str, Any]) -> str:
     rows = []
     for group in ("dense", "recursion", "host"):
         for case in report[group].values():
+            if not case["seconds"]:
+                continue
             p, seconds = case["parameters"], case["seconds"]
             what = size(p)
             if group == "recursion":

@@ -267,12 +267,17 @@ def main() -> int:
         **{group: {} for group in groups},
     }
     out = given.out or RESULTS / f"gpu-{report['gpu']['name'].split()[-1].lower()}.json"
+    failed = 0
     for group, cases in groups.items():
         for case in cases:
             if case.name not in given.cases:
                 continue
             case = small(case) if given.small else case
-            found = getattr(bench, group)(case)
+            try:
+                found = getattr(bench, group)(case)
+            except (MemoryError, RuntimeError) as reason:  # the other cases are still worth their time
+                failed = 1
+                found = {"seconds": {}, "ratios": {}, "targets": [], "missing": {"fastntk": f"{reason}"}}
             about = image_parameters(case) if group == "images" else parameters(case)
             report[group][case.name] = {"parameters": about, **found}
             print(line(case.name, found), flush=True)
@@ -281,7 +286,7 @@ def main() -> int:
             write_json(report, out)  # what is there is kept, whatever comes
             cupy.get_default_memory_pool().free_all_blocks()
     print(f"written: {out}")
-    return 0
+    return failed
 
 
 if __name__ == "__main__":
