@@ -32,7 +32,7 @@ extern "C" __global__ void chains(Real* out, Real a) {
 """
 
 
-def source(kind: str) -> str:
+def chains_source(kind: str) -> str:
     """The chains of multiply-adds in ``float`` or ``double``."""
     return f"typedef {kind} Real;\nenum {{ CHAINS = {CHAINS}, STEPS = {STEPS} }};\n{_FMA}"
 
@@ -64,7 +64,7 @@ def measure(cupy: Any, small: bool = False) -> dict[str, Any]:
     }
     blocks = 64 * int(cupy.cuda.Device().attributes["MultiProcessorCount"])
     for name, kind in (("float32", "float"), ("float64", "double")):
-        kernel = cupy.RawKernel(source(kind), "chains")
+        kernel = cupy.RawKernel(chains_source(kind), "chains")
         out = cupy.empty(blocks * 256, name)
         seconds = best(lambda k=kernel, o=out: k((blocks,), (256,), (o, o.dtype.type(0.5))), wait)
         floors[f"{name}_fma_per_second"] = blocks * 256 * CHAINS * STEPS / seconds

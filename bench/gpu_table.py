@@ -78,7 +78,7 @@ def dense(report: dict[str, Any]) -> str:
                     goals(case["targets"]),
                 ]
             )
-    return table(head, rows)
+    return table(head, rows) if rows else ""
 
 
 def images(report: dict[str, Any]) -> str:
