@@ -201,24 +201,31 @@ struct PairBlock {
     if constexpr (Ntk) read(input.theta, x.theta);
     if (!input.product.data) return read(input.defect, x.v);
     read(input.product, x.v);
+    unsigned close = 0, near = 0;  // a bit for each pair
     FNTK_UNROLL
     for (int p = 0; p < P; ++p) {
-      const bool near = !(x.v.at[p] < T(0));
+      const bool positive = !(x.v.at[p] < T(0));
       const T w = at_least_zero(T(1) - magnitude(x.v.at[p]));
-      x.v.at[p] = signed_defect(near, w);
-      if (!input.raw1.data) continue;
-      each_flagged(w < input.close && wanted(line + p, col), col, [&](int lane) {
-        const bool side = from_lane(near, lane);
-        const T exact = exact_defect(input, batch, line_within(line + p), col_within(lane), side);
-        if (lane == col) x.v.at[p] = signed_defect(side, exact);
-      });
+      x.v.at[p] = signed_defect(positive, w);
+      near |= unsigned(positive) << p;
+      close |= unsigned(w < input.close && wanted(line + p, col)) << p;
     }
+    if (!input.raw1.data) return;
+    FNTK_NO_UNROLL
+    for (int p = 0; p < P; ++p)
+      each_flagged(close >> p & 1, col, [&](int lane) {
+        const bool positive = from_lane(near >> p & 1, lane);
+        const T exact = exact_defect(input, batch, line_within(line + p), col_within(lane), positive);
+        FNTK_UNROLL
+        for (int k = 0; k < P; ++k)
+          x.v.at[k] = select(k == p && lane == col, signed_defect(positive, exact), x.v.at[k]);
+      });
   }
 
   // The value of one plane for each pair of the thread.
   template <class Rows>
   static FNTK_HD Pack<T, P> output(int plane, const Rows& rows, int row, const Pairs<T, P>& x) {
-    if (plane == 1) return x.theta;
+    if (Ntk && plane == 1) return x.theta;
     if (plane == 2) return x.v;
     const Pack<T, P> std1 = rows.lines(row);
     const T std2 = rows.column(row);
@@ -252,7 +259,7 @@ struct PairBlock {
   FNTK_HD void store(Threads& team, const StepHead& head) {
     for (int k = 0; k < 3; ++k) {
       const Plane<T>& plane = launch.outputs[head.slot].planes[k];
-      if (!plane.data) continue;
+      if (!plane.data || (k == 1 && !Ntk)) continue;
       team.each([&](int t, Thread& own) { write(t, plane, output(k, rows(t), head.row, own.x)); });
       if (Diagonal || !launch.tile.symmetric) continue;
       team.barrier();

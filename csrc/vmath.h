@@ -31,11 +31,13 @@
 #define FNTK_LANES __pragma(loop(ivdep))
 #endif
 
-// Before a loop whose arrays are to lie in registers on a device.
+// On a device, before a loop whose arrays are to lie in registers; before one whose code is long and rarely runs.
 #if defined(__CUDA_ARCH__)
 #define FNTK_UNROLL _Pragma("unroll")
+#define FNTK_NO_UNROLL _Pragma("unroll 1")
 #else
 #define FNTK_UNROLL
+#define FNTK_NO_UNROLL
 #endif
 
 #ifndef FNTK_ISA
@@ -91,8 +93,9 @@ FNTK_HD T signed_defect(bool near, T w) {
 // Square root of a defect, 0 <= w <= 2; below 1e-37 any small number will do. CUDA takes the compiler's own sequence
 // without its branch for numbers out of range, which would keep several pairs from running side by side.
 #if defined(__CUDACC__)
-// 1 / sqrt(w) to 22 bits at least, of double to 20.
+// 1 / sqrt(w) to 22 bits, of double to 20; finite for w = 0.
 FNTK_HD float rough_inverse_root(float w) {
+  w = select(w > 1.2e-38f, w, 1.2e-38f);
 #if defined(__CUDA_ARCH__)
   float y;
   asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(w));
@@ -103,20 +106,20 @@ FNTK_HD float rough_inverse_root(float w) {
 }
 FNTK_HD double rough_inverse_root(double w) {
 #if defined(__CUDA_ARCH__)
+  const int high = __double2hiint(w), least = 0x00200000;  // all that the instruction reads, so a cheap comparison does
   double y;
-  const int high = __double2hiint(w);  // all that the instruction reads
-  asm("rsqrt.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(__hiloint2double(high, 0)));
+  asm("rsqrt.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(__hiloint2double(high > least ? high : least, 0)));
   return y;
 #else
-  return (1 - 7e-7) / sqrt(w);
+  return (1 - 7e-7) / sqrt(select(w > 1e-300, w, 1e-300));
 #endif
 }
 FNTK_HD float defect_root(float w) {
-  const float y = rough_inverse_root(w > 1.2e-38f ? w : 1.2e-38f), s = w * y;
+  const float y = rough_inverse_root(w), s = w * y;
   return fma(fma(-s, s, w), 0.5f * y, s);
 }
 FNTK_HD double defect_root(double w) {
-  double y = rough_inverse_root(w > 2.3e-308 ? w : 2.3e-308);
+  double y = rough_inverse_root(w);
   const double e = fma(-w, y * y, 1.0);
   y = fma(e * y, fma(e, 0.375, 0.5), y);
   const double s = w * y;

@@ -1,0 +1,236 @@
+"""What the compiler makes of the CUDA kernels: registers, spills, instructions per entry-layer. No GPU is needed.
+
+    python bench/cuda_code.py                       # a table
+    python bench/cuda_code.py --json bench/results/cuda-sm90.json
+
+Needs nvcc and nvdisasm (``pip install nvidia-cuda-nvdisasm``). An entry-layer is one pair of inputs through one
+nonlinearity and the Dense layer behind it, NNGP and NTK. Its instructions are those on the shortest way round the loop
+over a program's steps, which takes the common case at every branch: loading the step and choosing its code count, calls
+for numbers out of range do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ("cuda_pairs_float", "cuda_pairs_double", "cuda_run")
+FLAGS = ("-cubin", "-arch=sm_90", "-O3", "-std=c++17", "--fmad=false", "-DFNTK_ISA=cuda", "-Xptxas", "-v")
+RESULT = ROOT / "bench" / "results" / "cuda-sm90.json"
+
+
+def find(name: str) -> str | None:
+    """A CUDA tool: on PATH, or from NVIDIA's Python packages."""
+    if name == "nvcc" and os.environ.get("CUDACXX"):
+        return os.environ["CUDACXX"]
+    packages = Path(sysconfig.get_path("platlib"), "nvidia")
+    return shutil.which(name) or next((str(p) for p in sorted(packages.glob(f"*/bin/{name}"))), None)
+
+
+def output(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
+
+
+def release(nvcc: str) -> str:
+    """The compiler's version: counts of another one are not comparable."""
+    found = re.search(r"release ([\d.]+)", output(nvcc, "--version"))
+    assert found is not None
+    return found[1]
+
+
+# ---------------------------------------------------------------- resources
+
+
+def demangled(name: str) -> str:
+    """``pairs_kernel<float, 1, 4, true, false>``, as far as this repository's kernels need it."""
+    kernel = re.search(r"\d([a-z]+_kernel)I", name)
+    if kernel is None:
+        return name
+    rest = name[kernel.end() :]
+    phi = re.match(r"NS_4cuda\d+([A-Z][A-Za-z]*?)I([fd])E", rest)
+    dtype = {"f": "float", "d": "double"}
+    if phi:
+        return f"{kernel[1]}<{phi[1]}, {dtype[phi[2]]}>"
+    numbers = [("true" if n == "1" else "false") if t == "b" else n for t, n in re.findall(r"L([ib])(\d+)E", rest)]
+    return f"{kernel[1]}<{', '.join([dtype[rest[0]], *numbers])}>"
+
+
+def resources(report: str) -> dict[str, dict[str, int]]:
+    """Of each kernel in what ``ptxas -v`` says."""
+    found = {}
+    for part in report.split("Compiling entry function '")[1:]:
+        stack, stores, loads = map(
+            int, re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part).groups()
+        )
+        shared = re.search(r"(\d+) bytes smem", part)
+        found[demangled(part.split("'")[0])] = {
+            "registers": int(re.search(r"Used (\d+) registers", part)[1]),
+            "stack_bytes": stack,
+            "spill_bytes": stores + loads,
+            "shared_bytes": int(shared[1]) if shared else 0,
+        }
+    return found
+
+
+# ---------------------------------------------------------------- control flow
+
+
+@dataclass
+class Block:
+    """Instructions without a jump into or out of the middle."""
+
+    lines: list[str] = field(default_factory=list)
+    next: list[int] = field(default_factory=list)
+
+    def count(self, pattern: str) -> int:
+        return sum(bool(re.search(rf"\b{pattern}", line)) for line in self.lines)
+
+
+def functions(listing: str) -> dict[str, list[str]]:
+    """Lines of labels and instructions of each kernel in nvdisasm's listing."""
+    found: dict[str, list[str]] = {}
+    for part in re.split(r"\n\s*\.section\s+", listing)[1:]:
+        if part.startswith(".text."):
+            name = part[len(".text.") :].split(",")[0]
+            found[demangled(name)] = re.findall(r"^(?:\.L\w+:|\s+/\*[0-9a-f]{4,}\*/\s+.*;.*)$", part, re.MULTILINE)
+    return found
+
+
+def blocks(lines: list[str]) -> list[Block]:
+    """The graph of a kernel; a block that calls a subroutine leads nowhere."""
+    found, labels = [Block()], {}
+    for line in lines:
+        if line.startswith("."):
+            if found[-1].lines:
+                found.append(Block())
+            labels[line[:-1]] = len(found) - 1
+            continue
+        found[-1].lines.append(re.sub(r"/\*[0-9a-f]{4,}\*/", "", line).strip())
+        if re.search(r"\b(BRA|BRX|EXIT|RET|CALL)\b", line):
+            found.append(Block())
+    for k, block in enumerate(found):
+        last = block.lines[-1] if block.lines else ""
+        jump = re.search(r"\b(BRA|BRX|EXIT|RET|CALL)\b", last)
+        if jump and jump[1] in ("BRA", "BRX"):
+            block.next += [labels[label] for label in re.findall(r"\.L_x_\d+", last)]
+        conditional = last.startswith("@") or (jump and jump[1] == "BRA" and re.search(r"BRA\.?\w* !?U?P\d", last))
+        if (not jump or conditional) and k + 1 < len(found):
+            block.next.append(k + 1)
+    return found
+
+
+def reached(graph: list[Block], start: int) -> set[int]:
+    found, waiting = set(), [start]
+    while waiting:
+        for following in graph[waiting.pop()].next:
+            if following not in found:
+                found.add(following)
+                waiting.append(following)
+    return found
+
+
+def shortest_round(graph: list[Block], landmark: str, shared_loads: int) -> int | None:
+    """Instructions of the shortest way once round the loop through a block with ``landmark``, with so many LDS.
+
+    The loop begins at its lowest block.
+    """
+    best = None
+    onward = [reached(graph, k) for k in range(len(graph))]
+    for start, block in enumerate(graph):
+        loop = [k for k in onward[start] if start in onward[k]]
+        if not block.count(landmark) or not loop:
+            continue
+        # (instructions, block, LDS, passed the loop's beginning)
+        queue, seen = [(0, start, 0, False)], set()
+        while queue:
+            length, at, loads, passed = heapq.heappop(queue)
+            if length and at == start:
+                if loads == shared_loads and (passed or start == loop[0]):
+                    best = length if best is None else min(best, length)
+                    break
+                continue
+            if (at, loads, passed) in seen or loads > shared_loads or (passed and at == min(loop)):
+                continue
+            seen.add((at, loads, passed))
+            for following in graph[at].next:
+                new = (length + len(graph[at].lines), following, loads + graph[at].count("LDS"))
+                heapq.heappush(queue, (*new, passed or at == min(loop)))
+    return best
+
+
+# Row arrays of a step are one shared load each for the lines and for the column.
+CASES = {
+    "relu, bias, NTK, float32": ("pairs_kernel<float, 1, 4, true, false>", 4, r"MUFU\.RSQ\b", 6),
+    "relu, no bias, NTK, float32": ("pairs_kernel<float, 1, 4, true, false>", 4, r"MUFU\.RSQ\b", 2),
+    "relu, no bias, NNGP, float32": ("pairs_kernel<float, 1, 4, false, false>", 4, r"MUFU\.RSQ\b", 0),
+    "erf, bias, NTK, float32": ("pairs_kernel<float, 1, 4, true, false>", 4, r"MUFU\.RSQ\b", 16),
+    "relu, bias, NTK, float64": ("pairs_kernel<double, 1, 2, true, false>", 2, r"MUFU\.RSQ64H", 6),
+    "relu, no bias, NTK, float64": ("pairs_kernel<double, 1, 2, true, false>", 2, r"MUFU\.RSQ64H", 2),
+}
+
+
+def measure() -> dict:
+    nvcc, nvdisasm = find("nvcc"), find("nvdisasm")
+    if nvcc is None or nvdisasm is None:
+        raise RuntimeError("needs nvcc and nvdisasm (pip install nvidia-cuda-nvdisasm)")
+    with tempfile.TemporaryDirectory() as folder:
+
+        def build(name: str) -> tuple[str, str]:
+            cubin = str(Path(folder, f"{name}.cubin"))
+            report = output(nvcc, *FLAGS, str(ROOT / "csrc" / f"{name}.cu"), "-o", cubin)
+            return report, output(nvdisasm, "-c", cubin)
+
+        with ThreadPoolExecutor() as pool:
+            built = list(pool.map(build, SOURCES))
+    kernels: dict[str, dict[str, int]] = {}
+    graphs = {}
+    for report, listing in built:
+        kernels.update(resources(report))
+        for name, lines in functions(listing).items():
+            if name in kernels:
+                kernels[name]["instructions"] = sum(not line.startswith(".") for line in lines)
+                graphs[name] = lines
+    layers = {}
+    for case, (name, pairs, *what) in CASES.items():
+        length = shortest_round(blocks(graphs[name]), *what)
+        if length is None:
+            raise RuntimeError(f"{case}: no such way through {name}")
+        layers[case] = round(length / pairs, 2)
+    return {
+        "compiler": f"nvcc {release(nvcc)}",
+        "architecture": "sm_90",
+        "instructions_per_entry_layer": layers,
+        "kernels": dict(sorted(kernels.items())),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+    found = measure()
+    for case, count in found["instructions_per_entry_layer"].items():
+        print(f"{case:<32} {count:6.1f} instructions an entry-layer")
+    for name, own in found["kernels"].items():
+        print(f"{name:<45}" + "  ".join(f"{key} {value}" for key, value in own.items()))
+    if chosen.json:
+        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
