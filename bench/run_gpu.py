@@ -156,6 +156,8 @@ class Bench:
         counted = gpu_floors.instructions(f"relu, no bias, NTK, {case.dtype}")
         kind = "float64" if case.dtype == "float64" else "all"  # float64's own units; of float32's all instructions
         figures = {}
+        if "all" in counted:  # a slot issues an instruction of any kind; float32's multiply-adds can fill them all
+            figures["share of issue slots"] = rate * counted["all"] / self.floors["float32_fma_per_second"]
         if kind in counted:
             figures["share of issue rate"] = rate * counted[kind] / self.floors[f"{case.dtype}_fma_per_second"]
         at_least = FP64_SHARE if case.dtype == "float64" else None
@@ -169,7 +171,9 @@ class Bench:
             "instructions": counted,
             "figures": figures,
             "targets": [target] if at_least is not None else [],
-            "missing": {} if figures else {"instructions": "no results/cuda-sm*.json counts those of this kernel"},
+            "missing": {}
+            if kind in counted
+            else {"instructions": "no results/cuda-sm*.json counts those of this kernel"},
         }
 
     def host(self, case: Case) -> dict[str, Any]:
