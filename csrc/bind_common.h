@@ -64,6 +64,7 @@ T* typed_data(const View& view, size_t ndim, const char* what) {
   FNTK_CHECK(view.type == type_name<T>() && view.shape.size() == ndim, what, " must be a ", ndim, "-D array of type ",
              type_name<T>(), ", given ", view.shape.size(), "-D ", view.type);
   FNTK_CHECK(std::is_const_v<T> || view.writable, what, " is read-only");
+  FNTK_CHECK(reinterpret_cast<uintptr_t>(view.data) % alignof(T) == 0, what, " is not aligned to its type");
   for (size_t k = 0; k < ndim; ++k)
     FNTK_CHECK(view.strides[k] % long(sizeof(T)) == 0 || view.shape[k] <= 1, what, ": strides must be whole elements");
   return static_cast<T*>(view.data);

@@ -67,6 +67,7 @@ inline const void* bytes_of(const py::object& object, size_t size, const char* w
   FNTK_CHECK(view.type == "u1" && view.shape.size() == 1 && size_t(view.shape[0]) == size &&
                  (size <= 1 || view.strides[0] == 1),
              what, " must be ", size, " adjacent bytes (1-D, u1)");
+  FNTK_CHECK(reinterpret_cast<uintptr_t>(view.data) % 8 == 0, what, " must be aligned to 8 bytes");
   return view.data;
 }
 

@@ -10,9 +10,14 @@
 namespace fntk {
 
 // Blocks on a multiprocessor at once: as many as leave the state its registers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kMostBlocks = 2;  // three would spill there
+#else
+constexpr int kMostBlocks = 3;
+#endif
 template <class T>
 constexpr int blocks_at_once(int slots) {
-  return sizeof(T) == sizeof(double) && slots > 1 ? 1 : 2;
+  return sizeof(T) == sizeof(double) ? (slots > 1 ? 1 : 2) : slots > 1 ? 2 : kMostBlocks;
 }
 
 template <class T, int Slots, int P, bool Ntk, bool Diagonal>

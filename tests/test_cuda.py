@@ -435,6 +435,9 @@ def test_arguments_are_checked():
         run("normalise", seen(x[:, :, ::2]), seen(np.ones((1, 2, 2))), seen(np.ones((1, 2))))
     with pytest.raises(ValueError, match="x must be float32 or float64, given >f8"):
         run("normalise", seen(x.astype(">f8")), seen(x), seen(np.ones((1, 2))))
+    shifted = np.empty(x.nbytes + 1, np.uint8)[1:].view(np.float64).reshape(x.shape)
+    with pytest.raises(ValueError, match="x is not aligned to its type"):
+        run("normalise", seen(shifted), seen(x), seen(np.ones((1, 2))))
     with pytest.raises(ValueError, match="no mask"):
         run("normalise", Seen(x, mask=seen(x)), seen(x), seen(np.ones((1, 2))))
     with pytest.raises(ValueError, match="device -2 is no CUDA ordinal"):
