@@ -8,6 +8,7 @@ import platform
 import subprocess
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import fastntk
 import helpers
@@ -42,6 +43,13 @@ def backend(request):
     stand_in = cuda_on_host() if isa == "on-host" else nullcontext()
     with stand_in, fastntk.options(backend=name, isa=isa if name == "cpu" else None):
         yield request.param
+
+
+@pytest.fixture
+def cuda():
+    """The CUDA backend on stand-ins: ``cupy``, and ``native``, the compiled module."""
+    with cuda_on_host() as (cupy, native):
+        yield SimpleNamespace(cupy=cupy, native=native)
 
 
 @pytest.fixture(params=["float32", "float64"])
