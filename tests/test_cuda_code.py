@@ -19,6 +19,8 @@ def cuda_code():
     module = importlib.util.module_from_spec(spec)
     sys.modules["cuda_code"] = module  # where dataclasses look
     spec.loader.exec_module(module)
+    if not module.RESULT.exists():
+        pytest.skip(f"no {module.RESULT.name} beside this source")  # an sdist has no results
     return module
 
 
@@ -39,8 +41,6 @@ def grown(found, committed):
 
 def test_the_kernels_have_not_grown(cuda_code):
     committed = json.loads(cuda_code.RESULT.read_text())
-    for kernel in committed["kernels"].values():
-        assert kernel["spill_bytes"] == kernel["stack_bytes"] == 0
     for tool in ("nvcc", "nvdisasm"):
         if cuda_code.find(tool) is None:
             pytest.skip(f"needs {tool}")
@@ -48,6 +48,13 @@ def test_the_kernels_have_not_grown(cuda_code):
     if compiler != committed["compiler"]:
         pytest.skip(f"counts are of {committed['compiler']}, here is {compiler}")
     assert grown(cuda_code.measure(), committed) == []
+
+
+def test_nothing_is_spilled(cuda_code):
+    committed = json.loads(cuda_code.RESULT.read_text())
+    assert len(committed["kernels"]) > 20
+    for kernel in committed["kernels"].values():
+        assert kernel["spill_bytes"] == kernel["stack_bytes"] == 0
 
 
 def test_growth_is_seen(cuda_code):
@@ -94,5 +101,7 @@ def test_the_shortest_round(cuda_code):
     assert name == "pairs_kernel<float, 1, 4, true, false>"
     graph = cuda_code.blocks(lines)
     assert cuda_code.shortest_round(graph, r"MUFU\.RSQ\b", 1) == 8
+    assert cuda_code.shortest_round(graph, r"MUFU\.RSQ\b", 1, 1) == 8
+    assert cuda_code.shortest_round(graph, r"MUFU\.RSQ\b", 1, 2) is None
     assert cuda_code.shortest_round(graph, r"MUFU\.RSQ\b", 2) is None
     assert cuda_code.shortest_round(graph, r"MUFU\.RSQ64H", 1) is None
