@@ -144,26 +144,28 @@ def reached(graph: list[Block], start: int) -> set[int]:
     return found
 
 
-def shortest_round(graph: list[Block], landmark: str, shared_loads: int, global_loads: int = 0) -> int | None:
-    """Instructions of the shortest way once round the loop through a block with ``landmark``.
+def shortest_round(
+    graph: list[Block], landmark: str, shared_loads: int, global_loads: int = 0
+) -> tuple[int, int] | None:
+    """Instructions of the shortest way once round the loop through a block with ``landmark``, and the float64 units'.
 
     With so many loads from shared memory and at least so many from global memory. The loop begins at its lowest block.
     """
     best = None
     onward = [reached(graph, k) for k in range(len(graph))]
-    counts = [(len(block.lines), block.count("LDS"), block.count("LDG")) for block in graph]
+    counts = [(len(b.lines), b.count("LDS"), b.count("LDG"), b.count(r"D(ADD|FMA|MUL|SETP)\b")) for b in graph]
     for start, block in enumerate(graph):
         loop = [k for k in onward[start] if start in onward[k]]
         if not block.count(landmark) or not loop:
             continue
         first = min(loop)
-        # instructions, block, loads from shared and global memory, whether the loop's beginning has been passed
-        queue, seen = [(0, start, 0, 0, False)], set()
+        # instructions, block, loads from shared and global memory, whether the loop's beginning was passed, float64
+        queue, seen = [(0, start, 0, 0, False, 0)], set()
         while queue:
-            length, at, shared, constant, passed = heapq.heappop(queue)
+            length, at, shared, constant, passed, wide = heapq.heappop(queue)
             if length and at == start:
                 if shared == shared_loads and constant >= global_loads and (passed or start == first):
-                    best = length if best is None else min(best, length)
+                    best = (length, wide) if best is None else min(best, (length, wide))
                     break
                 continue
             if (at, shared, constant, passed) in seen or shared > shared_loads or (passed and at == first):
@@ -171,8 +173,9 @@ def shortest_round(graph: list[Block], landmark: str, shared_loads: int, global_
             seen.add((at, shared, constant, passed))
             own = counts[at]
             now = (length + own[0], shared + own[1], min(constant + own[2], global_loads), passed or at == first)
+            wide += own[3]
             for following in graph[at].next:
-                heapq.heappush(queue, (now[0], following, *now[1:]))
+                heapq.heappush(queue, (now[0], following, *now[1:], wide))
     return best
 
 
@@ -220,16 +223,19 @@ def measure() -> dict:
             if name in kernels:
                 kernels[name]["instructions"] = sum(not line.startswith(".") for line in lines)
                 graphs[name] = lines
-    layers = {}
+    layers, of_float64 = {}, {}
     for case, (name, pairs, *what) in cases().items():
-        length = shortest_round(blocks(graphs[name]), *what)
-        if length is None:
+        way = shortest_round(blocks(graphs[name]), *what)
+        if way is None:
             raise RuntimeError(f"{case}: no such way through {name}")
-        layers[case] = round(length / pairs, 2)
+        layers[case] = round(way[0] / pairs, 2)
+        if way[1]:
+            of_float64[case] = round(way[1] / pairs, 2)
     return {
         "compiler": f"nvcc {release(nvcc)}",
         "architecture": "sm_90",
         "instructions_per_entry_layer": layers,
+        "fp64_instructions_per_entry_layer": of_float64,
         "kernels": dict(sorted(kernels.items())),
     }
 

@@ -24,6 +24,7 @@ RECURSION: tuple[Case, ...] = (
     Case("recursion", n=16000, depth=50, rivals=()),
     Case("recursion-f64", n=16000, depth=50, dtype="float64", rivals=()),
 )
+RECURSION_CODE = "relu, no bias, NTK, slots 1"  # what cuda_code.py calls its step
 FP64_SHARE = 0.6  # of the rate at which float64 instructions can be issued, that recursion-f64 is to reach
 
 # NumPy's arrays in and out, the result larger than the unit of work on the device.

@@ -18,7 +18,7 @@ import numpy as np
 import rivals
 from cases import Case
 from fastntk import stax
-from gpu_cases import DENSE, FP64_SHARE, HOST, IMAGE_BUDGET, IMAGES, ISSUE_SHARE, RECURSION
+from gpu_cases import DENSE, FP64_SHARE, HOST, IMAGE_BUDGET, IMAGES, ISSUE_SHARE, RECURSION, RECURSION_CODE
 from image_cases import ImageCase, unique
 from reports import RESULTS, write_json
 from run import AGREE, PAUSE, SHORTEST, SUBSET, error, judge, line, parameters, ratio, summary, surroundings
@@ -153,7 +153,7 @@ class Bench:
         times = self.sample({"fastntk": lambda: rest(start, get=case.get, out=out)}, self.repeats)
         pairs = unique(case.n)
         rate = pairs * case.depth / statistics.median(times["fastntk"])
-        counted = gpu_floors.instructions(f"relu, no bias, NTK, {case.dtype}")
+        counted = gpu_floors.instructions(f"{RECURSION_CODE}, {case.dtype}")
         kind = "float64" if case.dtype == "float64" else "all"  # float64's own units; of float32's all instructions
         figures = {}
         if "all" in counted:  # a slot issues an instruction of any kind; float32's multiply-adds can fill them all

@@ -19,7 +19,17 @@ def tables(monkeypatch):
     import tables
 
     yield tables
-    for name in ("tables", "accuracy_table", "gpu_table", "predict_table"):
+    for name in (
+        "tables",
+        "accuracy_table",
+        "gpu_table",
+        "predict_table",
+        "gpu_cases",
+        "gpu_floors",
+        "cases",
+        "image_cases",
+        "image_networks",
+    ):
         sys.modules.pop(name, None)
 
 
@@ -31,6 +41,15 @@ def test_readme_shows_what_was_measured(tables):
     assert ("Not yet measured" in block) == (not found)
     if not found:
         assert block == tables.gpu_table.gpu(None)
+
+
+def test_the_recursions_instructions_are_counted(tables, monkeypatch):
+    import gpu_cases
+    import gpu_floors
+
+    assert gpu_floors.instructions(f"{gpu_cases.RECURSION_CODE}, float32")["all"] > 0
+    wide = gpu_floors.instructions(f"{gpu_cases.RECURSION_CODE}, float64")
+    assert 0 < wide["float64"] < wide["all"]
 
 
 def seconds(median):
