@@ -87,7 +87,7 @@ LISTING = """
         /*0070*/                   BRA `(.L_x_4) ;
 .L_x_3:
         /*0080*/                   FMUL R5, R5, R3 ;
-        /*0090*/                   FMUL R6, R5, R3 ;
+        /*0090*/                   DMUL R6, R4, R4 ;
 .L_x_4:
         /*00a0*/                   BRA `(.L_x_0) ;
 .L_x_2:
@@ -96,12 +96,12 @@ LISTING = """
 
 
 def test_the_shortest_round(cuda_code):
-    """Through one jump table, past a call that is not made, and back: 2 + 3 + 2 + 1 instructions."""
+    """Through one jump table, past a call that is not made, and back: 2 + 3 + 2 + 1 instructions, one in float64."""
     ((name, lines),) = cuda_code.functions(LISTING).items()
     assert name == "pairs_kernel<float, 1, 4, true, false>"
     graph = cuda_code.blocks(lines)
-    assert cuda_code.shortest_round(graph, r"MUFU\.RSQ\b", 1) == 8
-    assert cuda_code.shortest_round(graph, r"MUFU\.RSQ\b", 1, 1) == 8
+    assert cuda_code.shortest_round(graph, r"MUFU\.RSQ\b", 1) == (8, 1)
+    assert cuda_code.shortest_round(graph, r"MUFU\.RSQ\b", 1, 1) == (8, 1)
     assert cuda_code.shortest_round(graph, r"MUFU\.RSQ\b", 1, 2) is None
     assert cuda_code.shortest_round(graph, r"MUFU\.RSQ\b", 2) is None
     assert cuda_code.shortest_round(graph, r"MUFU\.RSQ64H", 1) is None
