@@ -57,7 +57,7 @@ sanitize() {
     compute-sanitizer --tool "$tool" --error-exitcode 9 --kernel-regex kns=fntk "$python" bench/gpu_small.py \
       2>&1 | tee "$place/$tool.txt" || status=$?
     grep -q '^all agree' "$place/$tool.txt" || status=1
-    note "$tool" "$status" "$(grep SUMMARY "$place/$tool.txt" | tail -n 1)"
+    note "$tool" "$status" "$(grep SUMMARY "$place/$tool.txt" | tail -n 1 | sed "s,^=* *,,")"
   done
 }
 
