@@ -4,6 +4,10 @@
 namespace py = pybind11;
 using namespace fntk;
 
+namespace fntk {
+void bind_cuda_images(py::module_& m);
+}
+
 namespace {
 
 struct CudaProgram : Program {
@@ -95,6 +99,7 @@ void dual_typed(const std::string& name, const std::vector<double>& params, cons
 PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   m.doc() = "fastntk's CUDA backend: private, reached through fastntk.backends.";
   bind_inputs(m);
+  bind_cuda_images(m);
   m.attr("ON_HOST") = kOnHost;
   m.def("devices", [] {
     std::string reason;

@@ -1,38 +1,10 @@
 // Plane loops of images.h over duals.h: compiled once per instruction set, into its own namespace.
-//
-// A sum of independent parts o with standard deviations a_o, b_o in the two images, and s, s' of the sum, obeys
-//   s s' - sum K_o = sum (a_o b_o - K_o) + s s' |A - B|^2 / 2,   A = a / s and B = b / s' unit vectors,
-// with no cancelling term, and the same for s s' + K. |A - B|^2 = (1 + A_c)(1 + B_c) |S - S'|^2 with the stereographic
-// coordinates S_o = A_o / (1 + A_c), o != c: tables hold one coordinate less than there are parts, and behind them the
-// factor s (1 + A_c) / sqrt(2). Windows are two such sums: along the inner axes, then along axis 0.
-#include "image_sinks.h"
+#include "image_elements.h"
 
 namespace fntk {
 namespace FNTK_ISA {
 
 // ---------------------------------------------------------------- windows
-
-// What follows the sums over the taps: scale, bias, NTK. `a`, `b`: arrays behind those of both stages.
-template <class T, Form form, bool bias, class Sink>
-FNTK_HD void finish(const Sink& sink, const Weights<T>& c, const T* a, const T* b, long lanes, long x, T v, T p, T t) {
-  if constexpr (form == Form::cov) {
-    const T k = fma(c.w, v, c.b2);
-    sink.template put<form>(x, k, T(0), fma(c.wt, t, fma(c.alpha, k, c.beta)));
-  } else {
-    v = c.w * v;
-    if constexpr (form == Form::both_defects) p = c.w * p;
-    if constexpr (bias) {
-      const T more = (a[lanes + x] * b[lanes + x]) * square(a[x] - b[x]);
-      v = v + more;
-      // the constant part's own s s' + K is 2 b2
-      if constexpr (form == Form::both_defects) p = p + (more + T(2) * c.b2);
-      a += 2 * lanes;
-      b += 2 * lanes;
-    }
-    const T r = a[x] * b[x];
-    sink.template put<form, true>(x, v, p, fma(c.wt, t, fma(c.alpha, r - v, c.beta)), r);
-  }
-}
 
 constexpr long kRing = 8;  // rows of sums along the inner axes that are kept
 
@@ -127,8 +99,6 @@ void add_spread(long lanes, int n, const T* a, const T* b, T* more, T* out, T* a
   }
 }
 
-inline int stage_arrays(int coords) { return coords > 0 ? coords + 1 : 0; }
-
 template <class T, Form form, bool bias>
 void finish_row(const PlaneArgs<T>& c, long y, const T* a, const T* b, const T* sums) {
   const long lanes = lane_count<0>(c.lanes);
@@ -196,11 +166,7 @@ void land_conv(const PlaneArgs<T>& c) {
   }
 }
 
-// Sums over all pairs of taps, in src. Pooling adds correlated parts: with S = sum s, M = sum (s s' - K) of the image
-// with itself, t^2 = S^2 - M the variance of the sum, and d = S - t,
-//   t t' - sum K = sum (s s' - K) - ((M + M') / 2 - (S - S') (d - d') + (d - d')^2 / 2),   t t' + sum K likewise:
-// 0 for windows that are equal bit for bit. Arrays: weight, S, M, d; for cov the weight alone. What is left of a
-// difference is lost for the next nonlinearity's sqrt(1 - rho) where it is below a thousandth of (M / S^2)^2.
+// Sums over all pairs of taps, in src.
 template <class T, Form form>
 void land_pool(const PlaneArgs<T>& args) {
   const PlaneArgs<T> c = args;
@@ -212,26 +178,12 @@ void land_pool(const PlaneArgs<T>& args) {
     const T *v = c.src[0] + y * lanes, *p = c.src[1] + y * lanes, *t = c.src[2] + y * lanes;
     FNTK_LANES
     for (long x = 0; x < lanes; ++x) {  // vectorised: 6
-      const T weight = a[x] * b[x];
-      T value = v[x], plus = p[x];
+      const Pooled<T> found = pooled<T, form>(a, b, lanes, x, v[x], p[x]);
       if constexpr (form != Form::cov) {
-        const T s1 = a[lanes + x], s2 = b[lanes + x], e = a[3 * lanes + x] - b[3 * lanes + x];
-        const T mean = T(0.5) * (a[2 * lanes + x] + b[2 * lanes + x]);
-        const T rest = e * ((s1 - s2) - T(0.5) * e);
-        const bool blank = s1 * s2 == T(0);  // no variance: nothing to differ
-        value = select(blank, T(0), (v[x] - mean) + rest);
-        const T least = T(1e-3) * mean * mean;
-        T some = select(value * s1 * s2 < least, select(value == T(0), T(0), s1 * s2), T(0));
-        value = at_least_zero(value);
-        if constexpr (form == Form::both_defects) {
-          plus = select(blank, T(0), (p[x] - mean) + rest);
-          some += select(plus * s1 * s2 < least, select(plus == T(0), T(0), s1 * s2), T(0));
-          plus = at_least_zero(plus);
-        }
-        c.lost[x] += some;
-        c.lost[lanes + x] += s1 * s2;
+        c.lost[x] += found.lost;
+        c.lost[lanes + x] += found.all;
       }
-      sink.template put<form>(x, weight * value, weight * plus, weight * t[x]);
+      sink.template put<form>(x, found.weight * found.value, found.weight * found.plus, found.weight * t[x]);
     }
   }
 }
@@ -250,19 +202,14 @@ void input(const PlaneArgs<T>& c) {
       const T *a = rows.a + k * lanes, *b = rows.b + k * lanes;
       FNTK_LANES
       for (long x = 0; x < lanes; ++x) {  // vectorised: 6
-        minus[x] = fma(a[x] - b[x], a[x] - b[x], minus[x]);
-        plus[x] = form == Form::cov ? fma(a[x], b[x], plus[x]) : fma(a[x] + b[x], a[x] + b[x], plus[x]);
+        add_channel<T, form>(a[x], b[x], minus[x], plus[x]);
       }
     }
     const T *a = rows.a + c.channels * lanes, *b = rows.b + c.channels * lanes;
     const Store<T> sink = store_at(c, y, lanes);
     FNTK_LANES
     for (long x = 0; x < lanes; ++x) {  // vectorised: 6
-      const T r = a[x] * b[x];
-      if constexpr (form == Form::cov)
-        sink.template put<form>(x, r * plus[x], T(0), T(0));
-      else
-        sink.template put<form>(x, T(0.5) * r * minus[x], T(0.5) * r * plus[x], T(0));
+      put_input<T, form>(sink, x, a[x] * b[x], minus[x], plus[x]);
     }
   }
 }
@@ -295,12 +242,9 @@ void to_cov(const PlaneArgs<T>& c) {
     const T *v = c.src[0] + y * lanes, *p = c.src[1] + y * lanes, *t = c.src[2] + y * lanes;
     const Store<T> sink = store_at(c, y, lanes);
     for (long x = 0; x < lanes; ++x) {
-      T k = v[x];
-      if constexpr (form != Form::cov) {
-        const T r = rows.a[x] * rows.b[x];
-        k = r - v[x];
-        if constexpr (form == Form::both_defects) k = select(p[x] < v[x], p[x] - r, k);
-      }
+      T r = T(0);
+      if constexpr (form != Form::cov) r = rows.a[x] * rows.b[x];
+      const T k = covariance_of<T, form>(v[x], form == Form::both_defects ? p[x] : T(0), r);
       sink.template put<Form::cov>(x, k, T(0), t[x]);
     }
   }

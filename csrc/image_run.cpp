@@ -47,6 +47,15 @@ Zeros::Zeros(size_t bytes) : block_(std::calloc(bytes + 64, 1), std::free) {
 #endif
 }
 
+std::vector<std::array<long, 2>> input_tables(const ImageProgram& program) {
+  std::vector<std::array<long, 2>> found;
+  for (const ImageGrid& g : program.grids)
+    for (const ImageStep& step : g.steps)
+      if (step.kind == Kind::input)
+        found.push_back({g.table + step.first * g.rows * g.lanes, step.n_arrays * g.rows * g.lanes});
+  return found;
+}
+
 template <class T>
 ImagePlan<T>::ImagePlan(ImageProgram given) : program(std::move(given)) {
   prepare(program);
@@ -78,6 +87,7 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
   const ImageProgram& program = plan.program;
   ImageTables<T> tables;
   tables.n = n;
+  tables.size = program.table_size;
   tables.lengths.resize(size_t(n));
   tables.data = Zeros(size_t(n * program.table_size) * sizeof(T));
   std::vector<long> sizes(program.channels.size());
@@ -130,12 +140,7 @@ std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const Imag
              "images outside their tables, or outputs missing");
   for (const auto& [i, j] : pairs.listed)
     FNTK_CHECK(i >= 0 && i < tables1.n && j >= 0 && j < tables2.n, "images outside their tables");
-  // what tells identical images: the tables of the inputs
-  std::vector<std::array<long, 2>> inputs;  // place and length
-  for (const ImageGrid& g : program.grids)
-    for (const ImageStep& step : g.steps)
-      if (step.kind == Kind::input)
-        inputs.push_back({g.table + step.first * g.rows * g.lanes, step.n_arrays * g.rows * g.lanes});
+  const std::vector<std::array<long, 2>> inputs = input_tables(program);
   std::vector<Worker<T>> workers(size_t(std::max(1, threads)));
   std::vector<std::array<long, 2>> lost;
   std::mutex lost_lock;

@@ -31,7 +31,7 @@ struct Zeros {
 
 template <class T>
 struct ImageTables {
-  long n = 0;
+  long n = 0, size = 0;         // size: numbers of one image
   std::vector<double> lengths;  // what each image was divided by
   Zeros data;                   // n x table_size
   T* of(const ImagePlan<T>& plan, long image) const {
@@ -43,6 +43,9 @@ struct ImageTables {
 template <class T>
 ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<const T*>& x, long n, const Isa& isa,
                                  int threads, const Interrupt& interrupt);
+
+// Place and length, in an image's tables, of those that hold its inputs: they tell identical images.
+std::vector<std::array<long, 2>> input_tables(const ImageProgram& program);
 
 // Where an output goes: images first, second, then positions of both, axis by axis. Strides in elements.
 template <class T>

@@ -27,6 +27,7 @@ struct TableWalk {
   long stride;
   FNTK_HD TableWalk(const T* first, const T* second, long step, const PlaneArgs<T>& c)
       : a(first), b(second + c.shift * step), end(second + c.rows * step), start(second), stride(step) {}
+  FNTK_HD TableWalk(const T* first, const T* second) : a(first), b(second), end(second), start(second), stride(0) {}
   FNTK_HD void next() {
     a += stride;
     b += stride;
@@ -41,6 +42,7 @@ struct Store {
   T *v, *p, *t;
   long lanes;
   FNTK_HD Store(const PlaneArgs<T>& c, long n) : v(c.dst[0]), p(c.dst[1]), t(c.dst[2]), lanes(n) {}
+  FNTK_HD Store(T* first, T* second, T* third) : v(first), p(second), t(third), lanes(0) {}
   FNTK_HD void next() {
     v += lanes;
     p += lanes;
@@ -79,6 +81,9 @@ struct Apply {
   long lanes;
   FNTK_HD Apply(const PlaneArgs<T>& c, long n)
       : phi(c.params), rows(c.after_a, c.after_b, c.stride_after, c), v(c.dst[0]), p(c.dst[1]), t(c.dst[2]), lanes(n) {}
+  // At one place: rows of both images' tables, and of the planes.
+  FNTK_HD Apply(const Phi<T>& own, const T* a, const T* b, T* const* planes, long n)
+      : phi(own), rows(a, b), v(planes[0]), p(planes[1]), t(planes[2]), lanes(n) {}
   FNTK_HD void next() {
     rows.next();
     v += lanes;

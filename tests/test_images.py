@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from unittest import mock
 
 import fastntk
 import image_oracle
 import numpy as np
 import pytest
-from fastntk import backends, stax
-from fastntk import kernel_fn as module
+from fastntk import stax
 from helpers import assert_close, assert_same, same
 from tolerances import EPS, FLOOR
 
@@ -551,17 +549,6 @@ LAYERS = [
 def test_refused_layers(error, pattern, make):
     with pytest.raises(error, match=pattern):
         make()
-
-
-@pytest.mark.skipif(backends.load("cuda")[0] is None, reason=f"backend 'cuda': {backends.load('cuda')[1]}")
-def test_the_cuda_backend_has_no_images_yet():
-    native = backends.load("cuda")[0]
-    engine = backends.CudaEngine(native, native.ON_HOST, "on the host")
-    with (
-        mock.patch.object(module, "select", return_value=engine),
-        pytest.raises(NotImplementedError, match=r"(?i)cuda.*(spatial|image)|(spatial|image).*cuda"),
-    ):
-        GAP.kernel_fn(X, None, "ntk")
 
 
 # ---------------------------------------------------------------- finite networks against loops

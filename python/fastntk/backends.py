@@ -176,9 +176,11 @@ def _call(
 
 
 @lru_cache(maxsize=16)
-def _image_plan(module: ModuleType, plan: Plan, channels: tuple[int, ...], n_outputs: int, single: bool) -> Any:
+def _image_plan(
+    module: ModuleType, plan: Plan, channels: tuple[int, ...], n_outputs: int, single: bool, *registers: bool
+) -> Any:
     make = module.ImagePlan32 if single else module.ImagePlan64
-    return make(plan, list(channels), n_outputs)
+    return make(plan, list(channels), n_outputs, *registers)
 
 
 class CpuEngine(HostMemory):
@@ -257,6 +259,7 @@ class CudaEngine:
     cache_bytes = 512 << 20
     panel: int | None = None
     square = False
+    registers = True  # convolutions of images in registers where they fit; else element by element
 
     def __init__(self, module: Any, place: DevicePlace, label: str) -> None:
         self._module, self._place = module, place
@@ -265,7 +268,8 @@ class CudaEngine:
         self.isa = label
 
     @property
-    def _where(self) -> tuple[int, int]:
+    def where(self) -> tuple[int, int]:
+        """Device and stream of all work."""
         assert self._place.ordinal is not None
         return self._place.ordinal, int(self._place.stream.ptr)
 
@@ -285,11 +289,23 @@ class CudaEngine:
         """Fewer pairs where memory is short of a product."""
         return fitting(min(math.prod(shape), self.tile_pairs), lambda pairs: self.xp.empty(pairs, dtype))[0]
 
+    def image_plan(self, plan: Plan, channels: tuple[int, ...], n_outputs: int, dtype: np.dtype[Any]) -> Any:
+        """The plan for inputs with spatial axes, as device code: ``code`` and sizes."""
+        return _image_plan(self._module, plan, channels, n_outputs, dtype == np.float32, self.registers)
+
+    def image_chains(self, plan: Any, *arrays: Any) -> None:
+        """What registers read of images, from their tables."""
+        self._module.image_chains(plan, *arrays, *self.where)
+
+    def image_pairs(self, plan: Any, *arrays: Any) -> None:
+        """Pairs of images through a plan."""
+        self._module.image_pairs(plan, *arrays, *self.where)
+
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return dtype
 
     def normalise(self, x: Array, units: Array, norms: Array) -> None:
-        self._module.normalise(x, units, norms.reshape(x.shape[:2]), *self._where)
+        self._module.normalise(x, units, norms.reshape(x.shape[:2]), *self.where)
 
     def multiply(self, units1: Array, units2: Array, out: Array) -> None:
         """By cuBLAS. CuPy multiplies matrices in TF32 where CUPY_TF32 asks for that, batches never."""
@@ -311,7 +327,7 @@ class CudaEngine:
         table = self.xp.empty((max(1, compiled.n_rows), n), dtype)
         variances = self.xp.empty((program.n_outputs, n), np.float64)
         if n:
-            self._module.rows(compiled, code, list(q), table, variances, *self._where)
+            self._module.rows(compiled, code, list(q), table, variances, *self.where)
         return DeviceRows(table, variances)
 
     def run(
@@ -322,7 +338,7 @@ class CudaEngine:
         place, views, planes = _call(self._module, dtype, tile, inputs, outputs)
         self._module.run(
             compiled, code, rows1.table, rows2.table, dtype, place, tile.n1, tile.n2, views, planes, tile.symmetric,
-            tile.diagonal, *self._where,
+            tile.diagonal, *self.where,
         )  # fmt: skip
 
     def dual(
@@ -337,7 +353,7 @@ class CudaEngine:
         kdot: Array,
     ) -> None:
         if k.size:
-            self._module.dual(name, list(params), q11, q12, q22, scale, k, kdot, *self._where)
+            self._module.dual(name, list(params), q11, q12, q22, scale, k, kdot, *self.where)
 
 
 def fitting(pairs: int, make: Callable[[int], Any]) -> tuple[int, Any]:

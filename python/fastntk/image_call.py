@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from .arrays import allocate
 from .backends import Engine
-from .image_gram import Images, count_pairs, run_image_diagonal, run_image_pairs
+from .image_gram import count_pairs, run_image_diagonal, run_image_pairs
+from .image_runner import Images
 from .inputs import Input
 from .kernel import Kernel
 from .program import Lowered, Value, leaves
@@ -53,12 +54,10 @@ class ImageCall:
         wanted = [n for n in ("nngp", "ntk") if names is None or n in names]
         missing = [(k, name) for k in range(count) for name in wanted if (k, name) not in targets]
         if missing:
-            fresh = allocate([shapes[k] for k, _ in missing], [first.dtype] * len(missing), "kernel_fn")
+            fresh = allocate([shapes[k] for k, _ in missing], [first.dtype] * len(missing), "kernel_fn", first.place)
             targets.update(zip(missing, fresh, strict=True))
         direct = {
-            key: array
-            if array.flags.aligned and array.dtype.isnative and all(s % array.itemsize == 0 for s in array.strides)
-            else np.empty(array.shape, array.dtype.newbyteorder("="))
+            key: array if _whole(array) else np.empty(array.shape, array.dtype.newbyteorder("="))
             for key, array in targets.items()
         }
         pairs = count_pairs(first.n1, first.n2, first.symmetric) * len(self._batches())
@@ -84,11 +83,11 @@ class ImageCall:
         def result(value: Value) -> Any:
             def field(name: str) -> Any:
                 if name in ("nngp", "ntk"):
-                    return targets.get((value.slot, name))
+                    return first.place.give(targets.get((value.slot, name)))
                 if name == "cov1":
-                    return variance(value.slot, False)
+                    return first.place.give(variance(value.slot, False))
                 if name == "cov2":
-                    return None if first.symmetric else variance(value.slot, True)
+                    return None if first.symmetric else first.place.give(variance(value.slot, True))
                 return None if name == "exact" else flags(name, value, first)
 
             if names is None:
@@ -101,13 +100,13 @@ class ImageCall:
     def _diagonal(self, names: Sequence[str], second: bool = False) -> list[list[Array]]:
         """Each output's fields for each sample with itself."""
         n = self.first.n2 if second else self.first.n1
-        found = [[np.empty(self.shape(k, n), self.first.dtype) for _ in names] for k in range(len(self.values))]
+        found = [
+            [self.first.place.xp.empty(self.shape(k, n), self.first.dtype) for _ in names]
+            for k in range(len(self.values))
+        ]
         for b in self._batches():
             planes = [
-                [
-                    np.expand_dims(_entry(arrays[names.index(name)], b), 1) if name in names else None
-                    for name in ("nngp", "ntk")
-                ]
+                [_entry(arrays[names.index(name)], b)[:, None] if name in names else None for name in ("nngp", "ntk")]
                 for arrays in found
             ]
             side = images_of(self.inputs, second, b)
@@ -118,10 +117,17 @@ class ImageCall:
         found = self._diagonal(names)
 
         def result(value: Value) -> Any:
-            arrays = found[value.slot]
+            arrays = [self.first.place.give(array) for array in found[value.slot]]
             return arrays[0] if isinstance(get, str) else named(names)(*arrays)
 
         return result
+
+
+def _whole(x: Array) -> bool:
+    """Whether engines can write to it as it lies: aligned, native, strides of whole elements."""
+    if not isinstance(x, np.ndarray):
+        return True
+    return x.flags.aligned and x.dtype.isnative and all(s % x.itemsize == 0 for s in x.strides)
 
 
 def _entry(array: Any, batch: int | None) -> Any:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .backends import CpuEngine, Engine
+from .backends import CpuEngine, CudaEngine, Engine
+from .image_cuda import CudaRunner, bytes_of
+from .image_runner import Images, Outputs, Runner, size_text
 from .images import image_kernels
 from .plan import Plan, make_plan
 from .program import Program
@@ -20,32 +22,6 @@ from .reference import NumpyEngine
 Array = npt.NDArray[Any]
 
 BUDGET = 256 << 20  # bytes, beside inputs and outputs
-
-
-@dataclass
-class Images:
-    """Inputs of one side, (n, *spatial axes, channels), one array for each input of the program."""
-
-    arrays: Sequence[Array]
-
-    @property
-    def n(self) -> int:
-        return int(self.arrays[0].shape[0])
-
-    @property
-    def spatial(self) -> tuple[tuple[int, ...], ...]:
-        return tuple(x.shape[1:-1] or (1,) for x in self.arrays)
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        return tuple(x.shape[-1] for x in self.arrays)
-
-    def part(self, start: int, stop: int) -> list[Array]:
-        """Images start .. stop as (images, positions, channels)."""
-        return [np.ascontiguousarray(x[start:stop]).reshape(stop - start, -1, x.shape[-1]) for x in self.arrays]
-
-
-Outputs = Sequence[Sequence[Array | None]]  # (nngp, ntk) of each program output
 
 
 def run_image_pairs(
@@ -59,10 +35,16 @@ def run_image_pairs(
     if isinstance(engine, NumpyEngine):
         _reference(program, x1, x2, outputs, spatial, report)
         return
-    runner = _Runner(program, engine, x1)
-    again = _Runner(program, engine, x1, np.dtype(np.float64)) if runner.lossy else None
+    runner = _runner(program, engine, x1)
+    again = _runner(program, engine, x1, np.dtype(np.float64)) if runner.lossy else None
     _share(budget, [runner] if again is None else [runner, again])
     mirrored = x2 is None
+
+    def lacking(lost: list[list[int]]) -> None:
+        if lost:
+            assert again is not None
+            _again(again, x1, second, lost, outputs, mirrored)
+
     for rows in runner.tiles(x1.n, second.n):
         tables1 = tables2 = None  # what the last tile had goes before new ones come
         tables1 = runner.tables(x1, rows)
@@ -71,10 +53,18 @@ def run_image_pairs(
                 continue
             tables2 = None
             tables2 = tables1 if second is x1 and cols == rows else runner.tables(second, cols)
-            lost = runner.run(tables1, tables2, rows, cols, outputs, mirrored, report)
-            if lost:
-                assert again is not None
-                _again(again, x1, second, lost, outputs, mirrored)
+            lacking(runner.run(tables1, tables2, rows, cols, outputs, mirrored, report))
+    lacking(runner.finish())
+
+
+def _runner(program: Program, engine: Engine, x: Images, dtype: np.dtype[Any] | None = None) -> Runner:
+    if isinstance(engine, CudaEngine):
+        return CudaRunner(program, engine, x, dtype)
+    if isinstance(engine, CpuEngine):
+        return Runner(program, engine, x, dtype)
+    raise NotImplementedError(
+        f"[kernel_fn] inputs with spatial axes have no backend '{engine.name}': 'cpu', 'cuda' and 'numpy' take them"
+    )
 
 
 def run_image_diagonal(
@@ -89,7 +79,7 @@ def run_image_diagonal(
             planes = [[None if p is None else p[k : k + 1] for p in pair] for pair in outputs]
             _reference(program, one, None, planes, spatial, lambda pairs: None)
         return
-    runner = _Runner(program, engine, x)
+    runner = _runner(program, engine, x)
     _share(budget, [runner])
     for rows in runner.tiles(x.n, 0):
         tables = runner.tables(x, rows)
@@ -97,7 +87,7 @@ def run_image_diagonal(
         runner.listed(tables, tables, [[k, k] for k in range(rows.stop - rows.start)], planes)
 
 
-def _again(runner: _Runner, x1: Images, x2: Images, pairs: list[list[int]], outputs: Outputs, mirrored: bool) -> None:
+def _again(runner: Runner, x1: Images, x2: Images, pairs: list[list[int]], outputs: Outputs, mirrored: bool) -> None:
     """Compute pairs once more in float64: near-duplicates behind pooling, whose difference float32 has lost."""
     step = max(1, runner.images // 2)  # pairs of this many images of each side
     for start in range(0, len(pairs), step):
@@ -140,7 +130,7 @@ def _reference(
                     plane[...] = value
 
 
-def _share(budget: int, runners: Sequence[_Runner]) -> None:
+def _share(budget: int, runners: Sequence[Runner]) -> None:
     """Divide the budget: buffers, two images' tables each, and what is left mostly to the first.
 
     Raises
@@ -150,97 +140,15 @@ def _share(budget: int, runners: Sequence[_Runner]) -> None:
     """
     least = sum(r.fixed + 2 * r.table for r in runners)
     if least > budget:
-        threads = runners[0]._engine.threads
         raise MemoryError(
-            f"[kernel_fn] a pair of images takes {_bytes(least)} beside inputs and outputs ({threads} threads with "
-            f"{_bytes(sum(r.fixed for r in runners) // threads)} each, tables of "
-            f"{_bytes(sum(r.table for r in runners))} an image); memory_budget is {_bytes(budget)}. A larger budget, "
-            "fewer threads or smaller images fit"
+            f"[kernel_fn] a pair of images takes {size_text(least)} beside inputs and outputs "
+            f"({runners[0].needs(sum(r.fixed for r in runners))}, tables of "
+            f"{size_text(sum(r.table for r in runners))} an image); memory_budget is {size_text(budget)}. A larger "
+            "budget, fewer threads or smaller images fit"
         )
     for k, runner in enumerate(runners):
         share = budget - least if len(runners) == 1 else (budget - least) * (3 - 2 * k) // 4
-        runner.images = 2 + share // runner.table
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 2**20:.1f} MiB" if count >= 1 << 20 else f"{count / 2**10:.1f} KiB"
-
-
-class _Runner:
-    """A program, planned for inputs of one shape, on the compiled engine."""
-
-    def __init__(self, program: Program, engine: Engine, x: Images, dtype: np.dtype[Any] | None = None) -> None:
-        if not isinstance(engine, CpuEngine):
-            raise NotImplementedError(
-                f"[kernel_fn] inputs with spatial axes have no backend '{engine.name}' yet: 'cpu' and 'numpy' take them"
-            )
-        if any(op.name in ("dense", "conv") and op.params[0] == 0 != op.params[2] for op in program.ops):
-            raise NotImplementedError(
-                "[kernel_fn] W_std = 0 under 'standard' leaves an NTK without its covariance, which backend 'cpu' does "
-                "not carry for inputs with spatial axes: backend='numpy' does"
-            )
-        self._dtype = x.arrays[0].dtype.newbyteorder("=") if dtype is None else dtype
-        self._engine = engine
-        self._plan = make_plan(program, x.spatial)
-        self._compiled = engine.image_plan(self._plan, x.channels, program.n_outputs, self._dtype)
-        self.images = 2  # whose tables are kept at a time
-
-    @property
-    def lossy(self) -> bool:
-        """Whether pairs may have to be done again in float64."""
-        return self._dtype == np.float32 and any(all(grid.self_need) for grid in self._plan.grids)
-
-    @property
-    def fixed(self) -> int:
-        """Bytes of all threads' buffers."""
-        return int(self._engine.threads * self._compiled.worker_bytes)
-
-    @property
-    def table(self) -> int:
-        """Bytes of one image's tables."""
-        return max(1, int(self._compiled.table_bytes))
-
-    def tiles(self, n: int, other: int) -> Iterator[slice]:
-        """Parts of n images, so that theirs and those of a part of the others fit."""
-        if n + other <= self.images:
-            yield slice(0, n)
-            return
-        step = max(1, self.images // 2)
-        for start in range(0, n, step):
-            yield slice(start, min(n, start + step))
-
-    def tables(self, x: Images, part: slice) -> Any:
-        arrays = [np.require(a, self._dtype, ["C", "A"]) for a in x.part(part.start, part.stop)]
-        return self._compiled.tables(arrays, self._engine.isa, self._engine.threads)
-
-    def run(
-        self, tables1: Any, tables2: Any, rows: slice, cols: slice, outputs: Outputs, mirrored: bool, report: Report
-    ) -> list[list[int]]:
-        """Pairs of a tile, some columns at a time, so that progress shows; the pairs that lack digits."""
-        lost: list[list[int]] = []
-        planes = [tuple(pair) for pair in outputs]
-        step = max(1, int(1.0 / (1e-9 + self._plan.seconds() * (rows.stop - rows.start) / self._engine.threads)))
-        for start in range(cols.start, cols.stop, step):
-            stop = min(cols.stop, start + step)
-            if mirrored and stop <= rows.start:
-                continue
-            place = (0, rows.stop - rows.start, start - cols.start, stop - start, rows.start, start)
-            lost += self._compiled.run(
-                tables1, tables2, place, planes, mirrored, [], self._engine.isa, self._engine.threads
-            )
-            report(_pairs(rows, start, stop) if mirrored else (rows.stop - rows.start) * (stop - start))
-        return lost
-
-    def listed(self, tables1: Any, tables2: Any, pairs: list[list[int]], outputs: Outputs) -> None:
-        """Pairs (i, j) of the tables, one row of the outputs each."""
-        planes = [tuple(pair) for pair in outputs]
-        place = (0, 0, 0, 0, 0, 0)
-        self._compiled.run(tables1, tables2, place, planes, False, pairs, self._engine.isa, self._engine.threads)
-
-
-def _pairs(rows: slice, start: int, stop: int) -> int:
-    """Pairs i <= j of rows i and columns start <= j < stop."""
-    return sum(max(0, min(rows.stop, j + 1) - rows.start) for j in range(start, stop))
+        runner.share(share)
 
 
 def count_pairs(n1: int, n2: int, mirrored: bool) -> int:
@@ -265,7 +173,7 @@ class Explanation:
     table_bytes : int
         Of one image's tables, kept while it meets others.
     worker_bytes : int
-        Of one thread's buffers; 0 without the compiled module.
+        Of one thread's buffers, on a device of one pair's between grids; 0 without the compiled module.
     """
 
     plan: Plan
@@ -312,4 +220,6 @@ def explain(program: Program, engine: Engine, x: Images, dtype: np.dtype[Any]) -
     if isinstance(engine, CpuEngine):
         compiled = engine.image_plan(plan, x.channels, program.n_outputs, dtype)
         table, worker = compiled.table_bytes, compiled.worker_bytes
+    elif isinstance(engine, CudaEngine):
+        table, worker = bytes_of(engine.image_plan(plan, x.channels, program.n_outputs, dtype), dtype)
     return Explanation(plan, dtype, table, worker)

@@ -1,0 +1,97 @@
+// What device code reads of an image program: geometry and steps as plain numbers in one block of bytes, which lies in
+// device memory; offsets into it are in bytes. Made on the host from the layout that the CPU engine uses.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "image_layout.h"
+
+namespace fntk {
+
+// How a row of 3 x 3 windows meets others: those above and below, the two below, or both neighbours on a circle.
+enum ChainMode { kSameRows = 0, kValidRows = 1, kCircularRows = 2, kChainModes = 3 };
+
+struct StepCode {
+  int kind, dst, in, out, dual, n_src;
+  int bias, pool, channels, coords_in, coords_out;
+  int n_in, n_out;      // conv: reads along the inner axes and along axis 0
+  int chain;            // conv: layers from here on that run in registers (cuda_chain.h)
+  long arrays, stride;  // numbers before this step's in the grid's tables, and in a row of them
+  long sources;         // int32: slots
+  long shift_in;        // int32, n_in
+  long shift_out;       // int32, n_out
+  long mask_in;         // T, groups x n_in x lanes
+  long mask_out;        // T, shifts x n_out x rows
+  long chain_layers;    // ChainLayer, `chain` of them
+  long chain_lanes;     // int32, groups x 4 x 32: of both reads beside a place, its own in both images' tables
+  long chain_weights;   // T, groups x 2 x 32: of those reads
+  long chain_edges;     // uint32, shifts x 2: a bit for each row that reads the one at the first distance, second
+  double chain_scale;   // of what registers hold at the end
+  long cov_arrays, cov_stride;  // of a chain that ends in covariances: the table of s; -1: it does not
+  long place, opposite;         // store: int64, groups x lanes, place of the inner axes in an output, -1: none
+  long row_stride, other_stride;
+  int extent_rows;
+  double w, b2, alpha, beta;  // of Weights
+  double params[4];           // of a nonlinearity
+};
+
+// A convolution and its rectifier in registers.
+struct ChainLayer {
+  long table;          // where its numbers begin in an image's chain tables: (R + rows) x lanes x 8, then x 2
+  double alpha, beta;  // NTK' = sum + alpha K' + beta
+  double rescale;      // of both planes before this layer, a power of two
+  int n_arrays;        // 8, with a bias 10
+  long arrays[10];     // where each begins in an image's tables
+  long strides[10];    // numbers in a row of it
+  double factors[10];  // what it is multiplied by
+};
+
+struct GridCode {
+  long rows, inner, lanes, table;
+  int n_slots, n_shifts, n_groups, n_steps;
+  long steps;      // StepCode
+  long shifts;     // int32
+  long from;       // int32, groups x lanes: lanes of the second image
+  long flags;      // uint8, groups x lanes: kLive, kEqual
+  long lost;       // first of its groups among those that lose digits, -1: none do
+  long scratch;    // numbers that one unit works on
+  int chain_rows;  // rows that registers hold for its chains: 0 (it has none), 8, 16 or 32
+  int chain_bias, chain_mode;
+};
+
+constexpr uint8_t kLive = 1, kEqual = 2;  // a displacement that counts; displacement 0
+
+struct LinkCode {
+  int n_groups, both;
+  long lanes, n_rows, size, target_lanes;
+  long sums;                          // among a pair's doubles: groups x 3 x n_rows x lanes of the source
+  long planes;                        // likewise: 3 x size
+  long join_start, joins, join_from;  // int32: items of each displacement; (row, begin, end); source rows
+  long column_start, columns;         // int32: of each group and lane of the target; (group, lane) of the source
+};
+
+struct ChainTable {  // of one layer, for the kernel that fills it
+  long layer;        // ChainLayer
+  long rows, lanes;  // of its grid
+  int held;          // rows in registers
+};
+
+struct ImageCode {
+  std::vector<char> bytes;
+  std::vector<GridCode> grids;
+  std::vector<LinkCode> links;
+  std::vector<std::vector<int>> links_of;  // by source grid
+  std::vector<long> sizes;                 // numbers of one pair, of each output
+  std::vector<ChainTable> chains;
+  long links_at = 0;      // LinkCode
+  long pair_doubles = 0;  // of one pair between grids
+  long scratch = 0;       // numbers of the largest unit
+  long lost_units = 0;
+  long chain_size = 0;  // numbers of one image's chain tables
+};
+
+// registers: chains where they fit (cuda_chain.h).
+template <class T>
+ImageCode make_image_code(const ImageProgram& program, const Layout<T>& layout, bool registers);
+
+}  // namespace fntk

@@ -1,0 +1,98 @@
+// Formulas of one number of a plane, for the plane loops (image_planes.cpp) and for devices (cuda_images.h).
+//
+// A sum of independent parts o with standard deviations a_o, b_o in the two images, and s, s' of the sum, obeys
+//   s s' - sum K_o = sum (a_o b_o - K_o) + s s' |A - B|^2 / 2,   A = a / s and B = b / s' unit vectors,
+// with no cancelling term, and the same for s s' + K. |A - B|^2 = (1 + A_c)(1 + B_c) |S - S'|^2 with the stereographic
+// coordinates S_o = A_o / (1 + A_c), o != c: tables hold one coordinate less than there are parts, and behind them the
+// factor s (1 + A_c) / sqrt(2). Windows are two such sums: along the inner axes, then along axis 0.
+#pragma once
+#include "image_sinks.h"
+
+namespace fntk {
+namespace FNTK_ISA {
+
+FNTK_HD int stage_arrays(int coords) { return coords > 0 ? coords + 1 : 0; }
+
+// What follows the sums over the taps: scale, bias, NTK. `a`, `b`: arrays behind those of both stages.
+template <class T, Form form, bool bias, class Sink>
+FNTK_HD void finish(const Sink& sink, const Weights<T>& c, const T* a, const T* b, long lanes, long x, T v, T p, T t) {
+  if constexpr (form == Form::cov) {
+    const T k = fma(c.w, v, c.b2);
+    sink.template put<form>(x, k, T(0), fma(c.wt, t, fma(c.alpha, k, c.beta)));
+  } else {
+    v = c.w * v;
+    if constexpr (form == Form::both_defects) p = c.w * p;
+    if constexpr (bias) {
+      const T more = (a[lanes + x] * b[lanes + x]) * square(a[x] - b[x]);
+      v = v + more;
+      // the constant part's own s s' + K is 2 b2
+      if constexpr (form == Form::both_defects) p = p + (more + T(2) * c.b2);
+      a += 2 * lanes;
+      b += 2 * lanes;
+    }
+    const T r = a[x] * b[x];
+    sink.template put<form, true>(x, v, p, fma(c.wt, t, fma(c.alpha, r - v, c.beta)), r);
+  }
+}
+
+// Pooling adds correlated parts: with S = sum s, M = sum (s s' - K) of the image
+// with itself, t^2 = S^2 - M the variance of the sum, and d = S - t,
+//   t t' - sum K = sum (s s' - K) - ((M + M') / 2 - (S - S') (d - d') + (d - d')^2 / 2),   t t' + sum K likewise:
+// 0 for windows that are equal bit for bit. Arrays: weight, S, M, d; for cov the weight alone. What is left of a
+// difference is lost for the next nonlinearity's sqrt(1 - rho) where it is below a thousandth of (M / S^2)^2.
+template <class T>
+struct Pooled {
+  T weight, value, plus;
+  T lost, all;  // s s' where a difference has lost its digits; s s'
+};
+
+template <class T, Form form>
+FNTK_HD Pooled<T> pooled(const T* a, const T* b, long lanes, long x, T v, T p) {
+  Pooled<T> found = {a[x] * b[x], v, p, T(0), T(0)};
+  if constexpr (form != Form::cov) {
+    const T s1 = a[lanes + x], s2 = b[lanes + x], e = a[3 * lanes + x] - b[3 * lanes + x];
+    const T mean = T(0.5) * (a[2 * lanes + x] + b[2 * lanes + x]);
+    const T rest = e * ((s1 - s2) - T(0.5) * e);
+    const bool blank = s1 * s2 == T(0);  // no variance: nothing to differ
+    const T least = T(1e-3) * mean * mean;
+    T value = select(blank, T(0), (v - mean) + rest);
+    found.lost = select(value * s1 * s2 < least, select(value == T(0), T(0), s1 * s2), T(0));
+    found.value = at_least_zero(value);
+    if constexpr (form == Form::both_defects) {
+      const T plus = select(blank, T(0), (p - mean) + rest);
+      found.lost += select(plus * s1 * s2 < least, select(plus == T(0), T(0), s1 * s2), T(0));
+      found.plus = at_least_zero(plus);
+    }
+    found.all = s1 * s2;
+  }
+  return found;
+}
+
+// Unit pixel vectors u, then s: s s' (1 - u u') = s s' |u - u'|^2 / 2.
+template <class T, Form form>
+FNTK_HD void add_channel(T a, T b, T& minus, T& plus) {
+  minus = fma(a - b, a - b, minus);
+  plus = form == Form::cov ? fma(a, b, plus) : fma(a + b, a + b, plus);
+}
+
+template <class T, Form form, class Sink>
+FNTK_HD void put_input(const Sink& sink, long x, T r, T minus, T plus) {
+  if constexpr (form == Form::cov)
+    sink.template put<form>(x, r * plus, T(0), T(0));
+  else
+    sink.template put<form>(x, T(0.5) * r * minus, T(0.5) * r * plus, T(0));
+}
+
+// K, where r = s s'.
+template <class T, Form form>
+FNTK_HD T covariance_of(T v, T p, T r) {
+  if constexpr (form == Form::cov)
+    return v;
+  else if constexpr (form == Form::defect)
+    return r - v;
+  else
+    return select(p < v, p - r, r - v);
+}
+
+}  // namespace FNTK_ISA
+}  // namespace fntk
