@@ -57,6 +57,7 @@ struct HostLanes {
     const T* base;
     long lane[32];
   };
+  static FNTK_HD void advance(Pointer& p, long by) { p.base += by; }
   static FNTK_HD Pointer pointer(const T* base, const Index& lanes, long scale) {
     Pointer p = {base, {}};
     for (int x = 0; x < 32; ++x) p.lane[x] = lanes.v[x] * scale;
@@ -88,6 +89,12 @@ struct HostLanes {
     for (int x = 0; x < 32; ++x) found.v[x] = sqrt(w.v[x]);
     return found;
   }
+  template <class E>
+  static FNTK_HD E anew(const E& x) {
+    return x;
+  }
+  static FNTK_HD void renew(int& x, int value) { x = value; }
+  static FNTK_HD Number flag(bool set) { return Number(set ? T(1) : T(0)); }
   static FNTK_HD void plane(const T* in, long lanes, Number& out) {
     for (int x = 0; x < 32; ++x) out.v[x] = x < lanes ? in[x] : T(0);
   }
@@ -104,6 +111,7 @@ struct WarpLanes {
   using Index = int;
   using Pointer = const T*;
   static __device__ __forceinline__ int own() { return int(threadIdx.x % 32); }
+  static __device__ __forceinline__ void advance(Pointer& p, long by) { p += by; }
   static __device__ __forceinline__ Pointer pointer(const T* base, Index lane, long scale) {
     return base + lane * scale;
   }
@@ -112,19 +120,26 @@ struct WarpLanes {
     return int(from[own()]);
   }
   static __device__ __forceinline__ Number number(const T* from) { return from[own()]; }
+  // Volatile: loads stay where the text has them, ahead of their use.
   template <int n>
   static __device__ __forceinline__ void load(Pointer p, long at, Number (&out)[n]) {
     if constexpr (n == 4 && sizeof(T) == sizeof(float)) {
-      const float4 found = __ldg(reinterpret_cast<const float4*>(p + at));
-      out[0] = found.x, out[1] = found.y, out[2] = found.z, out[3] = found.w;
+      asm volatile("ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];"
+                   : "=f"(out[0]), "=f"(out[1]), "=f"(out[2]), "=f"(out[3])
+                   : "l"(p + at));
     } else {
-      using Two = std::conditional_t<sizeof(T) == sizeof(float), float2, double2>;
-      for (int k = 0; k < n; k += 2) {
-        const Two found = __ldg(reinterpret_cast<const Two*>(p + at + k));
-        out[k] = found.x, out[k + 1] = found.y;
-      }
+      for (int k = 0; k < n; k += 2)
+        if constexpr (sizeof(T) == sizeof(float))
+          asm volatile("ld.global.nc.v2.f32 {%0, %1}, [%2];" : "=f"(out[k]), "=f"(out[k + 1]) : "l"(p + at + k));
+        else
+          asm volatile("ld.global.nc.v2.f64 {%0, %1}, [%2];" : "=d"(out[k]), "=d"(out[k + 1]) : "l"(p + at + k));
     }
   }
+  template <class E>
+  static __device__ __forceinline__ E anew(const E& x) {
+    return *const_cast<const volatile E*>(&x);
+  }
+  static __device__ __forceinline__ void renew(int& x, int value) { *const_cast<volatile int*>(&x) = value; }
   static __device__ __forceinline__ Number shuffle(Number v, Index from) { return __shfl_sync(~0u, v, from); }
   static __device__ __forceinline__ Number root(Number w) {
     if constexpr (sizeof(T) == sizeof(float)) {  // to 1 ulp, one instruction
@@ -135,6 +150,7 @@ struct WarpLanes {
       return sqrt(w);
     }
   }
+  static __device__ __forceinline__ Number flag(bool set) { return set ? T(1) : T(0); }
   static __device__ __forceinline__ void plane(const T* in, long lanes, Number& out) {
     out = own() < lanes ? in[own()] : T(0);
   }
@@ -162,21 +178,34 @@ struct RowSums {  // along the inner axes; and 1 / (s s')
   typename Lanes::Number v, t, inverse;
 };
 
-// Row y: what lies on it, and its first four numbers in both tables: coordinates, their factor, 1 / s.
+// Four numbers of a row in both images' tables, and what is made of them: f f' and |S - S'|^2 of two coordinates and
+// their factor, and the last ones' product.
 template <class Lanes>
-FNTK_HD RowSums<Lanes> row_sums(const typename Lanes::Pointer& a, const typename Lanes::Pointer& b, long at,
-                                const Sides<Lanes>& sides, const typename Lanes::Number& v,
-                                const typename Lanes::Number& t) {
+struct Quads {
   using Number = typename Lanes::Number;
-  Number p[4], q[4];
-  Lanes::load(a, at, p);
-  Lanes::load(b, at, q);
-  const Number one = p[0] - q[0], two = p[1] - q[1];
-  Number sum = fma(sides.first_weight, Lanes::shuffle(v, sides.first), v);
-  sum = fma(sides.second_weight, Lanes::shuffle(v, sides.second), sum);
-  Number theta = fma(sides.first_weight, Lanes::shuffle(t, sides.first), t);
-  theta = fma(sides.second_weight, Lanes::shuffle(t, sides.second), theta);
-  return {fma(p[2] * q[2], fma(two, two, one * one), sum), theta, p[3] * q[3]};
+  Number p[4], q[4], factor, square, last;
+  FNTK_HD void load(const typename Lanes::Pointer& a, const typename Lanes::Pointer& b, long at) {
+    Lanes::load(a, at, p);
+    Lanes::load(b, at, q);
+  }
+  FNTK_HD void reduce() {
+    const Number one = p[0] - q[0], two = p[1] - q[1];
+    square = fma(two, two, one * one);
+    factor = p[2] * q[2];
+    last = p[3] * q[3];
+  }
+};
+
+template <class Lanes>
+FNTK_HD typename Lanes::Number beside(const Sides<Lanes>& sides, const typename Lanes::Number& v) {
+  return fma(sides.second_weight, Lanes::shuffle(v, sides.second),
+             fma(sides.first_weight, Lanes::shuffle(v, sides.first), v));
+}
+
+template <class Lanes>
+FNTK_HD RowSums<Lanes> row_sums(const Quads<Lanes>& reduced, const Sides<Lanes>& sides, const typename Lanes::Number& v,
+                                const typename Lanes::Number& t) {
+  return {fma(reduced.factor, reduced.square, beside(sides, v)), beside(sides, t), reduced.last};
 }
 
 #if defined(__CUDA_ARCH__)
@@ -185,18 +214,21 @@ FNTK_HD RowSums<Lanes> row_sums(const typename Lanes::Pointer& a, const typename
 #define FNTK_UNROLL
 #endif
 
-// One layer. `first`, `second`: bit y where row y has the row at the first (above, VALID: below) and at the second
-// distance (below, VALID: two below). Tables of R + rows rows, so that the second image's never wrap.
+// One layer. Bit y of `first`: rows y - 1 and y meet (VALID: row y reads row y + 1), of `second`: VALID, row y reads
+// row y + 2. Tables have 2 R rows, so that the second image's never wrap. Numbers are asked for some way ahead of
+// their use; the order of the text is kept by the compiler (CMakeLists.txt), whose own order would not fit into
+// registers.
 template <class Lanes, int R, bool bias, int mode>
 FNTK_HD void chain_layer(const ChainLayer& layer, const typename Lanes::Pointer& a, const typename Lanes::Pointer& b,
-                         const typename Lanes::Pointer& bias_a, const typename Lanes::Pointer& bias_b, long lanes,
                          int rows, const Sides<Lanes>& sides, uint32_t first, uint32_t second,
                          typename Lanes::Number (&v)[R], typename Lanes::Number (&t)[R]) {
   using T = typename Lanes::Value;
   using Number = typename Lanes::Number;
-  const long stride = 8 * lanes;
+  constexpr long stride = kChainQuads<bias> * kChainQuad;
+  constexpr int ahead = mode == kValidRows ? 2 : 1;
   const Number alpha = Number(T(layer.alpha)), beta = Number(T(layer.beta)), unit = Number(T(1));
-  RowSums<Lanes> before = {}, top = {}, here = row_sums<Lanes>(a, b, 0, sides, v[0], t[0]), next = {}, after = {};
+  RowSums<Lanes> before = {}, top = {}, here, next = {}, found = {};
+  Quads<Lanes> inner, outer;
   if constexpr (mode == kCircularRows) {
     Number last_v = v[R - 1], last_t = t[R - 1];
     if (rows != R) {
@@ -204,45 +236,53 @@ FNTK_HD void chain_layer(const ChainLayer& layer, const typename Lanes::Pointer&
       for (int y = 0; y < R; ++y)
         if (y + 1 == rows) last_v = v[y], last_t = t[y];
     }
-    before = row_sums<Lanes>(a, b, (rows - 1) * stride, sides, last_v, last_t);
-    top = here;
+    inner.load(a, b, (rows - 1) * stride);
+    inner.reduce();
+    before = row_sums<Lanes>(inner, sides, last_v, last_t);
   }
-  if constexpr (mode == kValidRows && R > 1) next = row_sums<Lanes>(a, b, stride, sides, v[1], t[1]);
+  inner.load(a, b, 0);
+  inner.reduce();
+  here = row_sums<Lanes>(inner, sides, v[0], t[0]);
+  top = here;
+  inner.load(a, b, stride);
+  if constexpr (mode == kValidRows) {
+    inner.reduce();
+    next = row_sums<Lanes>(inner, sides, v[1], t[1]);
+    inner.load(a, b, 2 * stride);
+  }
   FNTK_UNROLL
   for (int y = 0; y < R; ++y) {
-    Number sum = here.v, theta = here.t;
-    if constexpr (mode == kValidRows) {
-      if (y + 2 < R)
-        after = row_sums<Lanes>(a, b, (y + 2) * stride, sides, v[y + 2 < R ? y + 2 : y], t[y + 2 < R ? y + 2 : y]);
-      if (first >> y & 1u) sum = sum + next.v, theta = theta + next.t;
-      if (second >> y & 1u) sum = sum + after.v, theta = theta + after.t;
-    } else {
-      if (y + 1 < R)
-        next = row_sums<Lanes>(a, b, (y + 1) * stride, sides, v[y + 1 < R ? y + 1 : y], t[y + 1 < R ? y + 1 : y]);
-      if constexpr (mode == kCircularRows) {
-        sum = sum + before.v, theta = theta + before.t;
-        if (y + 1 == rows)
-          sum = sum + top.v, theta = theta + top.t;
-        else
-          sum = sum + next.v, theta = theta + next.t;
-      } else {
-        if (y > 0 && (first >> y & 1u)) sum = sum + before.v, theta = theta + before.t;
-        if (y + 1 < R && (second >> y & 1u)) sum = sum + next.v, theta = theta + next.t;
-      }
-    }
-    Number p[4], q[4];
-    Lanes::load(a, y * stride + 4, p);
-    Lanes::load(b, y * stride + 4, q);
-    const Number one = p[0] - q[0], two = p[1] - q[1];
-    sum = fma(p[2] * q[2], fma(two, two, one * one), sum);
+    if (y + ahead < R) inner.reduce();
+    outer.load(a, b, y * stride + kChainQuad);
+    Number g[2], h[2];
     if constexpr (bias) {
-      Number g[2], h[2];
-      Lanes::load(bias_a, y * 2 * lanes, g);
-      Lanes::load(bias_b, y * 2 * lanes, h);
+      Lanes::load(a, y * stride + 2 * kChainQuad, g);
+      Lanes::load(b, y * stride + 2 * kChainQuad, h);
+    }
+    if (y + ahead < R)
+      found = row_sums<Lanes>(inner, sides, v[y + ahead < R ? y + ahead : y], t[y + ahead < R ? y + ahead : y]);
+    Number sum = here.v, theta = here.t;
+    if constexpr (mode == kSameRows) {
+      const Number above = Lanes::flag(first >> y & 1u), below = Lanes::flag(first >> 1 >> y & 1u);
+      if (y > 0) sum = fma(above, before.v, sum), theta = fma(above, before.t, theta);
+      if (y + 1 < R) sum = fma(below, found.v, sum), theta = fma(below, found.t, theta);
+    } else if constexpr (mode == kValidRows) {
+      const Number one = Lanes::flag(first >> y & 1u), two = Lanes::flag(second >> y & 1u);
+      if (y + 1 < R) sum = fma(one, next.v, sum), theta = fma(one, next.t, theta);
+      if (y + 2 < R) sum = fma(two, found.v, sum), theta = fma(two, found.t, theta);
+    } else {
+      const bool wraps = y + 1 == rows;
+      sum = (sum + before.v) + (wraps ? top.v : found.v);
+      theta = (theta + before.t) + (wraps ? top.t : found.t);
+    }
+    outer.reduce();
+    sum = fma(outer.factor, outer.square, sum);
+    if constexpr (bias) {
       const Number apart = g[0] - h[0];
       sum = fma(g[1] * h[1], apart * apart, sum);
     }
-    theta = fma(alpha, p[3] * q[3] - sum, theta);
+    if (y + ahead + 1 < R) inner.load(a, b, (y + ahead + 1) * stride);
+    theta = fma(alpha, outer.last - sum, theta);
     if constexpr (bias) theta = theta + beta;
     const Number w = sum * here.inverse, s = Lanes::root(w);
     if constexpr (std::is_same_v<T, float>) {
@@ -253,56 +293,62 @@ FNTK_HD void chain_layer(const ChainLayer& layer, const typename Lanes::Pointer&
       t[y] = fma(-(s * polynomial<T>(w, FNTK_ANGLE_DOUBLE)), theta, theta);
     }
     before = here;
-    here = next;
-    if constexpr (mode == kValidRows) next = after;
+    here = mode == kValidRows ? next : found;
+    if constexpr (mode == kValidRows) next = found;
   }
 }
 
-// All layers of a chain for one displacement along axis 0, from planes of one slot to those of another or the same.
-template <class Lanes, int R, bool bias, int mode>
-FNTK_HD void run_chain(const char* code, const GridCode& g, const StepCode& step, long group, long shift_at, int shift,
-                       const typename Lanes::Value* chain1, const typename Lanes::Value* chain2,
-                       const typename Lanes::Value* in, typename Lanes::Value* out, long plane_size) {
+// All layers of a chain for one displacement along axis 0 of a unit (cuda_images.h), from planes to planes. What is
+// asked for anew waits in memory, not in registers.
+template <class Lanes, int R, bool bias, int mode, class Unit, class Launch>
+FNTK_HD void run_chain(Unit& unit, const Launch& c) {
   using T = typename Lanes::Value;
   using Number = typename Lanes::Number;
-  const long lanes = g.lanes;
-  const int rows = int(g.rows);
-  const auto* layers = reinterpret_cast<const ChainLayer*>(code + step.chain_layers);
-  const auto* places = reinterpret_cast<const int32_t*>(code + step.chain_lanes) + group * 128;
-  const auto* weights = reinterpret_cast<const T*>(code + step.chain_weights) + group * 64;
-  const auto* edges = reinterpret_cast<const uint32_t*>(code + step.chain_edges) + 2 * shift_at;
-  const Sides<Lanes> sides = {Lanes::index(places), Lanes::index(places + 32), Lanes::number(weights),
-                              Lanes::number(weights + 32)};
-  const auto own = Lanes::index(places + 64), other = Lanes::index(places + 96);
-  const uint32_t first = edges[0], second = edges[1];
+  const auto step = [&]() -> const StepCode& {
+    return reinterpret_cast<const StepCode*>(c.code + c.grid.steps)[Lanes::anew(unit.next)];
+  };
+  const int rows = int(c.grid.rows), lanes = int(c.grid.lanes);
   Number v[R], t[R];
-  FNTK_UNROLL
-  for (int y = 0; y < R; ++y) {
-    v[y] = t[y] = Number(T(0));
-    if (y >= rows) continue;
-    Lanes::plane(in + y * lanes, lanes, v[y]);
-    Lanes::plane(in + 2 * plane_size + y * lanes, lanes, t[y]);
-  }
-  for (int k = 0; k < step.chain; ++k) {
-    const ChainLayer& layer = layers[k];
-    if (layer.rescale != 1) {
-      const Number scale = Number(T(layer.rescale));
-      FNTK_UNROLL
-      for (int y = 0; y < R; ++y) v[y] = v[y] * scale, t[y] = t[y] * scale;
+  {
+    const T* in = Lanes::anew(unit.scratch) + 3 * unit.source(step()) * rows * lanes;
+    FNTK_UNROLL
+    for (int y = 0; y < R; ++y) {
+      v[y] = t[y] = Number(T(0));
+      if (y >= rows) continue;
+      Lanes::plane(in + y * lanes, lanes, v[y]);
+      Lanes::plane(in + (2 * rows + y) * lanes, lanes, t[y]);
     }
-    const long bias_at = layer.table + (R + rows) * 8 * lanes;
-    const auto a = Lanes::pointer(chain1 + layer.table, own, 8);
-    const auto b = Lanes::pointer(chain2 + layer.table + shift * 8 * lanes, other, 8);
-    const auto bias_a = Lanes::pointer(chain1 + bias_at, own, 2);
-    const auto bias_b = Lanes::pointer(chain2 + bias_at + shift * 2 * lanes, other, 2);
-    chain_layer<Lanes, R, bias, mode>(layer, a, b, bias_a, bias_b, lanes, rows, sides, first, second, v, t);
   }
-  const Number scale = Number(T(step.chain_scale));
+  {
+    const long row = kChainQuads<bias> * kChainQuad;
+    const auto* places = reinterpret_cast<const int32_t*>(c.code + step().chain_lanes) + unit.group * 4 * kChainLanes;
+    const auto* weights = reinterpret_cast<const T*>(c.code + step().chain_weights) + unit.group * 2 * kChainLanes;
+    const Sides<Lanes> sides = {Lanes::index(places), Lanes::index(places + kChainLanes), Lanes::number(weights),
+                                Lanes::number(weights + kChainLanes)};
+    const long table = reinterpret_cast<const ChainLayer*>(c.code + step().chain_layers)->table;
+    auto a = Lanes::pointer(unit.chain1() + table, Lanes::index(places + 2 * kChainLanes), 4);
+    auto b = Lanes::pointer(unit.chain2() + table + unit.shift * row, Lanes::index(places + 3 * kChainLanes), 4);
+    for (Lanes::renew(unit.layer, 0); Lanes::anew(unit.layer) < step().chain;
+         Lanes::renew(unit.layer, Lanes::anew(unit.layer) + 1)) {
+      const auto& layer = reinterpret_cast<const ChainLayer*>(c.code + step().chain_layers)[Lanes::anew(unit.layer)];
+      if (layer.rescale != 1) {
+        const Number scale = Number(T(layer.rescale));
+        FNTK_UNROLL
+        for (int y = 0; y < R; ++y) v[y] = v[y] * scale, t[y] = t[y] * scale;
+      }
+      chain_layer<Lanes, R, bias, mode>(layer, a, b, rows, sides, Lanes::anew(unit.edges[0]),
+                                        Lanes::anew(unit.edges[1]), v, t);
+      Lanes::advance(a, 2 * R * row);
+      Lanes::advance(b, 2 * R * row);
+    }
+  }
+  const Number scale = Number(T(step().chain_scale));
+  T* out = Lanes::anew(unit.scratch) + 3 * step().dst * rows * lanes;
   FNTK_UNROLL
   for (int y = 0; y < R; ++y) {
     if (y >= rows) continue;
     Lanes::put(v[y] * scale, lanes, out + y * lanes);
-    Lanes::put(t[y] * scale, lanes, out + 2 * plane_size + y * lanes);
+    Lanes::put(t[y] * scale, lanes, out + (2 * rows + y) * lanes);
   }
 }
 

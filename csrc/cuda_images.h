@@ -5,6 +5,7 @@
 // 0 one after the other, so its sums have one order whoever runs it. A team (a block, a warp, the host) shares the
 // elements of a plane; between two passes over planes it waits for all.
 #pragma once
+#include "cuda_run.h"
 #include "image_code.h"
 #include "image_elements.h"
 
@@ -31,6 +32,10 @@ struct ImageLaunch {  // the kernel's argument
   T* planes[kMaxImageOutputs][2];  // pairs x size each, null: not wanted
   long sizes[kMaxImageOutputs];
 };
+
+// Runs a grid that has chains (cuda_chains.h); `scratch_size`: numbers at c.scratch.
+template <class T>
+void launch_chains(const ImageLaunch<T>& c, long scratch_size, bool backwards, const Place& place);
 
 constexpr int64_t kSame = 1, kDiagonal = 2;  // one image twice; of a symmetric Gram's diagonal
 
@@ -82,15 +87,19 @@ FNTK_HD T spread(int n, const T* a, const T* b, long lanes, long x) {
 
 template <class T, class Team>
 struct ImageUnit {
-  const Team& team;
+  const Team team;
   const ImageLaunch<T>& c;
   T* scratch;
   long pair, group;
 
   const T *table1 = nullptr, *table2 = nullptr;
   int64_t flags = 0;
-  int shift = 0;      // along axis 0
-  long shift_at = 0;  // its place among the grid's
+  int shift = 0;               // along axis 0
+  long shift_at = 0;           // its place among the grid's
+  int next = 0;                // step
+  int layer = 0;               // of a chain, and
+  uint32_t edges[2] = {0, 0};  // which of its rows meet
+  long turn = 0;               // of whoever takes unit after unit
 
   template <class E>
   FNTK_HD const E* at(long offset) const {
@@ -106,6 +115,8 @@ struct ImageUnit {
   FNTK_HD double* linked() const { return c.linked + pair * c.pair_doubles; }
   FNTK_HD long first() const { return c.pairs[3 * pair]; }
   FNTK_HD long second() const { return c.pairs[3 * pair + 1]; }
+  FNTK_HD const T* chain1() const { return c.chains1 + first() * c.chain_size; }
+  FNTK_HD const T* chain2() const { return c.chains2 + second() * c.chain_size; }
   FNTK_HD int source(const StepCode& s) const { return at<int32_t>(s.sources)[0]; }
   FNTK_HD const uint8_t* lane_flags() const { return at<uint8_t>(c.grid.flags) + group * c.grid.lanes; }
 
@@ -138,6 +149,7 @@ struct ImageUnit {
     }
     double* none = lost();
     if (c.grid.lost >= 0) team.each(2 * c.grid.lanes, [&](int at) { none[at] = 0; });
+    set_shift(0);
   }
 
   FNTK_TEAM void end() {
@@ -192,10 +204,31 @@ struct ImageUnit {
     }
   }
 
-  // Behind a chain that ends in covariances.
-  FNTK_TEAM void end_chain(const StepCode& s) {
-    if (s.cov_arrays < 0) return;
-    team.each(plane_size(), [&](int k) {
+  // The steps of all displacements along axis 0, up to the next chain, which is another's work; false: there is none.
+  FNTK_TEAM bool to_chain() {
+    for (;;) {
+      if (next == c.grid.n_steps) {
+        next = 0;
+        if (shift_at + 1 == c.grid.n_shifts) {
+          end();
+          return false;
+        }
+        set_shift(shift_at + 1);
+      }
+      if (step(next).chain) {
+        for (int k = 0; k < 2; ++k) edges[k] = at<uint32_t>(step(next).chain_edges)[2 * shift_at + k];
+        return true;
+      }
+      run_step(step(next++));
+    }
+  }
+
+  // Behind a chain; where it ends in covariances, registers have left s s' - K.
+  FNTK_TEAM void end_chain() {
+    const StepCode& s = step(next);
+    next += 2 * s.chain;
+    const bool cov = s.cov_arrays >= 0;
+    team.each(cov ? plane_size() : 0, [&](int k) {
       const Place p = place(s.cov_arrays, s.cov_stride, k);
       plane(s.dst, 0)[k] = p.a[p.x] * p.b[p.x] - plane(s.dst, 0)[k];
     });

@@ -1,13 +1,11 @@
-// Launches of cuda_images.h and cuda_chain.h for one dtype; without a device, the same text in plain loops.
+// Launches of cuda_images.h for one dtype; without a device, the same text in plain loops.
 #pragma once
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <type_traits>
 
 #define FNTK_ISA cuda
 #include "check.h"
-#include "cuda_chain.h"
 #include "cuda_check.h"
 #include "cuda_images.h"
 #include "cuda_images_run.h"
@@ -15,7 +13,8 @@
 namespace fntk {
 namespace {
 
-constexpr int kElementThreads = 256, kChainThreads = 128;
+constexpr int kElementThreads = 256;
+
 constexpr size_t kShared = 48 << 10;  // bytes of a block that need no asking
 
 cudaStream_t stream_of(const Place& place) { return static_cast<cudaStream_t>(place.stream); }
@@ -26,11 +25,7 @@ template <class T, class Team>
 FNTK_TEAM void run_unit(const Team& team, const ImageLaunch<T>& c, T* scratch, long index) {
   FNTK_ISA::ImageUnit<T, Team> unit = {team, c, scratch, index / c.grid.n_groups, index % c.grid.n_groups};
   unit.begin();
-  for (int s = 0; s < c.grid.n_shifts; ++s) {
-    unit.set_shift(s);
-    for (int k = 0; k < c.grid.n_steps; ++k) unit.run_step(unit.step(k));
-  }
-  unit.end();
+  unit.to_chain();
 }
 
 template <class T>
@@ -49,96 +44,7 @@ __global__ void __launch_bounds__(kElementThreads)
     FNTK_ISA::gather_link(c, link, k / all, k % all);
 }
 
-// ---------------------------------------------------------------- chains
-
-// A unit of a grid with chains; `steps(unit, from, to)` runs the others.
-template <class Lanes, int R, bool bias, int mode, class T, class Team, class Steps>
-FNTK_TEAM void run_chains(const Team& team, const ImageLaunch<T>& c, T* scratch, long index, const Steps& steps) {
-  FNTK_ISA::ImageUnit<T, Team> unit = {team, c, scratch, index / c.grid.n_groups, index % c.grid.n_groups};
-  unit.begin();
-  for (int s = 0; s < c.grid.n_shifts; ++s) {
-    unit.set_shift(s);
-    for (int k = 0; k < c.grid.n_steps;) {
-      int next = k;
-      while (next < c.grid.n_steps && unit.step(next).chain == 0) ++next;
-      if (next > k) steps(unit, k, next);
-      if (next == c.grid.n_steps) break;
-      const StepCode& step = unit.step(next);
-      FNTK_ISA::run_chain<Lanes, R, bias, mode>(
-          c.code, c.grid, step, unit.group, s, unit.shift, c.chains1 + unit.first() * c.chain_size,
-          c.chains2 + unit.second() * c.chain_size, unit.plane(unit.source(step), 0), unit.plane(step.dst, 0),
-          unit.plane_size());
-      team.each(0, [](int) {});
-      unit.end_chain(step);
-      k = next + 2 * step.chain;
-    }
-  }
-  unit.end();
-}
-
-template <class T, class Team>
-struct RunSteps {
-  FNTK_TEAM void operator()(FNTK_ISA::ImageUnit<T, Team>& unit, int from, int to) const {
-    for (int k = from; k < to; ++k) unit.run_step(unit.step(k));
-  }
-};
-
-// Apart from the chain, so that its registers are the chain's alone.
-template <class T>
-__device__ __noinline__ void warp_steps(FNTK_ISA::ImageUnit<T, FNTK_ISA::WarpTeam>& unit, int from, int to) {
-  RunSteps<T, FNTK_ISA::WarpTeam>()(unit, from, to);
-}
-template <class T>
-struct CallSteps {
-  FNTK_TEAM void operator()(FNTK_ISA::ImageUnit<T, FNTK_ISA::WarpTeam>& unit, int from, int to) const {
-#if defined(__CUDA_ARCH__)
-    warp_steps<T>(unit, from, to);
-#endif
-  }
-};
-
-template <class T, int R, bool bias, int mode>
-__global__ void __launch_bounds__(kChainThreads, R * sizeof(T) > 64 ? 4 : 6)
-    chain_kernel(const __grid_constant__ ImageLaunch<T> c) {
-  const long warps = gridDim.x * (kChainThreads / 32);
-  const long warp = blockIdx.x * (kChainThreads / 32) + threadIdx.x / 32;
-  for (long k = warp; k < c.n_pairs * c.grid.n_groups; k += warps)
-    run_chains<FNTK_ISA::WarpLanes<T>, R, bias, mode>(FNTK_ISA::WarpTeam(), c, c.scratch + warp * c.grid.scratch, k,
-                                                      CallSteps<T>());
-}
-
-template <int R, bool bias, int mode>
-struct Chain {
-  static constexpr int rows = R, meet = mode;
-  static constexpr bool biased = bias;
-};
-
-template <int R, bool bias, class Work>
-void with_mode(int mode, const Work& work) {
-  if (mode == kSameRows)
-    work(Chain<R, bias, kSameRows>());
-  else if (mode == kValidRows)
-    work(Chain<R, bias, kValidRows>());
-  else
-    work(Chain<R, bias, kCircularRows>());
-}
-
-// work(Chain) for the chains of a grid.
-template <class T, class Work>
-void with_chain(const GridCode& g, const Work& work) {
-  const auto with_rows = [&](auto rows) {
-    if (g.chain_bias)
-      with_mode<decltype(rows)::value, true>(g.chain_mode, work);
-    else
-      with_mode<decltype(rows)::value, false>(g.chain_mode, work);
-  };
-  if (g.chain_rows == 8)
-    with_rows(std::integral_constant<int, 8>());
-  else if (g.chain_rows == 16)
-    with_rows(std::integral_constant<int, 16>());
-  else if constexpr (sizeof(T) == sizeof(float))
-    with_rows(std::integral_constant<int, 32>());
-}
+// ---------------------------------------------------------------- tables of chains
 
 template <class T>
 struct ChainTables {  // one layer of n images
@@ -146,23 +52,25 @@ struct ChainTables {  // one layer of n images
   const T* tables;
   T* chains;
   long table_size, chain_size, rows, lanes, n;
-  int held, n_arrays;
+  long size;  // numbers of one image
 };
 
 template <class T>
 FNTK_HD void chain_number(const ChainTables<T>& c, long at) {
   const ChainLayer& layer = *c.layer;
-  const long of_image = (c.held + c.rows) * c.lanes * c.n_arrays, image = at / of_image;
-  const int k = int(at % c.n_arrays);
-  const long place = at % of_image / c.n_arrays, x = place % c.lanes, row = place / c.lanes;
-  const T* in = c.tables + image * c.table_size + layer.arrays[k] + row % c.rows * layer.strides[k] + x;
-  T* out = c.chains + image * c.chain_size + layer.table;
-  out[k < 8 ? place * 8 + k : (c.held + c.rows) * c.lanes * 8 + place * 2 + k - 8] = T(double(*in) * layer.factors[k]);
+  const long in_image = at % c.size, image = at / c.size;
+  const long quads = layer.n_arrays > 8 ? kChainQuads<true> : kChainQuads<false>;
+  const long k = in_image / kChainQuad % quads * 4 + in_image % 4;
+  const long x = in_image / 4 % kChainLanes % c.lanes, row = in_image / (quads * kChainQuad) % c.rows;
+  T value = T(0);
+  if (k < layer.n_arrays)
+    value = T(double(c.tables[image * c.table_size + layer.arrays[k] + row * layer.strides[k] + x]) * layer.factors[k]);
+  c.chains[image * c.chain_size + layer.table + in_image] = value;
 }
 
 template <class T>
 __global__ void __launch_bounds__(kElementThreads) chain_tables_kernel(const ChainTables<T> c) {
-  const long all = c.n * (c.held + c.rows) * c.lanes * c.n_arrays;
+  const long all = c.n * c.size;
   for (long k = blockIdx.x * long(kElementThreads) + threadIdx.x; k < all; k += gridDim.x * kElementThreads)
     chain_number(c, k);
 }
@@ -176,25 +84,8 @@ void run_grid(const ImageLaunch<T>& c, const ImagePairsCall<T>& call, const Plac
   const GridCode& g = c.grid;
   const long units = c.n_pairs * g.n_groups;
   if (units == 0 || g.n_shifts == 0) return;
+  if (g.chain_rows) return launch_chains(c, call.scratch_size, call.backwards, place);
   const FNTK_ISA::HostTeam team = {call.backwards};
-  if (g.chain_rows) {
-    with_chain<T>(g, [&](auto chain) {
-      using C = decltype(chain);
-      if (place.device == kOnHost) {
-        for (long k = 0; k < units; ++k)
-          run_chains<FNTK_ISA::HostLanes<T>, C::rows, C::biased, C::meet>(team, c, c.scratch, k,
-                                                                          RunSteps<T, FNTK_ISA::HostTeam>());
-        return;
-      }
-      constexpr long warps = kChainThreads / 32;
-      const long room = call.scratch_size / (g.scratch * warps);
-      FNTK_CHECK(room > 0, "scratch for ", call.scratch_size, " numbers, ", g.scratch * warps, " are needed");
-      const unsigned blocks = blocks_for(std::min((units + warps - 1) / warps, room));
-      chain_kernel<T, C::rows, C::biased, C::meet><<<blocks, kChainThreads, 0, stream_of(place)>>>(c);
-      cuda_check(cudaGetLastError(), kWork, "launch");
-    });
-    return;
-  }
   if (place.device == kOnHost) {
     for (long k = 0; k < units; ++k) run_unit(team, c, c.scratch, k);
     return;
@@ -255,17 +146,11 @@ template <class T>
 void chain_tables(const ImageCode& code, const ChainTablesCall<T>& call, const Place& place) {
   for (const ChainTable& own : code.chains) {
     const int n_arrays = reinterpret_cast<const ChainLayer*>(code.bytes.data() + own.layer)->n_arrays;
-    const ChainTables<T> c = {reinterpret_cast<const ChainLayer*>(call.code + own.layer),
-                              call.tables,
-                              call.chains,
-                              call.table_size,
-                              code.chain_size,
-                              own.rows,
-                              own.lanes,
-                              call.n,
-                              own.held,
-                              n_arrays};
-    const long all = call.n * (own.held + own.rows) * own.lanes * n_arrays;
+    const long size = 2 * own.held * (n_arrays > 8 ? kChainQuads<true> : kChainQuads<false>)*kChainQuad,
+               all = call.n * size;
+    const auto* layer = reinterpret_cast<const ChainLayer*>(call.code + own.layer);
+    const ChainTables<T> c = {layer,     call.tables, call.chains, call.table_size, code.chain_size, own.rows,
+                              own.lanes, call.n,      size};
     if (place.device == kOnHost) {
       for (long k = 0; k < all; ++k) chain_number(c, k);
       continue;

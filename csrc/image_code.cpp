@@ -175,15 +175,20 @@ struct Builder {
         lanes[group * 128 + 64 + size_t(x)] = int32_t(own);
         lanes[group * 128 + 96 + size_t(x)] = where.lanes_from[group][size_t(own)];
       }
+    const auto bits_of = [&](const std::vector<T>& mask, long distance) {
+      uint32_t bits = 0;
+      for (size_t k = 0; k < reads.shift_out.size(); ++k)
+        for (long y = 0; y < g.rows; ++y)
+          if (reads.shift_out[k] == distance && mask[k * size_t(g.rows) + size_t(y)] != T(0)) bits |= 1u << y;
+      return bits;
+    };
     std::vector<uint32_t> edges;
-    for (const auto& mask : reads.mask_out)
-      for (long distance : {mode == kValidRows ? 1L : -1L, mode == kValidRows ? 2L : 1L}) {
-        uint32_t bits = 0;
-        for (size_t k = 0; k < reads.shift_out.size(); ++k)
-          for (long y = 0; y < g.rows; ++y)
-            if (reads.shift_out[k] == distance && mask[k * size_t(g.rows) + size_t(y)] != T(0)) bits |= 1u << y;
-        edges.push_back(bits);
-      }
+    for (const auto& mask : reads.mask_out) {
+      edges.push_back(bits_of(mask, mode == kValidRows ? 1 : -1));
+      edges.push_back(bits_of(mask, mode == kValidRows ? 2 : 1));
+      // a row that reads the one above is read by it
+      if (mode == kSameRows && edges[edges.size() - 2] >> 1 != edges.back()) return false;
+    }
     s.chain_lanes = append(lanes);
     s.chain_weights = append(weights);
     s.chain_edges = append(edges);
@@ -200,7 +205,7 @@ struct Builder {
     const int mode = mode_of(begin);
     if (grid.chain_rows && (grid.chain_mode != mode || grid.chain_bias != begin.bias)) return;
     if (!chain_geometry(g, where, *where.reads[first], mode, s)) return;
-    grid.chain_rows = g.rows <= 8 ? 8 : g.rows <= 16 ? 16 : 32;
+    grid.chain_rows = g.rows <= 16 ? 16 : 32;
     grid.chain_mode = mode;
     grid.chain_bias = begin.bias;
     std::vector<ChainLayer> layers;
@@ -230,8 +235,6 @@ struct Builder {
         layer.strides[n] = long(from.n_arrays) * g.lanes;
         layer.factors[n] = factors[n];
       }
-      layer.table = code.chain_size;
-      code.chain_size += (grid.chain_rows + g.rows) * g.lanes * layer.n_arrays;
       scale = 0.5 * behind;
       if (relu.out == Form::cov) {
         s.cov_arrays = relu.first * g.rows * g.lanes + g.lanes;
@@ -239,7 +242,12 @@ struct Builder {
       }
       layers.push_back(layer);
     }
-    s.chain = int(layers.size());
+    const long count = long(layers.size());
+    for (ChainLayer& layer : layers) {
+      layer.table = code.chain_size;
+      code.chain_size += 2 * grid.chain_rows * (begin.bias ? kChainQuads<true> : kChainQuads<false>)*kChainQuad;
+    }
+    s.chain = int(count);
     s.chain_scale = scale;
     s.chain_layers = append(layers);
     for (size_t k = 0; k < layers.size(); ++k)

@@ -25,7 +25,7 @@ struct StepCode {
   long chain_layers;    // ChainLayer, `chain` of them
   long chain_lanes;     // int32, groups x 4 x 32: of both reads beside a place, its own in both images' tables
   long chain_weights;   // T, groups x 2 x 32: of those reads
-  long chain_edges;     // uint32, shifts x 2: a bit for each row that reads the one at the first distance, second
+  long chain_edges;     // uint32, shifts x 2: bit y where row y reads the one at the first distance, at the second
   double chain_scale;   // of what registers hold at the end
   long cov_arrays, cov_stride;  // of a chain that ends in covariances: the table of s; -1: it does not
   long place, opposite;         // store: int64, groups x lanes, place of the inner axes in an output, -1: none
@@ -35,9 +35,13 @@ struct StepCode {
   double params[4];           // of a nonlinearity
 };
 
+constexpr long kChainLanes = 32, kChainQuad = 4 * kChainLanes;  // four numbers of each lane
+template <bool bias>
+constexpr long kChainQuads = bias ? 3 : 2;  // of a row
+
 // A convolution and its rectifier in registers.
 struct ChainLayer {
-  long table;          // where its numbers begin in an image's chain tables: (R + rows) x lanes x 8, then x 2
+  long table;          // where its numbers begin in an image's chain tables: 2 R x quads x lanes x 4
   double alpha, beta;  // NTK' = sum + alpha K' + beta
   double rescale;      // of both planes before this layer, a power of two
   int n_arrays;        // 8, with a bias 10
@@ -55,7 +59,7 @@ struct GridCode {
   long flags;      // uint8, groups x lanes: kLive, kEqual
   long lost;       // first of its groups among those that lose digits, -1: none do
   long scratch;    // numbers that one unit works on
-  int chain_rows;  // rows that registers hold for its chains: 0 (it has none), 8, 16 or 32
+  int chain_rows;  // rows that registers hold for its chains: 0 (it has none), 16 or 32
   int chain_bias, chain_mode;
 };
 

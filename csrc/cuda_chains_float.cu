@@ -1,0 +1,3 @@
+#include "cuda_chains.h"
+
+template void fntk::launch_chains<float>(const ImageLaunch<float>&, long, bool, const Place&);

@@ -1,0 +1,297 @@
+"""Images on the CUDA backend without a GPU: its device text on the processor, element by element and in registers."""
+
+from __future__ import annotations
+
+import itertools
+from unittest import mock
+
+import image_oracle
+import numpy as np
+import pytest
+import test_images
+from fastntk import backends, stax
+from fastntk.plan import make_plan
+from fastntk.program import Value, lower
+from on_host import MODULE, STATE, cuda_on_host
+from test_images import BOTH, DEEP, NETWORKS, check, conv, deep, hard_images, images, pooling, relative
+
+READY = MODULE is not None and backends.load("cpu")[0] is not None
+pytestmark = pytest.mark.skipif(not READY, reason=f"backend 'cuda' (and 'cpu' for its tables): {STATE}")
+Relu, serial = stax.Relu, stax.serial
+
+
+@pytest.fixture
+def cuda():
+    with cuda_on_host() as found:
+        yield found
+
+
+@pytest.fixture(params=[True, False], ids=["registers", "elements"])
+def registers(request):
+    with mock.patch.object(backends.CudaEngine, "registers", request.param):
+        yield request.param
+
+
+def layers_in_registers(net, shape, dtype):
+    """Convolutions that run in registers, and those that could: between rectifiers, on at most 32 rows and columns."""
+    value = Value(0, 2, spatial=shape[:-1], batch_axis=0, channel_axis=len(shape))
+    plan = make_plan(lower(net, value).program, (shape[:-1],))
+    make = MODULE.ImagePlan32 if dtype == np.float32 else MODULE.ImagePlan64
+    rows = 32 if dtype == np.float32 else 16
+    could = sum(
+        step.fused and step.form_in == "defect"
+        for grid in plan.grids
+        if grid.sizes == (1,) or (len(grid.sizes) == 2 and grid.sizes[0] <= rows and grid.sizes[1] <= 32)
+        for step in grid.steps
+    )
+    return sum(layers for _, layers in make(plan, [shape[-1]], 1, True).grids), could
+
+
+# ---------------------------------------------------------------- every kind of step
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_against_the_definition(name, dtype, cuda, registers):
+    x1, x2 = images(3, dtype=dtype), images(2, seed=1, dtype=dtype)
+    if not registers and not layers_in_registers(NETWORKS[name], x1.shape[1:], dtype)[0]:
+        pytest.skip("the same as with registers: none hold a layer of this network")
+    kernel_fn = NETWORKS[name].kernel_fn
+    check(kernel_fn(x1, x2, BOTH, backend="cuda"), image_oracle.kernels(NETWORKS[name], x1, x2), dtype)
+    check(kernel_fn(x1, None, BOTH, backend="cuda"), image_oracle.kernels(NETWORKS[name], x1), dtype)
+
+
+@pytest.mark.parametrize("readout", test_images.READOUTS)
+@pytest.mark.parametrize("make", [deep, pooling])
+@pytest.mark.parametrize("b_std", [None, 0.1])
+def test_hard_images(readout, b_std, make, dtype, cuda, registers):
+    x = hard_images(7, 1.0078125).astype(dtype)
+    net = make(readout, b_std)
+    assert layers_in_registers(net, x.shape[1:], dtype)[0] > 2
+    exact = image_oracle.kernels(net, x)
+    found = net.kernel_fn(x, None, BOTH, backend="cuda")
+    alone = net.kernel_fn.diagonal(x, BOTH, backend="cuda")
+    for name in BOTH:
+        assert relative(getattr(found, name), exact[name]) <= DEEP[dtype.name], name
+        assert relative(getattr(alone, name), np.diag(exact[name])) <= DEEP[dtype.name], name
+
+
+# ---------------------------------------------------------------- every size, every displacement
+
+
+def stack(padding, b_std):
+    layer = stax.Conv(4, (3, 3), None, padding, 1.3, b_std)
+    return serial(*[layer, Relu()] * 3, stax.Conv(4, (1, 1), W_std=0.9))
+
+
+def check_size(h, w, dtype):
+    """Covariances of all pairs of positions of two images, by the 4-index reference."""
+    x1, x2 = (images(1, (h, w, 2), seed, np.float64).astype(dtype) for seed in (h, w))
+    x2[:, : h // 2] = x1[:, : h // 2]  # equal and unequal pixels, at all displacements
+    for padding, b_std in itertools.product(("SAME", "CIRCULAR", "VALID"), (None, 0.3)):
+        if padding == "VALID" and min(h, w) < 7:
+            continue
+        net = stack(padding, b_std)
+        held, could = layers_in_registers(net, (h, w, 2), dtype)
+        assert held == could, (padding, held, could)
+        found = net.kernel_fn(x1, x2, (*BOTH, "cov1", "cov2"), backend="cuda")
+        exact = net.kernel_fn(*(x.astype(np.float64) for x in (x1, x2)), (*BOTH, "cov1", "cov2"), backend="numpy")
+        v1, v2 = (np.einsum("aiijj->aij", cov) for cov in (exact.cov1, exact.cov2))
+        size = np.sqrt(v1[:, None, :, None, :, None] * v2[None, :, None, :, None, :])
+        for name in BOTH:
+            error = np.abs(getattr(found, name) - getattr(exact, name))
+            bound = DEEP[np.dtype(dtype).name] * np.maximum(np.abs(getattr(exact, name)), 0.5 * size)
+            assert (error <= bound).all(), (h, w, padding, b_std, name, np.nanmax(error / bound))
+
+
+SIZES = [(1, 1), (1, 6), (2, 2), (3, 1), (5, 5), (6, 9), (8, 3), (4, 16), (16, 4), (13, 13), (17, 13), (33, 2), (3, 40)]
+
+
+@pytest.mark.parametrize(("h", "w"), SIZES)
+def test_sizes(h, w, dtype, cuda):
+    check_size(h, w, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("h", range(1, 41))
+def test_every_size(h, dtype, cuda):
+    for w in range(1, 41):
+        check_size(h, w, dtype)
+
+
+def test_a_whole_warp(cuda):
+    """32 x 32, pooled, in float32: the size that registers are meant for."""
+    net, x = deep("gap", 0.1), images(2, (32, 32, 3), dtype=np.float32)
+    net = serial(*net.layers[:6], *net.layers[-2:])
+    assert layers_in_registers(net, (32, 32, 3), np.float32) == (2, 2)
+    expected = net.kernel_fn(x, None, BOTH, backend="cpu")
+    for found, wanted in zip(net.kernel_fn(x, None, BOTH, backend="cuda"), expected, strict=True):
+        assert relative(found, wanted) <= DEEP["float32"]
+
+
+def test_scales_of_a_deep_chain(cuda):
+    """60 layers multiply by some 1e-57, which registers keep apart from the numbers."""
+    net = serial(*[layer for _ in range(60) for layer in (conv(W_std=1.4, b_std=None), Relu())], stax.Flatten())
+    x = images(3, (4, 5, 2), dtype=np.float32)
+    expected = net.kernel_fn(x.astype(np.float64), None, BOTH, backend="cpu")
+    for found, wanted in zip(net.kernel_fn(x, None, BOTH, backend="cuda"), expected, strict=True):
+        assert relative(found, wanted) <= 3 * DEEP["float32"]
+
+
+# ---------------------------------------------------------------- passes, batches, tiles
+
+
+@pytest.mark.parametrize("name", ["residual, gap", "erf and pools", "positions", "dilation before pools"])
+def test_elements_of_a_pass_do_not_wait_for_each_other(name, dtype, cuda, registers):
+    x = images(3, dtype=dtype)
+    expected = NETWORKS[name].kernel_fn(x, None, BOTH, backend="cuda")
+    forwards = backends.CudaEngine.image_pairs
+
+    def backwards(self, plan, *arrays):
+        assert arrays[-1] is False
+        forwards(self, plan, *arrays[:-1], True)
+
+    with mock.patch.object(backends.CudaEngine, "image_pairs", backwards):
+        test_images.assert_same(NETWORKS[name].kernel_fn(x, None, BOTH, backend="cuda"), expected)
+
+
+def calls(native, name="image_pairs"):
+    return sum(call[0] == name for call in native.calls)
+
+
+@pytest.mark.parametrize("name", ["residual, gap", "positions"])
+def test_the_result_does_not_depend_on_the_budget(name, cuda):
+    x = images(7, dtype=np.float32)
+    kernel_fn = NETWORKS[name].kernel_fn
+    expected = kernel_fn(x, None, BOTH, backend="cuda"), kernel_fn(x, x[:3], BOTH, backend="cuda")
+    before = calls(cuda[1])
+    for budget in (1_500_000, 4_000_000):
+        test_images.assert_same(kernel_fn(x, None, BOTH, backend="cuda", memory_budget=budget), expected[0])
+        test_images.assert_same(kernel_fn(x, x[:3], BOTH, backend="cuda", memory_budget=budget), expected[1])
+    assert calls(cuda[1]) - before > 4, "more than one batch"
+
+
+def test_a_budget_too_small_is_refused(cuda):
+    out = np.full((7, 7), 7.0, np.float32)
+    with pytest.raises(MemoryError, match=r"a pair of images takes .*device's memory.* memory_budget is 97.7 KiB"):
+        NETWORKS["residual, gap"].kernel_fn(images(7, dtype=np.float32), None, "ntk", out=out, memory_budget=100_000,
+                                            backend="cuda")  # fmt: skip
+    assert (out == 7).all()
+
+
+def test_pairs_that_lack_digits_are_done_again(cuda):
+    """Near-duplicates behind a pool, in float64, where float32 has lost their difference."""
+    x = images(4, (8, 8, 2), dtype=np.float32)
+    x[1], x[2] = x[0] * np.float32(1 + 1e-6), x[0] + np.float32(1e-5)
+    net = pooling("gap", 0.1)
+    seen = mock.Mock(side_effect=backends.CudaEngine.image_plan)
+    with mock.patch.object(backends.CudaEngine, "image_plan", lambda self, *args: seen(self, *args)):
+        found = net.kernel_fn(x, None, BOTH, backend="cuda")
+    assert {call.args[-1] for call in seen.call_args_list} == {np.dtype(np.float32), np.dtype(np.float64)}
+    exact = net.kernel_fn(x.astype(np.float64), None, BOTH, backend="cpu")
+    for a, b in zip(found, exact, strict=True):
+        assert relative(a, b) <= DEEP["float32"]
+        assert np.array_equal(a, a.T)
+
+
+def test_out_of_any_strides(dtype, cuda, tmp_path):
+    x1, x2 = images(3, dtype=dtype), images(2, seed=1, dtype=dtype)
+    kernel_fn = NETWORKS["positions"].kernel_fn
+    expected = kernel_fn(x1, x2, BOTH, backend="cuda")
+    shape = expected.nngp.shape
+    strided = np.full((*shape, 3), np.nan, dtype)[..., 1]
+    file = np.memmap(tmp_path / "ntk", dtype, "w+", shape=shape)
+    kernel_fn(x1, x2, BOTH, out=(strided, file), backend="cuda")
+    test_images.assert_same((strided, np.asarray(file)), expected)
+
+
+def test_progress_and_interrupt(cuda, capsys):
+    x = images(5, dtype=np.float32)
+    kernel_fn = NETWORKS["residual, gap"].kernel_fn
+    with mock.patch.dict("sys.modules", {"tqdm.auto": None}):
+        kernel_fn(x, None, "ntk", progress=True, backend="cuda")
+    assert capsys.readouterr().err.endswith("15 of 15 pairs\n")
+    begun = 0
+    work = backends.CudaEngine.image_pairs
+
+    def stopped(self, *args):
+        nonlocal begun
+        begun += 1
+        if begun == 3:
+            raise KeyboardInterrupt
+        work(self, *args)
+
+    with (
+        mock.patch("fastntk.image_cuda._PAIRS", 2),
+        mock.patch.object(backends.CudaEngine, "image_pairs", stopped),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        kernel_fn(x, None, "ntk", backend="cuda")
+    assert begun == 3
+
+
+def test_a_failed_launch_returns_nothing(cuda):
+    cuda[1].failing["image_pairs"] = 2
+    with mock.patch("fastntk.image_cuda._PAIRS", 2), pytest.raises(RuntimeError, match="image_pairs"):
+        NETWORKS["residual, gap"].kernel_fn(images(7, dtype=np.float32), None, "ntk", backend="cuda")
+
+
+# ---------------------------------------------------------------- arrays of a device
+
+
+@pytest.mark.parametrize("name", ["residual, gap", "positions"])
+def test_device_arrays(name, dtype, cuda):
+    cupy = cuda[0]
+    x1, x2 = images(3, dtype=dtype), images(2, seed=1, dtype=dtype)
+    kernel_fn = NETWORKS[name].kernel_fn
+    for args in ((x1, None), (x1, x2)):
+        expected = kernel_fn(*args, BOTH, backend="cuda")
+        given = [None if x is None else cupy.asarray(x) for x in args]
+        found = kernel_fn(*given, BOTH)
+        assert all(type(k).__module__ == "cupy" for k in found)
+        test_images.assert_same([k.get() for k in found], expected)
+    alone = kernel_fn.diagonal(given[0], BOTH) if name != "positions" else []
+    for k, whole in zip(alone, kernel_fn(x1, None, BOTH, backend="cuda"), strict=bool(alone)):
+        np.testing.assert_allclose(k.get(), np.diag(whole), rtol=64 * np.finfo(dtype).eps)
+    assert isinstance(kernel_fn(given[0]).cov1, type(given[0]))
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_tables_need_the_cpu_module(cuda):
+    load = backends.load
+    with (
+        mock.patch("fastntk.image_cuda.load", lambda name: (None, "not here") if name == "cpu" else load(name)),
+        pytest.raises(RuntimeError, match=r"needs backend 'cpu' for the tables of images, which is not here"),
+    ):
+        NETWORKS["positions"].kernel_fn(images(2), backend="cuda")
+
+
+@pytest.mark.parametrize(
+    ("index", "change", "pattern"),
+    [
+        (0, lambda code: code[1:], "code must be .* adjacent bytes"),
+        (1, lambda tables: (tables[0][:, 1:], tables[1]), "tables1 has shape"),
+        (5, lambda linked: linked[:0], "linked holds 0 pairs"),
+        (6, lambda lost: lost[:, :, :1], "lost has shape"),
+        (7, lambda scratch: scratch[:5], "scratch holds 5 numbers"),
+        (8, lambda outputs: [], "program has 1 outputs"),
+        (8, lambda outputs: [(outputs[0][0][:, :0], None)], "output has shape"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(index, change, pattern, cuda):
+    work = backends.CudaEngine.image_pairs
+
+    def changed(self, plan, *arrays):
+        given = list(arrays)
+        given[index] = change(given[index])
+        work(self, plan, *given)
+
+    with mock.patch.object(backends.CudaEngine, "image_pairs", changed), pytest.raises(ValueError, match=pattern):
+        NETWORKS["residual, gap"].kernel_fn(images(3, dtype=np.float32), None, "nngp", backend="cuda")
+
+
+def test_explain(cuda):
+    found = NETWORKS["residual, gap"].kernel_fn.explain((3, 6, 5, 3), backend="cuda")
+    assert found.table_bytes > 0
+    assert found.worker_bytes > 0
