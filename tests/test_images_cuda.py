@@ -26,12 +26,6 @@ def cuda():
         yield found
 
 
-@pytest.fixture(params=[True, False], ids=["registers", "elements"])
-def registers(request):
-    with mock.patch.object(backends.CudaEngine, "registers", request.param):
-        yield request.param
-
-
 def layers_in_registers(net, shape, dtype):
     """Convolutions that run in registers, and those that could: between rectifiers, on at most 32 rows and columns."""
     value = Value(0, 2, spatial=shape[:-1], batch_axis=0, channel_axis=len(shape))
@@ -51,28 +45,28 @@ def layers_in_registers(net, shape, dtype):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_against_the_definition(name, dtype, cuda, registers):
+def test_against_the_definition(name, dtype, cuda):
     x1, x2 = images(3, dtype=dtype), images(2, seed=1, dtype=dtype)
-    if not registers and not layers_in_registers(NETWORKS[name], x1.shape[1:], dtype)[0]:
-        pytest.skip("the same as with registers: none hold a layer of this network")
     kernel_fn = NETWORKS[name].kernel_fn
     check(kernel_fn(x1, x2, BOTH, backend="cuda"), image_oracle.kernels(NETWORKS[name], x1, x2), dtype)
     check(kernel_fn(x1, None, BOTH, backend="cuda"), image_oracle.kernels(NETWORKS[name], x1), dtype)
 
 
-@pytest.mark.parametrize("readout", test_images.READOUTS)
-@pytest.mark.parametrize("make", [deep, pooling])
-@pytest.mark.parametrize("b_std", [None, 0.1])
-def test_hard_images(readout, b_std, make, dtype, cuda, registers):
+@pytest.mark.parametrize(("make", "readout", "b_std"), [(deep, "gap", 0.1), (deep, "flatten", None),
+                                                       (pooling, "gap", None), (pooling, "flatten", 0.1)])  # fmt: skip
+def test_hard_images(readout, b_std, make, dtype, cuda):
+    """With registers and element by element."""
     x = hard_images(7, 1.0078125).astype(dtype)
     net = make(readout, b_std)
     assert layers_in_registers(net, x.shape[1:], dtype)[0] > 2
     exact = image_oracle.kernels(net, x)
-    found = net.kernel_fn(x, None, BOTH, backend="cuda")
-    alone = net.kernel_fn.diagonal(x, BOTH, backend="cuda")
-    for name in BOTH:
-        assert relative(getattr(found, name), exact[name]) <= DEEP[dtype.name], name
-        assert relative(getattr(alone, name), np.diag(exact[name])) <= DEEP[dtype.name], name
+    for registers in (True, False):
+        with mock.patch.object(backends.CudaEngine, "registers", registers):
+            found = net.kernel_fn(x, None, BOTH, backend="cuda")
+            alone = net.kernel_fn.diagonal(x, BOTH, backend="cuda")
+        for name in BOTH:
+            assert relative(getattr(found, name), exact[name]) <= DEEP[dtype.name], name
+            assert relative(getattr(alone, name), np.diag(exact[name])) <= DEEP[dtype.name], name
 
 
 # ---------------------------------------------------------------- every size, every displacement
@@ -141,7 +135,7 @@ def test_scales_of_a_deep_chain(cuda):
 
 
 @pytest.mark.parametrize("name", ["residual, gap", "erf and pools", "positions", "dilation before pools"])
-def test_elements_of_a_pass_do_not_wait_for_each_other(name, dtype, cuda, registers):
+def test_elements_of_a_pass_do_not_wait_for_each_other(name, dtype, cuda):
     x = images(3, dtype=dtype)
     expected = NETWORKS[name].kernel_fn(x, None, BOTH, backend="cuda")
     forwards = backends.CudaEngine.image_pairs
