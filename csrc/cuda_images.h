@@ -1,9 +1,8 @@
 // Pairs of images through one grid of an image program, element by element: host and device run this same text, so that
 // machines without a GPU test it.
 //
-// A unit is one pair and one group of displacements along the inner axes; it goes through the displacements along axis
-// 0 one after the other, so its sums have one order whoever runs it. A team (a block, a warp, the host) shares the
-// elements of a plane; between two passes over planes it waits for all.
+// A unit is one pair and one group of displacements along the inner axes; those along axis 0 it takes in turn, so its
+// sums have one order. A team (a block, a warp, the host) shares a plane's elements and waits for all between passes.
 #pragma once
 #include "cuda_run.h"
 #include "image_code.h"
@@ -105,7 +104,6 @@ struct ImageUnit {
   FNTK_HD const E* at(long offset) const {
     return reinterpret_cast<const E*>(c.code + offset);
   }
-  FNTK_HD const GridCode& grid() const { return c.grid; }
   FNTK_HD const StepCode& step(int k) const { return at<StepCode>(c.grid.steps)[k]; }
   FNTK_HD const LinkCode& link(int k) const { return at<LinkCode>(c.links)[k]; }
   FNTK_HD long plane_size() const { return c.grid.rows * c.grid.lanes; }
