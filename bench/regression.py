@@ -258,8 +258,11 @@ def main() -> int:
         for method, row in summary(found["splits"]).items():
             print(f"{name}, {method}: RMSE {row['rmse']:.4g} +- {row['rmse_error']:.2g}, NLL {row['nll']:.4g} +- "
                   f"{row['nll_error']:.2g}, {row['seconds']:.0f} s in all", flush=True)  # fmt: skip
-    run["seconds"], run["others_busy"] = time.perf_counter() - start, others(before)
-    noise_line(run["others_busy"])
+    if not run["seconds"]:
+        report["runs"].remove(run)  # nothing was left to compute
+    else:
+        run["seconds"], run["others_busy"] = time.perf_counter() - start, others(before)
+        noise_line(run["others_busy"])
     write_json(report, given.out)
     given.out.with_suffix(".md").write_text(markdown(report))
     print(f"written: {given.out}, {given.out.with_suffix('.md')}")

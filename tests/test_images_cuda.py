@@ -172,16 +172,19 @@ def test_a_budget_too_small_is_refused(cuda):
     assert (out == 7).all()
 
 
-def test_pairs_that_lack_digits_are_done_again(cuda):
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_pairs_that_lack_digits_are_done_again(where, cuda):
     """Near-duplicates behind a pool, in float64, where float32 has lost their difference."""
     x = images(4, (8, 8, 2), dtype=np.float32)
     x[1], x[2] = x[0] * np.float32(1 + 1e-6), x[0] + np.float32(1e-5)
     net = pooling("gap", 0.1)
     seen = mock.Mock(side_effect=backends.CudaEngine.image_plan)
     with mock.patch.object(backends.CudaEngine, "image_plan", lambda self, *args: seen(self, *args)):
-        found = net.kernel_fn(x, None, BOTH, backend="cuda")
+        found = net.kernel_fn(cuda[0].asarray(x) if where == "device" else x, None, BOTH, backend="cuda")
     assert {call.args[-1] for call in seen.call_args_list} == {np.dtype(np.float32), np.dtype(np.float64)}
     exact = net.kernel_fn(x.astype(np.float64), None, BOTH, backend="cpu")
+    if where == "device":
+        found = [k.get() for k in found]
     for a, b in zip(found, exact, strict=True):
         assert relative(a, b) <= DEEP["float32"]
         assert np.array_equal(a, a.T)

@@ -116,6 +116,11 @@ class CudaRunner(Runner):
 
     # ---------------------------------------------------------------- work
 
+    def empty(self, shape: tuple[int, ...], like: Array) -> Array:
+        xp = np if isinstance(like, np.ndarray) else self._xp
+        found: Array = xp.empty(shape, self._dtype)
+        return found
+
     def tables(self, x: Images, part: slice) -> _Tables:
         if not isinstance(x.arrays[0], np.ndarray):
             part, x = slice(0, part.stop - part.start), Images([a[part].get() for a in x.arrays])

@@ -94,9 +94,11 @@ def _again(runner: Runner, x1: Images, x2: Images, pairs: list[list[int]], outpu
         part = np.asarray(pairs[start : start + step])
         first, at1 = np.unique(part[:, 0], return_inverse=True)
         second, at2 = np.unique(part[:, 1], return_inverse=True)
-        tables1 = runner.tables(Images([x[first] for x in x1.arrays]), slice(0, len(first)))
-        tables2 = runner.tables(Images([x[second] for x in x2.arrays]), slice(0, len(second)))
-        fresh = [[None if p is None else np.empty((len(part), 1, *p.shape[2:])) for p in planes] for planes in outputs]
+        tables1 = runner.tables(Images([x[first.tolist()] for x in x1.arrays]), slice(0, len(first)))
+        tables2 = runner.tables(Images([x[second.tolist()] for x in x2.arrays]), slice(0, len(second)))
+        fresh = [
+            [None if p is None else runner.empty((len(part), 1, *p.shape[2:]), p) for p in planes] for planes in outputs
+        ]
         runner.listed(tables1, tables2, np.stack([at1, at2], axis=1).tolist(), fresh)
         with np.errstate(over="ignore"):
             for planes, found in zip(outputs, fresh, strict=True):

@@ -96,6 +96,10 @@ class Runner:
         for start in range(0, n, step):
             yield slice(start, min(n, start + step))
 
+    def empty(self, shape: tuple[int, ...], like: Array) -> Array:
+        """An array of this runner's dtype where ``like`` lies."""
+        return np.empty(shape, self._dtype)
+
     def tables(self, x: Images, part: slice) -> Any:
         arrays = [np.require(a, self._dtype, ["C", "A"]) for a in x.part(part.start, part.stop)]
         return self._compiled.tables(arrays, self._engine.isa, self._engine.threads)
