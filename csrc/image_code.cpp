@@ -261,7 +261,6 @@ struct Builder {
     const GridLayout<T>& where = layout.grids[index];
     GridCode own = {};
     own.rows = g.rows;
-    own.inner = g.inner;
     own.lanes = g.lanes;
     own.table = g.table;
     own.n_slots = g.n_slots;
@@ -307,8 +306,6 @@ struct Builder {
     const LinkLayout& where = layout.links[index];
     const ImageGrid &source = program.grids[size_t(given.source)], &target = program.grids[size_t(given.target)];
     LinkCode own = {};
-    own.n_groups = int(layout.grids[size_t(given.source)].groups.size());
-    own.both = given.form == Form::both_defects;
     own.lanes = source.lanes;
     own.n_rows = where.n_rows;
     own.size = where.size;
@@ -357,7 +354,7 @@ struct Builder {
       const size_t source = size_t(program.links[k].source);
       code.links_of[source].push_back(int(k));
       code.links[k].sums = sums[source];
-      sums[source] += 3 * code.links[k].n_groups * code.links[k].n_rows * code.links[k].lanes;
+      sums[source] += 3 * long(layout.grids[source].groups.size()) * code.links[k].n_rows * code.links[k].lanes;
       most = std::max(most, sums[source]);
     }
     code.pair_doubles = most;

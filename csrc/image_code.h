@@ -51,7 +51,7 @@ struct ChainLayer {
 };
 
 struct GridCode {
-  long rows, inner, lanes, table;
+  long rows, lanes, table;
   int n_slots, n_shifts, n_groups, n_steps;
   long steps;      // StepCode
   long shifts;     // int32
@@ -66,7 +66,6 @@ struct GridCode {
 constexpr uint8_t kLive = 1, kEqual = 2;  // a displacement that counts; displacement 0
 
 struct LinkCode {
-  int n_groups, both;
   long lanes, n_rows, size, target_lanes;
   long sums;                          // among a pair's doubles: groups x 3 x n_rows x lanes of the source
   long planes;                        // likewise: 3 x size
