@@ -10,7 +10,7 @@
 namespace fntk {
 
 // Blocks on a multiprocessor at once: as many as leave the state its registers.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200)
 constexpr int kMostBlocks = 2;  // three would spill there
 #else
 constexpr int kMostBlocks = 3;
