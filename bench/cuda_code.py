@@ -18,9 +18,9 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import sysconfig
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,8 +240,9 @@ def measure() -> dict:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def command(doc: str, measure: Callable[[], dict]) -> None:
+    """The command line of a script that counts instructions."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     found = measure()
@@ -254,4 +255,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command(__doc__, measure)

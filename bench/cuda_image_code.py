@@ -10,8 +10,6 @@ of the shortest way once round the loop over layers, divided by the rows that it
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import sys
 import tempfile
@@ -82,17 +80,5 @@ def measure(kernels: list[tuple[str, int, bool, int]] = KERNELS) -> dict:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path)
-    chosen = parser.parse_args()
-    found = measure()
-    for name, own in found["kernels"].items():
-        count = found["instructions_per_entry_layer"][name]
-        print(f"{name:<36} {count:6.1f} instructions  " + "  ".join(f"{key} {value}" for key, value in own.items()))
-    if chosen.json:
-        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    cuda_code.command(__doc__, measure)

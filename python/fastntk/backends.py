@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from importlib import import_module
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .config import resolve_options
-from .device import HOST, PIP, DevicePlace, HostMemory, Place, import_cupy
+from .device import HOST, PIP, DevicePlace, HostMemory, Place, WhereTheyLie, import_cupy
 from .plan import Plan
 from .program import Program
 from .reference import CLOSE, NumpyEngine
@@ -251,7 +251,7 @@ class DeviceRows:
         return found
 
 
-class CudaEngine:
+class CudaEngine(WhereTheyLie):
     """A CUDA device, for arrays that lie on it: memory is CuPy's, and all work goes to one stream in its order."""
 
     name = "cuda"
@@ -272,15 +272,6 @@ class CudaEngine:
         """Device and stream of all work."""
         assert self._place.ordinal is not None
         return self._place.ordinal, int(self._place.stream.ptr)
-
-    def call(self) -> AbstractContextManager[Any]:
-        return nullcontext()
-
-    def bring(self, x: Array) -> Array:
-        return x
-
-    def deliver(self, x: Array) -> Array:
-        return x
 
     def tile_size(
         self, shape: tuple[int, int, int], dtype: np.dtype[Any], outputs: Sequence[Sequence[Array | None]],

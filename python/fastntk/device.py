@@ -243,13 +243,8 @@ def place_of(what: str, **arguments: Any) -> Place:
     return DevicePlace(ordinal, first[1])
 
 
-class HostMemory:
-    """What engines share that compute on NumPy's arrays where they lie; the device's stands in ``backends``."""
-
-    xp: Any = np
-    cache_bytes = 64 << 20
-    square = False
-    tile_pairs: int
+class WhereTheyLie:
+    """What engines share that compute on arrays where they lie, in host memory or on a device."""
 
     def call(self) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -259,6 +254,15 @@ class HostMemory:
 
     def deliver(self, x: Array) -> Array:
         return x
+
+
+class HostMemory(WhereTheyLie):
+    """NumPy's arrays; a device's are ``backends.CudaEngine``'s."""
+
+    xp: Any = np
+    cache_bytes = 64 << 20
+    square = False
+    tile_pairs: int
 
     def tile_size(self, shape: Any, dtype: Any, outputs: Any, symmetric: bool) -> int:
         return self.tile_pairs
