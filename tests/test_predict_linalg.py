@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,7 +68,10 @@ def test_inverse_diagonal_over_several_blocks(monkeypatch):
 @pytest.mark.parametrize(("case", "rank", "reg"), [("healthy", 2, 0.1), ("few", 0.4, 3e-12), ("none", 0.4, 0.0)])
 @pytest.mark.parametrize("n", [7, 300])
 def test_in_the_place_of_the_kernel(n, case, rank, reg, monkeypatch):
-    """The same bits as from a copy, in K's own memory, and K comes back to the last bit; also after a second try."""
+    """What a copy gives, in K's own memory, and K comes back to the last bit; also after a second try.
+
+    Threads may add up in another order in one factorisation than in the other: each is held to K by itself.
+    """
     monkeypatch.setattr(linalg, "_ROWS", 64)
     k = gram(n, int(rank * n))
     shared = k.copy()
@@ -76,11 +80,17 @@ def test_in_the_place_of_the_kernel(n, case, rank, reg, monkeypatch):
     assert said == also
     assert {"healthy": said == [], "few": "ill-cond" in str(said), "none": "was added" in str(said)}[case], said
     assert np.shares_memory(there.factor, shared)
-    assert there.conditioning == copied.conditioning
-    lower = np.tril_indices(n)
-    assert np.array_equal(there.factor[lower], copied.factor[lower])
+    assert there.conditioning.condition == pytest.approx(copied.conditioning.condition, rel=1e-3)
+    assert replace(there.conditioning, condition=0.0) == replace(copied.conditioning, condition=0.0)
+    shifted = k + (reg + there.conditioning.jitter) * np.eye(n)
+    rounding = n * np.finfo(np.float64).eps * np.linalg.norm(k, 1)
+    b = k[:, :2]
     for _ in range(2):
-        assert np.array_equal(there.solve(k[:, :2]), copied.solve(k[:, :2]))
+        for found in (there, copied):
+            lower = np.tril(found.factor)
+            assert np.abs(lower @ lower.T - shifted).max() <= rounding
+            solution = found.solve(b)
+            assert np.abs(shifted @ solution - b).max() <= rounding * np.abs(solution).max()
         assert np.array_equal(there.kernel(), k)
 
 
