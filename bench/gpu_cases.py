@@ -42,4 +42,5 @@ IMAGES: tuple[ImageCase, ...] = (
     ImageCase("myrtle-10", "myrtle-10", n=200, n_rival=16, rounds=5, goals=(faster(10),), least_size=32),
     ImageCase("wide-resnet-16", "wide-resnet-16", n=200, n_rival=16, rounds=5, least_size=32),
 )  # fmt: skip
+CHAIN_CODE = "SAME, no bias, 32 rows"  # what cuda_image_code.py calls its layers
 ISSUE_SHARE = 0.5  # of the rate at which FP32 instructions can be issued, that deep-gap is to reach

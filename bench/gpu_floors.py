@@ -94,9 +94,9 @@ def device(cupy: Any) -> dict[str, Any]:
 
 
 def instructions(case: str) -> dict[str, float]:
-    """Instructions an entry-layer, as counted in the code (cuda_code.py): ``all`` and, where known, ``float64``."""
+    """Instructions an entry-layer as cuda_code.py and cuda_image_code.py counted: ``all`` and, if known, ``float64``."""
     found: dict[str, float] = {}
-    for path in sorted((Path(__file__).parent / "results").glob("cuda-sm*.json")):
+    for path in sorted((Path(__file__).parent / "results").glob("cuda-*.json")):
         report = json.loads(path.read_text())
         for kind, key in (("all", "instructions"), ("float64", "fp64_instructions")):
             count = report.get(f"{key}_per_entry_layer", {}).get(case)

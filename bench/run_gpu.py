@@ -18,7 +18,17 @@ import numpy as np
 import rivals
 from cases import Case
 from fastntk import stax
-from gpu_cases import DENSE, FP64_SHARE, HOST, IMAGE_BUDGET, IMAGES, ISSUE_SHARE, RECURSION, RECURSION_CODE
+from gpu_cases import (
+    CHAIN_CODE,
+    DENSE,
+    FP64_SHARE,
+    HOST,
+    IMAGE_BUDGET,
+    IMAGES,
+    ISSUE_SHARE,
+    RECURSION,
+    RECURSION_CODE,
+)
 from image_cases import ImageCase, unique
 from reports import RESULTS, write_json
 from run import AGREE, PAUSE, SHORTEST, SUBSET, error, judge, line, parameters, ratio, summary, surroundings
@@ -218,7 +228,7 @@ class Bench:
             )
         figures |= {name: r["value"] for name, r in ratios.items()}
         targets = judge_images(case.goals, figures)
-        counted = gpu_floors.instructions(f"images, {case.dtype}") if case.fused else {}
+        counted = gpu_floors.instructions(f"{CHAIN_CODE}, {case.dtype}") if case.fused else {}
         rate = case.layers / statistics.median(entry["fastntk"])
         if counted:
             share = rate * counted["all"] / self.floors["float32_fma_per_second"]

@@ -43,11 +43,12 @@ def test_readme_shows_what_was_measured(tables):
         assert block == tables.gpu_table.gpu(None)
 
 
-def test_the_recursions_instructions_are_counted(tables, monkeypatch):
+def test_instructions_are_counted(tables, monkeypatch):
     import gpu_cases
     import gpu_floors
 
-    assert gpu_floors.instructions(f"{gpu_cases.RECURSION_CODE}, float32")["all"] > 0
+    for code in (gpu_cases.RECURSION_CODE, gpu_cases.CHAIN_CODE):
+        assert gpu_floors.instructions(f"{code}, float32")["all"] > 0
     wide = gpu_floors.instructions(f"{gpu_cases.RECURSION_CODE}, float64")
     assert 0 < wide["float64"] < wide["all"]
 
