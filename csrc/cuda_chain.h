@@ -4,7 +4,8 @@
 // One text for a warp and, with 32 numbers for each of its own, for the host. Layers go without scales: planes are kept
 // divided by what the layers before would have multiplied them by, and tables bring each layer's own numbers to that
 // (ChainLayer). With s = sqrt(w), w = 1 - rho, the rectifier makes of the defect r w the defect r w (1 - s Q(w)) / 2
-// and of the NTK half of its (1 - s P(w)): duals.h, arc().
+// and of the NTK half of its (1 - s P(w)): duals.h, arc(). Behind the input, which may have rho < 0, registers hold
+// r - K and r + K: the lesser is r w of |rho|, and there is no NTK yet.
 #pragma once
 #include "image_code.h"
 #include "vmath.h"
@@ -95,6 +96,11 @@ struct HostLanes {
   }
   static FNTK_HD void renew(int& x, int value) { x = value; }
   static FNTK_HD Number flag(bool set) { return Number(set ? T(1) : T(0)); }
+  static FNTK_HD Number if_less(const Number& a, const Number& b, const Number& then, const Number& otherwise) {
+    Number found;
+    for (int x = 0; x < 32; ++x) found.v[x] = a.v[x] < b.v[x] ? then.v[x] : otherwise.v[x];
+    return found;
+  }
   static FNTK_HD void plane(const T* in, long lanes, Number& out) {
     for (int x = 0; x < 32; ++x) out.v[x] = x < lanes ? in[x] : T(0);
   }
@@ -151,6 +157,9 @@ struct WarpLanes {
     }
   }
   static __device__ __forceinline__ Number flag(bool set) { return set ? T(1) : T(0); }
+  static __device__ __forceinline__ Number if_less(Number a, Number b, Number then, Number otherwise) {
+    return a < b ? then : otherwise;
+  }
   static __device__ __forceinline__ void plane(const T* in, long lanes, Number& out) {
     out = own() < lanes ? in[own()] : T(0);
   }
@@ -174,7 +183,7 @@ struct Sides {
 };
 
 template <class Lanes>
-struct RowSums {  // along the inner axes; and 1 / (s s')
+struct RowSums {  // along the inner axes, t: NTK or r + K; and 1 / (s s')
   typename Lanes::Number v, t, inverse;
 };
 
@@ -202,10 +211,40 @@ FNTK_HD typename Lanes::Number beside(const Sides<Lanes>& sides, const typename 
              fma(sides.first_weight, Lanes::shuffle(v, sides.first), v));
 }
 
-template <class Lanes>
+template <bool signs, class Lanes>
 FNTK_HD RowSums<Lanes> row_sums(const Quads<Lanes>& reduced, const Sides<Lanes>& sides, const typename Lanes::Number& v,
                                 const typename Lanes::Number& t) {
-  return {fma(reduced.factor, reduced.square, beside(sides, v)), beside(sides, t), reduced.last};
+  const typename Lanes::Number other = beside(sides, t);
+  return {fma(reduced.factor, reduced.square, beside(sides, v)),
+          signs ? fma(reduced.factor, reduced.square, other) : other, reduced.last};
+}
+
+template <class Lanes, class Number = typename Lanes::Number>
+FNTK_HD Number moment(const Number& w) {
+  using T = typename Lanes::Value;
+  if constexpr (std::is_same_v<T, float>)
+    return polynomial<T>(w, FNTK_MOMENT_FLOAT);
+  else
+    return polynomial<T>(w, FNTK_MOMENT_DOUBLE);
+}
+
+template <class Lanes, class Number = typename Lanes::Number>
+FNTK_HD Number angle(const Number& w) {
+  using T = typename Lanes::Value;
+  if constexpr (std::is_same_v<T, float>)
+    return polynomial<T>(w, FNTK_ANGLE_FLOAT);
+  else
+    return polynomial<T>(w, FNTK_ANGLE_DOUBLE);
+}
+
+// The first rectifier of all, of r - K and r + K; theta: the NTK of what it rectifies.
+template <class Lanes, class Number = typename Lanes::Number>
+FNTK_HD void rectify_signs(const Number& r, const Number& inverse, const Number& minus, const Number& plus,
+                           const Number& theta, Number& v, Number& t) {
+  const Number lesser = Lanes::if_less(plus, minus, plus, minus);
+  const Number w = lesser * inverse, s = Lanes::root(w), gone = (s * angle<Lanes>(w)) * theta;
+  v = fma(-(lesser * s), moment<Lanes>(w), Lanes::if_less(plus, minus, r, minus));
+  t = Lanes::if_less(plus, minus, gone, theta - gone);
 }
 
 #if defined(__CUDA_ARCH__)
@@ -214,11 +253,12 @@ FNTK_HD RowSums<Lanes> row_sums(const Quads<Lanes>& reduced, const Sides<Lanes>&
 #define FNTK_UNROLL
 #endif
 
-// One layer. Bit y of `first`: rows y - 1 and y meet (VALID: row y reads row y + 1), of `second`: VALID, row y reads
-// row y + 2. Tables have 2 R rows, so that the second image's never wrap. Numbers are asked for some way ahead of
-// their use; the order of the text is kept by the compiler (CMakeLists.txt), whose own order would not fit into
-// registers.
-template <class Lanes, int R, bool bias, int mode>
+// One layer. Bit y of `first`: rows y - 1 and y meet (VALID: row y reads row y + 1, CIRCULAR: it is the last one), of
+// `second`: VALID, row y reads row y + 2. Tables have 2 R rows, so that the second image's never wrap. Numbers are
+// asked for some way ahead of their use; the order of the text is kept by the compiler (CMakeLists.txt), whose own
+// order would not fit into registers. signs: t holds r + K when it begins; that layer asks late, its registers are all
+// taken.
+template <class Lanes, int R, bool bias, int mode, bool signs>
 FNTK_HD void chain_layer(const ChainLayer& layer, const typename Lanes::Pointer& a, const typename Lanes::Pointer& b,
                          int rows, const Sides<Lanes>& sides, uint32_t first, uint32_t second,
                          typename Lanes::Number (&v)[R], typename Lanes::Number (&t)[R]) {
@@ -238,59 +278,67 @@ FNTK_HD void chain_layer(const ChainLayer& layer, const typename Lanes::Pointer&
     }
     inner.load(a, b, (rows - 1) * stride);
     inner.reduce();
-    before = row_sums<Lanes>(inner, sides, last_v, last_t);
+    before = row_sums<signs>(inner, sides, last_v, last_t);
   }
   inner.load(a, b, 0);
   inner.reduce();
-  here = row_sums<Lanes>(inner, sides, v[0], t[0]);
+  here = row_sums<signs>(inner, sides, v[0], t[0]);
   top = here;
   inner.load(a, b, stride);
   if constexpr (mode == kValidRows) {
     inner.reduce();
-    next = row_sums<Lanes>(inner, sides, v[1], t[1]);
+    next = row_sums<signs>(inner, sides, v[1], t[1]);
     inner.load(a, b, 2 * stride);
   }
   FNTK_UNROLL
   for (int y = 0; y < R; ++y) {
+    if constexpr (signs)
+      if (y > 0 && y + ahead < R) inner.load(a, b, (y + ahead) * stride);
     if (y + ahead < R) inner.reduce();
-    outer.load(a, b, y * stride + kChainQuad);
+    if constexpr (!signs) outer.load(a, b, y * stride + kChainQuad);
+    if (y + ahead < R)
+      found = row_sums<signs>(inner, sides, v[y + ahead < R ? y + ahead : y], t[y + ahead < R ? y + ahead : y]);
     Number g[2], h[2];
     if constexpr (bias) {
       Lanes::load(a, y * stride + 2 * kChainQuad, g);
       Lanes::load(b, y * stride + 2 * kChainQuad, h);
     }
-    if (y + ahead < R)
-      found = row_sums<Lanes>(inner, sides, v[y + ahead < R ? y + ahead : y], t[y + ahead < R ? y + ahead : y]);
     Number sum = here.v, theta = here.t;
     if constexpr (mode == kSameRows) {
-      const Number above = Lanes::flag(first >> y & 1u), below = Lanes::flag(first >> 1 >> y & 1u);
-      if (y > 0) sum = fma(above, before.v, sum), theta = fma(above, before.t, theta);
-      if (y + 1 < R) sum = fma(below, found.v, sum), theta = fma(below, found.t, theta);
+      const bool above = first >> y & 1u, below = first >> 1 >> y & 1u;
+      if (y > 0) sum = fma(Lanes::flag(above), before.v, sum), theta = fma(Lanes::flag(above), before.t, theta);
+      if (y + 1 < R) sum = fma(Lanes::flag(below), found.v, sum), theta = fma(Lanes::flag(below), found.t, theta);
     } else if constexpr (mode == kValidRows) {
       const Number one = Lanes::flag(first >> y & 1u), two = Lanes::flag(second >> y & 1u);
       if (y + 1 < R) sum = fma(one, next.v, sum), theta = fma(one, next.t, theta);
       if (y + 2 < R) sum = fma(two, found.v, sum), theta = fma(two, found.t, theta);
     } else {
-      const bool wraps = y + 1 == rows;
+      const bool wraps = first >> y & 1u;
       sum = (sum + before.v) + (wraps ? top.v : found.v);
       theta = (theta + before.t) + (wraps ? top.t : found.t);
     }
+    if constexpr (signs) outer.load(a, b, y * stride + kChainQuad);
     outer.reduce();
     sum = fma(outer.factor, outer.square, sum);
+    if constexpr (signs) theta = fma(outer.factor, outer.square, theta);
     if constexpr (bias) {
-      const Number apart = g[0] - h[0];
-      sum = fma(g[1] * h[1], apart * apart, sum);
+      const Number apart = g[0] - h[0], factor = g[1] * h[1], square = apart * apart;
+      sum = fma(factor, square, sum);
+      if constexpr (signs) theta = fma(factor, square, theta + Number(T(Lanes::anew(layer.constant))));
     }
-    if (y + ahead + 1 < R) inner.load(a, b, (y + ahead + 1) * stride);
-    theta = fma(alpha, outer.last - sum, theta);
-    if constexpr (bias) theta = theta + beta;
-    const Number w = sum * here.inverse, s = Lanes::root(w);
-    if constexpr (std::is_same_v<T, float>) {
-      v[y] = sum * fma(-s, polynomial<T>(w, FNTK_MOMENT_FLOAT), unit);
-      t[y] = fma(-(s * polynomial<T>(w, FNTK_ANGLE_FLOAT)), theta, theta);
+    if constexpr (!signs)
+      if (y + ahead + 1 < R) inner.load(a, b, (y + ahead + 1) * stride);
+    if constexpr (signs) {
+      const Number r = outer.last, minus = sum, plus = theta;
+      theta = Number(T(Lanes::anew(layer.alpha))) * Lanes::if_less(plus, minus, plus - r, r - minus);
+      if constexpr (bias) theta = theta + Number(T(Lanes::anew(layer.beta)));
+      rectify_signs<Lanes>(r, here.inverse, minus, plus, theta, v[y], t[y]);
     } else {
-      v[y] = sum * fma(-s, polynomial<T>(w, FNTK_MOMENT_DOUBLE), unit);
-      t[y] = fma(-(s * polynomial<T>(w, FNTK_ANGLE_DOUBLE)), theta, theta);
+      theta = fma(outer.p[3], outer.q[3], fma(-alpha, sum, theta));
+      if constexpr (bias) theta = theta + beta;
+      const Number w = sum * here.inverse, s = Lanes::root(w);
+      v[y] = sum * fma(-s, moment<Lanes>(w), unit);
+      t[y] = fma(-(s * angle<Lanes>(w)), theta, theta);
     }
     before = here;
     here = mode == kValidRows ? next : found;
@@ -311,12 +359,13 @@ FNTK_HD void run_chain(Unit& unit, const Launch& c) {
   Number v[R], t[R];
   {
     const T* in = Lanes::anew(unit.scratch) + 3 * unit.source(step()) * rows * lanes;
+    const int other = step().chain_signs ? 1 : 2;
     FNTK_UNROLL
     for (int y = 0; y < R; ++y) {
       v[y] = t[y] = Number(T(0));
       if (y >= rows) continue;
       Lanes::plane(in + y * lanes, lanes, v[y]);
-      Lanes::plane(in + (2 * rows + y) * lanes, lanes, t[y]);
+      Lanes::plane(in + (other * rows + y) * lanes, lanes, t[y]);
     }
   }
   {
@@ -328,18 +377,28 @@ FNTK_HD void run_chain(Unit& unit, const Launch& c) {
     const long table = reinterpret_cast<const ChainLayer*>(c.code + step().chain_layers)->table;
     auto a = Lanes::pointer(unit.chain1() + table, Lanes::index(places + 2 * kChainLanes), 4);
     auto b = Lanes::pointer(unit.chain2() + table + unit.shift * row, Lanes::index(places + 3 * kChainLanes), 4);
-    for (Lanes::renew(unit.layer, 0); Lanes::anew(unit.layer) < step().chain;
-         Lanes::renew(unit.layer, Lanes::anew(unit.layer) + 1)) {
-      const auto& layer = reinterpret_cast<const ChainLayer*>(c.code + step().chain_layers)[Lanes::anew(unit.layer)];
+    const auto layer_at = [&](int k) -> const ChainLayer& {
+      return reinterpret_cast<const ChainLayer*>(c.code + step().chain_layers)[k];
+    };
+    const auto run = [&](const ChainLayer& layer, auto signs) {
+      chain_layer<Lanes, R, bias, mode, decltype(signs)::value>(layer, a, b, rows, sides, Lanes::anew(unit.edges[0]),
+                                                                Lanes::anew(unit.edges[1]), v, t);
+      Lanes::advance(a, 2 * R * row);
+      Lanes::advance(b, 2 * R * row);
+    };
+    Lanes::renew(unit.layer, 0);
+    if (step().chain_signs) {
+      run(layer_at(0), std::true_type());
+      Lanes::renew(unit.layer, 1);
+    }
+    for (; Lanes::anew(unit.layer) < step().chain; Lanes::renew(unit.layer, Lanes::anew(unit.layer) + 1)) {
+      const ChainLayer& layer = layer_at(Lanes::anew(unit.layer));
       if (layer.rescale != 1) {
         const Number scale = Number(T(layer.rescale));
         FNTK_UNROLL
         for (int y = 0; y < R; ++y) v[y] = v[y] * scale, t[y] = t[y] * scale;
       }
-      chain_layer<Lanes, R, bias, mode>(layer, a, b, rows, sides, Lanes::anew(unit.edges[0]),
-                                        Lanes::anew(unit.edges[1]), v, t);
-      Lanes::advance(a, 2 * R * row);
-      Lanes::advance(b, 2 * R * row);
+      run(layer, std::false_type());
     }
   }
   const Number scale = Number(T(step().chain_scale));

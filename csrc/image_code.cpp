@@ -136,9 +136,20 @@ struct Builder {
   }
 
   static bool links(const ImageStep& conv, const ImageStep& after) {
-    return conv.kind == Kind::conv && conv.fused && conv.in == Form::defect && conv.params[0] > 0 &&
-           conv.n_coords[0] == 2 && conv.n_coords[1] == 2 && after.kind == Kind::dual && after.name == "relu" &&
-           mode_of(conv) >= 0;
+    return conv.kind == Kind::conv && conv.fused && conv.in == Form::defect && holds(conv, after);
+  }
+  static bool holds(const ImageStep& conv, const ImageStep& after) {
+    return conv.params[0] > 0 && conv.params[2] >= 0 && conv.n_coords[0] == 2 && conv.n_coords[1] == 2 &&
+           after.kind == Kind::dual && after.name == "relu" && mode_of(conv) >= 0;
+  }
+  // The same behind an input, which has no NTK: both defects are all that registers need hold. Not where it ends in
+  // covariances, whose digits near rho = -1 a defect does not keep.
+  static bool begins(const ImageGrid& g, size_t first) {
+    if (first == 0 || g.steps[first - 1].kind != Kind::input) return false;
+    const ImageStep& conv = g.steps[first];
+    return conv.kind == Kind::conv && conv.fused && conv.in == Form::both_defects &&
+           conv.src[0] == g.steps[first - 1].dst && holds(conv, g.steps[first + 1]) &&
+           g.steps[first + 1].out == Form::defect;
   }
 
   // Both reads beside a place along the inner axes: distance and weight; false where there are more.
@@ -184,7 +195,7 @@ struct Builder {
     };
     std::vector<uint32_t> edges;
     for (const auto& mask : reads.mask_out) {
-      edges.push_back(bits_of(mask, mode == kValidRows ? 1 : -1));
+      edges.push_back(mode == kCircularRows ? 1u << (g.rows - 1) : bits_of(mask, mode == kValidRows ? 1 : -1));
       edges.push_back(bits_of(mask, mode == kValidRows ? 2 : 1));
       // a row that reads the one above is read by it
       if (mode == kSameRows && edges[edges.size() - 2] >> 1 != edges.back()) return false;
@@ -199,7 +210,7 @@ struct Builder {
   void chain(const ImageGrid& g, const GridLayout<T>& where, size_t first, GridCode& grid, StepCode& s) {
     const long most = sizeof(T) == sizeof(float) ? 32 : 16;
     if (!registers || g.rows > most || g.lanes > 32 || first + 1 >= g.steps.size() ||
-        !links(g.steps[first], g.steps[first + 1]))
+        !(links(g.steps[first], g.steps[first + 1]) || begins(g, first)))
       return;
     const ImageStep& begin = g.steps[first];
     const int mode = mode_of(begin);
@@ -210,9 +221,10 @@ struct Builder {
     grid.chain_bias = begin.bias;
     std::vector<ChainLayer> layers;
     double scale = 1;  // what both planes were divided by
-    for (size_t k = first; k + 1 < g.steps.size() && links(g.steps[k], g.steps[k + 1]); k += 2) {
+    for (size_t k = first; k + 1 < g.steps.size(); k += 2) {
       const ImageStep &conv = g.steps[k], &relu = g.steps[k + 1];
-      const bool goes_on = k == first || (conv.src[0] == begin.dst && g.steps[k - 1].out == Form::defect);
+      const bool goes_on =
+          k == first || (links(conv, relu) && conv.src[0] == begin.dst && g.steps[k - 1].out == Form::defect);
       if (!goes_on || conv.dst != begin.dst || conv.bias != begin.bias || mode_of(conv) != mode) break;
       if (mode != kValidRows && where.reads[k] != where.reads[first]) break;
       ChainLayer layer = {};
@@ -224,10 +236,13 @@ struct Builder {
       const double behind = own.w * scale, over = 1 / std::sqrt(scale), root = std::sqrt(behind);
       layer.alpha = own.alpha;
       layer.beta = own.beta / behind;
+      layer.constant = 2 * own.b2 / behind;
       // coordinates and factors of both stages, bias, s; 1 / s: in the order in which a row asks for them
       const int s_at = 6 + 2 * conv.bias;
       const int order[10] = {0, 1, 2, -1, 3, 4, 5, s_at, 6, 7};
-      const double factors[10] = {1, 1, over, root, 1, 1, over, 1 / root, 1, 1 / root};
+      // s s' is there for K, which goes into the NTK: behind an input by itself, else times alpha
+      const double last = (conv.in == Form::both_defects ? 1 : std::sqrt(own.alpha)) / root;
+      const double factors[10] = {1, 1, over, root, 1, 1, over, last, 1, 1 / root};
       layer.n_arrays = conv.bias ? 10 : 8;
       for (int n = 0; n < layer.n_arrays; ++n) {
         const ImageStep& from = order[n] < 0 ? relu : conv;
@@ -248,6 +263,7 @@ struct Builder {
       code.chain_size += 2 * grid.chain_rows * (begin.bias ? kChainQuads<true> : kChainQuads<false>)*kChainQuad;
     }
     s.chain = int(count);
+    s.chain_signs = begin.in == Form::both_defects;
     s.chain_scale = scale;
     s.chain_layers = append(layers);
     for (size_t k = 0; k < layers.size(); ++k)

@@ -16,6 +16,7 @@ struct StepCode {
   int bias, pool, channels, coords_in, coords_out;
   int n_in, n_out;      // conv: reads along the inner axes and along axis 0
   int chain;            // conv: layers from here on that run in registers (cuda_chain.h)
+  int chain_signs;      // the first one begins with both defects, of an input
   long arrays, stride;  // numbers before this step's in the grid's tables, and in a row of them
   long sources;         // int32: slots
   long shift_in;        // int32, n_in
@@ -25,7 +26,8 @@ struct StepCode {
   long chain_layers;    // ChainLayer, `chain` of them
   long chain_lanes;     // int32, groups x 4 x 32: of both reads beside a place, its own in both images' tables
   long chain_weights;   // T, groups x 2 x 32: of those reads
-  long chain_edges;     // uint32, shifts x 2: bit y where row y reads the one at the first distance, at the second
+  long chain_edges;     // uint32, shifts x 2: bit y where row y reads the one at the first distance, at the second;
+                        // on a circle where it is the last one
   double chain_scale;   // of what registers hold at the end
   long cov_arrays, cov_stride;  // of a chain that ends in covariances: the table of s; -1: it does not
   long place, opposite;         // store: int64, groups x lanes, place of the inner axes in an output, -1: none
@@ -43,6 +45,7 @@ constexpr long kChainQuads = bias ? 3 : 2;  // of a row
 struct ChainLayer {
   long table;          // where its numbers begin in an image's chain tables: 2 R x quads x lanes x 4
   double alpha, beta;  // NTK' = sum + alpha K' + beta
+  double constant;     // what a bias adds to r + K besides its defect
   double rescale;      // of both planes before this layer, a power of two
   int n_arrays;        // 8, with a bias 10
   long arrays[10];     // where each begins in an image's tables

@@ -27,16 +27,16 @@ def cuda():
 
 
 def layers_in_registers(net, shape, dtype):
-    """Convolutions that run in registers, and those that could: between rectifiers, on at most 32 rows and columns."""
+    """Convolutions that run in registers, and those that could: behind inputs and rectifiers, up to 32 x 32."""
     value = Value(0, 2, spatial=shape[:-1], batch_axis=0, channel_axis=len(shape))
     plan = make_plan(lower(net, value).program, (shape[:-1],))
     make = MODULE.ImagePlan32 if dtype == np.float32 else MODULE.ImagePlan64
     rows = 32 if dtype == np.float32 else 16
     could = sum(
-        step.fused and step.form_in == "defect"
+        step.fused and (step.form_in == "defect" or (before.kind == "input" and after.form_out == "defect"))
         for grid in plan.grids
         if grid.sizes == (1,) or (len(grid.sizes) == 2 and grid.sizes[0] <= rows and grid.sizes[1] <= 32)
-        for step in grid.steps
+        for before, step, after in zip(grid.steps, grid.steps[1:], grid.steps[2:], strict=False)
     )
     return sum(layers for _, layers in make(plan, [shape[-1]], 1, True).grids), could
 
@@ -67,6 +67,22 @@ def test_hard_images(readout, b_std, make, dtype, cuda):
         for name in BOTH:
             assert relative(getattr(found, name), exact[name]) <= DEEP[dtype.name], name
             assert relative(getattr(alone, name), np.diag(exact[name])) <= DEEP[dtype.name], name
+
+
+@pytest.mark.parametrize("padding", ["SAME", "CIRCULAR", "VALID"])
+@pytest.mark.parametrize("b_std", [None, 0.01])
+def test_opposite_images(b_std, padding, dtype, cuda):
+    """rho near -1 behind the input: covariances of 1e-6 of their variances keep digits, and so does what follows."""
+    x, apart = images(2, (8, 7, 3), dtype=np.float32), 0.01
+    x[1] = -x[0] + np.float32(apart) * x[1]
+    conv, relu = stax.Conv(4, (3, 3), None, padding, 1.3, b_std), Relu()
+    for depth, bound in ((1, DEEP[dtype.name] / apart), (2, DEEP[dtype.name])):
+        net = serial(*[conv, relu] * depth, stax.GlobalAvgPool())
+        assert (layers_in_registers(net, x.shape[1:], dtype)[0] > 0) == (depth > 1)
+        found = net.kernel_fn(x.astype(dtype), None, BOTH, backend="cuda")
+        exact = net.kernel_fn(x.astype(np.float64), None, BOTH, backend="numpy")
+        for name in BOTH:
+            assert relative(getattr(found, name), getattr(exact, name)) <= bound, name
 
 
 # ---------------------------------------------------------------- every size, every displacement
@@ -116,7 +132,7 @@ def test_a_whole_warp(cuda):
     """32 x 32, pooled, in float32: the size that registers are meant for."""
     net, x = deep("gap", 0.1), images(2, (32, 32, 3), dtype=np.float32)
     net = serial(*net.layers[:6], *net.layers[-2:])
-    assert layers_in_registers(net, (32, 32, 3), np.float32) == (2, 2)
+    assert layers_in_registers(net, (32, 32, 3), np.float32) == (3, 3)
     expected = net.kernel_fn(x, None, BOTH, backend="cpu")
     for found, wanted in zip(net.kernel_fn(x, None, BOTH, backend="cuda"), expected, strict=True):
         assert relative(found, wanted) <= DEEP["float32"]
