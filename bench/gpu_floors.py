@@ -94,7 +94,7 @@ def device(cupy: Any) -> dict[str, Any]:
 
 
 def instructions(case: str) -> dict[str, float]:
-    """Instructions an entry-layer as cuda_code.py and cuda_image_code.py counted: ``all`` and, if known, ``float64``."""
+    """Instructions an entry-layer as cuda_code.py and cuda_image_code.py counted: ``all``, ``float64`` if known."""
     found: dict[str, float] = {}
     for path in sorted((Path(__file__).parent / "results").glob("cuda-*.json")):
         report = json.loads(path.read_text())
