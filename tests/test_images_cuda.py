@@ -12,8 +12,9 @@ import test_images
 from fastntk import backends, stax
 from fastntk.plan import make_plan
 from fastntk.program import Value, lower
+from images_inputs import conv, images
 from on_host import MODULE, STATE, cuda_on_host
-from test_images import BOTH, DEEP, NETWORKS, check, conv, deep, hard_images, images, pooling, relative
+from test_images import BOTH, DEEP, NETWORKS, check, deep, hard_images, pooling, relative
 
 READY = MODULE is not None and backends.load("cpu")[0] is not None
 pytestmark = pytest.mark.skipif(not READY, reason=f"backend 'cuda' (and 'cpu' for its tables): {STATE}")
