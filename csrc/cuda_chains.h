@@ -104,8 +104,8 @@ void launch_chains(const ImageLaunch<T>& c, long scratch_size, bool backwards, c
     using C = decltype(chain);
     if (place.device == kOnHost) {
       for (long k = 0; k < c.n_pairs * g.n_groups; ++k) {
-        using Steps = Between<T, FNTK_ISA::HostTeam>;
-        typename Steps::Unit unit = {{backwards}, c, c.scratch, k / g.n_groups, k % g.n_groups};
+        using Steps = Between<T, FNTK_ISA::HostWarp>;
+        typename Steps::Unit unit = {{{backwards}}, c, c.scratch, k / g.n_groups, k % g.n_groups};
         unit.begin();
         run_chains<FNTK_ISA::HostLanes<T>, C::rows, C::biased, C::meet, Steps>(unit, c);
       }

@@ -4,85 +4,10 @@
 // A unit is one pair and one group of displacements along the inner axes; those along axis 0 it takes in turn, so its
 // sums have one order. A team (a block, a warp, the host) shares a plane's elements and waits for all between passes.
 #pragma once
-#include "cuda_run.h"
-#include "image_code.h"
-#include "image_elements.h"
+#include "cuda_image_call.h"
 
 namespace fntk {
-
-constexpr int kMaxImageOutputs = 64;
-
-template <class T>
-struct ImageLaunch {  // the kernel's argument
-  const char* code;
-  GridCode grid;
-  long links;  // LinkCode, in code
-  const T *tables1, *tables2;
-  const T *chains1, *chains2;
-  long table_size, chain_size;
-  const int64_t* pairs;   // images of both tables; kSame, kDiagonal
-  const double* lengths;  // what both images were divided by, multiplied
-  long n_pairs;
-  double* linked;  // pairs x pair_doubles
-  long pair_doubles;
-  double* lost;  // pairs x lost_units x 2
-  long lost_units;
-  T* scratch;
-  T* planes[kMaxImageOutputs][2];  // pairs x size each, null: not wanted
-  long sizes[kMaxImageOutputs];
-};
-
-// Runs a grid that has chains (cuda_chains.h); `scratch_size`: numbers at c.scratch.
-template <class T>
-void launch_chains(const ImageLaunch<T>& c, long scratch_size, bool backwards, const Place& place);
-
-constexpr int64_t kSame = 1, kDiagonal = 2;  // one image twice; of a symmetric Gram's diagonal
-
-#if defined(__CUDACC__)
-#define FNTK_TEAM __host__ __device__
-#else
-#define FNTK_TEAM inline
-#endif
-
 namespace FNTK_ISA {
-
-// All of a team's work on the host; backwards, to show that no element waits for another one of its pass.
-struct HostTeam {
-  bool backwards = false;
-  template <class Work>
-  FNTK_TEAM void each(long n, const Work& work) const {
-    for (long k = 0; k < n; ++k) work(int(backwards ? n - 1 - k : k));
-  }
-};
-
-struct BlockTeam {
-  template <class Work>
-  FNTK_TEAM void each(long n, const Work& work) const {
-#if defined(__CUDA_ARCH__)
-    for (int k = int(threadIdx.x); k < n; k += int(blockDim.x)) work(k);
-    __syncthreads();
-#endif
-  }
-};
-
-struct WarpTeam {
-  template <class Work>
-  FNTK_TEAM void each(long n, const Work& work) const {
-#if defined(__CUDA_ARCH__)
-    for (int k = int(threadIdx.x % 32); k < n; k += 32) work(k);
-    __syncwarp();
-#endif
-  }
-};
-
-template <class T>
-FNTK_HD T spread(int n, const T* a, const T* b, long lanes, long x) {
-  if (n == 0) return T(0);
-  T more = T(0);
-  for (int k = 0; k < n; ++k)
-    more = fma(a[k * lanes + x] - b[k * lanes + x], a[k * lanes + x] - b[k * lanes + x], more);
-  return (a[n * lanes + x] * b[n * lanes + x]) * more;
-}
 
 template <class T, class Team>
 struct ImageUnit {
@@ -124,8 +49,12 @@ struct ImageUnit {
   };
   FNTK_HD Place place(const StepCode& s, int k) const { return place(s.arrays, s.stride, k); }
   FNTK_HD Place place(long arrays, long stride, int k) const {
+    const int lanes = int(c.grid.lanes), y = k / lanes;
+    return place_at(arrays, stride, y, k - y * lanes);
+  }
+  FNTK_HD Place place_at(long arrays, long stride, int y, int x) const {
     const GridCode& g = c.grid;
-    const int lanes = int(g.lanes), y = k / lanes, x = k - y * lanes;
+    const int lanes = int(g.lanes);
     const int other = y + shift < g.rows ? y + shift : y + shift - int(g.rows);
     const int from = at<int32_t>(g.from)[group * lanes + x];
     return {y, x, table1 + arrays + y * stride, table2 + arrays + other * stride + (from - x)};
@@ -217,7 +146,9 @@ struct ImageUnit {
         for (int k = 0; k < 2; ++k) edges[k] = at<uint32_t>(step(next).chain_edges)[2 * shift_at + k];
         return true;
       }
-      run_step(step(next++));
+      const StepCode& s = step(next);
+      next += Team::rolls && s.fused ? 2 : 1;
+      run_step(s);
     }
   }
 
@@ -275,9 +206,9 @@ struct ImageUnit {
   }
 
   // Behind the sums over the taps of the last stage, which has `coords` coordinates.
-  template <Form form>
+  template <Form form, class Sink>
   FNTK_HD void finish_place(const StepCode& s, const Weights<T>& w, const Place& p, long lanes, T v, T plus, T theta,
-                            int coords, const Store<T>& sink) const {
+                            int coords, const Sink& sink) const {
     const T *a = p.a, *b = p.b;
     if constexpr (form != Form::cov) {
       const T more = spread(coords, a, b, lanes, p.x);
@@ -292,32 +223,105 @@ struct ImageUnit {
       finish<T, form, false>(sink, w, a, b, lanes, p.x, v, plus, theta);
   }
 
+  struct Sums {
+    T of[3];
+  };
+  // Along the inner axes, at one place.
+  template <Form form>
+  FNTK_HD Sums inner_sums(const StepCode& s, const Place& p) const {
+    const long lanes = c.grid.lanes;
+    const int32_t* shift = at<int32_t>(s.shift_in);
+    const T* mask = at<T>(s.mask_in) + group * s.n_in * lanes + p.x;
+    const T more = form == Form::cov ? T(0) : spread(s.coords_in, p.a, p.b, lanes, p.x);
+    Sums found = {{more, more, T(0)}};
+    for (int q = 0; q < 3; ++q) {
+      if (q == 1 && form != Form::both_defects) continue;
+      const T* in = plane(source(s), q) + p.y * lanes + p.x;
+      T sum = T(0);
+      for (int tap = 0; tap < s.n_in; ++tap)
+        if (mask[tap * lanes] != T(0)) sum = fma(mask[tap * lanes], in[shift[tap]], sum);
+      found.of[q] += sum;
+    }
+    return found;
+  }
+  // Tables behind those of the stage along the inner axes.
+  template <Form form>
+  FNTK_HD Place outer_place(const StepCode& s, const Place& p) const {
+    const long before = form == Form::cov ? 0 : stage_arrays(s.coords_in) * c.grid.lanes;
+    return {p.y, p.x, p.a + before, p.b + before};
+  }
+
   template <Form form>
   FNTK_TEAM void conv(const StepCode& s) {
+    if constexpr (Team::rolls)
+      if (s.rolls >= 0) return in_one_pass<form>(s);
+    stages<form>(s);
+  }
+
+  template <Form form>
+  FNTK_TEAM void in_one_pass(const StepCode& s) {
+    const int slot = source(s) == s.dst ? c.grid.n_slots : s.dst;  // not where others still read
+    const StepCode* after = s.fused ? &s + 1 : nullptr;
+    roll<form>(s, slot, after);
+    const int out = after ? after->out : s.out;
+    team.each(slot == s.dst ? 0 : plane_size(), [&](int k) {
+      for (int q = 0; q < 3; ++q)
+        if (q != 1 || out == int(Form::both_defects)) plane(s.dst, q)[k] = plane(slot, q)[k];
+    });
+  }
+
+  // Windows of three rows in one pass: a column at a time, stretches of its rows, whose sums along the inner axes roll.
+  template <Form form>
+  FNTK_TEAM void roll(const StepCode& s, int slot, const StepCode* after) {
+    const int rows = int(c.grid.rows), lanes = int(c.grid.lanes), stretches = (rows + kStretch - 1) / kStretch;
+    const int low = s.rolls == kValidRows ? 0 : 1;
+    const bool wraps = s.rolls == kCircularRows;
+    const T* mask = at<T>(s.mask_out) + shift_at * s.n_out * rows;
+    const Weights<T> w = weights(s);
+    team.each(long(stretches) * lanes, [&](int k) {
+      const int x = k % lanes, begin = k / lanes * kStretch, end = begin + kStretch < rows ? begin + kStretch : rows;
+      const auto row = [&](int y) -> Sums {
+        if (wraps) y = y < 0 ? y + rows : y < rows ? y : (y - rows) % rows;
+        if (y < 0 || y >= rows) return {{T(0), T(0), T(0)}};
+        return inner_sums<form>(s, place_at(s.arrays, s.stride, y, x));
+      };
+      Sums read[3] = {{}, row(begin - low), row(begin - low + 1)};
+      FNTK_ROLLED
+      for (int y = begin; y < end; ++y) {
+        read[0] = read[1];
+        read[1] = read[2];
+        read[2] = row(y - low + 2);
+        T found[3] = {T(0), T(0), T(0)};
+        for (int from = 0; from < 3; ++from) {
+          const int tap = s.row_taps[from];
+          const T weight = wraps ? T(1) : tap < 0 ? T(0) : mask[tap * rows + y];
+          if (weight == T(0)) continue;
+          for (int q = 0; q < 3; ++q)
+            if (q != 1 || form == Form::both_defects) found[q] = fma(weight, read[from].of[q], found[q]);
+        }
+        const Place p = outer_place<form>(s, place_at(s.arrays, s.stride, y, x));
+        const Place own = place_at(after ? after->arrays : 0, after ? after->stride : 0, y, x);
+        const Behind<T> sink = {after, store_at(slot, y), own.a, own.b, lanes};
+        finish_place<form>(s, w, p, lanes, found[0], found[1], found[2], s.coords_out, sink);
+      }
+    });
+  }
+
+  // Any window: one stage, then the other.
+  template <Form form>
+  FNTK_TEAM void stages(const StepCode& s) {
     const GridCode& g = c.grid;
     const long lanes = g.lanes;
-    const int32_t *shift_in = at<int32_t>(s.shift_in), *shift_out = at<int32_t>(s.shift_out);
-    const T* mask_in = at<T>(s.mask_in) + group * s.n_in * lanes;
+    const int32_t* shift_out = at<int32_t>(s.shift_out);
     const T* mask_out = at<T>(s.mask_out) + shift_at * s.n_out * g.rows;
-    const int slot = source(s);
     team.each(plane_size(), [&](int k) {
-      const Place p = place(s, k);
-      T more = T(0);
-      if constexpr (form != Form::cov) more = spread(s.coords_in, p.a, p.b, lanes, p.x);
-      for (int q = 0; q < 3; ++q) {
-        if (q == 1 && form != Form::both_defects) continue;
-        const T* in = plane(slot, q) + k;
-        T sum = T(0);
-        for (int tap = 0; tap < s.n_in; ++tap) {
-          const T mask = mask_in[tap * lanes + p.x];
-          if (mask != T(0)) sum = fma(mask, in[shift_in[tap]], sum);
-        }
-        sums(q)[k] = q == 2 ? sum : sum + more;
-      }
+      const Sums found = inner_sums<form>(s, place(s, k));
+      for (int q = 0; q < 3; ++q)
+        if (q != 1 || form == Form::both_defects) sums(q)[k] = found.of[q];
     });
     const Weights<T> w = weights(s);
     team.each(plane_size(), [&](int k) {
-      const Place p = place(s, k);
+      const Place p = outer_place<form>(s, place(s, k));
       T found[3] = {T(0), T(0), T(0)};
       for (int tap = 0; tap < s.n_out; ++tap) {
         const T mask = mask_out[tap * g.rows + p.y];
@@ -326,9 +330,7 @@ struct ImageUnit {
         for (int q = 0; q < 3; ++q)
           if (q != 1 || form == Form::both_defects) found[q] = fma(mask, sums(q)[from], found[q]);
       }
-      const long before = form == Form::cov ? 0 : stage_arrays(s.coords_in) * lanes;
-      finish_place<form>(s, w, {p.y, p.x, p.a + before, p.b + before}, lanes, found[0], found[1], found[2],
-                         s.coords_out, store_at(s.dst, p.y));
+      finish_place<form>(s, w, p, lanes, found[0], found[1], found[2], s.coords_out, store_at(s.dst, p.y));
     });
   }
 
@@ -479,21 +481,6 @@ struct ImageUnit {
     });
   }
 };
-
-// One number of a link's planes, p x groups x rows x lanes of the target: what all groups of the source add to it.
-template <class T>
-FNTK_HD void gather_link(const ImageLaunch<T>& c, const LinkCode& l, long pair, long at) {
-  double* const linked = c.linked + pair * c.pair_doubles;
-  const long lane = at % l.target_lanes, line = at / l.target_lanes;
-  const long row = line % l.n_rows, group = line / l.n_rows % (l.size / (l.n_rows * l.target_lanes)), p = at / l.size;
-  const int32_t* start = reinterpret_cast<const int32_t*>(c.code + l.column_start) + group * l.target_lanes + lane;
-  const int32_t* from = reinterpret_cast<const int32_t*>(c.code + l.columns);
-  const double* sums = linked + l.sums;
-  double sum = 0;
-  for (int k = start[0]; k < start[1]; ++k)
-    sum += sums[((from[2 * k] * 3 + p) * l.n_rows + row) * l.lanes + from[2 * k + 1]];
-  linked[l.planes + at] = sum;
-}
 
 }  // namespace FNTK_ISA
 }  // namespace fntk

@@ -15,6 +15,13 @@ namespace {
 
 constexpr int kElementThreads = 256;
 
+// Blocks on a multiprocessor that registers must leave room for; 0: as the compiler thinks best.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+constexpr int kElementBlocks = 1;  // it would spill for more
+#else
+constexpr int kElementBlocks = 0;
+#endif
+
 constexpr size_t kShared = 48 << 10;  // bytes of a block that need no asking
 
 cudaStream_t stream_of(const Place& place) { return static_cast<cudaStream_t>(place.stream); }
@@ -29,11 +36,27 @@ FNTK_TEAM void run_unit(const Team& team, const ImageLaunch<T>& c, T* scratch, l
 }
 
 template <class T>
-__global__ void __launch_bounds__(kElementThreads) grid_kernel(const __grid_constant__ ImageLaunch<T> c, bool shared) {
+__global__ void __launch_bounds__(kElementThreads, kElementBlocks)
+    grid_kernel(const __grid_constant__ ImageLaunch<T> c, bool shared) {
   extern __shared__ double space[];
   T* const scratch = shared ? reinterpret_cast<T*>(space) : c.scratch + blockIdx.x * c.grid.scratch;
   for (long k = blockIdx.x; k < c.n_pairs * c.grid.n_groups; k += gridDim.x)
     run_unit(FNTK_ISA::BlockTeam(), c, scratch, k);
+}
+
+// One number of a link's planes, p x groups x rows x lanes of the target: what all groups of the source add to it.
+template <class T>
+FNTK_HD void gather_link(const ImageLaunch<T>& c, const LinkCode& l, long pair, long at) {
+  double* const linked = c.linked + pair * c.pair_doubles;
+  const long lane = at % l.target_lanes, line = at / l.target_lanes;
+  const long row = line % l.n_rows, group = line / l.n_rows % (l.size / (l.n_rows * l.target_lanes)), p = at / l.size;
+  const int32_t* start = reinterpret_cast<const int32_t*>(c.code + l.column_start) + group * l.target_lanes + lane;
+  const int32_t* from = reinterpret_cast<const int32_t*>(c.code + l.columns);
+  const double* sums = linked + l.sums;
+  double sum = 0;
+  for (int k = start[0]; k < start[1]; ++k)
+    sum += sums[((from[2 * k] * 3 + p) * l.n_rows + row) * l.lanes + from[2 * k + 1]];
+  linked[l.planes + at] = sum;
 }
 
 template <class T>
@@ -41,7 +64,7 @@ __global__ void __launch_bounds__(kElementThreads)
     gather_kernel(const __grid_constant__ ImageLaunch<T> c, const __grid_constant__ LinkCode link) {
   const long all = 3 * link.size;
   for (long k = blockIdx.x * long(kElementThreads) + threadIdx.x; k < c.n_pairs * all; k += gridDim.x * kElementThreads)
-    FNTK_ISA::gather_link(c, link, k / all, k % all);
+    gather_link(c, link, k / all, k % all);
 }
 
 // ---------------------------------------------------------------- tables of chains
@@ -104,7 +127,7 @@ void run_link(const ImageLaunch<T>& c, const LinkCode& link, const Place& place)
   const long all = c.n_pairs * 3 * link.size;
   if (all == 0) return;
   if (place.device == kOnHost) {
-    for (long k = 0; k < all; ++k) FNTK_ISA::gather_link(c, link, k / (3 * link.size), k % (3 * link.size));
+    for (long k = 0; k < all; ++k) gather_link(c, link, k / (3 * link.size), k % (3 * link.size));
     return;
   }
   gather_kernel<T>

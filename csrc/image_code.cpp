@@ -46,6 +46,19 @@ struct Builder {
     s.mask_out = joined(reads.mask_out);
   }
 
+  // Three rows next to each other, and the nonlinearity behind them.
+  void roll(const ImageGrid& g, const Reads<T>& reads, size_t index, StepCode& s) {
+    const ImageStep& step = g.steps[index];
+    s.rolls = mode_of(step);
+    if (s.rolls < 0) return;
+    const int low = s.rolls == kValidRows ? 0 : 1;
+    for (int k = 0; k < 3; ++k) {
+      const auto found = std::find(reads.shift_out.begin(), reads.shift_out.end(), k - low);
+      s.row_taps[k] = found == reads.shift_out.end() ? -1 : int(found - reads.shift_out.begin());
+    }
+    s.fused = step.fused && step.in != Form::cov && g.steps[index + 1].kind == Kind::dual;
+  }
+
   // Where numbers of a plane stand in an output of one pair, positions of both images axis by axis.
   void store(const ImageGrid& g, const GridLayout<T>& where, const ImageStep& step, StepCode& s) {
     long size = 1;
@@ -108,6 +121,7 @@ struct Builder {
     if (step.kind == Kind::conv) {
       weights(step, &step.window, s);
       conv(*where.reads[index], s);
+      roll(g, *where.reads[index], index, s);
     } else if (step.kind == Kind::dense) {
       weights(step, nullptr, s);
     } else if (step.kind == Kind::land) {

@@ -15,6 +15,9 @@ struct StepCode {
   int kind, dst, in, out, dual, n_src;
   int bias, pool, channels, coords_in, coords_out;
   int n_in, n_out;      // conv: reads along the inner axes and along axis 0
+  int rolls;            // conv: ChainMode where it goes in one pass over its rows, else -1
+  int row_taps[3];      // of the rows that it reads, in order, among those along axis 0; -1: none
+  int fused;            // the next step, a nonlinearity, is done in that pass
   int chain;            // conv: layers from here on that run in registers (cuda_chain.h)
   int chain_signs;      // the first one begins with both defects, of an input
   long arrays, stride;  // numbers before this step's in the grid's tables, and in a row of them
