@@ -70,6 +70,10 @@ struct HostLanes {
     for (int x = 0; x < 32; ++x) found.v[x] = int(from[x]);
     return found;
   }
+  template <int n>
+  static FNTK_HD void same(const T* from, T (&out)[4]) {
+    for (int k = 0; k < n; ++k) out[k] = from[k];
+  }
   static FNTK_HD Number number(const T* from) {
     Number found;
     for (int x = 0; x < 32; ++x) found.v[x] = from[x];
@@ -94,8 +98,14 @@ struct HostLanes {
   static FNTK_HD E anew(const E& x) {
     return x;
   }
-  static FNTK_HD void renew(int& x, int value) { x = value; }
-  static FNTK_HD Number flag(bool set) { return Number(set ? T(1) : T(0)); }
+  template <class E>
+  static FNTK_HD void renew(E& x, E value) {
+    x = value;
+  }
+  static FNTK_HD uint32_t apart(uint32_t x) { return x; }
+  static FNTK_HD void add_if(uint32_t bit, Number& v, const Number& more_v, Number& t, const Number& more_t) {
+    if (bit) v = v + more_v, t = t + more_t;
+  }
   static FNTK_HD Number if_less(const Number& a, const Number& b, const Number& then, const Number& otherwise) {
     Number found;
     for (int x = 0; x < 32; ++x) found.v[x] = a.v[x] < b.v[x] ? then.v[x] : otherwise.v[x];
@@ -125,6 +135,12 @@ struct WarpLanes {
   static __device__ __forceinline__ Index index(const E* from) {
     return int(from[own()]);
   }
+  template <int n>
+  static __device__ __forceinline__ void same(Pointer from, T (&out)[4]) {
+    T found[n];
+    load(from, 0, found);
+    for (int k = 0; k < n; ++k) out[k] = found[k];
+  }
   static __device__ __forceinline__ Number number(const T* from) { return from[own()]; }
   // Volatile: loads stay where the text has them, ahead of their use.
   template <int n>
@@ -145,7 +161,10 @@ struct WarpLanes {
   static __device__ __forceinline__ E anew(const E& x) {
     return *const_cast<const volatile E*>(&x);
   }
-  static __device__ __forceinline__ void renew(int& x, int value) { *const_cast<volatile int*>(&x) = value; }
+  template <class E>
+  static __device__ __forceinline__ void renew(E& x, E value) {
+    *const_cast<volatile E*>(&x) = value;
+  }
   static __device__ __forceinline__ Number shuffle(Number v, Index from) { return __shfl_sync(~0u, v, from); }
   static __device__ __forceinline__ Number root(Number w) {
     if constexpr (sizeof(T) == sizeof(float)) {  // to 1 ulp, one instruction
@@ -156,7 +175,23 @@ struct WarpLanes {
       return sqrt(w);
     }
   }
-  static __device__ __forceinline__ Number flag(bool set) { return set ? T(1) : T(0); }
+  // The compiler does not look through it.
+  static __device__ __forceinline__ uint32_t apart(uint32_t x) {
+    uint32_t y;
+    asm volatile("mov.b32 %0, %1;" : "=r"(y) : "r"(x));
+    return y;
+  }
+  // Both sums under one predicate: the compiler would choose between sums, or multiply by a flag.
+  static __device__ __forceinline__ void add_if(uint32_t bit, Number& v, Number more_v, Number& t, Number more_t) {
+    if constexpr (sizeof(T) == sizeof(float))
+      asm volatile("{.reg .pred p; setp.ne.u32 p, %4, 0; @p add.rn.f32 %0, %0, %2; @p add.rn.f32 %1, %1, %3;}"
+                   : "+f"(v), "+f"(t)
+                   : "f"(more_v), "f"(more_t), "r"(bit));
+    else
+      asm volatile("{.reg .pred p; setp.ne.u32 p, %4, 0; @p add.rn.f64 %0, %0, %2; @p add.rn.f64 %1, %1, %3;}"
+                   : "+d"(v), "+d"(t)
+                   : "d"(more_v), "d"(more_t), "r"(bit));
+  }
   static __device__ __forceinline__ Number if_less(Number a, Number b, Number then, Number otherwise) {
     return a < b ? then : otherwise;
   }
@@ -219,22 +254,21 @@ FNTK_HD RowSums<Lanes> row_sums(const Quads<Lanes>& reduced, const Sides<Lanes>&
           signs ? fma(reduced.factor, reduced.square, other) : other, reduced.last};
 }
 
-template <class Lanes, class Number = typename Lanes::Number>
-FNTK_HD Number moment(const Number& w) {
-  using T = typename Lanes::Value;
-  if constexpr (std::is_same_v<T, float>)
-    return polynomial<T>(w, FNTK_MOMENT_FLOAT);
-  else
-    return polynomial<T>(w, FNTK_MOMENT_DOUBLE);
-}
+// arc() of duals.h, without its factors s and s w.
+template <class Lanes>
+struct Bend {
+  typename Lanes::Number moment, angle;
+};
 
 template <class Lanes, class Number = typename Lanes::Number>
-FNTK_HD Number angle(const Number& w) {
+FNTK_HD Bend<Lanes> bend(const Number& w) {
   using T = typename Lanes::Value;
-  if constexpr (std::is_same_v<T, float>)
-    return polynomial<T>(w, FNTK_ANGLE_FLOAT);
-  else
-    return polynomial<T>(w, FNTK_ANGLE_DOUBLE);
+  if constexpr (std::is_same_v<T, float>) {
+    const Number u = Lanes::root(Number(T(2)) - w);
+    return {polynomial<T>(u, FNTK_MOMENT_HALF_FLOAT), polynomial<T>(u, FNTK_ANGLE_HALF_FLOAT)};
+  } else {
+    return {polynomial<T>(w, FNTK_MOMENT_DOUBLE), polynomial<T>(w, FNTK_ANGLE_DOUBLE)};
+  }
 }
 
 // The first rectifier of all, of r - K and r + K; theta: the NTK of what it rectifies.
@@ -242,8 +276,10 @@ template <class Lanes, class Number = typename Lanes::Number>
 FNTK_HD void rectify_signs(const Number& r, const Number& inverse, const Number& minus, const Number& plus,
                            const Number& theta, Number& v, Number& t) {
   const Number lesser = Lanes::if_less(plus, minus, plus, minus);
-  const Number w = lesser * inverse, s = Lanes::root(w), gone = (s * angle<Lanes>(w)) * theta;
-  v = fma(-(lesser * s), moment<Lanes>(w), Lanes::if_less(plus, minus, r, minus));
+  const Number w = lesser * inverse, s = Lanes::root(w);
+  const Bend<Lanes> of = bend<Lanes>(w);
+  const Number gone = (s * of.angle) * theta;
+  v = fma(-(lesser * s), of.moment, Lanes::if_less(plus, minus, r, minus));
   t = Lanes::if_less(plus, minus, gone, theta - gone);
 }
 
@@ -254,19 +290,22 @@ FNTK_HD void rectify_signs(const Number& r, const Number& inverse, const Number&
 #endif
 
 // One layer. Bit y of `first`: rows y - 1 and y meet (VALID: row y reads row y + 1, CIRCULAR: it is the last one), of
-// `second`: VALID, row y reads row y + 2. Tables have 2 R rows, so that the second image's never wrap. Numbers are
-// asked for some way ahead of their use; the order of the text is kept by the compiler (CMakeLists.txt), whose own
-// order would not fit into registers. signs: t holds r + K when it begins; that layer asks late, its registers are all
-// taken.
+// `second`: VALID, row y reads row y + 2. Tables have 2 R rows, so that the second image's never wrap. signs: t holds
+// r + K when it begins, and `numbers` wait in memory.
+// Where a table is asked for, and how many rows ahead, is what keeps it in registers: the compiler follows the order of
+// the text (CMakeLists.txt). Bits are taken in groups, as many as there are predicates to hold them.
 template <class Lanes, int R, bool bias, int mode, bool signs>
-FNTK_HD void chain_layer(const ChainLayer& layer, const typename Lanes::Pointer& a, const typename Lanes::Pointer& b,
-                         int rows, const Sides<Lanes>& sides, uint32_t first, uint32_t second,
-                         typename Lanes::Number (&v)[R], typename Lanes::Number (&t)[R]) {
+FNTK_HD void chain_layer(const typename Lanes::Value (&numbers)[kChainNumbers], const typename Lanes::Pointer& a,
+                         const typename Lanes::Pointer& b, int rows, const Sides<Lanes>& sides, uint32_t first,
+                         uint32_t second, typename Lanes::Number (&v)[R], typename Lanes::Number (&t)[R]) {
   using T = typename Lanes::Value;
   using Number = typename Lanes::Number;
   constexpr long stride = kChainQuads<bias> * kChainQuad;
-  constexpr int ahead = mode == kValidRows ? 2 : 1;
-  const Number alpha = Number(T(layer.alpha)), beta = Number(T(layer.beta)), unit = Number(T(1));
+  constexpr int ahead = mode == kValidRows ? 2 : 1, group = mode == kSameRows ? 7 : 6;
+  constexpr bool asks_late = signs || mode != kCircularRows;
+  const Number alpha = Number(numbers[kAlpha]), unit = Number(T(1));
+  Number beta = Number(T(0));
+  if constexpr (bias) beta = Number(numbers[kBeta]);
   RowSums<Lanes> before = {}, top = {}, here, next = {}, found = {};
   Quads<Lanes> inner, outer;
   if constexpr (mode == kCircularRows) {
@@ -295,7 +334,7 @@ FNTK_HD void chain_layer(const ChainLayer& layer, const typename Lanes::Pointer&
     if constexpr (signs)
       if (y > 0 && y + ahead < R) inner.load(a, b, (y + ahead) * stride);
     if (y + ahead < R) inner.reduce();
-    if constexpr (!signs) outer.load(a, b, y * stride + kChainQuad);
+    if constexpr (!asks_late) outer.load(a, b, y * stride + kChainQuad);
     if (y + ahead < R)
       found = row_sums<signs>(inner, sides, v[y + ahead < R ? y + ahead : y], t[y + ahead < R ? y + ahead : y]);
     Number g[2], h[2];
@@ -303,43 +342,45 @@ FNTK_HD void chain_layer(const ChainLayer& layer, const typename Lanes::Pointer&
       Lanes::load(a, y * stride + 2 * kChainQuad, g);
       Lanes::load(b, y * stride + 2 * kChainQuad, h);
     }
-    Number sum = here.v, theta = here.t;
+    if constexpr (asks_late) outer.load(a, b, y * stride + kChainQuad);
+    outer.reduce();
+    Number sum = fma(outer.factor, outer.square, here.v);
+    Number theta = signs ? fma(outer.factor, outer.square, here.t) : fma(outer.p[3], outer.q[3], here.t);
     if constexpr (mode == kSameRows) {
-      const bool above = first >> y & 1u, below = first >> 1 >> y & 1u;
-      if (y > 0) sum = fma(Lanes::flag(above), before.v, sum), theta = fma(Lanes::flag(above), before.t, theta);
-      if (y + 1 < R) sum = fma(Lanes::flag(below), found.v, sum), theta = fma(Lanes::flag(below), found.t, theta);
+      if (y > 0 && y % group == 0) first = Lanes::apart(first >> group);
+      if (y > 0) Lanes::add_if(first & 1u << y % group, sum, before.v, theta, before.t);
+      if (y + 1 < R) Lanes::add_if(first & 2u << y % group, sum, found.v, theta, found.t);
     } else if constexpr (mode == kValidRows) {
-      const Number one = Lanes::flag(first >> y & 1u), two = Lanes::flag(second >> y & 1u);
-      if (y + 1 < R) sum = fma(one, next.v, sum), theta = fma(one, next.t, theta);
-      if (y + 2 < R) sum = fma(two, found.v, sum), theta = fma(two, found.t, theta);
+      if (y > 0 && y % group == 0) first = Lanes::apart(first >> group), second = Lanes::apart(second >> group);
+      if (y + 1 < R) Lanes::add_if(first & 1u << y % group, sum, next.v, theta, next.t);
+      if (y + 2 < R) Lanes::add_if(second & 1u << y % group, sum, found.v, theta, found.t);
     } else {
       const bool wraps = first >> y & 1u;
       sum = (sum + before.v) + (wraps ? top.v : found.v);
       theta = (theta + before.t) + (wraps ? top.t : found.t);
     }
-    if constexpr (signs) outer.load(a, b, y * stride + kChainQuad);
-    outer.reduce();
-    sum = fma(outer.factor, outer.square, sum);
-    if constexpr (signs) theta = fma(outer.factor, outer.square, theta);
     if constexpr (bias) {
       const Number apart = g[0] - h[0], factor = g[1] * h[1], square = apart * apart;
       sum = fma(factor, square, sum);
-      if constexpr (signs) theta = fma(factor, square, theta + Number(T(Lanes::anew(layer.constant))));
+      if constexpr (signs) theta = fma(factor, square, theta + Number(Lanes::anew(numbers[kConstant])));
     }
-    if constexpr (!signs)
+    if constexpr (!signs && asks_late)
       if (y + ahead + 1 < R) inner.load(a, b, (y + ahead + 1) * stride);
     if constexpr (signs) {
       const Number r = outer.last, minus = sum, plus = theta;
-      theta = Number(T(Lanes::anew(layer.alpha))) * Lanes::if_less(plus, minus, plus - r, r - minus);
-      if constexpr (bias) theta = theta + Number(T(Lanes::anew(layer.beta)));
+      theta = Number(Lanes::anew(numbers[kAlpha])) * Lanes::if_less(plus, minus, plus - r, r - minus);
+      if constexpr (bias) theta = theta + Number(Lanes::anew(numbers[kBeta]));
       rectify_signs<Lanes>(r, here.inverse, minus, plus, theta, v[y], t[y]);
     } else {
-      theta = fma(outer.p[3], outer.q[3], fma(-alpha, sum, theta));
+      theta = fma(-alpha, sum, theta);
       if constexpr (bias) theta = theta + beta;
       const Number w = sum * here.inverse, s = Lanes::root(w);
-      v[y] = sum * fma(-s, moment<Lanes>(w), unit);
-      t[y] = fma(-(s * angle<Lanes>(w)), theta, theta);
+      const Bend<Lanes> of = bend<Lanes>(w);
+      v[y] = sum * fma(-s, of.moment, unit);
+      t[y] = fma(-(s * of.angle), theta, theta);
     }
+    if constexpr (!asks_late)
+      if (y + ahead + 1 < R) inner.load(a, b, (y + ahead + 1) * stride);
     before = here;
     here = mode == kValidRows ? next : found;
     if constexpr (mode == kValidRows) next = found;
@@ -377,28 +418,28 @@ FNTK_HD void run_chain(Unit& unit, const Launch& c) {
     const long table = reinterpret_cast<const ChainLayer*>(c.code + step().chain_layers)->table;
     auto a = Lanes::pointer(unit.chain1() + table, Lanes::index(places + 2 * kChainLanes), 4);
     auto b = Lanes::pointer(unit.chain2() + table + unit.shift * row, Lanes::index(places + 3 * kChainLanes), 4);
-    const auto layer_at = [&](int k) -> const ChainLayer& {
-      return reinterpret_cast<const ChainLayer*>(c.code + step().chain_layers)[k];
-    };
-    const auto run = [&](const ChainLayer& layer, auto signs) {
-      chain_layer<Lanes, R, bias, mode, decltype(signs)::value>(layer, a, b, rows, sides, Lanes::anew(unit.edges[0]),
+    const auto run = [&](const T(&numbers)[kChainNumbers], auto signs) {
+      chain_layer<Lanes, R, bias, mode, decltype(signs)::value>(numbers, a, b, rows, sides, Lanes::anew(unit.edges[0]),
                                                                 Lanes::anew(unit.edges[1]), v, t);
       Lanes::advance(a, 2 * R * row);
       Lanes::advance(b, 2 * R * row);
+      Lanes::renew(unit.numbers, Lanes::anew(unit.numbers) + kChainNumbers);
     };
-    Lanes::renew(unit.layer, 0);
+    Lanes::renew(unit.numbers, reinterpret_cast<const T*>(c.code + step().chain_numbers));
     if (step().chain_signs) {
-      run(layer_at(0), std::true_type());
-      Lanes::renew(unit.layer, 1);
+      for (int k = 0; k < kChainNumbers; ++k) Lanes::renew(unit.first_numbers[k], Lanes::anew(unit.numbers)[k]);
+      run(unit.first_numbers, std::true_type());
     }
-    for (; Lanes::anew(unit.layer) < step().chain; Lanes::renew(unit.layer, Lanes::anew(unit.layer) + 1)) {
-      const ChainLayer& layer = layer_at(Lanes::anew(unit.layer));
-      if (layer.rescale != 1) {
-        const Number scale = Number(T(layer.rescale));
+    for (;;) {
+      T numbers[kChainNumbers];
+      Lanes::template same<bias ? 4 : 2>(Lanes::anew(unit.numbers), numbers);
+      if (numbers[kRescale] == T(0)) break;
+      if (numbers[kRescale] != T(1)) {
+        const Number scale = Number(numbers[kRescale]);
         FNTK_UNROLL
         for (int y = 0; y < R; ++y) v[y] = v[y] * scale, t[y] = t[y] * scale;
       }
-      run(layer, std::false_type());
+      run(numbers, std::false_type());
     }
   }
   const Number scale = Number(T(step().chain_scale));

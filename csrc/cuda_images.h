@@ -18,12 +18,13 @@ struct ImageUnit {
 
   const T *table1 = nullptr, *table2 = nullptr;
   int64_t flags = 0;
-  int shift = 0;               // along axis 0
-  long shift_at = 0;           // its place among the grid's
-  int next = 0;                // step
-  int layer = 0;               // of a chain, and
-  uint32_t edges[2] = {0, 0};  // which of its rows meet
-  long turn = 0;               // of whoever takes unit after unit
+  int shift = 0;                        // along axis 0
+  long shift_at = 0;                    // its place among the grid's
+  int next = 0;                         // step
+  uint32_t edges[2] = {0, 0};           // which rows of a chain meet
+  const T* numbers = nullptr;           // of its next layer
+  T first_numbers[kChainNumbers] = {};  // of one that begins behind an input
+  long turn = 0;                        // of whoever takes unit after unit
 
   template <class E>
   FNTK_HD const E* at(long offset) const {

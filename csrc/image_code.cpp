@@ -234,6 +234,7 @@ struct Builder {
     grid.chain_mode = mode;
     grid.chain_bias = begin.bias;
     std::vector<ChainLayer> layers;
+    std::vector<T> numbers;
     double scale = 1;  // what both planes were divided by
     for (size_t k = first; k + 1 < g.steps.size(); k += 2) {
       const ImageStep &conv = g.steps[k], &relu = g.steps[k + 1];
@@ -242,15 +243,12 @@ struct Builder {
       if (!goes_on || conv.dst != begin.dst || conv.bias != begin.bias || mode_of(conv) != mode) break;
       if (mode != kValidRows && where.reads[k] != where.reads[first]) break;
       ChainLayer layer = {};
-      layer.rescale = 1;
-      if (scale < 1e-9 || scale > 1e9) layer.rescale = std::exp2(std::round(std::log2(scale)));
-      scale /= layer.rescale;
+      const double rescale = scale < 1e-9 || scale > 1e9 ? std::exp2(std::round(std::log2(scale))) : 1;
+      scale /= rescale;
       StepCode own = {};
       weights(conv, &conv.window, own);
       const double behind = own.w * scale, over = 1 / std::sqrt(scale), root = std::sqrt(behind);
-      layer.alpha = own.alpha;
-      layer.beta = own.beta / behind;
-      layer.constant = 2 * own.b2 / behind;
+      numbers.insert(numbers.end(), {T(rescale), T(own.alpha), T(own.beta / behind), T(2 * own.b2 / behind)});
       // coordinates and factors of both stages, bias, s; 1 / s: in the order in which a row asks for them
       const int s_at = 6 + 2 * conv.bias;
       const int order[10] = {0, 1, 2, -1, 3, 4, 5, s_at, 6, 7};
@@ -280,6 +278,8 @@ struct Builder {
     s.chain_signs = begin.in == Form::both_defects;
     s.chain_scale = scale;
     s.chain_layers = append(layers);
+    numbers.resize(numbers.size() + kChainNumbers, T(0));
+    s.chain_numbers = append(numbers);
     for (size_t k = 0; k < layers.size(); ++k)
       code.chains.push_back({s.chain_layers + long(k * sizeof(ChainLayer)), g.rows, g.lanes, grid.chain_rows});
   }

@@ -27,6 +27,7 @@ struct StepCode {
   long mask_in;         // T, groups x n_in x lanes
   long mask_out;        // T, shifts x n_out x rows
   long chain_layers;    // ChainLayer, `chain` of them
+  long chain_numbers;   // T, kChainNumbers of each layer, then zeros
   long chain_lanes;     // int32, groups x 4 x 32: of both reads beside a place, its own in both images' tables
   long chain_weights;   // T, groups x 2 x 32: of those reads
   long chain_edges;     // uint32, shifts x 2: bit y where row y reads the one at the first distance, at the second;
@@ -44,12 +45,13 @@ constexpr long kChainLanes = 32, kChainQuad = 4 * kChainLanes;  // four numbers 
 template <bool bias>
 constexpr long kChainQuads = bias ? 3 : 2;  // of a row
 
-// A convolution and its rectifier in registers.
+// Of a layer: a power of two for both planes before it, 0 behind the last one; NTK' = sum + alpha K' + beta; what a
+// bias adds to r + K besides its defect.
+enum ChainNumber { kRescale, kAlpha, kBeta, kConstant, kChainNumbers };
+
+// The tables of a convolution and its rectifier in registers.
 struct ChainLayer {
-  long table;          // where its numbers begin in an image's chain tables: 2 R x quads x lanes x 4
-  double alpha, beta;  // NTK' = sum + alpha K' + beta
-  double constant;     // what a bias adds to r + K besides its defect
-  double rescale;      // of both planes before this layer, a power of two
+  long table;          // where it begins in an image's chain tables: 2 R x quads x lanes x 4
   int n_arrays;        // 8, with a bias 10
   long arrays[10];     // where each begins in an image's tables
   long strides[10];    // numbers in a row of it
