@@ -145,11 +145,12 @@ def reached(graph: list[Block], start: int) -> set[int]:
 
 
 def shortest_round(
-    graph: list[Block], landmark: str, shared_loads: int, global_loads: int = 0
+    graph: list[Block], landmark: str, shared_loads: int | None, global_loads: int = 0
 ) -> tuple[int, int] | None:
     """Instructions of the shortest way once round the loop through a block with ``landmark``, and the float64 units'.
 
-    With so many loads from shared memory and at least so many from global memory. The loop begins at its lowest block.
+    With so many loads from shared memory (None: any) and at least so many from global memory. The loop begins at its
+    lowest block.
     """
     best = None
     onward = [reached(graph, k) for k in range(len(graph))]
@@ -164,11 +165,13 @@ def shortest_round(
         while queue:
             length, at, shared, constant, passed, wide = heapq.heappop(queue)
             if length and at == start:
-                if shared == shared_loads and constant >= global_loads and (passed or start == first):
+                if shared_loads in (None, shared) and constant >= global_loads and (passed or start == first):
                     best = (length, wide) if best is None else min(best, (length, wide))
                     break
                 continue
-            if (at, shared, constant, passed) in seen or shared > shared_loads or (passed and at == first):
+            if (at, shared, constant, passed) in seen or (passed and at == first):
+                continue
+            if shared_loads is not None and shared > shared_loads:
                 continue
             seen.add((at, shared, constant, passed))
             own = counts[at]

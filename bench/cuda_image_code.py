@@ -5,7 +5,8 @@
 
 No GPU is needed, but nvcc and nvdisasm (cuda_code.py). An entry-layer is one entry of a covariance of two images, for
 one displacement, through one convolution of 3 x 3 taps and the relu behind it, NNGP and NTK. Its instructions are those
-of the shortest way once round the loop over layers, divided by the rows that it works on.
+of the shortest way once round the loop over layers, divided by the rows that it works on; tiles: with what they show
+to each other.
 """
 
 from __future__ import annotations
@@ -27,25 +28,28 @@ ROOTS = {"float": r"MUFU\.SQRT", "double": r"MUFU\.RSQ64H"}
 
 # of float32, the size of CIFAR-10: dtype, rows, bias, mode
 CIFAR = [("float", 32, bias, 0) for bias in (False, True)]
+TILES = [(dtype, 16, bias, None) for dtype in ("float", "double") for bias in (False, True)]  # a block's, of a plane
 KERNELS = [
     (dtype, rows, bias, mode)
     for dtype, rows in (("float", 32), ("float", 16), ("double", 16))
     for bias in (False, True)
     for mode in range(len(MODES))
-]
+] + TILES
 
 
-def case(dtype: str, rows: int, bias: bool, mode: int) -> str:
+def case(dtype: str, rows: int, bias: bool, mode: int | None) -> str:
     bits = 32 if dtype == "float" else 64
-    return f"{MODES[mode]}, {'bias' if bias else 'no bias'}, {rows} rows, float{bits}"
+    what = "tiles" if mode is None else MODES[mode]
+    return f"{what}, {'bias' if bias else 'no bias'}, {rows} rows, float{bits}"
 
 
-def compiled(kernel: tuple[str, int, bool, int], nvcc: str, nvdisasm: str) -> tuple[dict[str, int], float]:
+def compiled(kernel: tuple[str, int, bool, int | None], nvcc: str, nvdisasm: str) -> tuple[dict[str, int], float]:
     """Resources of a kernel, and its instructions per entry-layer."""
     dtype, rows, bias, mode = kernel
-    arguments = f"{dtype}, {rows}, {'true' if bias else 'false'}, {mode}"
+    flag = "true" if bias else "false"
+    name = f"tiles_kernel<{dtype}, {flag}>" if mode is None else f"chain_kernel<{dtype}, {rows}, {flag}, {mode}>"
     text = (
-        f'#include "cuda_chains.h"\nnamespace fntk {{ namespace {{\ntemplate __global__ void chain_kernel<{arguments}>'
+        f'#include "cuda_chains.h"\nnamespace fntk {{ namespace {{\ntemplate __global__ void {name}'
         f"(const __grid_constant__ ImageLaunch<{dtype}>);\n}} }}\n"
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -61,12 +65,13 @@ def compiled(kernel: tuple[str, int, bool, int], nvcc: str, nvdisasm: str) -> tu
     for k, block in enumerate(graph):
         if block.lines and block.lines[-1].startswith("BRA.DIV"):  # for warps whose lanes have parted: none
             block.next = [k + 1]
-    way = cuda_code.shortest_round(graph, ROOTS[dtype], 0, 4 * rows)  # four loads a row, at least
+    shared_loads = None if mode is None else 0
+    way = cuda_code.shortest_round(graph, ROOTS[dtype], shared_loads, 4 * rows)  # four loads a row, at least
     assert way is not None, case(*kernel)
     return own, round(way[0] / rows, 2)
 
 
-def measure(kernels: list[tuple[str, int, bool, int]] = KERNELS) -> dict:
+def measure(kernels: list[tuple[str, int, bool, int | None]] = KERNELS) -> dict:
     nvcc, nvdisasm = cuda_code.find("nvcc"), cuda_code.find("nvdisasm")
     if nvcc is None or nvdisasm is None:
         raise RuntimeError("needs nvcc and nvdisasm (pip install nvidia-cuda-nvdisasm)")

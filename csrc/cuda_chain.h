@@ -14,10 +14,18 @@ namespace fntk {
 
 namespace FNTK_ISA {
 
-// c0 + c1 z + ..., of numbers of one kind.
+// c0 + c1 z + ...: a loop for a host's compiler, which takes minutes over so many lanes in one expression.
 template <class T, class Number, class... C>
 FNTK_HD Number polynomial(const Number& z, C... c) {
+#if defined(__CUDA_ARCH__)
   return horner(z, Number(T(c))...);
+#else
+  constexpr int n = sizeof...(C);
+  const T of[n] = {T(c)...};
+  Number found = Number(of[n - 1]);
+  for (int k = n - 2; k >= 0; --k) found = fma(z, found, Number(of[k]));
+  return found;
+#endif
 }
 
 // What each lane reads beside itself.
@@ -25,6 +33,15 @@ template <class Lanes>
 struct Sides {
   typename Lanes::Index first, second;
   typename Lanes::Number first_weight, second_weight;
+};
+
+// Nothing around what a warp holds (Around in cuda_tiles.h: other tiles).
+template <class Lanes>
+struct Alone {
+  using Number = typename Lanes::Number;
+  static constexpr bool tiles = false;
+  FNTK_HD Number beyond(int, int, const Number& sum) const { return sum; }
+  FNTK_HD Number row(int, int) const { return Number(typename Lanes::Value(0)); }
 };
 
 template <class Lanes>
@@ -56,11 +73,11 @@ FNTK_HD typename Lanes::Number beside(const Sides<Lanes>& sides, const typename 
              fma(sides.first_weight, Lanes::shuffle(v, sides.first), v));
 }
 
-template <bool signs, class Lanes>
-FNTK_HD RowSums<Lanes> row_sums(const Quads<Lanes>& reduced, const Sides<Lanes>& sides, const typename Lanes::Number& v,
-                                const typename Lanes::Number& t) {
-  const typename Lanes::Number other = beside(sides, t);
-  return {fma(reduced.factor, reduced.square, beside(sides, v)),
+template <bool signs, class Lanes, class Around>
+FNTK_HD RowSums<Lanes> row_sums(const Quads<Lanes>& reduced, const Sides<Lanes>& sides, const Around& around, int y,
+                                const typename Lanes::Number& v, const typename Lanes::Number& t) {
+  const typename Lanes::Number other = around.beyond(1, y, beside(sides, t));
+  return {fma(reduced.factor, reduced.square, around.beyond(0, y, beside(sides, v))),
           signs ? fma(reduced.factor, reduced.square, other) : other, reduced.last};
 }
 
@@ -104,15 +121,17 @@ FNTK_HD void rectify_signs(const Number& r, const Number& inverse, const Number&
 // r + K when it begins, and `numbers` wait in memory.
 // Where a table is asked for, and how many rows ahead, is what keeps it in registers: the compiler follows the order of
 // the text (CMakeLists.txt). Bits are taken in groups, as many as there are predicates to hold them.
-template <class Lanes, int R, bool bias, int mode, bool signs>
+template <class Lanes, int R, bool bias, int mode, bool signs, class Around>
 FNTK_HD void chain_layer(const typename Lanes::Value (&numbers)[kChainNumbers], const typename Lanes::Pointer& a,
-                         const typename Lanes::Pointer& b, int rows, const Sides<Lanes>& sides, uint32_t first,
-                         uint32_t second, typename Lanes::Number (&v)[R], typename Lanes::Number (&t)[R]) {
+                         const typename Lanes::Pointer& b, int rows, const Sides<Lanes>& sides, const Around& around,
+                         uint32_t first, uint32_t second, typename Lanes::Number (&v)[R],
+                         typename Lanes::Number (&t)[R]) {
   using T = typename Lanes::Value;
   using Number = typename Lanes::Number;
   constexpr long stride = kChainQuads<bias> * kChainQuad;
   constexpr int ahead = mode == kValidRows ? 2 : 1, group = mode == kSameRows ? 7 : 6;
-  constexpr bool asks_late = signs || mode != kCircularRows;
+  constexpr bool asks_late = signs || mode != kCircularRows, tiles = Around::tiles;
+  constexpr int end = tiles ? R + 1 : R;  // of the rows that are read
   const Number alpha = Number(numbers[kAlpha]), unit = Number(T(1));
   Number beta = Number(T(0));
   if constexpr (bias) beta = Number(numbers[kBeta]);
@@ -127,26 +146,34 @@ FNTK_HD void chain_layer(const typename Lanes::Value (&numbers)[kChainNumbers], 
     }
     inner.load(a, b, (rows - 1) * stride);
     inner.reduce();
-    before = row_sums<signs>(inner, sides, last_v, last_t);
+    before = row_sums<signs>(inner, sides, around, rows - 1, last_v, last_t);
+  }
+  if constexpr (tiles) {
+    inner.load(a, b, -stride);
+    inner.reduce();
+    before = row_sums<signs>(inner, sides, around, -1, around.row(0, -1), around.row(1, -1));
   }
   inner.load(a, b, 0);
   inner.reduce();
-  here = row_sums<signs>(inner, sides, v[0], t[0]);
+  here = row_sums<signs>(inner, sides, around, 0, v[0], t[0]);
   top = here;
   inner.load(a, b, stride);
   if constexpr (mode == kValidRows) {
     inner.reduce();
-    next = row_sums<signs>(inner, sides, v[1], t[1]);
+    next = row_sums<signs>(inner, sides, around, 1, v[1], t[1]);
     inner.load(a, b, 2 * stride);
   }
   FNTK_UNROLL
   for (int y = 0; y < R; ++y) {
     if constexpr (signs)
-      if (y > 0 && y + ahead < R) inner.load(a, b, (y + ahead) * stride);
-    if (y + ahead < R) inner.reduce();
+      if (y > 0 && y + ahead < end) inner.load(a, b, (y + ahead) * stride);
+    if (y + ahead < end) inner.reduce();
     if constexpr (!asks_late) outer.load(a, b, y * stride + kChainQuad);
     if (y + ahead < R)
-      found = row_sums<signs>(inner, sides, v[y + ahead < R ? y + ahead : y], t[y + ahead < R ? y + ahead : y]);
+      found = row_sums<signs>(inner, sides, around, y + ahead, v[y + ahead < R ? y + ahead : y],
+                              t[y + ahead < R ? y + ahead : y]);
+    else if (y + ahead < end)
+      found = row_sums<signs>(inner, sides, around, R, around.row(0, R), around.row(1, R));
     Number g[2], h[2];
     if constexpr (bias) {
       Lanes::load(a, y * stride + 2 * kChainQuad, g);
@@ -158,8 +185,8 @@ FNTK_HD void chain_layer(const typename Lanes::Value (&numbers)[kChainNumbers], 
     Number theta = signs ? fma(outer.factor, outer.square, here.t) : fma(outer.p[3], outer.q[3], here.t);
     if constexpr (mode == kSameRows) {
       if (y > 0 && y % group == 0) first = Lanes::apart(first >> group);
-      if (y > 0) Lanes::add_if(first & 1u << y % group, sum, before.v, theta, before.t);
-      if (y + 1 < R) Lanes::add_if(first & 2u << y % group, sum, found.v, theta, found.t);
+      if (y > 0 || tiles) Lanes::add_if(first & 1u << y % group, sum, before.v, theta, before.t);
+      if (y + 1 < end) Lanes::add_if(first & 2u << y % group, sum, found.v, theta, found.t);
     } else if constexpr (mode == kValidRows) {
       if (y > 0 && y % group == 0) first = Lanes::apart(first >> group), second = Lanes::apart(second >> group);
       if (y + 1 < R) Lanes::add_if(first & 1u << y % group, sum, next.v, theta, next.t);
@@ -175,7 +202,7 @@ FNTK_HD void chain_layer(const typename Lanes::Value (&numbers)[kChainNumbers], 
       if constexpr (signs) theta = fma(factor, square, theta + Number(Lanes::anew(numbers[kConstant])));
     }
     if constexpr (!signs && asks_late)
-      if (y + ahead + 1 < R) inner.load(a, b, (y + ahead + 1) * stride);
+      if (y + ahead + 1 < end) inner.load(a, b, (y + ahead + 1) * stride);
     if constexpr (signs) {
       const Number r = outer.last, minus = sum, plus = theta;
       theta = Number(Lanes::anew(numbers[kAlpha])) * Lanes::if_less(plus, minus, plus - r, r - minus);
@@ -221,16 +248,19 @@ FNTK_HD void run_chain(Unit& unit, const Launch& c) {
   }
   {
     const long row = kChainQuads<bias> * kChainQuad;
-    const auto* places = reinterpret_cast<const int32_t*>(c.code + step().chain_lanes) + unit.group * 4 * kChainLanes;
-    const auto* weights = reinterpret_cast<const T*>(c.code + step().chain_weights) + unit.group * 2 * kChainLanes;
+    const auto* places =
+        reinterpret_cast<const int32_t*>(c.code + step().chain_lanes) + unit.group * kChainPlaces * kChainLanes;
+    const auto* weights =
+        reinterpret_cast<const T*>(c.code + step().chain_weights) + unit.group * kChainWeights * kChainLanes;
     const Sides<Lanes> sides = {Lanes::index(places), Lanes::index(places + kChainLanes), Lanes::number(weights),
                                 Lanes::number(weights + kChainLanes)};
     const long table = reinterpret_cast<const ChainLayer*>(c.code + step().chain_layers)->table;
-    auto a = Lanes::pointer(unit.chain1() + table, Lanes::index(places + 2 * kChainLanes), 4);
-    auto b = Lanes::pointer(unit.chain2() + table + unit.shift * row, Lanes::index(places + 3 * kChainLanes), 4);
+    auto a = Lanes::pointer(unit.chain1() + table, Lanes::index(places + kOwnTable * kChainLanes), 4);
+    auto b =
+        Lanes::pointer(unit.chain2() + table + unit.shift * row, Lanes::index(places + kOtherTable * kChainLanes), 4);
     const auto run = [&](const T(&numbers)[kChainNumbers], auto signs) {
-      chain_layer<Lanes, R, bias, mode, decltype(signs)::value>(numbers, a, b, rows, sides, Lanes::anew(unit.edges[0]),
-                                                                Lanes::anew(unit.edges[1]), v, t);
+      chain_layer<Lanes, R, bias, mode, decltype(signs)::value>(
+          numbers, a, b, rows, sides, Alone<Lanes>(), Lanes::anew(unit.edges[0]), Lanes::anew(unit.edges[1]), v, t);
       Lanes::advance(a, 2 * R * row);
       Lanes::advance(b, 2 * R * row);
       Lanes::renew(unit.numbers, Lanes::anew(unit.numbers) + kChainNumbers);

@@ -5,12 +5,14 @@
 
 #include <algorithm>
 #include <type_traits>
+#include <vector>
 
 #define FNTK_ISA cuda
 #include "check.h"
 #include "cuda_chain.h"
 #include "cuda_check.h"
 #include "cuda_images.h"
+#include "cuda_tiles.h"
 
 namespace fntk {
 namespace {
@@ -64,6 +66,59 @@ __global__ void __launch_bounds__(kChainThreads<T>) chain_kernel(const __grid_co
   while (Apart<T>::following(unit)) run_chains<FNTK_ISA::WarpLanes<T>, R, bias, mode, Apart<T>>(unit, c);
 }
 
+template <class T>
+struct TilesApart {
+  using Unit = FNTK_ISA::ImageUnit<T, FNTK_ISA::TilesTeam>;
+  static __device__ __noinline__ void begin(Unit& unit) { unit.begin(); }
+  static __device__ __noinline__ bool to_chain(Unit& unit) { return unit.to_chain(); }
+  static __device__ __noinline__ void end_chain(Unit& unit) { unit.end_chain(); }
+};
+
+// A block is a unit, its warps are tiles.
+template <class T, bool bias>
+__global__ void __launch_bounds__(32 * kMaxTiles<T>) tiles_kernel(const __grid_constant__ ImageLaunch<T> c) {
+  __shared__ T space[2 * kMaxTiles<T> * kTileNumbers];
+  using Steps = TilesApart<T>;
+  for (long k = blockIdx.x; k < c.n_pairs * c.grid.n_groups; k += gridDim.x) {
+    typename Steps::Unit unit = {FNTK_ISA::TilesTeam(), c, c.scratch + blockIdx.x * c.grid.scratch, k / c.grid.n_groups,
+                                 k % c.grid.n_groups};
+    Steps::begin(unit);
+    while (Steps::to_chain(unit)) {
+      FNTK_ISA::BlockTiles<FNTK_ISA::WarpLanes<T>> tiles;
+      tiles.space = space;
+      FNTK_ISA::run_tiles<FNTK_ISA::WarpLanes<T>, bias>(tiles, unit, c);
+      Steps::end_chain(unit);
+    }
+  }
+}
+
+template <class T, bool bias>
+void launch_tiles(const ImageLaunch<T>& c, long scratch_size, bool backwards, const Place& place) {
+  const GridCode& g = c.grid;
+  const int tiles = g.tile_rows * g.tile_columns;
+  if (place.device == kOnHost) {
+    using Lanes = FNTK_ISA::HostLanes<T>;
+    using Steps = Between<T, FNTK_ISA::HostWarp>;
+    std::vector<FNTK_ISA::Tile<Lanes>> own(static_cast<size_t>(tiles));
+    std::vector<T> space(static_cast<size_t>(2 * tiles * kTileNumbers));
+    FNTK_ISA::HostTiles<Lanes> all = {own.data(), tiles, space.data()};
+    for (long k = 0; k < c.n_pairs * g.n_groups; ++k) {
+      typename Steps::Unit unit = {{{backwards}}, c, c.scratch, k / g.n_groups, k % g.n_groups};
+      unit.begin();
+      while (Steps::to_chain(unit)) {
+        FNTK_ISA::run_tiles<Lanes, bias>(all, unit, c);
+        Steps::end_chain(unit);
+      }
+    }
+    return;
+  }
+  const long room = scratch_size / g.scratch;
+  FNTK_CHECK(room > 0, "scratch for ", scratch_size, " numbers, ", g.scratch, " are needed");
+  const unsigned blocks = unsigned(std::min({c.n_pairs * long(g.n_groups), room, 65535L}));
+  tiles_kernel<T, bias><<<blocks, unsigned(32 * tiles), 0, static_cast<cudaStream_t>(place.stream)>>>(c);
+  cuda_check(cudaGetLastError(), "tiles of images", "launch");
+}
+
 template <int R, bool bias, int mode>
 struct Chain {
   static constexpr int rows = R, meet = mode;
@@ -100,6 +155,9 @@ void with_chain(const GridCode& g, const Work& work) {
 template <class T>
 void launch_chains(const ImageLaunch<T>& c, long scratch_size, bool backwards, const Place& place) {
   const GridCode& g = c.grid;
+  if (g.tile_rows * g.tile_columns > 1)
+    return g.chain_bias ? launch_tiles<T, true>(c, scratch_size, backwards, place)
+                        : launch_tiles<T, false>(c, scratch_size, backwards, place);
   with_chain<T>(g, [&](auto chain) {
     using C = decltype(chain);
     if (place.device == kOnHost) {

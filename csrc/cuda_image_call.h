@@ -75,6 +75,10 @@ struct BlockTeam {
   }
 };
 
+struct TilesTeam : BlockTeam {
+  static constexpr bool rolls = false;
+};
+
 struct WarpTeam {
   static constexpr bool rolls = false;  // registers belong to chains
   template <class Work>

@@ -24,6 +24,7 @@ struct ImageUnit {
   uint32_t edges[2] = {0, 0};           // which rows of a chain meet
   const T* numbers = nullptr;           // of its next layer
   T first_numbers[kChainNumbers] = {};  // of one that begins behind an input
+  int shown = 0;                        // where tiles show the next layer to each other
   long turn = 0;                        // of whoever takes unit after unit
 
   template <class E>
@@ -144,7 +145,8 @@ struct ImageUnit {
         set_shift(shift_at + 1);
       }
       if (step(next).chain) {
-        for (int k = 0; k < 2; ++k) edges[k] = at<uint32_t>(step(next).chain_edges)[2 * shift_at + k];
+        if (c.grid.tile_rows * c.grid.tile_columns == 1)
+          for (int k = 0; k < 2; ++k) edges[k] = at<uint32_t>(step(next).chain_edges)[2 * shift_at + k];
         return true;
       }
       const StepCode& s = step(next);

@@ -74,7 +74,7 @@ struct ChainTables {  // one layer of n images
   const ChainLayer* layer;
   const T* tables;
   T* chains;
-  long table_size, chain_size, rows, lanes, n;
+  long table_size, chain_size, rows, lanes, held, n;
   long size;  // numbers of one image
 };
 
@@ -83,8 +83,8 @@ FNTK_HD void chain_number(const ChainTables<T>& c, long at) {
   const ChainLayer& layer = *c.layer;
   const long in_image = at % c.size, image = at / c.size;
   const long quads = layer.n_arrays > 8 ? kChainQuads<true> : kChainQuads<false>;
-  const long k = in_image / kChainQuad % quads * 4 + in_image % 4;
-  const long x = in_image / 4 % kChainLanes % c.lanes, row = in_image / (quads * kChainQuad) % c.rows;
+  const long k = in_image / kChainQuad % quads * 4 + in_image % 4, line = in_image / (quads * kChainQuad);
+  const long x = (line / c.held * kChainLanes + in_image / 4 % kChainLanes) % c.lanes, row = line % c.held % c.rows;
   T value = T(0);
   if (k < layer.n_arrays)
     value = T(double(c.tables[image * c.table_size + layer.arrays[k] + row * layer.strides[k] + x]) * layer.factors[k]);
@@ -169,11 +169,12 @@ template <class T>
 void chain_tables(const ImageCode& code, const ChainTablesCall<T>& call, const Place& place) {
   for (const ChainTable& own : code.chains) {
     const int n_arrays = reinterpret_cast<const ChainLayer*>(code.bytes.data() + own.layer)->n_arrays;
-    const long size = 2 * own.held * (n_arrays > 8 ? kChainQuads<true> : kChainQuads<false>)*kChainQuad,
+    const long blocks = (own.lanes + kChainLanes - 1) / kChainLanes,
+               size = blocks * own.held * (n_arrays > 8 ? kChainQuads<true> : kChainQuads<false>)*kChainQuad,
                all = call.n * size;
     const auto* layer = reinterpret_cast<const ChainLayer*>(call.code + own.layer);
-    const ChainTables<T> c = {layer,     call.tables, call.chains, call.table_size, code.chain_size, own.rows,
-                              own.lanes, call.n,      size};
+    const ChainTables<T> c = {layer,    call.tables, call.chains, call.table_size, code.chain_size,
+                              own.rows, own.lanes,   own.held,    call.n,          size};
     if (place.device == kOnHost) {
       for (long k = 0; k < all; ++k) chain_number(c, k);
       continue;

@@ -6,6 +6,13 @@ namespace fntk {
 
 namespace FNTK_ISA {
 
+// Inlined, it would cost a host's compiler minutes.
+#if defined(__CUDACC__)
+#define FNTK_CALLED __host__ __device__ __noinline__
+#else
+#define FNTK_CALLED inline
+#endif
+
 // 32 numbers that do the same.
 template <class T>
 struct Wide {
@@ -15,25 +22,25 @@ struct Wide {
     for (T& own : v) own = x;
   }
 };
-#define FNTK_WIDE(sign)                                               \
-  template <class T>                                                  \
-  FNTK_HD Wide<T> operator sign(const Wide<T>& a, const Wide<T>& b) { \
-    Wide<T> c;                                                        \
-    for (int x = 0; x < 32; ++x) c.v[x] = a.v[x] sign b.v[x];         \
-    return c;                                                         \
+#define FNTK_WIDE(sign)                                                   \
+  template <class T>                                                      \
+  FNTK_CALLED Wide<T> operator sign(const Wide<T>& a, const Wide<T>& b) { \
+    Wide<T> c;                                                            \
+    for (int x = 0; x < 32; ++x) c.v[x] = a.v[x] sign b.v[x];             \
+    return c;                                                             \
   }
 FNTK_WIDE(+)
 FNTK_WIDE(-)
 FNTK_WIDE(*)
 #undef FNTK_WIDE
 template <class T>
-FNTK_HD Wide<T> operator-(const Wide<T>& a) {
+FNTK_CALLED Wide<T> operator-(const Wide<T>& a) {
   Wide<T> c;
   for (int x = 0; x < 32; ++x) c.v[x] = -a.v[x];
   return c;
 }
 template <class T>
-FNTK_HD Wide<T> fma(const Wide<T>& a, const Wide<T>& b, const Wide<T>& c) {
+FNTK_CALLED Wide<T> fma(const Wide<T>& a, const Wide<T>& b, const Wide<T>& c) {
   Wide<T> d;
   for (int x = 0; x < 32; ++x) d.v[x] = fma(a.v[x], b.v[x], c.v[x]);
   return d;
@@ -108,6 +115,19 @@ struct HostLanes {
   }
   static FNTK_HD void put(const Number& in, long lanes, T* out) {
     for (int x = 0; x < lanes; ++x) out[x] = in.v[x];
+  }
+  static FNTK_HD Number gather(const T* from, const Index& at) {
+    Number found;
+    for (int x = 0; x < 32; ++x) found.v[x] = from[at.v[x]];
+    return found;
+  }
+  // Of the first lane to out, of the last one to out + other, row by row.
+  template <int n>
+  static FNTK_HD void put_ends(const Number (&rows)[n], int last, T* out, int other) {
+    for (int y = 0; y < n; ++y) {
+      out[y] = rows[y].v[0];
+      if (last > 0) out[other + y] = rows[y].v[last];
+    }
   }
 };
 
@@ -192,6 +212,14 @@ struct WarpLanes {
   }
   static __device__ __forceinline__ void put(Number in, long lanes, T* out) {
     if (own() < lanes) out[own()] = in;
+  }
+  static __device__ __forceinline__ Number gather(const T* from, Index at) { return from[at]; }
+  template <int n>
+  static __device__ __forceinline__ void put_ends(const Number (&rows)[n], int last, T* out, int other) {
+    if (own() != 0 && own() != last) return;
+    T* const to = out + (own() == 0 ? 0 : other);
+#pragma unroll
+    for (int y = 0; y < n; ++y) to[y] = rows[y];
   }
 };
 #endif

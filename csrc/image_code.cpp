@@ -183,39 +183,95 @@ struct Builder {
     return true;
   }
 
-  // Lanes, weights and edges of a chain whose first window has these reads; false where registers cannot hold it.
-  bool chain_geometry(const ImageGrid& g, const GridLayout<T>& where, const Reads<T>& reads, int mode, StepCode& s) {
-    std::vector<int32_t> lanes(where.groups.size() * 128);
-    std::vector<T> weights(where.groups.size() * 64);
-    for (size_t group = 0; group < where.groups.size(); ++group)
-      for (long x = 0; x < 32; ++x) {
-        long distance[2] = {0, 0};
-        T weight[2] = {T(0), T(0)};
-        if (x < g.lanes && !beside(reads, reads.mask_in[group], g.lanes, x, distance, weight)) return false;
-        const long own = x % g.lanes;
-        for (size_t k = 0; k < 2; ++k) {
-          lanes[group * 128 + 32 * k + size_t(x)] = int32_t(x + distance[k]);
-          weights[group * 64 + 32 * k + size_t(x)] = weight[k];
-        }
-        lanes[group * 128 + 64 + size_t(x)] = int32_t(own);
-        lanes[group * 128 + 96 + size_t(x)] = where.lanes_from[group][size_t(own)];
+  // Tiles of a grid that one warp does not hold; false: a block does not either, or it would be a waste.
+  static bool tiles(const ImageGrid& g, int mode, GridCode& grid) {
+    const long rows = (g.rows + kTileRows - 1) / kTileRows, columns = (g.lanes + kChainLanes - 1) / kChainLanes;
+    if (rows * columns > kMaxTiles<T> || mode == kValidRows || (columns > 1 && g.packed > 1)) return false;
+    // rows that hold nothing would come between
+    if (mode == kCircularRows && g.rows % kTileRows != 0) return false;
+    if (4 * g.rows * g.packed * g.inner < rows * columns * kTileRows * kChainLanes) return false;  // mostly empty
+    grid.tile_rows = int(rows);
+    grid.tile_columns = int(columns);
+    if (columns > 1) grid.tile_lanes = int(g.inner);
+    return true;
+  }
+
+  // Where what a lane reads lies: in its own tile, or at the end of another one; false: neither.
+  static bool place_reads(long x, long width, long lanes, const long (&distance)[2], const T (&weight)[2],
+                          int32_t (&places)[kChainPlaces], T (&weights)[kChainWeights]) {
+    const long tile = x / width;
+    for (int k = 0; k < 2; ++k) {
+      const long from = x + distance[k], other = from / width;
+      if (weight[k] == T(0)) continue;
+      if (other == tile) {
+        places[k] = int32_t(from - tile * width);
+        weights[k] = weight[k];
+        continue;
       }
-    const auto bits_of = [&](const std::vector<T>& mask, long distance) {
-      uint32_t bits = 0;
-      for (size_t k = 0; k < reads.shift_out.size(); ++k)
-        for (long y = 0; y < g.rows; ++y)
-          if (reads.shift_out[k] == distance && mask[k * size_t(g.rows) + size_t(y)] != T(0)) bits |= 1u << y;
-      return bits;
-    };
-    std::vector<uint32_t> edges;
-    for (const auto& mask : reads.mask_out) {
-      edges.push_back(mode == kCircularRows ? 1u << (g.rows - 1) : bits_of(mask, mode == kValidRows ? 1 : -1));
-      edges.push_back(bits_of(mask, mode == kValidRows ? 2 : 1));
-      // a row that reads the one above is read by it
-      if (mode == kSameRows && edges[edges.size() - 2] >> 1 != edges.back()) return false;
+      const bool begins = from == other * width, ends = from == std::min((other + 1) * width, lanes) - 1;
+      if ((!begins && !ends) || weights[kTileWeight] != T(0)) return false;
+      places[kOtherTile] = int32_t((other - tile) * kTileNumbers + (begins ? 0 : kTileEnds));
+      weights[kTileWeight] = weight[k];
     }
+    return true;
+  }
+
+  // Lanes, weights and edges of a chain whose first window has these reads; false where registers cannot hold it.
+  bool chain_geometry(const ImageGrid& g, const GridLayout<T>& where, const Reads<T>& reads, int mode,
+                      const GridCode& grid, long block, StepCode& s) {
+    const long columns = grid.tile_columns, all = grid.tile_lanes, width = (all + columns - 1) / columns;
+    std::vector<int32_t> lanes(where.groups.size() * size_t(columns) * kChainPlaces * 32);
+    std::vector<T> weights(where.groups.size() * size_t(columns) * kChainWeights * 32);
+    for (size_t group = 0; group < where.groups.size(); ++group)
+      for (long column = 0; column < columns; ++column)
+        for (long lane = 0; lane < 32; ++lane) {
+          const long begin = column * width, live = std::min(width, all - begin), x = begin + lane % live;
+          const long other = where.lanes_from[group][size_t(x)];
+          const auto place = [&](long at) { return int32_t(at / kChainLanes * block + at % kChainLanes); };
+          int32_t places[kChainPlaces] = {int32_t(lane), int32_t(lane), place(x), place(other), 0};
+          T of[kChainWeights] = {};
+          long distance[2] = {0, 0};
+          T weight[2] = {T(0), T(0)};
+          if (lane < live && !(beside(reads, reads.mask_in[group], g.lanes, x, distance, weight) &&
+                               place_reads(x, width, all, distance, weight, places, of)))
+            return false;
+          const size_t at = group * size_t(columns) + size_t(column);
+          for (size_t k = 0; k < kChainPlaces; ++k) lanes[(at * kChainPlaces + k) * 32 + size_t(lane)] = places[k];
+          for (size_t k = 0; k < kChainWeights; ++k) weights[(at * kChainWeights + k) * 32 + size_t(lane)] = of[k];
+        }
     s.chain_lanes = append(lanes);
     s.chain_weights = append(weights);
+    return chain_edges(g, reads, mode, grid, s);
+  }
+
+  bool chain_edges(const ImageGrid& g, const Reads<T>& reads, int mode, const GridCode& grid, StepCode& s) {
+    std::vector<uint32_t> edges;
+    for (const auto& mask : reads.mask_out) {
+      const auto meets = [&](long y, long distance) {
+        for (size_t k = 0; k < reads.shift_out.size(); ++k)
+          if (reads.shift_out[k] == distance && mask[k * size_t(g.rows) + size_t(y)] != T(0)) return true;
+        return false;
+      };
+      const auto bits_of = [&](long first, long last, const auto& is) {
+        uint32_t bits = 0;
+        for (long y = first; y < last; ++y) bits |= uint32_t(is(y)) << (y - first);
+        return bits;
+      };
+      const auto above = [&](long y) { return y > 0 && y < g.rows && meets(y, -1); };
+      // a row that reads the one above is read by it
+      for (long y = 1; y < g.rows && mode == kSameRows; ++y)
+        if (meets(y, -1) != meets(y - 1, 1)) return false;
+      if (grid.tile_rows * grid.tile_columns > 1) {
+        for (long k = 0; k < grid.tile_rows; ++k)
+          edges.push_back(bits_of(k * kTileRows, (k + 1) * kTileRows + 1,
+                                  [&](long y) { return mode == kCircularRows || above(y); }));
+        continue;
+      }
+      const long distance = mode == kValidRows ? 1 : -1;
+      edges.push_back(mode == kCircularRows ? 1u << (g.rows - 1)
+                                            : bits_of(0, g.rows, [&](long y) { return meets(y, distance); }));
+      edges.push_back(bits_of(0, g.rows, [&](long y) { return meets(y, mode == kValidRows ? 2 : 1); }));
+    }
     s.chain_edges = append(edges);
     return true;
   }
@@ -223,16 +279,26 @@ struct Builder {
   // Layers from step `first` on that registers run one after the other, and their numbers.
   void chain(const ImageGrid& g, const GridLayout<T>& where, size_t first, GridCode& grid, StepCode& s) {
     const long most = sizeof(T) == sizeof(float) ? 32 : 16;
-    if (!registers || g.rows > most || g.lanes > 32 || first + 1 >= g.steps.size() ||
-        !(links(g.steps[first], g.steps[first + 1]) || begins(g, first)))
+    if (!registers || first + 1 >= g.steps.size() || !(links(g.steps[first], g.steps[first + 1]) || begins(g, first)))
       return;
     const ImageStep& begin = g.steps[first];
     const int mode = mode_of(begin);
     if (grid.chain_rows && (grid.chain_mode != mode || grid.chain_bias != begin.bias)) return;
-    if (!chain_geometry(g, where, *where.reads[first], mode, s)) return;
-    grid.chain_rows = g.rows <= 16 ? 16 : 32;
-    grid.chain_mode = mode;
-    grid.chain_bias = begin.bias;
+    GridCode own = grid;
+    own.chain_mode = mode;
+    own.chain_bias = begin.bias;
+    own.tile_rows = own.tile_columns = 1;
+    own.tile_lanes = int(g.lanes);
+    own.chain_rows = g.rows <= 16 ? 16 : 32;
+    own.chain_held = 2 * own.chain_rows;
+    if (g.rows > most || g.lanes > 32) {
+      if (!tiles(g, mode, own)) return;
+      own.chain_rows = kTileRows;
+      own.chain_held = g.rows + kTileRows + 1;
+    }
+    const long row = (begin.bias ? kChainQuads<true> : kChainQuads<false>)*kChainQuad, block = own.chain_held * row;
+    if (!chain_geometry(g, where, *where.reads[first], mode, own, block / 4, s)) return;
+    grid = own;
     std::vector<ChainLayer> layers;
     std::vector<T> numbers;
     double scale = 1;  // what both planes were divided by
@@ -272,7 +338,7 @@ struct Builder {
     const long count = long(layers.size());
     for (ChainLayer& layer : layers) {
       layer.table = code.chain_size;
-      code.chain_size += 2 * grid.chain_rows * (begin.bias ? kChainQuads<true> : kChainQuads<false>)*kChainQuad;
+      code.chain_size += grid.tile_columns * block;
     }
     s.chain = int(count);
     s.chain_signs = begin.in == Form::both_defects;
@@ -281,7 +347,7 @@ struct Builder {
     numbers.resize(numbers.size() + kChainNumbers, T(0));
     s.chain_numbers = append(numbers);
     for (size_t k = 0; k < layers.size(); ++k)
-      code.chains.push_back({s.chain_layers + long(k * sizeof(ChainLayer)), g.rows, g.lanes, grid.chain_rows});
+      code.chains.push_back({s.chain_layers + long(k * sizeof(ChainLayer)), g.rows, g.lanes, grid.chain_held});
   }
 
   // ---------------------------------------------------------------- grids and links

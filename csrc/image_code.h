@@ -28,10 +28,10 @@ struct StepCode {
   long mask_out;        // T, shifts x n_out x rows
   long chain_layers;    // ChainLayer, `chain` of them
   long chain_numbers;   // T, kChainNumbers of each layer, then zeros
-  long chain_lanes;     // int32, groups x 4 x 32: of both reads beside a place, its own in both images' tables
-  long chain_weights;   // T, groups x 2 x 32: of those reads
+  long chain_lanes;     // int32, groups x tile columns x kChainPlaces x 32
+  long chain_weights;   // T, groups x tile columns x kChainWeights x 32: of reads
   long chain_edges;     // uint32, shifts x 2: bit y where row y reads the one at the first distance, at the second;
-                        // on a circle where it is the last one
+                        // on a circle where it is the last one. In tiles, shifts x tile rows: rows y - 1 and y meet
   double chain_scale;   // of what registers hold at the end
   long cov_arrays, cov_stride;  // of a chain that ends in covariances: the table of s; -1: it does not
   long place, opposite;         // store: int64, groups x lanes, place of the inner axes in an output, -1: none
@@ -45,13 +45,26 @@ constexpr long kChainLanes = 32, kChainQuad = 4 * kChainLanes;  // four numbers 
 template <bool bias>
 constexpr long kChainQuads = bias ? 3 : 2;  // of a row
 
+// Of a lane: both reads beside it, its own place in both images' tables, and what it reads of another tile
+// (cuda_tiles.h).
+enum ChainPlace { kFirstRead, kSecondRead, kOwnTable, kOtherTable, kOtherTile, kChainPlaces };
+enum ChainWeight { kFirstWeight, kSecondWeight, kTileWeight, kChainWeights };
+
+constexpr int kTileRows = 16;
+template <class T>
+constexpr int kMaxTiles = sizeof(T) == sizeof(float) ? 20 : 12;  // warps of a block whose registers suffice
+
+// What a tile shows to those around it: columns at its ends (2 x planes x rows), then its first and last rows (2 x
+// planes x 32); planes: of the defect and of the NTK.
+constexpr int kTileEnds = 2 * kTileRows, kTileRowsAt = 2 * kTileEnds, kTileNumbers = kTileRowsAt + 4 * int(kChainLanes);
+
 // Of a layer: a power of two for both planes before it, 0 behind the last one; NTK' = sum + alpha K' + beta; what a
 // bias adds to r + K besides its defect.
 enum ChainNumber { kRescale, kAlpha, kBeta, kConstant, kChainNumbers };
 
 // The tables of a convolution and its rectifier in registers.
 struct ChainLayer {
-  long table;          // where it begins in an image's chain tables: 2 R x quads x lanes x 4
+  long table;          // where it begins in an image's chain tables: blocks of 32 lanes x rows held x quads x 32 x 4
   int n_arrays;        // 8, with a bias 10
   long arrays[10];     // where each begins in an image's tables
   long strides[10];    // numbers in a row of it
@@ -69,6 +82,9 @@ struct GridCode {
   long scratch;    // numbers that one unit works on
   int chain_rows;  // rows that registers hold for its chains: 0 (it has none), 16 or 32
   int chain_bias, chain_mode;
+  int tile_rows, tile_columns;  // warps of one unit's chain
+  int tile_lanes;               // that they hold: all, or those of one displacement
+  long chain_held;              // rows of a chain's table: none wraps
 };
 
 constexpr uint8_t kLive = 1, kEqual = 2;  // a displacement that counts; displacement 0
@@ -84,7 +100,7 @@ struct LinkCode {
 struct ChainTable {  // of one layer, for the kernel that fills it
   long layer;        // ChainLayer
   long rows, lanes;  // of its grid
-  int held;          // rows in registers
+  long held;         // rows of the table
 };
 
 struct ImageCode {

@@ -27,16 +27,30 @@ def cuda():
         yield found
 
 
+def fits(grid, window, dtype):
+    """One warp's registers hold these planes of all displacements, or a block's in tiles of 16 rows, a quarter full."""
+    rows, columns = (*grid.sizes, 1)[:2]
+    most, warps = {"float32": (32, 20), "float64": (16, 12)}[np.dtype(dtype).name]
+    if rows <= most and columns <= 32:
+        return True
+    tiles, lanes = -(-rows // 16) * -(-columns // 32), columns * max(1, min(columns, 32 // columns))
+    if window.circular:
+        fitting = rows % 16 == 0
+    else:
+        fitting = window.low[0] == 1  # not VALID
+    return fitting and tiles <= warps and 4 * rows * lanes >= tiles * 16 * 32
+
+
 def layers_in_registers(net, shape, dtype):
-    """Convolutions that run in registers, and those that could: behind inputs and rectifiers, up to 32 x 32."""
+    """Convolutions that run in registers, and those that could: behind inputs and rectifiers."""
     value = Value(0, 2, spatial=shape[:-1], batch_axis=0, channel_axis=len(shape))
     plan = make_plan(lower(net, value).program, (shape[:-1],))
     make = MODULE.ImagePlan32 if dtype == np.float32 else MODULE.ImagePlan64
-    rows = 32 if dtype == np.float32 else 16
     could = sum(
-        step.fused and (step.form_in == "defect" or (before.kind == "input" and after.form_out == "defect"))
+        step.fused
+        and (step.form_in == "defect" or (before.kind == "input" and after.form_out == "defect"))
+        and fits(grid, step.window, dtype)
         for grid in plan.grids
-        if grid.sizes == (1,) or (len(grid.sizes) == 2 and grid.sizes[0] <= rows and grid.sizes[1] <= 32)
         for before, step, after in zip(grid.steps, grid.steps[1:], grid.steps[2:], strict=False)
     )
     return sum(layers for _, layers in make(plan, [shape[-1]], 1, True).grids), could
@@ -94,11 +108,11 @@ def stack(padding, b_std):
     return serial(*[layer, Relu()] * 3, stax.Conv(4, (1, 1), W_std=0.9))
 
 
-def check_size(h, w, dtype):
+def check_size(h, w, dtype, paddings=("SAME", "CIRCULAR", "VALID"), b_stds=(None, 0.3)):
     """Covariances of all pairs of positions of two images, by the 4-index reference."""
     x1, x2 = (images(1, (h, w, 2), seed, np.float64).astype(dtype) for seed in (h, w))
     x2[:, : h // 2] = x1[:, : h // 2]  # equal and unequal pixels, at all displacements
-    for padding, b_std in itertools.product(("SAME", "CIRCULAR", "VALID"), (None, 0.3)):
+    for padding, b_std in itertools.product(paddings, b_stds):
         if padding == "VALID" and min(h, w) < 7:
             continue
         net = stack(padding, b_std)
@@ -122,6 +136,17 @@ def test_sizes(h, w, dtype, cuda):
     check_size(h, w, dtype)
 
 
+@pytest.mark.parametrize(
+    ("h", "w", "padding", "b_std"),
+    [(33, 5, "SAME", None), (48, 4, "CIRCULAR", 0.3), (8, 40, "SAME", 0.3), (16, 33, "CIRCULAR", None),
+     (17, 33, "SAME", 0.3)],
+)  # fmt: skip
+def test_tiles(h, w, padding, b_std, dtype, cuda):
+    """Planes of several warps: rows, lanes, both."""
+    assert layers_in_registers(stack(padding, b_std), (h, w, 2), dtype)[0] == 3
+    check_size(h, w, dtype, (padding,), (b_std,))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("h", range(1, 41))
 def test_every_size(h, dtype, cuda):
@@ -129,20 +154,21 @@ def test_every_size(h, dtype, cuda):
         check_size(h, w, dtype)
 
 
-def test_a_whole_warp(cuda):
-    """32 x 32, pooled, in float32: the size that registers are meant for."""
-    net, x = deep("gap", 0.1), images(2, (32, 32, 3), dtype=np.float32)
+def test_a_whole_warp(dtype, cuda):
+    """32 x 32, pooled: the size that registers are meant for, in float64 two tiles."""
+    net, x = deep("gap", 0.1), images(2, (32, 32, 3), dtype=dtype)
     net = serial(*net.layers[:6], *net.layers[-2:])
-    assert layers_in_registers(net, (32, 32, 3), np.float32) == (3, 3)
+    assert layers_in_registers(net, (32, 32, 3), dtype) == (3, 3)
     expected = net.kernel_fn(x, None, BOTH, backend="cpu")
     for found, wanted in zip(net.kernel_fn(x, None, BOTH, backend="cuda"), expected, strict=True):
-        assert relative(found, wanted) <= DEEP["float32"]
+        assert relative(found, wanted) <= DEEP[dtype.name]
 
 
-def test_scales_of_a_deep_chain(cuda):
+@pytest.mark.parametrize("shape", [(4, 5, 2), (33, 32, 2)])
+def test_scales_of_a_deep_chain(shape, cuda):
     """60 layers multiply by some 1e-57, which registers keep apart from the numbers."""
     net = serial(*[layer for _ in range(60) for layer in (conv(W_std=1.4, b_std=None), Relu())], stax.Flatten())
-    x = images(3, (4, 5, 2), dtype=np.float32)
+    x = images(3, shape, dtype=np.float32)
     expected = net.kernel_fn(x.astype(np.float64), None, BOTH, backend="cpu")
     for found, wanted in zip(net.kernel_fn(x, None, BOTH, backend="cuda"), expected, strict=True):
         assert relative(found, wanted) <= 3 * DEEP["float32"]
