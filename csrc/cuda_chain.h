@@ -35,6 +35,12 @@ struct Sides {
   typename Lanes::Number first_weight, second_weight;
 };
 
+template <class Lanes>
+FNTK_HD Sides<Lanes> sides_of(const int32_t* places, const typename Lanes::Value* weights) {
+  return {Lanes::index(places + kFirstRead * kChainLanes), Lanes::index(places + kSecondRead * kChainLanes),
+          Lanes::number(weights + kFirstWeight * kChainLanes), Lanes::number(weights + kSecondWeight * kChainLanes)};
+}
+
 // Nothing around what a warp holds (Around in cuda_tiles.h: other tiles).
 template <class Lanes>
 struct Alone {
@@ -252,8 +258,7 @@ FNTK_HD void run_chain(Unit& unit, const Launch& c) {
         reinterpret_cast<const int32_t*>(c.code + step().chain_lanes) + unit.group * kChainPlaces * kChainLanes;
     const auto* weights =
         reinterpret_cast<const T*>(c.code + step().chain_weights) + unit.group * kChainWeights * kChainLanes;
-    const Sides<Lanes> sides = {Lanes::index(places), Lanes::index(places + kChainLanes), Lanes::number(weights),
-                                Lanes::number(weights + kChainLanes)};
+    const Sides<Lanes> sides = sides_of<Lanes>(places, weights);
     const long table = reinterpret_cast<const ChainLayer*>(c.code + step().chain_layers)->table;
     auto a = Lanes::pointer(unit.chain1() + table, Lanes::index(places + kOwnTable * kChainLanes), 4);
     auto b =

@@ -76,7 +76,7 @@ struct BlockTeam {
 };
 
 struct TilesTeam : BlockTeam {
-  static constexpr bool rolls = false;
+  static constexpr bool rolls = false;  // registers belong to chains
 };
 
 struct WarpTeam {

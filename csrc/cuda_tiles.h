@@ -92,9 +92,7 @@ FNTK_TEAM void run_tiles(Tiles& tiles, Unit& unit, const Launch& c) {
     const long group = unit.group * g.tile_columns + at.column, rows = g.rows;
     const auto* places = reinterpret_cast<const int32_t*>(c.code + s.chain_lanes) + group * kChainPlaces * kChainLanes;
     const auto* weights = reinterpret_cast<const T*>(c.code + s.chain_weights) + group * kChainWeights * kChainLanes;
-    own.sides = {Lanes::index(places + kFirstRead * kChainLanes), Lanes::index(places + kSecondRead * kChainLanes),
-                 Lanes::number(weights + kFirstWeight * kChainLanes),
-                 Lanes::number(weights + kSecondWeight * kChainLanes)};
+    own.sides = sides_of<Lanes>(places, weights);
     own.other = Lanes::index(places + kOtherTile * kChainLanes);
     own.weight = Lanes::number(weights + kTileWeight * kChainLanes);
     // the row before its first one is read, too

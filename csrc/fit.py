@@ -53,7 +53,7 @@ def left_of_defect(u):
 
 
 def minimax(function, weight, powers, lower, upper):
-    """Coefficients of these powers and the largest weighted error: exchange of Remez on a fixed grid."""
+    """Coefficients of these powers whose largest weighted error is least: exchange of Remez on a fixed grid."""
     n = len(powers) + 1
     grid = [lower + (upper - lower) * (1 - mp.cos(mp.pi * k / 300)) / 2 for k in range(301)]
     targets, weights = [function(x) for x in grid], [weight(x) for x in grid]
@@ -72,7 +72,7 @@ def minimax(function, weight, powers, lower, upper):
         if runs == chosen or len(runs) < n:
             break
         chosen = runs
-    return solved[:-1], max(map(abs, errors))
+    return solved[:-1]
 
 
 def rounded(function, weight, degree, lower, upper):
@@ -81,7 +81,7 @@ def rounded(function, weight, degree, lower, upper):
     for first in range(degree + 1):
         rest = minimax(
             lambda x: function(x) - mp.polyval(known[::-1] or [0], x), weight, range(first, degree + 1), lower, upper
-        )[0]
+        )
         known.append(mp.mpf(struct.unpack("f", struct.pack("f", float(rest[0])))[0]))
     grid = [lower + (upper - lower) * k / 500 for k in range(501)]
     return known, max(weight(x) * abs(function(x) - mp.polyval(known[::-1], x)) for x in grid)
