@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import describe
-from .linalg import WARN_DIGITS, Spectrum, namespace, to_host, warn
+from .linalg import WARN_BLURRED, WARN_DIGITS, Spectrum, namespace, to_host, warn
 
 Array = npt.NDArray[Any]
 
@@ -80,8 +80,11 @@ class Descent:
         found = xp.where(w > 0, learned / xp.where(w > 0, w, 1.0), tau)
         found = self._finite(xp.where(settled, 0.0, found), t)
         # Where steps diverge, by how much is no matter of conditioning.
-        condition = float(xp.where(learned <= 2, found, 0.0).max()) * float(w[-1]) if found.size else 0.0
+        weight = float(xp.where(learned <= 2, found, 0.0).max()) if found.size else 0.0
+        condition = weight * float(w[-1])
         lost = condition * float(np.finfo(spectrum.values.dtype).eps)
+        if weight * spectrum.rounding > WARN_BLURRED:
+            lost = max(lost, weight * spectrum.rounding)
         if lost > WARN_DIGITS:
             warn(
                 f"[{self.what}] the kernel of {len(w)} training points is ill-conditioned for this long a training: "

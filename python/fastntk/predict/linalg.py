@@ -6,6 +6,7 @@ functions of K. Both refuse what is not a Gram matrix, and report :class:`Condit
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from scipy import linalg as scipy_linalg
 from scipy.linalg import lapack
 from scipy.sparse.linalg import LinearOperator, onenormest
 
-from ..arrays import FLOATS, describe
+from ..arrays import FLOATS, describe, refuse_masked
 
 Array = npt.NDArray[Any]  # or CuPy's
 
@@ -27,6 +28,9 @@ Array = npt.NDArray[Any]  # or CuPy's
 MAX_N = 46_340
 # Beyond this condition number a solution has fewer than four digits.
 WARN_DIGITS = 1e-4
+# Beyond this share of the targets predictions may be moved by the rounding of the kernel's entries (of which
+# entry_rounding thinks the worst).
+WARN_BLURRED = 0.1
 _ROWS = 1024  # of a matrix multiplied or solved for in one go
 _BLOCK = 256  # rows and columns of a matrix looked at in one go: they fit into a core's cache
 TRAIN = "the kernel of the training points"
@@ -59,7 +63,9 @@ class Conditioning:
     condition : float
         Condition number of what was factorised: estimated in the 1-norm (Cholesky), or a ratio of eigenvalues.
     effective_rank : int
-        Of ``K + diag_reg I``, to ``n eps`` times its norm: what stands out of rounding.
+        Of ``K + diag_reg I``: how many of its eigenvalues stand out of rounding, that of K's entries in the dtype in
+        which K was given (:func:`entry_rounding`), and that of the solve, ``n eps`` times the norm. The others count
+        as noise, and nothing is learned from them.
     """
 
     n: int
@@ -75,9 +81,11 @@ def namespace(*arrays: Any, what: str) -> Any:
     Raises
     ------
     TypeError
-        For other arrays, and for a mixture.
+        For other arrays, masked ones too, and for a mixture.
     """
     kinds = {describe(a).split(".")[0]: a for a in arrays if a is not None and not np.isscalar(a)}
+    for a in arrays:
+        refuse_masked(a, "an array", what)
     if not set(kinds) - {"numpy"}:
         return np
     if set(kinds) == {"cupy"}:
@@ -141,7 +149,12 @@ def product(k: Array, b: Array) -> Array:
 
 
 def check_gram(k: Array, what: str, name: str = TRAIN) -> float:
-    """The 1-norm of ``k``, called ``name`` in messages; raise unless it is a finite, symmetric matrix of floats.
+    """The 1-norm of ``k``, as :func:`gram_figures` gives it."""
+    return gram_figures(k, what, name)[0]
+
+
+def gram_figures(k: Array, what: str, name: str = TRAIN) -> tuple[float, float]:
+    """The 1-norm of ``k``, called ``name`` in messages, and the largest ``|K - K^T|``.
 
     Raises
     ------
@@ -150,8 +163,7 @@ def check_gram(k: Array, what: str, name: str = TRAIN) -> float:
     ValueError
         Not square, empty, not finite, not symmetric to rounding.
     """
-    if k.dtype.newbyteorder("=") not in FLOATS:
-        raise TypeError(f"[{what}] {name} must be float32 or float64, given {k.dtype}")
+    check_floats(k, name, what)
     n = len(k) if k.ndim == 2 else 0
     if k.ndim != 2 or k.shape[0] != k.shape[1] or not n:
         raise ValueError(f"[{what}] {name} must be (n, n), n > 0; given {k.shape}")
@@ -177,13 +189,32 @@ def check_gram(k: Array, what: str, name: str = TRAIN) -> float:
             asymmetry = max(asymmetry, off)
     if asymmetry > 1e3 * np.finfo(k.dtype).eps * largest:
         raise ValueError(f"[{what}] {name} is not symmetric: |K - K^T| reaches {asymmetry:.3g}, |K| {largest:.3g}")
-    return float(sums.max())
+    return float(sums.max()), asymmetry
+
+
+def check_floats(k: Array, name: str, what: str) -> None:
+    """Raise TypeError unless a kernel holds float32 or float64."""
+    if k.dtype.newbyteorder("=") not in FLOATS:
+        raise TypeError(f"[{what}] {name} must be float32 or float64, given {k.dtype}")
 
 
 def _refuse_infinite(k: Array, what: str, name: str) -> None:
     for row, values in enumerate(k):
         if not bool(np.isfinite(values).all()):
             raise ValueError(f"[{what}] {name} is not finite, first in row {row}")
+
+
+def entry_rounding(diagonal: Array, dtype: Any) -> float:
+    """What rounding a kernel's entries in ``dtype`` may move its small eigenvalues by.
+
+    ``16 eps sqrt(max K(x, x) sum K(x, x))``, which is ``16 eps sqrt(n) K(x, x)`` where all are alike: entries are right
+    to a few eps (16 is 2e-6 in float32, what kernels of depth 10 promise), and errors of n^2 entries that know
+    nothing of each other have a norm of sqrt(n) of them.
+    """
+    top = float(abs(diagonal).max())
+    # Divided first: squares of very large or small entries leave the range of floats.
+    share = float((abs(diagonal) / top).sum(dtype=np.float64)) if 0 < top < np.inf else 0.0
+    return 16 * float(np.finfo(dtype).eps) * top * math.sqrt(share)
 
 
 def check_finite(values: Array, name: str, what: str) -> None:
@@ -233,7 +264,9 @@ class Cholesky:
         Leave it to the caller to warn, by ``conditioning``.
     overwrite : bool
         Let the factor take the place of one triangle of ``k``, a NumPy array in C order and of ``dtype``; what the
-        other one keeps gives :meth:`kernel`.
+        other one keeps gives :meth:`kernel`. When an error is raised ``k`` is as it was.
+    entry : numpy.dtype, optional
+        What K's entries were rounded to, if not to the dtype of ``k``.
 
     Raises
     ------
@@ -245,36 +278,51 @@ class Cholesky:
     Warns
     -----
     IllConditionedWarning
-        When K was singular to rounding and jitter was added, or the solution keeps fewer than four digits.
+        When K was singular to rounding, its own or that of the solve, and jitter was added; or the solution keeps
+        fewer than four digits.
     """
 
     def __init__(
-        self, k: Array, reg: float, what: str, dtype: Any = np.float64, quiet: bool = False, overwrite: bool = False
-    ) -> None:
+        self, k: Array, reg: float, what: str, dtype: Any = np.float64, quiet: bool = False, overwrite: bool = False,
+        entry: Any = None,
+    ) -> None:  # fmt: skip
         self._library = namespace(k, what=what).__name__  # a name goes through pickle, a module does not
         n = len(k)
         check_size(n, what)
         self.dtype = np.dtype(dtype)
         norm = check_gram(k, what) + reg
         self._overwrite, self._started, self._diagonal = overwrite, False, k.diagonal().copy()
-        eps = float(np.finfo(self.dtype).eps)
-        if norm * eps < np.finfo(self.dtype).tiny:  # no jitter helps
+        self._entry = np.dtype(k.dtype if entry is None else entry)
+        self.rounding = entry_rounding(self._diagonal, self._entry)
+        if norm * float(np.finfo(self.dtype).eps) < np.finfo(self.dtype).tiny:  # no jitter helps
             raise ValueError(f"[{what}] the kernel of the training points is zero: its 1-norm is {norm:.3g}")
+        try:
+            self._factorise(k, reg, norm, what, quiet)
+        except BaseException:
+            if self._started:
+                _mirrored(k, self._diagonal)
+            raise
+
+    def _factorise(self, k: Array, reg: float, norm: float, what: str, quiet: bool) -> None:
+        n, eps = len(k), float(np.finfo(self.dtype).eps)
         self.factor, condition = self._try(k, reg, norm)
-        jitter, rank = 0.0, n
-        if condition * eps > 0.1:  # singular to rounding, or worse
+        jitter, rank, smallest = 0.0, n, 0.0
+        singular = condition * eps > 0.1  # to rounding of the solve, or worse
+        if singular:
             smallest = self._refuse_indefinite(k, reg, norm, what)
+        if singular or self._is_noise(norm, condition):
             rank = self._rank(k, reg, norm)
-            # Where labels contradict each other, rounding enters as eps / jitter: more than the least that would do.
-            jitter = 2 * max(0.0, -smallest) + max(10 * eps, 4e-11) * norm
+            # Where labels contradict each other, rounding enters as its size / jitter: more than the least that would
+            # do.
+            jitter = 2 * max(0.0, -smallest) + max(max(10 * eps, 4e-11) * norm, 64 * self.rounding)
             self.factor, condition = self._try(k, reg + jitter, norm + jitter)
             while not np.isfinite(condition):
                 jitter *= 10
                 self.factor, condition = self._try(k, reg + jitter, norm + jitter)
             if not quiet:
                 warn(
-                    f"[{what}] the kernel of {n} training points is singular to rounding (effective rank {rank}): "
-                    f"{jitter:.3g} was added to its diagonal; choose diag_reg to say how much"
+                    f"[{what}] the kernel of {n} training points is singular to rounding in {self._entry} (effective "
+                    f"rank {rank}): {jitter:.3g} was added to its diagonal; choose diag_reg to say how much"
                 )
         elif condition * eps > WARN_DIGITS:
             rank = self._rank(k, reg, norm)
@@ -365,11 +413,22 @@ class Cholesky:
 
         return factor, norm * inverse_norm(n, solve, solve)
 
+    def _is_noise(self, norm: float, condition: float) -> bool:
+        """Whether the smallest eigenvalue is no larger than the rounding of K's entries."""
+        if norm > condition * self.rounding:  # 1 / |A^-1| in the 1-norm is no larger than it
+            return False
+        b = np.random.default_rng(0).standard_normal((len(self.factor), 4))
+        for _ in range(4):
+            b = np.linalg.qr(to_host(self.solve(self._xp.asarray(b, dtype=self.dtype))))[0]
+        found = b.T @ to_host(self.solve(self._xp.asarray(b, dtype=self.dtype)))
+        largest = float(scipy_linalg.eigvalsh(found.astype(np.float64))[-1])  # of A^-1
+        return largest * self.rounding >= 1
+
     def _refuse_indefinite(self, k: Array, reg: float, norm: float, what: str) -> float:
         """The smallest eigenvalue, if rounding explains it."""
         smallest = float(eigenvalues(self._shifted(k, reg), (0, 0))[0])
         # What rounding each entry in the dtype it came in, or is factorised in, may move an eigenvalue by.
-        allowed = len(k) * max(float(np.finfo(dtype).eps) for dtype in (k.dtype, self.dtype)) * norm
+        allowed = len(k) * max(float(np.finfo(dtype).eps) for dtype in (self._entry, self.dtype)) * norm
         if smallest < -allowed:
             raise IndefiniteError(
                 f"[{what}] the kernel of {len(k)} training points is indefinite: its smallest eigenvalue is "
@@ -382,7 +441,7 @@ class Cholesky:
         """Rank by pivoted Cholesky."""
         a = to_host(self._shifted(k, reg))
         (pstrf,) = lapack.get_lapack_funcs(("pstrf",), (a,))
-        tol = len(a) * float(np.finfo(self.dtype).eps) * norm
+        tol = max(len(a) * float(np.finfo(self.dtype).eps) * norm, self.rounding)
         _, _, rank, _ = pstrf(a, tol=tol, lower=True, overwrite_a=True)
         return int(rank)
 
@@ -411,15 +470,25 @@ class Spectrum:
         What an eigenvalue may have been moved by beside the rounding of K's own entries.
     name : str
         What K is, for messages.
+
+    Attributes
+    ----------
+    threshold : float
+        What is not larger is rounding, of K's entries or of the decomposition.
+    rounding : float
+        Of K's entries (:func:`entry_rounding`).
     """
 
     def __init__(
-        self, k: Array, reg: float, what: str, dtype: Any = np.float64, rounding: float = 0.0, name: str = TRAIN
-    ) -> None:
+        self, k: Array, reg: float, what: str, dtype: Any = np.float64, rounding: float = 0.0, name: str = TRAIN,
+        entry: Any = None,
+    ) -> None:  # fmt: skip
         xp = namespace(k, what=what)
         n = len(k)
         check_size(n, what)
         check_gram(k, what, name)
+        entry = np.dtype(k.dtype if entry is None else entry)
+        self.rounding = entry_rounding(k.diagonal(), entry)
         a = xp.array(k.T, dtype=dtype, order="F")
         if xp is np:
             # 'evd' is the fast one; its workspace of 2 n^2 outgrows 32-bit integers first. SciPy 1.11 fails at n = 1.
@@ -429,7 +498,7 @@ class Spectrum:
             values, self.vectors = xp.linalg.eigh(a)
         values = values + reg
         smallest, largest = float(values[0]), float(values[-1])
-        eps = max(float(np.finfo(entry).eps) for entry in (k.dtype, values.dtype))
+        eps = max(float(np.finfo(dtype).eps) for dtype in (entry, values.dtype))
         allowed = n * eps * max(largest, -smallest) + rounding
         if smallest < -allowed:
             raise IndefiniteError(
@@ -439,17 +508,19 @@ class Spectrum:
             )
         self._reg = reg
         self.values = xp.maximum(values, 0.0)
-        # Below this an eigenvalue is rounding.
-        self.threshold = n * float(np.finfo(self.values.dtype).eps) * largest
+        self.threshold = self._threshold(largest)
         self.conditioning = self.shifted(0.0)
 
     def shifted(self, reg: float) -> Conditioning:
         """How well ``K + (s + reg) I`` is conditioned."""
         values = self.values + reg
         smallest, largest = float(values[0]), float(values[-1])
-        threshold = len(values) * float(np.finfo(values.dtype).eps) * largest
         condition = largest / smallest if smallest > 0 else np.inf
-        return Conditioning(len(values), self._reg + reg, 0.0, condition, int((values > threshold).sum()))
+        rank = int((values > self._threshold(largest)).sum())
+        return Conditioning(len(values), self._reg + reg, 0.0, condition, rank)
+
+    def _threshold(self, largest: float) -> float:
+        return max(len(self.values) * float(np.finfo(self.values.dtype).eps) * largest, self.rounding)
 
     def apply(self, weights: Array, b: Array) -> Array:
         """``V diag(weights) V^T b``: weights (..., n), b (n, m); (..., n, m)."""
