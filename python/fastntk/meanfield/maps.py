@@ -14,7 +14,9 @@ UNBOUNDED = 1e6  # variances beyond it are taken to grow for ever, except of rec
 _LARGE = 1e3
 _VANISHED = 1e-13  # variances below it, still falling without biases, are taken to fall to zero
 _MAX_STEPS = 2_000
-_CRITICAL = 1e-12  # |chi_1 - 1| that rounding explains
+_CRITICAL = 2e-14  # |chi_1 - 1| that rounding explains,
+_EXACT = 1e-15  # and where q* is known exactly
+_NEAR = 0.9  # correlations above it are sought by 1 - c
 
 
 @dataclass(frozen=True)
@@ -102,44 +104,58 @@ def unwrap(x: Array) -> Any:
 # ---------------------------------------------------------------- fixed points, on flat arrays
 
 
+def indifferent(act: Statistics, w: Array, b: Array, p: Array) -> npt.NDArray[np.bool_]:
+    """Where every variance is a fixed point, to rounding."""
+    s = act.homogeneous
+    return np.asarray((b == 0) & (s is not None) & (np.abs((s or 0.0) * w / p - 1) <= _EXACT))
+
+
 def attractor(
     act: Statistics, w: Array, b: Array, p: Array, q0: float, what: str
 ) -> tuple[Array, npt.NDArray[np.bool_]]:
     """Where variances go from q0, and whether that is finite; else their q is merely very large.
 
-    Plain steps decide where to; Newton steps, once V' < 1 and within a factor of four, get there near criticality.
-    Large variances that still grow are quadrupled.
+    Newton's steps, once V' < 1 and within a factor of four. Before that plain steps, which say where to, or factors of
+    two in their direction where they would crawl, between the bounds that V(q) - q has changed its sign between.
+    Large variances that still grow are quadrupled. A variance vanishes where that attracts: ``V'(0) <= 1``.
     """
     if (s := act.homogeneous) is not None:
         growth = s * w / p
-        free = (growth == 1) & (b == 0)
+        free = indifferent(act, w, b, p)
         if free.any():
             raise ValueError(
                 f"[{what}] every q is a fixed point of {act.name} at sigma_w2 = {w[free][0]:.12g}, sigma_b2 = 0: give q"
             )
-        bounded = growth < 1
+        bounded = growth < 1 - _EXACT
         return np.where(bounded, b / np.where(bounded, 1 - growth, 1), UNBOUNDED), bounded
     q = np.full(w.shape, q0)
     bounded = np.ones(w.shape, dtype=np.bool_)
+    low, high = np.zeros(w.shape), np.full(w.shape, np.inf)
     left = np.arange(len(q))
-    anchored = act.at_zero != 0
+    vanishing = (b == 0) & (act.at_zero == 0) & (w / p * act.gain(np.zeros(1)) <= 1 + _EXACT)
     for _ in range(_MAX_STEPS):
         now = q[left]
         phi2, slope = act.variance(now)
         new = w[left] / p[left] * phi2 + b[left]
         slope = w[left] / p[left] * slope
         excess = new - now
-        settled = np.abs(excess) <= 1e-14 * np.maximum(now, new)
+        up = excess > 0
+        low[left], high[left] = np.where(up, now, low[left]), np.where(up, high[left], now)
         with np.errstate(divide="ignore", invalid="ignore"):
             newton = now + excess / (1 - slope)
         usable = (slope < 1) & (newton >= now / 4) & (newton <= 4 * now)
-        new = np.where((now > _LARGE) & (excess > 0), 4 * now, new)
-        q[left] = np.where(settled, now, np.where(usable, newton, new))
-        gone = (q[left] < _VANISHED) & (b[left] == 0) & (excess <= 0) & (not anchored)
+        settled = (excess == 0) | (usable & (np.abs(excess) <= 1e-14 * np.maximum(now, new)))
+        leap = np.where(up, np.maximum(new, np.where(now > _LARGE, 4, 2) * now), np.minimum(new, now / 2))
+        new = np.where(usable, newton, leap)
+        inside = (new > low[left]) & (new < high[left])
+        new = np.where(inside | settled, new, np.sqrt(np.maximum(low[left], now / 4)) * np.sqrt(high[left]))
+        narrow = high[left] <= low[left] * (1 + 1e-15)
+        q[left] = np.where(settled & ~usable, now, new)
+        gone = (q[left] < _VANISHED) & ~up & vanishing[left]
         q[left[gone]] = 0.0
         away = q[left] > UNBOUNDED
         bounded[left[away]] = False
-        left = left[~(settled | gone | away)]
+        left = left[~(settled | narrow | gone | away)]
         if not len(left):
             return q, bounded
     raise ValueError(
@@ -160,12 +176,14 @@ class State:
     v: Array  # V(q): q, at a fixed point
     chi1: Array
     growth: Array  # V'(q)
+    noise: Array  # |rate - 1| that rounding explains
 
     @classmethod
     def at(cls, act: Statistics, w: Array, b: Array, p: Array, q: Array, bounded: Any = True) -> State:
         phi2, slope = act.variance(q)
         finite = np.array(np.broadcast_to(bounded, q.shape))
-        return cls(w, b, p, q, finite, w / p * phi2 + b, w * act.gain(q), w / p * slope)
+        noise = np.where((q == 0) | (act.homogeneous is not None), _EXACT, _CRITICAL)
+        return cls(w, b, p, q, finite, w / p * phi2 + b, w * act.gain(q), w / p * slope, noise)
 
     def __getitem__(self, index: Any) -> State:
         return State(*(getattr(self, field.name)[index] for field in fields(self)))
@@ -186,32 +204,60 @@ def fixed_correlation(act: Statistics, s: State) -> tuple[Array, Array]:
     """``(c*, C'(c*))``.
 
     C is a power series in c with coefficients that are squares (Mehler): increasing and convex on [0, 1]. Newton's
-    method from 0 climbs to its smallest fixed point, which is 1 exactly where ``C(1) = 1`` and ``C'(1) <= 1``.
+    method from 0 climbs to its smallest fixed point, which is 1 exactly where ``C(1) = 1`` and ``C'(1) <= 1``. Close
+    to 1 it descends in ``1 - c``, which keeps its digits.
     """
     alive = s.q > 0
     slope = s.chi1 * np.where(alive, s.q / np.where(alive, s.v, 1), 1)
     c = np.ones_like(s.q)
-    left = np.flatnonzero(alive & ((slope > 1 + _CRITICAL) | (s.p < 1)))
+    left = np.flatnonzero(alive & ((slope - 1 > s.noise) | (s.p < 1)))
     if len(left):
-        step = correlation_map(act, s[left])
-        now = np.zeros(len(left))
-        rows = np.arange(len(left))
-        while len(rows):
-            value, rate = step(now[rows], rows)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                new = np.where(rate < 1, now[rows] + (value - now[rows]) / (1 - rate), 1.0)
-            moves = new - now[rows] > 1e-15  # upwards, but for rounding
-            rows = rows[moves]
-            now[rows] = np.minimum(new[moves], 1.0)
-        c[left], slope[left] = now, step(now, np.arange(len(left)))[1]
+        c[left], slope[left], near = _climb(act, s[left])
+        left = left[near]
+    if len(left):
+        c[left], slope[left] = _descend(act, s[left], 1 - c[left])
     return c, slope
 
 
-def scale_of(rate: Array) -> Array:
-    """``-1 / log |rate|``: infinite for 1, 0 for 0."""
+def _climb(act: Statistics, s: State) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    """``(c*, C'(c*))`` where c* is below ``_NEAR``, else a correlation below c*; and where that is."""
+    step = correlation_map(act, s)
+    now, slope, near = np.zeros(len(s.q)), np.zeros(len(s.q)), np.zeros(len(s.q), dtype=np.bool_)
+    rows = np.arange(len(now))
+    while len(rows):
+        value, slope[rows] = step(now[rows], rows)
+        rate = slope[rows]
+        new = np.where(rate < 1, now[rows] + (value - now[rows]) / np.where(rate < 1, 1 - rate, 1), 1.0)
+        near[rows] = new > _NEAR
+        rows, new = rows[moves := (new - now[rows] > 1e-15) & ~near[rows]], new[moves]  # upwards, but for rounding
+        now[rows] = new
+    return now, slope, near
+
+
+def _descend(act: Statistics, s: State, gap: Array) -> tuple[Array, Array]:
+    """``(c*, C'(c*))`` from gaps ``1 - c`` above ``1 - c*``: Newton's method, in what is concave there."""
+    step = act.defects(s.q)
+    own = s.w * act.variance(s.q)[0] / s.v
+    noise = own * (1 / s.p - 1)
+    rows = np.arange(len(gap))
+    slope = np.zeros(len(gap))
+    while len(rows):
+        v = gap[rows]
+        defect, kdot = step(v, rows)
+        slope[rows] = rate = s.w[rows] * kdot * s.q[rows] / s.v[rows]
+        new = v - (v - (own[rows] * defect + noise[rows])) / np.where(rate < 1, 1 - rate, 1)
+        moves = (rate < 1) & (v - new > 4e-16 * v)
+        rows = rows[moves]
+        gap[rows] = np.maximum(new[moves], 0.0)
+    return 1 - gap, np.minimum(slope, 1.0)
+
+
+def scale_of(rate: Array, noise: Array) -> Array:
+    """``-1 / log |rate|``: 0 for 0, infinite for what rounding may have made of 1."""
     with np.errstate(divide="ignore"):
         log = np.log(np.abs(rate))
-        return np.where(log == 0, np.inf, -1 / np.where(log == 0, 1, log))
+    critical = np.abs(log) <= noise
+    return np.where(critical, np.inf, -1 / np.where(critical, 1, log))
 
 
 # ---------------------------------------------------------------- public
@@ -296,7 +342,7 @@ def q_star(act: Any, sigma_w2: Any, sigma_b2: Any, *, keep: Any = 1.0, q0: float
     Returns
     -------
     float, or numpy.ndarray of the broadcast shape
-        To about ``1e-14 / (1 - V'(q*))``, relative. 0 where the signal dies out.
+        To about ``1e-15 / (1 - V'(q*))``, relative. 0 where the signal dies out.
 
     Raises
     ------
@@ -382,7 +428,8 @@ def c_star(act: Any, sigma_w2: Any, sigma_b2: Any, *, keep: Any = 1.0, q: Any = 
     Returns
     -------
     float, or numpy.ndarray of the broadcast shape
-        1 where ``chi_1 <= 1`` (to 1e-12) and ``keep = 1``; else below 1, to about ``1e-15 / (1 - C'(c*))``.
+        1 where ``chi_1 <= 1`` (to 2e-14) and ``keep = 1``; else below 1, and ``1 - c*`` has an error of about ``1e-15
+        / (1 - C'(c*))``, relative.
 
     Raises
     ------
@@ -413,7 +460,8 @@ def depth_scales(
     -------
     DepthScales
         Unpacks into ``(xi_q, xi_c, xi_grad)``. Where the signal dies out (``q* = 0``) xi_c is the limit of small
-        biases.
+        biases. Rates are good to about 2e-14, 1e-15 for rectifiers and at ``q* = 0``: scales are so to that times
+        themselves, and infinite where a rate is as close to 1. xi_q and xi_c are positive.
 
     Raises
     ------
@@ -431,4 +479,4 @@ def depth_scales(
     """
     stats, state, shape = _prepare("depth_scales", act, sigma_w2, sigma_b2, keep, q, q0)
     rates = (state.growth, fixed_correlation(stats, state)[1], state.chi1 / state.p)
-    return DepthScales(*(unwrap(scale_of(rate).reshape(shape)) for rate in rates))
+    return DepthScales(*(unwrap(scale_of(rate, state.noise).reshape(shape)) for rate in rates))

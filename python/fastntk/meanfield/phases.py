@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .maps import State, attractor, fixed_correlation, numbers, scale_of, unwrap, variance, variances
+from ..quadrature import hermite_coefficients
+from .maps import State, attractor, fixed_correlation, indifferent, numbers, scale_of, unwrap, variance, variances
 from .statistics import Array, Statistics, statistics_of
 
+_SMALL = 0.02  # variances of which few Hermite coefficients matter
+_TERMS = 20
 _FARTHEST = 1e5  # the largest q* that a critical point is looked for at
 _LABEL = 1e-9  # |chi_1 - 1| that is called critical
 
@@ -64,7 +67,13 @@ class PhaseDiagram:
 def _line(act: Statistics, q: Array) -> tuple[Array, Array]:
     """``sigma_w2, sigma_b2`` of the critical point whose fixed point is q; sigma_b2 may come out negative."""
     w = 1 / act.gain(q)
-    return w, q - w * act.variance(q)[0]
+    b = q - w * act.variance(q)[0]
+    small = (q < _SMALL) & (act.at_zero == 0)
+    if small.any():
+        # q E phi'^2 - E phi^2 = sum_l (l - 1) a_l^2 in Hermite coefficients: nothing of order q is left to cancel.
+        a = hermite_coefficients(act.phi, q[small], _TERMS, what=act.name)
+        b[small] = w[small] * np.sum(np.arange(-1, _TERMS) * a * a, axis=1)
+    return w, b
 
 
 def critical_line(act: Any, *, q_star: Any = None, sigma_b2: Any = None) -> CriticalLine:
@@ -155,10 +164,10 @@ def _invert(act: Statistics, b: float) -> float:
     def excess(q: float) -> float:
         return float(_line(act, np.full(1, q))[1][0]) - b
 
-    low = max(b, 1e-6)  # sigma_b2 <= q* everywhere
+    low = max(b, 1e-150)  # sigma_b2 <= q* everywhere
     high = 2 * low
     while excess(high) < 0:
-        low, high = high, 2 * high
+        low, high = high, (16 if high < _SMALL / 16 else 2) * high
         if high > _FARTHEST:
             raise ValueError(
                 f"[critical_line] no critical point of {act.name} at sigma_b2 = {b:.12g} with q* up to {_FARTHEST:.0f}"
@@ -199,9 +208,7 @@ def phase_diagram(act: Any, sigma_w2: Any, sigma_b2: Any, *, q0: float = 1.0) ->
     w, b, p = variances(what, axes[0][None, :], axes[1][:, None])
     shape = w.shape
     w, b, p = w.reshape(-1), b.reshape(-1), p.reshape(-1)
-    edge = np.zeros(w.shape, dtype=np.bool_)
-    if (s := stats.homogeneous) is not None:
-        edge = (s * w == 1) & (b == 0)  # every q is a fixed point; 1 stands for all
+    edge = indifferent(stats, w, b, p)  # 1 stands for all
     q, bounded = np.ones_like(w), np.ones(w.shape, dtype=np.bool_)
     q[~edge], bounded[~edge] = attractor(stats, w[~edge], b[~edge], p[~edge], q0, what)
     state = State.at(stats, w, b, p, q)
@@ -210,7 +217,7 @@ def phase_diagram(act: Any, sigma_w2: Any, sigma_b2: Any, *, q0: float = 1.0) ->
     phase = np.where(state.chi1 < 1, "ordered", "chaotic").astype("<U9")
     phase[np.abs(state.chi1 - 1) <= _LABEL] = "critical"
     phase[~bounded] = "unbounded"
-    xi_q = np.where(bounded, scale_of(state.growth), np.inf)
+    xi_q = np.where(bounded, scale_of(state.growth, state.noise), np.inf)
     return PhaseDiagram(
         axes[0],
         axes[1],
@@ -218,6 +225,6 @@ def phase_diagram(act: Any, sigma_w2: Any, sigma_b2: Any, *, q0: float = 1.0) ->
         state.chi1.reshape(shape),
         c.reshape(shape),
         xi_q.reshape(shape),
-        scale_of(slope).reshape(shape),
+        scale_of(slope, state.noise).reshape(shape),
         phase.reshape(shape),
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..activations import rho_of
 from ..layers import integer
 from .maps import numbers, variances
 from .statistics import Array, Statistics, both, signed, statistics_of
@@ -105,8 +106,15 @@ def _single(what: str, **values: Any) -> list[float]:
     return [float(a) for a in arrays]
 
 
-def _correlation(v: Array) -> Array:
-    return np.where(v < 0, -1 - v, 1 - v)
+def _mixed(v: Array, own: float, keep: float, b: float, q: float) -> Array:
+    """Behind weights, dropout and biases, which make a variance q of ``own / keep + b``: dropout's noise is not shared.
+
+    Where q has fallen to 0, a correlation is what dropout leaves of it.
+    """
+    share, bias = (own / q, b / q) if q > 0 else (keep, 0.0)
+    noise = share * (1 / keep - 1)
+    above, below = both(v)
+    return signed(share * above + noise, share * below + noise + 2 * bias)
 
 
 def _finite(what: str, act: Statistics, depth: int, *values: float) -> None:
@@ -158,12 +166,10 @@ def trajectory(
     qs, chis, gaps, cs = np.empty(steps + 1), np.empty(steps + 1), *(np.empty((steps + 1, *v.shape)) for _ in range(2))
     for n in range(steps + 1):
         phi2, dphi2, _, out = stats.layer(q, v)
-        qs[n], chis[n], gaps[n], cs[n] = q, w / p * dphi2, both(v)[0], _correlation(v)
+        qs[n], chis[n], gaps[n], cs[n] = q, w / p * dphi2, both(v)[0], rho_of(v)
         q = w / p * phi2 + b
         _finite(what, stats, n + 1, q)
-        above, below = both(out)
-        noise = w * phi2 * (1 / p - 1)  # dropout's, which two inputs do not share
-        v = signed((w * phi2 * above + noise) / q, (w * phi2 * below + noise + 2 * b) / q)
+        v = _mixed(out, w * phi2, p, b, q)
     return Trajectory(qs, cs, gaps, chis)
 
 
@@ -220,17 +226,16 @@ def ntk_trajectory(
     v = v.reshape(1)
     rows = np.empty((6, steps + 1))
     p, bulk = q, q * float(both(v)[0][0])
-    p_ab = q * float(_correlation(v)[0])
+    p_ab = q * float(rho_of(v)[0])
     for n in range(steps + 1):
-        rows[:, n] = q, _correlation(v)[0], both(v)[0][0], p, p_ab, bulk
+        rows[:, n] = q, rho_of(v)[0], both(v)[0][0], p, p_ab, bulk
         if n == steps:
             break
         phi2, dphi2, kdot, out = stats.layer(q, v)
         top, mixed = w * phi2 + b, float(kdot[0])
-        above, below = both(out)
-        bulk = w * (phi2 * float(above[0]) + dphi2 * bulk + (dphi2 - mixed) * p_ab)
-        v = signed(w * phi2 * above / top, (w * phi2 * below + 2 * b) / top)
-        p, p_ab, q = top + w * dphi2 * p, top * float(_correlation(v)[0]) + w * mixed * p_ab, top
+        bulk = w * (phi2 * float(both(out)[0][0]) + dphi2 * bulk + (dphi2 - mixed) * p_ab)
+        v = _mixed(out, w * phi2, 1.0, b, top)
+        p, p_ab, q = top + w * dphi2 * p, top * float(rho_of(v)[0]) + w * mixed * p_ab, top
         _finite(what, stats, n + 1, q, p)
     ends = np.sort([rows[3] + (count - 1) * rows[4], rows[5]], axis=0)
     singular = ends[0] <= 1e-15 * ends[1]
@@ -290,7 +295,7 @@ def resnet_trajectory(
     cs = np.empty((steps + 1, *v.shape))
     for n in range(steps + 1):
         q = w * p + b
-        ps[n], qs[n], cs[n] = p, q, _correlation(v)
+        ps[n], qs[n], cs[n] = p, q, rho_of(v)
         if n == steps:
             break
         above, below = both(v)
