@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import as_input, describe
+from .continued import check_kernel
 from .device import HOST, Place
 from .kernel import Kernel
 from .layers import Layer, Serial
@@ -150,35 +150,11 @@ def _continue(k: Kernel, x2: Any, name: str, batch_dims: int, place: Place) -> I
     what = "kernel_fn"
     if x2 is not None:
         raise ValueError(f"[{what}] {name} is a Kernel, which holds both inputs: x2 must be None, given {describe(x2)}")
-    if place.holds(k.nngp) and k.nngp.ndim > 3 and len(k.shape1) > 2:
-        raise NotImplementedError(
-            f"[{what}] {name} is a Kernel with positions, nngp of shape {k.nngp.shape}: only kernels of vectors are "
-            "continued"
-        )
-    nngp = as_input(k.nngp, f"{name}.nngp", 2 + batch_dims, what, place)
-    given = place.take(k.nngp, f"{name}.nngp", what).dtype
-    fields: dict[str, Array] = {"nngp": nngp}
-    *batch, n1, n2 = nngp.shape
-    expected = {"ntk": nngp.shape, "cov1": (*batch, n1), "cov2": (*batch, n2)}
-    for field, shape in expected.items():
-        array = getattr(k, field)
-        if array is None and (field == "ntk" or (field == "cov2" and k.x1_is_x2)):
-            continue
-        array = place.take(array, f"{name}.{field}", what)
-        as_input(array, f"{name}.{field}", len(shape), what, place)
-        if array.shape != shape:
-            raise ValueError(
-                f"[{what}] {name}.{field} has shape {array.shape}, expected {shape} beside nngp {nngp.shape}"
-            )
-        if array.dtype != given:
-            raise TypeError(f"[{what}] {name}.{field} is {array.dtype}, {name}.nngp is {given}: convert one of them")
-        fields[field] = array
-    if k.x1_is_x2 and n1 != n2:
-        raise ValueError(f"[{what}] {name}.nngp has shape {nngp.shape}, which x1_is_x2 makes square")
+    known = check_kernel(k, name, batch_dims, what, place)
+    *batch, n1, n2 = known.nngp.shape
     value = Value(
         0, channels=k.shape1[k.channel_axis], gaussian=k.is_gaussian, batch_axis=k.batch_axis % 2,
         channel_axis=k.channel_axis % 2,
     )  # fmt: skip
-    dtype = nngp.dtype.newbyteorder("=")
-    known = dataclasses.replace(k, **fields)  # type: ignore[arg-type]
+    dtype = known.nngp.dtype.newbyteorder("=")
     return Input(None, None, known, value, dtype, tuple(batch), n1, n2, k.x1_is_x2, place)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .door import door
+
 Array = npt.NDArray[Any]
 
 
@@ -26,6 +28,7 @@ class Exact:
     q2: Array
 
 
+@door
 @dataclass(frozen=True)
 class Kernel:
     """Covariances of a network's outputs for two sets of inputs.
@@ -46,8 +49,9 @@ class Kernel:
     diagonal_batch, diagonal_spatial, is_reversed : bool
         Neural Tangents' layout flags: variances only; spatial axes in natural order.
     exact : Exact or None
-        Carried on so that networks composed by kernels lose no digits. None: the next kernel function starts from
-        the covariances.
+        Carried on so that networks composed by kernels lose no digits. It counts where it agrees with the arrays
+        above to their rounding: entries that were changed, by :meth:`replace`, by ``dataclasses.replace`` or in place,
+        are taken as they are. None: the next kernel function starts from the covariances.
     """
 
     nngp: Array
@@ -67,11 +71,7 @@ class Kernel:
     exact: Exact | None = None
 
     def replace(self, **changes: Any) -> Kernel:
-        """A copy with fields changed; new covariances drop ``exact`` unless it is given too."""
-        if {"nngp", "cov1", "cov2"} & set(changes):
-            changes.setdefault("exact", None)
-        elif "ntk" in changes and self.exact is not None:
-            changes.setdefault("exact", dataclasses.replace(self.exact, theta=None))
+        """A copy with fields changed, as ``dataclasses.replace`` makes it."""
         return dataclasses.replace(self, **changes)
 
     def asdict(self) -> dict[str, Any]:

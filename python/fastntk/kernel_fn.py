@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .activations import Correlation
 from .arrays import allocate, contiguous, direct
 from .backends import Engine, select
 from .device import Place, place_of
+from .door import door
 from .gram import PairInput, Units, run_diagonal, run_pairs
 from .image_call import ImageCall, images_of
 from .image_gram import BUDGET, Explanation, explain
@@ -26,6 +26,7 @@ Array = npt.NDArray[Any]
 PLANES = ("nngp", "ntk", "defect")  # what an engine writes for each output
 
 
+@door
 class KernelFn:
     """NNGP and NTK of an infinitely wide network.
 
@@ -341,27 +342,18 @@ def _pair_input(given: Input, engine: Engine, batch: int) -> PairInput:
         units1 = Units(_batched(given.x1, place), engine)
         units2 = units1 if given.x2 is None else Units(_batched(given.x2, place), engine)
         return PairInput(units1.q, units2.q, units1, units2)
-    k = given.kernel
-    assert k is not None
+    assert given.kernel is not None
+    state = given.kernel.exact
+    assert state is not None
     shape = (batch, given.n1, given.n2)
     own = engine.product_dtype(given.dtype)
-    theta = k.ntk
-    if k.exact is not None:
-        defect, q1, q2 = k.exact.defect, k.exact.q1, k.exact.q2
-        theta = k.ntk if k.exact.theta is None else k.exact.theta
-    else:
-        q1 = k.cov1.astype(np.float64)
-        q2 = q1 if k.cov2 is None else k.cov2.astype(np.float64)
-        with np.errstate(all="ignore"):
-            covariances = (q1[..., :, None], k.nngp.astype(np.float64), q2[..., None, :])
-            defect = Correlation.of_covariances(*covariances).defect
 
     def plane(x: Array) -> Array:
         return contiguous(x, place.xp).astype(own, copy=False).reshape(shape)
 
-    known = None if theta is None else plane(theta)
-    q1, q2 = (engine.bring(contiguous(q, place.xp).reshape(-1)) for q in (q1, q2))
-    return PairInput(q1, q2, defect=plane(defect), theta=known)
+    known = None if state.theta is None else plane(state.theta)
+    q1, q2 = (engine.bring(contiguous(q, place.xp).reshape(-1)) for q in (state.q1, state.q2))
+    return PairInput(q1, q2, defect=plane(state.defect), theta=known)
 
 
 def _values(tree: Any) -> Any:
