@@ -19,11 +19,13 @@ from .activations import NONLINEARITIES, Nonlinearity
 from .arrays import FLOATS, check_out, contiguous, describe, overlap
 from .backends import select
 from .device import Place, place_of
+from .door import door
 
 Array = npt.NDArray[Any]
 Out = tuple[Array, Array] | None
 
 
+@door
 def dual(
     layer: Nonlinearity, q11: Any, q12: Any, q22: Any, *,
     out: Out = None, backend: str | None = None, num_threads: int | None = None, name: str | None = None,

@@ -23,6 +23,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
+from .door import doors
+
+__all__ = ["learning_curve", "posterior_band", "spectrum", "training_curves"]
+
 Array = npt.NDArray[Any]
 
 # Okabe and Ito's palette without its yellow, in an order of falling contrast; dashes repeat the distinction.
@@ -353,3 +357,6 @@ def _columns(values: Any, name: str, what: str, count: int) -> Array:
     if found.ndim not in (1, 2) or len(found) != count or not found.size:
         raise ValueError(f"[{what}] {name} must be ({count},) or ({count}, k), given shape {found.shape}")
     return found.reshape(count, -1)
+
+
+doors(globals())

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .arrays import describe
+from .door import doors
 
 Array = npt.NDArray[np.float64]
 Function = Callable[[Array], Any]
@@ -497,3 +498,6 @@ def _square(activation: SmoothLike, q11: float, rho: float, q22: float, what: st
         if before is not None and (np.abs(total - before) <= 1e-9 * size).all():
             return float(total[0]), float(total[1])
         before, step = total, step / 2
+
+
+doors(globals())

@@ -24,6 +24,7 @@ Lewkowycz, Bahri, Dyer, Sohl-Dickstein and Gur-Ari (2020), The large learning ra
 mechanism, arXiv:2003.02218.
 """
 
+from ..door import doors
 from .model import (
     Thresholds,
     Trajectory,
@@ -49,3 +50,5 @@ __all__ = [
     "trajectory",
     "two_layer_gd",
 ]
+
+doors(globals())

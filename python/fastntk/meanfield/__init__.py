@@ -15,6 +15,7 @@ Nonlinearities: those of :mod:`fastntk.stax`, ``"tanh"``, and any smooth functio
 (:class:`fastntk.quadrature.Smooth`). NumPy alone; :func:`critical_line` at given sigma_b2 needs SciPy.
 """
 
+from ..door import doors
 from .maps import DepthScales, c_map, c_star, chi1, depth_scales, q_map, q_star
 from .phases import CriticalLine, PhaseDiagram, critical_line, phase_diagram
 from .trajectories import (
@@ -45,3 +46,5 @@ __all__ = [
     "resnet_trajectory",
     "trajectory",
 ]
+
+doors(globals())

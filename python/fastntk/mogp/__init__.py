@@ -19,6 +19,7 @@ try:
 except ImportError as error:
     raise ImportError("fastntk.mogp needs SciPy (pip install 'fastntk[predict]')") from error
 
+from ..door import doors
 from . import node_scaling
 from .atoms import Atoms
 from .families import Bernoulli, Beta, Horseshoe, Iid, InverseGamma, RegularizedHorseshoe, Stable
@@ -57,3 +58,5 @@ __all__ = [
     "sample_prior",
     "train",
 ]
+
+doors(globals())

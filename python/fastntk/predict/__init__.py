@@ -8,6 +8,7 @@ try:
 except ImportError as error:
     raise ImportError("fastntk.predict needs SciPy (pip install 'fastntk[predict]')") from error
 
+from ..door import doors
 from .classify import (
     Reliability,
     calibrate,
@@ -71,3 +72,5 @@ __all__ = [
     "sample",
     "select_diag_reg",
 ]
+
+doors(globals())

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import describe
+from ..door import door
 from ..inputs import axes_of
 from ..kernel_fn import KernelFn
 from .descent import Descent, twice
@@ -26,6 +27,7 @@ _DIAGONAL = ("backend", "batch_dims", "memory_budget", "num_threads")
 _POINTS = 256  # rows of a kernel computed for its diagonal
 
 
+@door
 class EnsemblePredictor:
     """What :func:`gradient_descent_mse_ensemble` returns; see there for the arguments of a call."""
 

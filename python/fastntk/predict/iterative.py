@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy import linalg as scipy_linalg
 from scipy.sparse.linalg import LinearOperator, cg
 
+from ..door import door
 from ..progress import Bar, bar
 from .blocks import Blocks, blocks_of, check_memory, outputs_of
 from .linalg import TRAIN, Conditioning, IndefiniteError, absolute_reg, warn_of_few_digits
@@ -193,6 +194,7 @@ class _Solver:
             before = reached
 
 
+@door
 class CGPredictor:
     """What :func:`conjugate_gradient` returns; see there.
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy import linalg as scipy_linalg
 
 from ..arrays import describe
+from ..door import door
 from ..progress import Report, bar
 from .blocks import Blocks, KernelBlocks, blocks_of, check_memory, outputs_of
 from .linalg import TRAIN, Cholesky, Conditioning, absolute_reg, inverse_norm, warn, warn_of_few_digits
@@ -106,6 +107,7 @@ def _accept(s: Array, floor: float, rng: np.random.Generator) -> tuple[Array, Ar
     return at, np.tril(columns[at, : len(at)])
 
 
+@door
 class NystromPredictor:
     """What :func:`nystrom` returns; see there.
 

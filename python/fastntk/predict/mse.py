@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import describe
+from ..door import door
 from .descent import Descent
 from .linalg import (
     Cholesky,
@@ -28,6 +29,7 @@ from .targets import Targets, start_of, targets_of
 Array = npt.NDArray[Any]
 
 
+@door
 class MsePredictor:
     """What :func:`gradient_descent_mse` returns; see there for the arguments of a call.
 

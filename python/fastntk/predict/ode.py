@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..door import door
 from .descent import Descent
 from .flow import METHODS, Flow
 from .linalg import Conditioning, Spectrum, check_finite, check_gram, namespace, product, to_host
@@ -51,6 +52,7 @@ class _Start:
     rows: tuple[int, ...]
 
 
+@door
 class OdePredictor:
     """What :func:`gradient_descent` returns; see there for the arguments of a call.
 

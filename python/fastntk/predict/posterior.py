@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..arrays import describe
+from ..door import door
 from ..results import named
 from .linalg import (
     Cholesky,
@@ -220,6 +221,7 @@ def _field(k: Any, name: str, given: str, what: str) -> Any:
     return found
 
 
+@door
 class GPPredictor:
     """What :func:`gp_inference` returns; see there for the arguments of a call."""
 

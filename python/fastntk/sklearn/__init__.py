@@ -8,8 +8,11 @@ try:
 except ImportError as error:
     raise ImportError("fastntk.sklearn needs scikit-learn (pip install 'fastntk[sklearn]')") from error
 
+from ..door import doors
 from .classification import NNGPClassifier, NTKClassifier
 from .kernel import InfiniteWidthKernel
 from .regression import NNGPRegressor, NTKRegressor
 
 __all__ = ["InfiniteWidthKernel", "NNGPClassifier", "NNGPRegressor", "NTKClassifier", "NTKRegressor"]
+
+doors(globals())
