@@ -336,7 +336,7 @@ REFUSED = {
     "x2 a list": (
         lambda: RELU(ndarray(X), [1.0]),
         TypeError,
-        "x2 must be an array on cuda:0 like the others, given list",
+        "x1 is on cuda:0, x2 a list in host memory",
     ),
     "dual, host and device": (
         lambda: dual.relu(ndarray(X), X, 1.0),
@@ -351,7 +351,7 @@ REFUSED = {
     "dual, a list": (
         lambda: dual.relu(ndarray(X), [1.0], 1.0),
         TypeError,
-        "q12 must be an array on cuda:0 .*or a number",
+        "q11 is on cuda:0, q12 a list in host memory",
     ),
     "dual, dtypes": (lambda: dual.relu(ndarray(X), ndarray(X.astype(float)), 1.0), TypeError, "convert them to one"),
     "dual, backend": (

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .arraylike import describe as describe
 from .device import HOST, Place
-from .device import describe as describe
 
 Array = npt.NDArray[Any]
 
@@ -81,11 +81,7 @@ def check_out(
     ValueError
         Of another shape, read-only, or overlapping an input.
     """
-    if not place.holds(out):
-        raise TypeError(f"[{name}] out must be {place.array}, given {describe(out)}")
-    writable = place.writable(out)
-    if place.ordinal is not None:
-        out = place.take(out, "out", name)
+    out, writable = place.borrow(out, "out", name)
     if out.dtype != dtype:
         raise TypeError(f"[{name}] out must have dtype {dtype}, given {out.dtype}")
     if out.shape != shape:

@@ -401,12 +401,12 @@ def select(backend: str | None = None, num_threads: int | None = None, place: Pl
     chosen = resolve_options(backend, num_threads)
     assert chosen.num_threads is not None
     module, reason = load("cpu")
-    name = chosen.backend or ("cuda" if place is not HOST else "cpu" if module is not None else "numpy")
+    name = chosen.backend or ("cuda" if place.ordinal is not None else "cpu" if module is not None else "numpy")
     if name not in ("cpu", "cuda", "numpy"):
         raise ValueError(f"unknown backend '{name}'; choose from {list(availability())}")
     if name == "cuda":
         return _cuda(place)
-    if place is not HOST:
+    if place.ordinal is not None:
         raise ValueError(f"backend '{name}' takes arrays in host memory, given some on {place.name}")
     if name == "numpy":
         return NumpyEngine()

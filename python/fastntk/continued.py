@@ -75,7 +75,7 @@ def _check_exact(exact: Any, expected: dict[str, tuple[int, ...]], name: str, wh
         array = getattr(exact, field)
         if array is None and field == "theta":
             continue
-        if not place.holds(array) or array.dtype.newbyteorder("=") not in FLOATS:
+        if not isinstance(array, place.xp.ndarray) or array.dtype.newbyteorder("=") not in FLOATS:
             raise TypeError(f"[{what}] {name}.{field} must be an array of floats, given {describe(array)}")
         if array.shape != expected[like]:
             raise ValueError(f"[{what}] {name}.{field} has shape {array.shape}, expected {expected[like]}")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .arraylike import DEEPEST, as_array, describe, is_array, is_numbers, library_of, to_library
 from .config import available_memory
 from .kernel import Exact, Kernel
 
@@ -18,13 +19,6 @@ Array = npt.NDArray[Any]  # or CuPy's
 PIP = "pip install 'fastntk[cuda13]' (for CUDA 12: 'fastntk[cuda12]')"
 _PRODUCT_FLOPS = 2e10  # of one call of NumPy's BLAS: a fraction of a second, after which Ctrl-C is seen
 _CUDA = (2, 13)  # DLPack's device types: CUDA, CUDA managed
-
-
-def describe(x: Any) -> str:
-    """What an object is, for messages."""
-    kind = type(x)
-    module = kind.__module__.split(".")[0]
-    return kind.__name__ if module == "builtins" else f"{module}.{kind.__name__}"
 
 
 def import_cupy() -> Any:
@@ -46,7 +40,7 @@ def device_of(x: Any) -> int | None:
     """Ordinal of the CUDA device that an array lies on, by DLPack or the CUDA array interface; None: on none."""
     if isinstance(x, (np.ndarray, np.generic, type)):
         return None
-    if _library(x) == "cupy" and hasattr(x, "device"):
+    if library_of(x) == "cupy" and hasattr(x, "device"):
         return int(x.device.id)
     if hasattr(type(x), "__dlpack_device__"):
         try:
@@ -59,16 +53,10 @@ def device_of(x: Any) -> int | None:
     return None
 
 
-def _library(x: Any) -> str:
-    """Name of the package that an array's class, or one it derives from, belongs to."""
-    names = [kind.__module__.split(".")[0] for kind in type(x).__mro__]
-    return next((name for name in names if name in ("cupy", "torch")), names[0])
-
-
-def _leaves(label: str, x: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(x, (tuple, list)):
-        for k, part in enumerate(x):
-            yield from _leaves(f"{label}[{k}]", part)
+def _leaves(label: str, x: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    if isinstance(x, (tuple, list)) and not is_numbers(x):
+        for k, part in enumerate(x if depth < DEEPEST else ()):  # a list may hold itself
+            yield from _leaves(f"{label}[{k}]", part, depth + 1)
     elif isinstance(x, (Kernel, Exact)):
         names = ("nngp", "ntk", "cov1", "cov2", "exact") if isinstance(x, Kernel) else ("defect", "theta", "q1", "q2")
         for name in names:
@@ -78,12 +66,16 @@ def _leaves(label: str, x: Any) -> Iterator[tuple[str, Any]]:
 
 
 class Place:
-    """Host memory: arrays are NumPy's, in and out."""
+    """Host memory: arrays are NumPy's inside; results go back to the library of the call's first array."""
 
     xp: Any = np
     ordinal: int | None = None
     name = "host memory"
     array = "a numpy.ndarray"
+
+    def __init__(self, like: Any = None) -> None:
+        self._like = like
+        self._theirs: dict[int, tuple[Any, Any]] = {}  # arrays that came from another library, by their view here
 
     def current(self) -> AbstractContextManager[Any]:
         """Device and stream in force inside."""
@@ -91,27 +83,42 @@ class Place:
 
     def holds(self, x: Any) -> bool:
         """Whether ``x`` is an array that lies here."""
-        return isinstance(x, np.ndarray)
-
-    def writable(self, x: Any) -> bool:
-        return bool(x.flags.writeable)
+        return is_array(x)
 
     def take(self, x: Any, label: str, what: str) -> Array:
-        """An array of a caller as one of ``xp``, without a copy.
+        """An array of a caller as one of ``xp``, without a copy where its library has one to give.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Anything else.
+        """
+        return as_array(x, label, what)
+
+    def borrow(self, x: Any, label: str, what: str) -> tuple[Array, bool]:
+        """An array of a caller to write into, and whether it lets itself be written to.
 
         Raises
         ------
         TypeError
             Anything else.
         """
-        if not isinstance(x, np.ndarray) or isinstance(x, np.ma.MaskedArray):
-            hint = " (numpy.asarray converts it)" if hasattr(x, "__array__") else ""
-            raise TypeError(f"[{what}] {label} must be a numpy.ndarray, given {describe(x)}{hint}")
-        return np.asarray(x)
+        torch = library_of(x) == "torch" and is_array(x)
+        if not (isinstance(x, np.ndarray) or torch) or isinstance(x, np.ma.MaskedArray):
+            raise TypeError(f"[{what}] {label} must be {self.array}, given {describe(x)}")
+        if not torch:
+            return x, bool(x.flags.writeable)
+        found = as_array(x, label, what)
+        self._theirs[id(found)] = (found, x)
+        return found, True
 
     def give(self, x: Any) -> Any:
         """An array of ``xp`` as one of the caller's library."""
-        return x
+        if x is None:
+            return None
+        if id(x) in self._theirs:
+            return self._theirs[id(x)][1]
+        return x if self._like is None else to_library(x, self._like)
 
     def room(self) -> int | None:
         """Bytes that an allocation can count on; None where the system does not say."""
@@ -129,15 +136,14 @@ class DevicePlace(Place):
     """
 
     def __init__(self, ordinal: int, like: Any = None) -> None:
+        super().__init__(like)
         self.xp = import_cupy()
         self.ordinal = ordinal
         self.name, self.array = f"cuda:{ordinal}", f"an array on cuda:{ordinal}"
-        self._like = like
-        self._theirs: dict[int, tuple[Any, Any]] = {}  # arrays that came from another library, by their CuPy view
         cuda = self.xp.cuda
         with cuda.Device(ordinal):
             self._cupys = self.stream = cuda.get_current_stream()
-        if _library(like) == "torch":
+        if library_of(like) == "torch":
             pointer = int(sys.modules["torch"].cuda.current_stream(ordinal).cuda_stream)
             if pointer != self.stream.ptr:
                 self.stream = external_stream(cuda, pointer)
@@ -156,16 +162,19 @@ class DevicePlace(Place):
     def holds(self, x: Any) -> bool:
         return device_of(x) == self.ordinal
 
-    def writable(self, x: Any) -> bool:
-        kind = _library(x)
+    def borrow(self, x: Any, label: str, what: str) -> tuple[Array, bool]:
+        if not self.holds(x):
+            raise TypeError(f"[{what}] {label} must be {self.array}, given {describe(x)}")
+        kind = library_of(x)
         if kind in ("jax", "jaxlib", "torch"):
-            return kind == "torch"
-        return not getattr(x, "__cuda_array_interface__", {"data": (0, False)})["data"][1]
+            return self.take(x, label, what), kind == "torch"
+        writable = not getattr(x, "__cuda_array_interface__", {"data": (0, False)})["data"][1]
+        return self.take(x, label, what), writable
 
     def take(self, x: Any, label: str, what: str) -> Array:
         if device_of(x) != self.ordinal:
             raise TypeError(f"[{what}] {label} must be {self.array} like the others, given {describe(x)}")
-        if _library(x) == "cupy":
+        if library_of(x) == "cupy":
             return x  # type: ignore[no-any-return]
         try:
             found = self.xp.from_dlpack(x) if hasattr(type(x), "__dlpack__") else self.xp.asarray(x)
@@ -179,7 +188,7 @@ class DevicePlace(Place):
             return None
         if id(x) in self._theirs:
             return self._theirs[id(x)][1]
-        kind = _library(self._like)
+        kind = library_of(self._like)
         if kind == "torch":
             return sys.modules["torch"].from_dlpack(x)
         if kind != "cupy" and hasattr(self._like, "__array_namespace__"):
@@ -228,17 +237,18 @@ def place_of(what: str, **arguments: Any) -> Place:
     for label, x in (leaf for name, argument in arguments.items() for leaf in _leaves(name, argument)):
         found = device_of(x)
         if found is None:
-            if host is None and isinstance(x, np.ndarray) and x.ndim:
-                host = label
+            if host is None and is_array(x) and getattr(x, "ndim", True):
+                host = (label, x)
         elif first is None:
             first, ordinal = (label, x), found
         elif found != ordinal:
             raise ValueError(f"[{what}] {first[0]} is on cuda:{ordinal}, {label} on cuda:{found}: move one of them")
     if first is None or ordinal is None:
-        return HOST
+        return HOST if host is None or isinstance(host[1], np.ndarray) else Place(host[1])
     if host is not None:
         raise TypeError(
-            f"[{what}] {first[0]} is on cuda:{ordinal}, {host} a numpy.ndarray in host memory: move one of them"
+            f"[{what}] {first[0]} is on cuda:{ordinal}, {host[0]} a {describe(host[1])} in host memory: move one of "
+            "them"
         )
     return DevicePlace(ordinal, first[1])
 

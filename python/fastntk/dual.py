@@ -48,7 +48,7 @@ def dual(
 
     Returns
     -------
-    k, kdot : numpy.ndarray or scalar; on a device, arrays of the library of the first that lies there
+    k, kdot : numpy.ndarray or scalar; PyTorch's or JAX's where the first array is; on a device as the first there
         Of the inputs' dtype. Normalisation: none; ``k(q, q, q) = E phi(sqrt(q) z)^2``. NaN in, NaN out.
 
     Raises
@@ -123,8 +123,8 @@ def _dual(
 
 def _array(q: Any, label: str, what: str, place: Place) -> Array:
     """An array at ``place``; on a device, of a number in host memory too."""
-    if place.xp is np:
-        return np.asarray(q)
+    if place.ordinal is None:
+        return place.take(q, label, what) if place.holds(q) else np.asarray(q)
     if place.holds(q):
         return place.take(q, label, what)
     number = np.asarray(q)

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .arraylike import DEEPEST, is_numbers
 from .arrays import as_input, describe
 from .continued import check_kernel
 from .device import HOST, Place
 from .kernel import Kernel
-from .layers import Layer, Serial
+from .layers import Layer, Parallel, Serial
+from .linear import Conv
 from .pooling import Flatten
 from .program import Value
 
@@ -49,13 +51,20 @@ def check_inputs(layer: Layer, x1: Any, x2: Any, batch_dims: int, place: Place =
         raise ValueError(f"[kernel_fn] batch_dims must be 0 or 1, given {batch_dims!r}")
     found: list[Input] = []
 
-    def visit(a: Any, b: Any, name: str) -> Any:
-        if isinstance(a, (tuple, list)):
-            if b is not None and (not isinstance(b, (tuple, list)) or len(b) != len(a)):
-                raise ValueError(f"[kernel_fn] x1 has {len(a)} entries, x2 must too, given {describe(b)}")
+    def visit(a: Any, b: Any, name: str, depth: int = 0) -> Any:
+        if isinstance(a, (tuple, list)) and not is_numbers(a):
             if not a or not any(place.holds(v) or isinstance(v, (Kernel, tuple, list)) for v in a):
-                raise TypeError(f"[kernel_fn] {name} must be {place.array}, given {describe(a)}")
-            return tuple(visit(v, None if b is None else b[k], f"{name}[{k}]") for k, v in enumerate(a))
+                raise TypeError(f"[kernel_fn] {name} must be {place.array}, given {_entries(a)}")
+            if any(getattr(v, "ndim", 2) < 2 for v in a):
+                raise ValueError(
+                    f"[kernel_fn] {name} is a {describe(a)} of arrays, which counts as one input for each branch of "
+                    "the network; numpy.asarray makes rows one array"
+                )
+            if b is not None and (not isinstance(b, (tuple, list)) or is_numbers(b) or len(b) != len(a)):
+                raise ValueError(f"[kernel_fn] {name} has {len(a)} entries, x2 must too, given {_entries(b)}")
+            if depth == DEEPEST:
+                raise TypeError(f"[kernel_fn] {name}: inputs lie more than {DEEPEST} lists or tuples deep")
+            return tuple(visit(v, None if b is None else b[k], f"{name}[{k}]", depth + 1) for k, v in enumerate(a))
         if isinstance(a, Kernel):
             _check_axes(layer, a, name)
             own = _continue(a, b, name, batch_dims, place)
@@ -72,9 +81,18 @@ def check_inputs(layer: Layer, x1: Any, x2: Any, batch_dims: int, place: Place =
                 f"[kernel_fn] inputs differ in samples: {(*first.batch, first.n1, first.n2)} and "
                 f"{(*other.batch, other.n1, other.n2)}"
             )
-        if other.dtype != first.dtype or other.symmetric != first.symmetric:
-            raise TypeError("[kernel_fn] inputs differ in dtype, or x2 is missing for some of them")
+        if other.dtype != first.dtype:
+            raise TypeError(f"[kernel_fn] inputs have dtypes {first.dtype} and {other.dtype}: convert one of them")
+        if other.symmetric != first.symmetric:
+            raise TypeError("[kernel_fn] x2 is missing for some of the inputs: give it for all, or for none")
     return found, tree
+
+
+def _entries(x: Any) -> str:
+    """What an argument is, for messages, lists and tuples with what they hold."""
+    if not isinstance(x, (tuple, list)) or is_numbers(x):
+        return describe(x)
+    return f"{describe(x)} of {', '.join(sorted({describe(v) for v in x})) or 'nothing'}"
 
 
 def _check_axes(layer: Layer, k: Kernel, name: str) -> None:
@@ -87,12 +105,12 @@ def _check_axes(layer: Layer, k: Kernel, name: str) -> None:
 
 def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int, place: Place) -> Input:
     what = f"kernel_fn of {type(layer).__name__}"
-    arrays = []
-    for x, label in ((x1, name), (x2, name.replace("x1", "x2"))):
-        if x is None and label != name:
-            continue
-        least = 2 + batch_dims
-        arrays.append(as_input(x, label, max(least, x.ndim) if place.holds(x) else least, what, place))
+    second = name.replace("x1", "x2")
+    given = [place.take(x, label, what) for x, label in ((x1, name), (x2, second)) if x is not None or label == name]
+    least = 2 + batch_dims
+    arrays = [
+        as_input(x, label, max(least, x.ndim), what, place) for x, label in zip(given, (name, second), strict=False)
+    ]
     a, b = arrays[0], arrays[-1]
     if a.ndim != b.ndim:
         raise ValueError(f"[{what}] {name} has {a.ndim} dims, x2 has {b.ndim}: shapes {a.shape}, {b.shape}")
@@ -101,7 +119,7 @@ def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int, place: P
         raise ValueError(f"[{what}] {name} has {rank - 2} spatial axes, shape {a.shape}; expected at most 3")
     axes = axes_of(layer)
     if not all(-rank <= axis < rank for axis in axes):
-        raise ValueError(f"[{what}] batch_axis, channel_axis = {axes} do not fit inputs of {rank} dims")
+        raise ValueError(_rank_text(layer, what, name, arrays[0].shape, batch_dims))
     batch_axis, channel_axis = (axis % rank for axis in axes)
     if batch_axis == channel_axis:
         raise ValueError(f"[{what}] batch_axis and channel_axis are the same axis, {batch_axis}")
@@ -128,7 +146,8 @@ def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int, place: P
         raise ValueError(f"[{what}] {name} has batch {batch}, x2 has {b.shape[:batch_dims]}")
     dtypes = {x.dtype.newbyteorder("=") for x in arrays}
     if len(dtypes) > 1:
-        raise TypeError(f"[{what}] {name} is {a.dtype}, x2 is {b.dtype}: convert one of them")
+        texts = [str(x.dtype) + (" (counts as float64)" if x.dtype.kind in "iub" else "") for x in given]
+        raise TypeError(f"[{what}] {name} is {texts[0]}, {second} is {texts[1]}: convert one of them")
     if spatial and batch_axis == 0 and _flattens(layer):  # positions are features then, as NumPy's reshape has them
         channels *= math.prod(spatial)
         a, b = (x.reshape(*batch, x.shape[batch_dims], channels) for x in (a, b))
@@ -136,6 +155,27 @@ def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int, place: P
     value = Value(0, channels, spatial=spatial, batch_axis=batch_axis, channel_axis=channel_axis)
     n1, n2 = a.shape[batch_dims], b.shape[batch_dims]
     return Input(a, None if x2 is None else b, None, value, dtypes.pop(), batch, n1, n2, x2 is None, place)
+
+
+def _rank_text(layer: Layer, what: str, name: str, shape: tuple[int, ...], batch_dims: int) -> str:
+    """What to say where inputs have too few axes for the layer that names them first."""
+    own = shape[batch_dims:]
+    while isinstance(layer, (Serial, Parallel)):
+        layer = next(part for part in layer.layers if part.axes() is not None)
+    if not isinstance(layer, Conv):
+        return f"[{what}] batch_axis, channel_axis = {layer.axes()} do not fit {name} of shape {own}, {len(own)} axes"
+    axes = layer.dimension_numbers[0]  # type: ignore[index]
+    hint = (
+        "x[..., None] adds the axis of one channel"
+        if axes[-1] == "C" and len(own) == len(axes) - 1
+        else (
+            f"x.reshape(n, {', '.join(['height', 'width', 'depth'][: len(axes) - 2])}, channels) makes images of rows"
+        )
+    )
+    return (
+        f"[{what}] {name} has shape {own}, {len(own)} axes; Conv takes {len(axes)}, {axes}: samples, "
+        f"{len(axes) - 2} spatial, channels. {hint if len(own) < len(axes) else ''}".strip()
+    )
 
 
 def _flattens(layer: Layer) -> bool:

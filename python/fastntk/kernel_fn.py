@@ -53,8 +53,11 @@ class KernelFn:
             Inputs, with 0 to 3 spatial axes between samples and channels (or where the layers' ``batch_axis`` and
             ``channel_axis`` say); or the result of another network to continue; a tuple of them for a ``parallel``
             network. With ``batch_dims=1``: one more leading axis, one Gram for each of its entries. Integers and bool
-            are converted to float64. Never modified. Or arrays on one CUDA device (CuPy, PyTorch, JAX, any with DLPack
-            or ``__cuda_array_interface__``), which are computed there, on the caller's current stream.
+            are converted to float64. Never modified. Converted once where they come in: lists and tuples of numbers,
+            PyTorch's and JAX's arrays in host memory, frames of pandas (what is missing is NaN), all with
+            ``__array__``; a list or tuple of arrays is one input for each branch. Or arrays on one CUDA device (CuPy,
+            PyTorch, JAX, any with DLPack or ``__cuda_array_interface__``), which are computed there, on the caller's
+            current stream.
         x2 : numpy.ndarray, optional
             As x1, n2 samples. None: x1 again, and half the work.
         get : str or tuple of str, optional
@@ -63,8 +66,8 @@ class KernelFn:
         batch_dims : {0, 1}
             Leading axes that count independent problems.
         out : numpy.ndarray of the result's shape, or tuple of them in the order of ``get``, optional
-            Where 'nngp' and 'ntk' go: of the result's dtype, any strides, a ``numpy.memmap`` too; on a device arrays
-            that lie there.
+            Where 'nngp' and 'ntk' go: of the result's dtype, any strides, a ``numpy.memmap`` too, or a tensor of
+            PyTorch's; on a device arrays that lie there.
         backend, num_threads : optional
             As for :func:`fastntk.options`.
         memory_budget : int
@@ -76,15 +79,17 @@ class KernelFn:
         Returns
         -------
         numpy.ndarray (n1, n2) of x1's dtype, named tuple ``AnalyticKernel``, Kernel, or a tuple of these for a network
-        with several outputs. Of inputs on a device: arrays there, of the library of the first (by DLPack; else CuPy's),
-        complete in the order of its stream: nothing waits for them. n1 = 0 or n2 = 0 give empty arrays. A network that
-        ends with spatial axes gives (n1, n2, h, h', w, w'): positions of both samples, axis by axis.
+        with several outputs. Where the first input is PyTorch's or JAX's, theirs (JAX holds float64 only under its
+        ``jax_enable_x64``, and takes that of integers as float32 without). Of inputs on a device: arrays there, of the
+        library of the first (by DLPack; else CuPy's), complete in the order of its stream: nothing waits for them.
+        n1 = 0 or n2 = 0 give empty arrays. A network that ends with spatial axes gives (n1, n2, h, h', w,
+        w'): positions of both samples, axis by axis.
 
         Raises
         ------
         TypeError
-            Inputs that are neither NumPy arrays nor on a device, of other dtypes, or x1 and x2 of different dtypes;
-            arrays on a device beside arrays in host memory.
+            Inputs that do not convert to arrays, of other dtypes, or x1 and x2 of different dtypes; masked arrays,
+            tensors that record gradients, JAX's tracers; arrays on a device beside arrays in host memory.
         ValueError
             Wrong rank or feature count, a nonlinearity on non-Gaussian input, unknown or repeated ``get``, wrong
             ``out``; arrays on two devices, or on a device and a backend other than 'cuda'.
