@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,17 @@ from ..config import one_blas_thread
 from ..layers import integer
 from ..progress import bar
 from .flow import STATUS, Array, Problem, Run, Unfinished
+from .workers import in_processes, refuse_in_worker
 
 Job = tuple[int, float, int]  # h, alpha, seed
 _SECONDS = 1.0  # between two writes of a file
 _ZT = (1e-4, 1e6)  # where alpha_star looks
 
 
-def _limit() -> None:
-    one_blas_thread().__enter__()  # for as long as the worker lives
-
-
-def _runs(problem: Problem, jobs: Sequence[Job], workers: Any, progress: bool) -> Iterator[tuple[Job, Run]]:
-    """Runs as they end."""
+def _runs(
+    problem: Problem, jobs: Sequence[Job], workers: Any, progress: bool
+) -> Generator[tuple[Job, Run], None, None]:
+    """Runs as they end; close it to end them."""
     count = min(integer(problem.what, "workers", workers), max(len(jobs), 1))
     with bar(len(jobs), progress, "run") as report:
         if count == 1:
@@ -43,15 +41,11 @@ def _runs(problem: Problem, jobs: Sequence[Job], workers: Any, progress: bool) -
                 report(1)
                 yield job, found
             return
-        context = multiprocessing.get_context("spawn")  # a fork would copy locks of BLAS' threads
-        with ProcessPoolExecutor(count, mp_context=context, initializer=_limit) as pool:
-            waiting = {pool.submit(problem.run, *job): job for job in jobs}
-            try:
-                for done in as_completed(waiting):
-                    report(1)
-                    yield waiting[done], done.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        refuse_in_worker(problem.what)
+        with closing(in_processes(problem.run, jobs, count, problem.what)) as results:
+            for result in results:
+                report(1)
+                yield result
 
 
 def _seeds(rng: Any, count: int, what: str) -> list[int]:
@@ -110,21 +104,69 @@ def _row(found: Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+def _reason(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else (str(error) or type(error).__name__)
+
+
+def _wrong(row: Any, samples: int, tests: int | None) -> str:
+    """What a run of a file lacks of one that ``_row`` made; empty where it lacks nothing."""
+    if not isinstance(row, dict):
+        return "no numbers"
+
+    def real(value: Any) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+    def vector(value: Any, size: int) -> bool:
+        return isinstance(value, list) and len(value) == size and all(map(real, value))
+
+    test = row.get("F_test", 0)
+    fits = {
+        "status": row.get("status") in STATUS,
+        "dtheta": real(row.get("dtheta")),
+        "t": real(row.get("t")),
+        "t1": "t1" in row and (row["t1"] is None or real(row["t1"])),
+        "steps": real(row.get("steps")) and isinstance(row["steps"], int),
+        "F": vector(row.get("F"), samples),
+        "F_test": test is None if tests is None else vector(test, tests),
+    }
+    return ", ".join(f"no {name} as a scan writes it" for name, fit in fits.items() if not fit)
+
+
 class _Store:
     """Finished runs by (h, alpha, seed), in a file of JSON where there is a path."""
 
     def __init__(self, problem: Problem, path: Any) -> None:
         self._path = None if path is None else Path(path)
         self._problem, self.rows, self._written = _fingerprint(problem), dict[str, Any](), -math.inf
-        if self._path is None or not self._path.exists():
+        if self._path is None:
             return
+        if not self._path.parent.is_dir():
+            raise ValueError(f"[{problem.what}] path {self._path}: its folder does not exist")
+        if not os.access(self._path.parent, os.W_OK):
+            raise ValueError(f"[{problem.what}] path {self._path}: no permission to write in its folder")
+        if not self._path.exists():
+            return
+        if not self._path.is_file():
+            raise ValueError(f"[{problem.what}] path {self._path} is no regular file")
         try:
-            held = json.loads(self._path.read_text(encoding="utf-8"))
+            held = json.loads(self._path.read_text(encoding="utf-8"), parse_constant=_no_number)
             self.rows, problem_held = held["runs"], held["problem"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"[{problem.what}] {self._path} is no file of a scan") from error
+            if not isinstance(self.rows, dict):
+                raise TypeError("runs is no object")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"[{problem.what}] {self._path} is no file of a scan: {_reason(error)}") from None
+        except OSError as error:
+            raise ValueError(f"[{problem.what}] {self._path} cannot be read: {_reason(error)}") from None
         if problem_held != self._problem:
             raise ValueError(f"[{problem.what}] {self._path} holds runs on other samples, or with other options")
+        tests = None if problem.x_test is None else len(problem.x_test)
+        for key, row in self.rows.items():
+            if wrong := _wrong(row, len(problem.y), tests):
+                raise ValueError(f"[{problem.what}] {self._path} is damaged: run {key!r} has {wrong}")
 
     @staticmethod
     def key(job: Job) -> str:
@@ -182,11 +224,13 @@ def scan(
     rng : numpy.random.Generator or int
         Draws the seeds. More draws from one integer begin with the same seeds.
     workers : int
-        Processes; each with one BLAS thread where threadpoolctl is installed. More than one need a script that guards
-        its main part by ``if __name__ == "__main__"``.
+        Processes; each with one BLAS thread where threadpoolctl is installed. They end with this one, and at once on
+        Ctrl-C. The script is not run again in them, unless it defines ``act`` itself: then its main part must be
+        guarded by ``if __name__ == "__main__"``.
     path : path-like, optional
         File of finished runs (JSON), written while the scan goes, whole each time. A scan that finds it trains only
-        what it lacks; grids and draws may have grown. For one process at a time.
+        what it lacks; grids and draws may have grown. For one process at a time. What was finished before Ctrl-C or an
+        error is in it.
     progress : bool
         Shows a bar, one unit for each run still to be made.
 
@@ -202,6 +246,13 @@ def scan(
         Grids that are not positive numbers, a file of another problem or of another kind; and as :func:`run`.
     Unfinished
         No run converged. (Of some that did not, ``status`` tells.)
+    RuntimeError
+        A worker that was killed; an ``act`` of a script that has no guarded main part.
+
+    Notes
+    -----
+    With one worker Ctrl-C is heard between the products of a step, and behind the eigenvalues of the kernel, which are
+    LAPACK's (P^3; about a second at P = 3000).
     """
     what = "scan"
     problem = Problem.of(what, x, y, L, **options)
@@ -219,11 +270,12 @@ def scan(
     due = [job for job in dict.fromkeys(jobs) if store.key(job) not in store.rows]
     failed: list[Run] = []
     try:
-        for job, found in _runs(problem, due, workers, progress):
-            store.rows[store.key(job)] = _row(found)
-            store.write(at_once=False)
-            if not found.converged:
-                failed.append(found)
+        with closing(_runs(problem, due, workers, progress)) as runs:
+            for job, found in runs:
+                store.rows[store.key(job)] = _row(found)
+                store.write(at_once=False)
+                if not found.converged:
+                    failed.append(found)
     finally:
         if due:
             store.write()
@@ -323,7 +375,8 @@ def ensemble(
     if integer(what, "M", M) < 2:
         raise ValueError(f"[{what}] M must be at least 2, given {M}")
     jobs = [(h, alpha, seed) for seed in _seeds(rng, M, what)]
-    found = dict(_runs(problem, jobs, workers, progress))
+    with closing(_runs(problem, jobs, workers, progress)) as ended:
+        found = dict(ended)
     runs = tuple(found[job] for job in jobs)
     good = [one for one in runs if one.converged]
     if len(good) < 2:
