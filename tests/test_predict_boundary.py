@@ -145,7 +145,7 @@ REFUSED = [
     (lambda: mse(K.ntk, Y, 1.0, -1.0), ValueError, "diag_reg must be finite and not negative, given -1.0"),
     (lambda: mse(K.ntk, Y, discrete=1), TypeError, "discrete must be True or False, given 1"),
     (lambda: mse(K.ntk, Y, solve_dtype=np.float16), ValueError, "solve_dtype must be float32 or float64"),
-    (lambda: mse(K.ntk, Y, trace_axes=(0, 1)), ValueError, "leave one for the samples"),
+    (lambda: mse(K.ntk, Y, trace_axes=(0, 1)), ValueError, "must have 0 axes"),
     (lambda: mse(K.ntk, Y)(-1.0), ValueError, "t must not be negative or NaN, given -1.0"),
     (lambda: mse(K.ntk, Y)([1.0, np.nan]), ValueError, "t must not be negative or NaN, given nan"),
     (lambda: mse(K.ntk, Y)("end"), TypeError, "t must be numbers or None, given str"),

@@ -369,6 +369,6 @@ def outputs_of(y: Any, trace_axes: Any, n: int, what: str) -> tuple[Targets, Arr
     if targets.paired != (n,):
         raise ValueError(
             f"[{what}] y_train of shape {y.shape} with trace_axes {targets.trace_axes} has samples of shape "
-            f"{targets.paired}; the kernel has ({n},)"
+            f"{targets.paired}; the kernel has ({n},){targets.hint}"
         )
     return targets, targets.matrix(y).astype(np.float64)

@@ -69,7 +69,7 @@ class EnsemblePredictor:
         tiles = predict_tiles(
             source, predictions, covariance, entry, grams.dtype, self._budget, what, self._progress
         )  # fmt: skip
-        rows, lead = (source.points, *grams.targets.paired[1:]), None if times is None else times.shape
+        rows, lead = source.axes(source.points), None if times is None else times.shape
         return by_get(
             get, {g: result(f, grams.targets, rows, lead, self._conditioning(g, times)) for g, f in tiles.items()}
         )
@@ -174,13 +174,22 @@ class _Tested:
     ) -> None:  # fmt: skip
         self._kernels, self._x_test, self._x_train = kernels, x_test, x_train
         self._names, self._targets = names, targets
-        self._kwargs = _Arguments(kernels.train_kwargs, kwargs, targets.what)
         self.points = _count(x_test, kernels.axis(), targets.what)
-        self.unit = math.prod(targets.paired[1:])
-        self.rows = self.points * self.unit
+        self._kwargs = _Arguments(kernels.train_kwargs, kwargs, self.points, targets.what)
+        # A kernel that is traced over its samples knows no rows of theirs: it comes whole.
+        self._sampled = 0 not in targets.trace_axes
+        self.unit = math.prod(targets.paired[self._sampled :])
+        self.rows = math.prod(self.axes(self.points))
+
+    def axes(self, points: int) -> tuple[int, ...]:
+        """Lengths of the kernel's axes for so many test points."""
+        paired = self._targets.paired
+        return (points, *paired[1:]) if self._sampled else paired
 
     def _cut(self, start: int, stop: int) -> tuple[Any, slice]:
         """Test points of these rows."""
+        if not self._sampled:
+            return self._x_test, slice(0, self.points)
         points = slice(start // self.unit, stop // self.unit)
         return _cut(self._x_test, self._kernels.axis(), points), points
 
@@ -203,7 +212,7 @@ class _Tested:
     def variances(self, name: str, start: int, stop: int) -> Array:
         own = self._kernels.own
         kwargs = self._kwargs.test(slice(0), slice(0))
-        if own is not None and set(kwargs) <= {*_DIAGONAL, "progress"}:
+        if own is not None and self._sampled and set(kwargs) <= {*_DIAGONAL, "progress"}:
             x, points = self._cut(start, stop)
             found = own.diagonal(x, name, **{key: value for key, value in kwargs.items() if key in _DIAGONAL})
             for _ in self._targets.paired[1:]:
@@ -218,7 +227,7 @@ class _Tested:
         return joined
 
     def _check(self, k: Array, rows: tuple[int, ...], points: slice, name: str) -> None:
-        expected = (points.stop - points.start, *self._targets.paired[1:])
+        expected = self.axes(points.stop - points.start)
         if rows != expected:
             raise ValueError(
                 f"[{self._targets.what}] the {name} that kernel_fn gave has test rows {rows}, expected {expected}: "
@@ -230,38 +239,58 @@ class _Tested:
 class _Arguments:
     """Keyword arguments of the kernel function: those for training points, and what test points change in them.
 
-    A pair of arrays holds one for each side, with a row for each sample: they are cut as the samples are.
+    A pair of arrays holds one for each side, None for none. Those with a row for each test point are cut as the points
+    are; a key of random numbers, ``rng``, has none.
     """
 
-    def __init__(self, train: dict[str, Any], test: dict[str, Any], what: str) -> None:
-        self._train, self._test = train, test
+    def __init__(self, train: dict[str, Any], test: dict[str, Any], points: int, what: str) -> None:
+        self._train, self._test, self._points = train, test, points
         for key, value in test.items():
             if key not in train:
                 raise ValueError(f"[{what}] {key} is given for test points and not for training points")
-            if not (_arrays(value) and _arrays(train[key])) and train[key] != value:
+            if not (_arrays(value) and _arrays(train[key])) and _differ(train[key], value):
                 raise ValueError(f"[{what}] {key} is {value!r} for test points and {train[key]!r} for training points")
 
     def cross(self, rows: slice) -> dict[str, Any]:
+        return self._merged(lambda key, value: (self._cut(key, value[0], rows), self._train[key][0]))
+
+    def test(self, rows: slice, columns: slice) -> dict[str, Any]:
+        def pair(key: str, value: tuple[Any, Any]) -> tuple[Any, Any]:
+            second = value[0] if value[1] is None else value[1]  # the same points again
+            return self._cut(key, value[0], rows), self._cut(key, second, columns)
+
+        return self._merged(pair)
+
+    def _merged(self, pair: Callable[[str, Any], Any]) -> dict[str, Any]:
         found = {
-            key: (value[0][rows], self._train[key][0]) if _pair(value) and _pair(self._train[key]) else value
+            key: pair(key, value) if _pair(value) and _pair(self._train[key]) else value
             for key, value in self._test.items()
         }
         return self._train | found
 
-    def test(self, rows: slice, columns: slice) -> dict[str, Any]:
-        found = {
-            key: (value[0][rows], value[1][columns]) if _pair(value) and _pair(self._train[key]) else value
-            for key, value in self._test.items()
-        }
-        return self._train | found
+    def _cut(self, key: str, array: Any, points: slice) -> Any:
+        shape = getattr(array, "shape", ())
+        return array[points] if key != "rng" and shape and shape[0] == self._points else array
 
 
 def _arrays(value: Any) -> bool:
-    return all(map(_arrays, value)) if isinstance(value, (tuple, list)) else hasattr(value, "__array__")
+    """Whether a value is an array, or a tuple of arrays, some of which may be None."""
+    if isinstance(value, (tuple, list)):
+        return any(map(_arrays, value)) and all(part is None or _arrays(part) for part in value)
+    return hasattr(value, "__array__")
 
 
 def _pair(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and _arrays(value)
+
+
+def _differ(a: Any, b: Any) -> bool:
+    """Whether values differ, arrays among them too."""
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+        return len(a) != len(b) or any(map(_differ, a, b))
+    if hasattr(a, "__array__") or hasattr(b, "__array__"):
+        return a is None or b is None or not np.array_equal(a, b)
+    return bool(a != b)
 
 
 def _count(x: Any, axis: int, what: str) -> int:
@@ -329,8 +358,9 @@ def gradient_descent_mse_ensemble(
         Show pairs of points done, by tqdm where it is installed.
     **kernel_fn_train_train_kwargs
         Passed to ``kernel_fn`` (to one with a ``memory_budget`` or ``progress`` of its own, by ``functools.partial``).
-        Those that a call changes for test points must be arrays; of pairs of arrays, one for each side, the first is
-        used for test points beside the first of training points.
+        Those that a call changes for test points must be arrays, or pairs of arrays, one for each side or None; of
+        pairs the first is used for test points beside the first of training points. Of such pairs arrays with a row for
+        each test point are cut with them; ``rng`` never is.
 
     Returns
     -------

@@ -21,7 +21,10 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Targets:
-    """The shape of targets; ``trace_axes`` counted from 0, in the order given."""
+    """The shape of targets; ``trace_axes`` counted from 0, in the order given, repeats left out.
+
+    All axes may be traced: the kernel is then one number, without axes.
+    """
 
     shape: tuple[int, ...]
     trace_axes: tuple[int, ...]
@@ -50,12 +53,21 @@ class Targets:
         last = tuple(range(found.ndim - count, found.ndim))
         return np.moveaxis(found, last, tuple(len(lead) + axis for axis in self.trace_axes))
 
+    @property
+    def hint(self) -> str:
+        """What to say where the kernel has samples and the targets none."""
+        return (
+            "; targets of one output are (n, 1), or give trace_axes=()"
+            if len(self.shape) == 1 > len(self.paired)
+            else ""
+        )
+
     def kernel(self, k: Array, name: str) -> tuple[Array, tuple[int, ...], tuple[int, ...]]:
         """A kernel with interleaved axes (a, a', b, b', ...) as a matrix, and its lengths of rows and of columns."""
         if k.ndim != 2 * len(self.paired):
             raise ValueError(
                 f"[{self.what}] {name} must have {2 * len(self.paired)} axes, a pair for each axis of targets of shape "
-                f"{self.shape} but trace_axes {self.trace_axes}; given shape {k.shape}"
+                f"{self.shape} but trace_axes {self.trace_axes}; given shape {k.shape}{self.hint}"
             )
         rows, columns = k.shape[::2], k.shape[1::2]
         if k.ndim > 2:
@@ -97,7 +109,7 @@ def targets_of(y: Any, trace_axes: Any, what: str) -> Targets:
     TypeError
         Not an array of numbers.
     ValueError
-        Without samples or outputs, not finite, or ``trace_axes`` out of range or repeated.
+        Without samples or outputs, not finite, or ``trace_axes`` out of range.
     """
     if not hasattr(y, "dtype") or not hasattr(y, "ndim"):
         raise TypeError(f"[{what}] y_train must be a NumPy or CuPy array, given {describe(y)}")
@@ -106,13 +118,7 @@ def targets_of(y: Any, trace_axes: Any, what: str) -> Targets:
     axes = (trace_axes,) if isinstance(trace_axes, (int, np.integer)) else tuple(trace_axes)
     if any(not -y.ndim <= axis < y.ndim for axis in axes):
         raise ValueError(f"[{what}] trace_axes {axes} are not axes of y_train of shape {y.shape}")
-    axes = tuple(int(axis) % y.ndim for axis in axes)
-    if len(set(axes)) < len(axes) or len(axes) == y.ndim:
-        hint = "; targets of one output are (n, 1), or give trace_axes=()" if y.ndim == 1 else ""
-        raise ValueError(
-            f"[{what}] trace_axes must name different axes and leave one for the samples: y_train has shape {y.shape}, "
-            f"trace_axes is {trace_axes!r}{hint}"
-        )
+    axes = tuple(dict.fromkeys(int(axis) % y.ndim for axis in axes))
     if not y.size:
         raise ValueError(f"[{what}] y_train is empty: shape {y.shape}")
     check_finite(y, "y_train", what)
