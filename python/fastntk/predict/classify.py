@@ -24,7 +24,7 @@ Array = npt.NDArray[Any]  # or CuPy's
 
 TEMPERATURES = (0.01, 100.0)
 
-_MAX_GAP = 40.0  # in standard deviations
+_MAX_GAP = 100.0  # in standard deviations: logarithms go far below those of floats
 _STEP = 0.65  # of the trapezoid rule, in standard deviations of its narrowest integrand
 _BLOCK = 1 << 18  # doubles in one temporary: in cache
 _STRATEGIES = ("uniform", "quantile")
@@ -114,7 +114,7 @@ def log_class_probabilities(mean: Array, variance: Array, temperature: float = 1
     With ``g_c ~ N(mean_c, sd^2)``: ``p_c = P(g_c > g_j for all j != c)``, the integral over u of ``phi(u - m_c) prod_{j
     != c} Phi(u - m_j)`` with ``m = mean / sd``. One trapezoid rule serves all classes of a sample, its step set by the
     narrowest integrand. Relative error of float64: below 1e-8 up to 100 classes, 1e-6 up to 10,000. Means more than
-    40 sd below the largest count as 40 below.
+    100 sd below the largest count as 100 below, which is a probability of e^-2500 of two classes.
     """
     what = "class_probabilities"
     xp = namespace(mean, variance, what=what)
@@ -150,7 +150,7 @@ def class_probabilities(mean: Array, variance: Array, temperature: float = 1.0) 
     return namespace(log_p, what="class_probabilities").exp(log_p)  # type: ignore[no-any-return]
 
 
-def negative_log_likelihood(log_probabilities: Array, labels: Array) -> float:
+def negative_log_likelihood(log_probabilities: Array, labels: Array, sample_weight: Array | None = None) -> float:
     """Mean of ``-log p`` of the labels.
 
     Parameters
@@ -158,6 +158,8 @@ def negative_log_likelihood(log_probabilities: Array, labels: Array) -> float:
     log_probabilities : array (m, c)
         Of :func:`log_class_probabilities`.
     labels : array (m,) of integers from 0
+    sample_weight : numpy.ndarray (m,), optional
+        None: the mean counts all alike.
 
     Returns
     -------
@@ -166,7 +168,8 @@ def negative_log_likelihood(log_probabilities: Array, labels: Array) -> float:
     Raises
     ------
     TypeError, ValueError
-        Labels that are no integers, out of range, or of another number; a log probability that is positive or NaN.
+        Labels that are no integers, out of range, or of another number; a log probability that is positive or NaN;
+        weights of another number, negative, not finite, or all 0.
     """
     what = "negative_log_likelihood"
     xp = namespace(log_probabilities, labels, what=what)
@@ -175,7 +178,14 @@ def negative_log_likelihood(log_probabilities: Array, labels: Array) -> float:
     if not bool((log_probabilities <= 1e-6).all()):
         raise ValueError(f"[{what}] log probabilities must not be positive or NaN; are these probabilities?")
     found = log_probabilities[xp.arange(len(labels)), labels]
-    return max(0.0, -float(found.mean(dtype=np.float64)))
+    if sample_weight is None:
+        return max(0.0, -float(found.mean(dtype=np.float64)))
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    if weights.shape != found.shape or not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
+        raise ValueError(
+            f"[{what}] sample_weight must be {found.shape}, finite, not negative and not all 0; given {sample_weight!r}"
+        )
+    return max(0.0, -float(np.average(to_host(found).astype(np.float64), weights=weights / weights.max())))
 
 
 def reliability(probabilities: Array, labels: Array, bins: int = 15, strategy: str = "uniform") -> Reliability:
@@ -235,7 +245,10 @@ def expected_calibration_error(probabilities: Array, labels: Array, bins: int = 
     return reliability(probabilities, labels, bins).expected_calibration_error
 
 
-def calibrate(mean: Array, variance: Array, labels: Array, *, bounds: tuple[float, float] = TEMPERATURES) -> float:
+def calibrate(
+    mean: Array, variance: Array, labels: Array, *, bounds: tuple[float, float] = TEMPERATURES,
+    sample_weight: Array | None = None,
+) -> float:  # fmt: skip
     """Temperature with the least negative log likelihood of held-out labels.
 
     Meant for ``mean`` and ``variance`` of :func:`fastntk.predict.leave_one_out` on the training points.
@@ -247,6 +260,8 @@ def calibrate(mean: Array, variance: Array, labels: Array, *, bounds: tuple[floa
     labels : array (m,) of integers from 0
     bounds : (low, high)
         Least and largest temperature.
+    sample_weight
+        As for :func:`negative_log_likelihood`.
 
     Returns
     -------
@@ -270,7 +285,7 @@ def calibrate(mean: Array, variance: Array, labels: Array, *, bounds: tuple[floa
 
     def loss(log_t: float) -> float:
         log_p = log_class_probabilities(mean, variance, float(np.exp(log_t)))
-        return negative_log_likelihood(log_p, labels) + 1e-6 * log_t**2
+        return negative_log_likelihood(log_p, labels, sample_weight) + 1e-6 * log_t**2
 
     found = minimize_scalar(loss, bounds=(np.log(low), np.log(high)), method="bounded", options={"xatol": 0.02})
     return float(np.exp(found.x))
