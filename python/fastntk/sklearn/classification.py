@@ -13,12 +13,10 @@ import numpy.typing as npt
 from sklearn.base import ClassifierMixin
 from sklearn.model_selection import KFold
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted
 
-from ..predict.classify import calibrate, class_probabilities, one_hot
-from ..predict.ensemble import gradient_descent_mse_ensemble
-from ..predict.evidence import leave_one_out
+from ..predict.classify import calibrate, class_probabilities, log_class_probabilities, one_hot
 from .base import InfiniteNetwork
+from .weights import Ensemble, held_out
 
 Array = npt.NDArray[Any]
 
@@ -26,9 +24,9 @@ _FOLDS = 5
 
 
 class _Classifier(ClassifierMixin, InfiniteNetwork):  # type: ignore[misc]
-    def _encoded(self, X: Any, y: Any) -> tuple[Array, Array]:
+    def _encoded(self, X: Any, y: Any, sample_weight: Any) -> tuple[Array, Array]:
         """Rows, and targets (n, classes)."""
-        X, y = self._checked(X, y)
+        X, y = self._checked(X, y, sample_weight)
         check_classification_targets(y)
         self.classes_, self._labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -83,6 +81,20 @@ class _Classifier(ClassifierMixin, InfiniteNetwork):  # type: ignore[misc]
         """
         return class_probabilities(*self._gaussian(X), self.temperature_)
 
+    def predict_log_proba(self, X: Any) -> Array:
+        """Logarithms of ``predict_proba``, computed as such: right where probabilities are too small to be floats.
+
+        Parameters
+        ----------
+        X : array (m, d)
+
+        Returns
+        -------
+        numpy.ndarray (m, classes)
+            Finite; see :func:`fastntk.predict.log_class_probabilities` for how far down.
+        """
+        return log_class_probabilities(*self._gaussian(X), self.temperature_)
+
     def _gaussian(self, X: Any) -> tuple[Array, Array]:
         """Means (m, classes), and variances (m,) of the kind that the temperature was fitted with."""
         mean, variance = self._predict(self._rows(X), "diagonal")
@@ -91,9 +103,10 @@ class _Classifier(ClassifierMixin, InfiniteNetwork):  # type: ignore[misc]
     @property
     def temperature_(self) -> float:
         """Factor of the outputs' standard deviation: see :func:`fastntk.predict.calibrate`."""
-        check_is_fitted(self)
+        self._check_fitted()
         if "temperature" not in self._cached:
-            self._cached["temperature"] = calibrate(*self._held_out(), self._labels)
+            weights = None if self._weights is None else self._weights.values
+            self._cached["temperature"] = calibrate(*self._held_out(), self._labels, sample_weight=weights)
         return self._cached["temperature"]
 
     def _noise(self) -> float:
@@ -102,8 +115,7 @@ class _Classifier(ClassifierMixin, InfiniteNetwork):  # type: ignore[misc]
 
     def _held_out(self) -> tuple[Array, Array]:
         """Means (n, classes) and variances (n,) of each training point from all others."""
-        found = leave_one_out(self._gram(), self._targets, self.diag_reg_)
-        return found.mean, found.variance
+        return held_out(self._gram(), self._targets, self.diag_reg_, self._weights)
 
 
 class NNGPClassifier(_Classifier):
@@ -136,6 +148,10 @@ class NNGPClassifier(_Classifier):
     IllConditionedWarning
         As :class:`NNGPRegressor`.
 
+    Notes
+    -----
+    ``sample_weight``, dtypes and copies are as for :class:`NNGPRegressor`. A class whose weights are all 0 is none.
+
     References
     ----------
     Lee et al. (2018), arXiv:1711.00165, section 3.1 (regression on one-hot targets); Guo et al. (2017),
@@ -164,7 +180,7 @@ class NNGPClassifier(_Classifier):
         self.input_shape = input_shape
         self.diag_reg = diag_reg
 
-    def fit(self, X: Any, y: Any) -> NNGPClassifier:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NNGPClassifier:
         """Condition the prior on training points.
 
         Parameters
@@ -172,13 +188,15 @@ class NNGPClassifier(_Classifier):
         X : array (n, d)
         y : array (n,)
             Labels of any kind.
+        sample_weight : array (n,), optional
+            As for :class:`NNGPRegressor`; also in the likelihood that ``temperature_`` is fitted to.
 
         Returns
         -------
         NNGPClassifier
             Itself.
         """
-        X, self._targets = self._encoded(X, y)
+        X, self._targets = self._encoded(X, y, sample_weight)
         self._prepare(X)
         self._choose(self._targets, None)
         self._train(self._targets)
@@ -219,7 +237,8 @@ class NTKClassifier(_Classifier):
     -----
     Probabilities after training without end: variances are those of the Gaussian process with the NTK as covariance,
     whose mean is the ensemble's and whose leave-one-out predictions are closed formulas. At finite ``t``: variances
-    are the ensemble's spread, and five folds of the training points are held out one by one.
+    are the ensemble's spread, and five folds of the training points are held out one by one, equal points together.
+    ``sample_weight``, dtypes and copies are as for :class:`NTKRegressor`.
 
     References
     ----------
@@ -252,7 +271,7 @@ class NTKClassifier(_Classifier):
         self.t = t
         self.learning_rate = learning_rate
 
-    def fit(self, X: Any, y: Any) -> NTKClassifier:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NTKClassifier:
         """Train on these points.
 
         Parameters
@@ -260,20 +279,23 @@ class NTKClassifier(_Classifier):
         X : array (n, d)
         y : array (n,)
             Labels of any kind.
+        sample_weight : array (n,), optional
+            As for :class:`NTKRegressor`; also in the likelihood that ``temperature_`` is fitted to.
 
         Returns
         -------
         NTKClassifier
             Itself.
         """
-        X, self._targets = self._encoded(X, y)
+        X, self._targets = self._encoded(X, y, sample_weight)
         self._prepare(X)
         self._choose(self._targets, None)
+        self._learning_rate = self.learning_rate
         self._train(self._targets, self.t, self.learning_rate, _AsPrior(self.kernel_fn_) if self.t is None else None)
         return self
 
-    def _predict(self, x: Array, compute_cov: bool | str = False) -> Any:
-        return self._predictor(self._t, x, "nngp" if self._t is None else "ntk", compute_cov)
+    def _asked(self, compute_cov: bool | str = False) -> tuple[str, bool | str]:
+        return "nngp" if self._t is None else "ntk", compute_cov
 
     def _noise(self) -> float:
         return super()._noise() if self._t is None else 0.0
@@ -281,13 +303,17 @@ class NTKClassifier(_Classifier):
     def _held_out(self) -> tuple[Array, Array]:
         if self._t is None:
             return super()._held_out()
-        n = len(self._labels)
-        mean, variance = np.empty((n, len(self.classes_)), self._dtype), np.empty(n, self._dtype)
-        for kept, out in KFold(min(_FOLDS, n), shuffle=True, random_state=0).split(self._x):
-            fold = gradient_descent_mse_ensemble(
-                self.kernel_fn_, self._x[kept], self._targets[kept], self.learning_rate, self.diag_reg_
+        # By distinct rows, in an order of their own: equal points are held out together, wherever they stand.
+        rows, of = np.unique(self._x.reshape(len(self._x), -1), axis=0, return_inverse=True)
+        of = of.reshape(-1)  # NumPy 2.0.0 gives it another axis
+        mean, variance = np.empty(self._targets.shape, self._dtype), np.empty(len(of), self._dtype)
+        for points, _ in KFold(min(_FOLDS, len(rows)), shuffle=True, random_state=0).split(rows):
+            kept = np.isin(of, points)
+            weights = None if self._weights is None else self._weights[kept]
+            fold = Ensemble(
+                self.kernel_fn_, self._x[kept], self._targets[kept], self._learning_rate, self.diag_reg_, weights
             )
-            mean[out], variance[out] = fold(self._t, self._x[out], "ntk", "diagonal")
+            mean[~kept], variance[~kept] = fold(self._t, self._x[~kept], "ntk", "diagonal")
         return mean, variance
 
 

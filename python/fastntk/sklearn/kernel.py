@@ -9,6 +9,7 @@ import numpy.typing as npt
 from sklearn.gaussian_process.kernels import Hyperparameter, Kernel
 from sklearn.utils import check_array
 
+from ..arrays import refuse_masked
 from ..kernel_fn import KernelFn
 from .network import check_matrix, inputs_of, kernel_fn_of
 
@@ -157,6 +158,7 @@ class InfiniteWidthKernel(Kernel):  # type: ignore[misc]
         return self.get
 
     def _inputs(self, x: Any) -> Array:
+        refuse_masked(x, "X", "InfiniteWidthKernel")
         checked = check_array(x, dtype=np.float64, input_name="X")
         return inputs_of("InfiniteWidthKernel", checked, self.input_shape)
 

@@ -7,43 +7,165 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import MultiOutputMixin, RegressorMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import check_array, check_random_state
 
-from ..predict.evidence import log_marginal_likelihood
-from ..predict.posterior import sample
+from ..predict.evidence import check_amplitude
+from ..predict.posterior import Gaussian, sample
 from .base import InfiniteNetwork
+from .weights import Weights, log_density
 
 Array = npt.NDArray[Any]
 
 
+class _Units:
+    """Targets y (n, o) as they are learned, z, with ``y = 2^exponent (mean + std z)``.
+
+    The powers of two change no digits, and let squares be taken of targets of any size. Spreads of outputs are
+    ``2^spread std`` times those of z: with ``normalize`` the prior is one of z, else one of y, whose units do not
+    depend on the targets, unless its amplitude is ``chosen`` for them.
+    """
+
+    def __init__(self, y: Array, normalize: bool, chosen: bool, weights: Weights | None, dtype: Any, what: str) -> None:
+        size = np.abs(y).max(axis=0)
+        held = size.astype(dtype)
+        lost = ~np.isfinite(held) | ((held == 0) & (size > 0))
+        if lost.any():
+            raise ValueError(
+                f"[{what}] predictions have the dtype of X, {np.dtype(dtype)}, which does not hold targets of size "
+                f"{size[lost][0]:.3g}: give X as float64, or y in other units"
+            )
+        if not normalize:
+            size = np.full_like(size, size.max())
+        self.exponent = np.where(size > 0, np.frexp(size)[1], 0)
+        z = np.ldexp(y, -self.exponent)
+        self.mean, self.std = np.zeros(y.shape[1]), np.ones(y.shape[1])
+        if normalize:
+            of = None if weights is None else weights.values / weights.top
+            self.mean = np.average(z, axis=0, weights=of)
+            std = np.sqrt(np.average((z - self.mean) ** 2, axis=0, weights=of))
+            # Of a constant, what rounding of its mean has left: nothing to learn, and no unit.
+            constant = std <= 10 * np.finfo(np.float64).eps * np.abs(self.mean)
+            self.std = np.where(constant, 1.0, std)
+            z = np.where(constant, 0.0, (z - self.mean) / self.std)
+            self.spread = np.where(constant, 0, self.exponent)
+        else:
+            self.spread = self.exponent if chosen else np.zeros_like(self.exponent)
+        self.z = z
+
+    @classmethod
+    def of_prior(cls, dtype: Any, what: str) -> _Units:
+        """Of one output without targets: those of the network."""
+        return cls(np.zeros((1, 1)), False, False, None, dtype, what)
+
+    def outputs(self, mean: Array) -> Array:
+        """(m, o) in the units of y."""
+        found: Array = np.ldexp(mean * self.std + self.mean, self.exponent).astype(mean.dtype)
+        return found
+
+    def spreads(self, values: Array, power: int = 1) -> Array:
+        """Standard deviations or deviations (..., o), or with ``power=2`` covariances, in the units of y."""
+        found: Array = np.ldexp(values * self.std**power, power * self.spread).astype(values.dtype)
+        return found
+
+
 class _Regressor(MultiOutputMixin, RegressorMixin, InfiniteNetwork):  # type: ignore[misc]
-    """Targets to zero mean and unit variance, and predictions back."""
+    """A Gaussian process before and after ``fit``; a subclass says in ``_variance`` which factor variances have."""
 
     normalize_y: bool
 
-    def _scaled(self, y: Any) -> Array:
-        """Targets (n, o) as they are learned."""
-        y = np.asarray(y, dtype=np.float64)
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        return tags
+
+    def _more_tags(self) -> dict[str, bool]:  # scikit-learn before 1.6
+        return {"requires_fit": False}
+
+    def _learn(self, X: Any, y: Any, sample_weight: Any, chosen: bool = False) -> None:
+        """Rows, and targets in units of their own."""
+        X, y = self._checked(X, y, sample_weight, multi_output=True, y_numeric=True)
+        self._prepare(X)
+        y = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y", estimator=self)
         self._one_output = y.ndim == 1
-        y = y.reshape(len(y), -1)
-        self._y_mean, self._y_std = np.zeros(y.shape[1]), np.ones(y.shape[1])
-        if self.normalize_y:
-            self._y_mean, std = y.mean(axis=0), y.std(axis=0)
-            # Of a constant, what rounding of its mean has left.
-            self._y_std = np.where(std > 10 * np.finfo(np.float64).eps * np.abs(self._y_mean), std, 1.0)
-        scaled: Array = (y - self._y_mean) / self._y_std
-        return scaled
+        self._units = _Units(
+            y.reshape(len(y), -1), self.normalize_y, chosen, self._weights, self._dtype, type(self).__name__
+        )
 
-    def _mean(self, mean: Array) -> Array:
-        """(m,) or (m, o) in the units of y."""
-        found: Array = (mean * self._y_std + self._y_mean).astype(mean.dtype)
-        return found[:, 0] if self._one_output else found
+    def _variance(self) -> float:
+        """Factor of variances in the units learned in, or of the prior's before ``fit``."""
+        return 1.0
 
-    def _spread(self, values: Array, power: int) -> Array:
-        """Standard deviations (m,) or covariances (m, m), the same for all outputs, in the units of y."""
-        found: Array = (values[..., None] * self._y_std**power).astype(values.dtype)
-        return found[..., 0] if self._one_output else found
+    def predict(self, X: Any, return_std: bool = False, return_cov: bool = False) -> Any:
+        """Mean and, where asked for, spread of the outputs: no statement on noise in the targets.
+
+        Before ``fit`` they are those of the prior: networks at random, with mean 0 and one output.
+
+        Parameters
+        ----------
+        X : array (m, d)
+        return_std, return_cov : bool
+            At most one of them.
+
+        Returns
+        -------
+        mean : numpy.ndarray (m,) or (m, o)
+        std : numpy.ndarray like mean
+            With ``return_std``.
+        cov : numpy.ndarray (m, m) or (m, m, o)
+            With ``return_cov``.
+
+        Raises
+        ------
+        ValueError
+            For both at once; for rows that are not as those of ``fit``.
+        """
+        if return_std and return_cov:
+            raise ValueError(f"[{type(self).__name__}] return_std and return_cov are not had at once")
+        found, units, one = self._gaussian(X, True if return_cov else "diagonal" if return_std else False)
+        if not (return_std or return_cov):
+            return self._shaped(units.outputs(found), one)
+        mean, covariance = self._shaped(units.outputs(found.mean), one), found.covariance
+        factor = covariance.dtype.type(self._variance())
+        if return_cov:
+            return mean, self._shaped(units.spreads((factor * covariance)[..., None], 2), one)
+        return mean, self._shaped(units.spreads(np.sqrt(factor * covariance)[..., None]), one)
+
+    def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> Array:
+        """Draw functions: outputs of ``predict``'s Gaussian, before ``fit`` of the prior's.
+
+        Parameters
+        ----------
+        X : array (m, d)
+        n_samples : int
+        random_state : int, numpy.random.RandomState or None
+
+        Returns
+        -------
+        numpy.ndarray (m, n_samples) or (m, o, n_samples)
+        """
+        found, units, one = self._gaussian(X, True)
+        seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
+        centred = Gaussian(np.zeros_like(found.mean), found.covariance, rounding=found.rounding)
+        factor = found.mean.dtype.type(np.sqrt(self._variance()))
+        mean = units.outputs(found.mean)
+        draws = [mean + units.spreads(factor * draw) for draw in sample(centred, n_samples, seed)]
+        return np.stack([self._shaped(draw, one) for draw in draws], axis=-1)
+
+    def _gaussian(self, X: Any, compute_cov: bool | str) -> tuple[Any, _Units, bool]:
+        """A mean or Gaussian (m, o), in which units it is, and whether the axis of outputs is to be dropped."""
+        if hasattr(self, "_predictor"):
+            return self._predict(self._rows(X), compute_cov), self._units, self._one_output
+        kernel_fn, x = self._prior(X)
+        mean, units = np.zeros((len(x), 1), x.dtype), _Units.of_prior(x.dtype, type(self).__name__)
+        if not compute_cov:
+            return mean, units, True
+        covariance = kernel_fn.diagonal(x, "nngp") if compute_cov == "diagonal" else kernel_fn(x, None, "nngp")
+        return Gaussian(mean, covariance), units, True
+
+    @staticmethod
+    def _shaped(values: Array, one_output: bool) -> Array:
+        found: Array = values[..., 0] if one_output else values
+        return found
 
 
 class NNGPRegressor(_Regressor):
@@ -69,7 +191,8 @@ class NNGPRegressor(_Regressor):
         Factor of all variances; means do not depend on it. None: the best for these targets, see
         :func:`fastntk.predict.log_marginal_likelihood`.
     normalize_y : bool
-        Learn targets less their mean, divided by their standard deviation: the prior has mean 0.
+        Learn targets less their mean, divided by their standard deviation: the prior has mean 0. A constant is learned
+        as 0, in the units of y.
 
     Attributes
     ----------
@@ -86,8 +209,9 @@ class NNGPRegressor(_Regressor):
     ------
     ValueError, TypeError
         In ``fit``: an unknown nonlinearity, ``depth`` below 1, an ``input_shape`` that does not hold a row's features,
-        a ``network`` with several outputs or positions; a choice for targets that are all zero; and as scikit-learn's
-        estimators: NaN, wrong shapes.
+        a ``network`` with several outputs or positions; a choice for targets that are all zero; an ``amplitude`` that
+        is not positive; targets that the dtype of X does not hold, masked values; and as scikit-learn's estimators:
+        NaN, wrong shapes, sparse matrices, negative weights, other feature names than in ``fit``.
 
     Warns
     -----
@@ -96,7 +220,16 @@ class NNGPRegressor(_Regressor):
 
     Notes
     -----
-    Kernels, means and variances have the dtype of X in ``fit``; what is solved, is in float64.
+    Kernels, means and variances have the dtype of X in ``fit``, float64 for integers; what is solved, is in float64.
+    Targets are learned in units of their own, so that their size, 1e-300 to 1e300, changes no digits. What ``fit``
+    needs later is copied: arrays and parameters changed afterwards do not move predictions.
+
+    Before ``fit``, ``predict`` and ``sample_y`` have the prior: mean 0, covariance ``amplitude`` (None: 1) times the
+    NNGP, one output.
+
+    With ``sample_weight`` all is as with that many equal points: ``diag_reg`` is relative to the weighted mean of K(x,
+    x), and of w equal points 'leave_one_out' leaves out one (of a weight below 1 all). Weights that lie further apart
+    than about ``1e10 diag_reg`` are ill-conditioned, which is warned of.
 
     References
     ----------
@@ -130,85 +263,52 @@ class NNGPRegressor(_Regressor):
         self.amplitude = amplitude
         self.normalize_y = normalize_y
 
-    def fit(self, X: Any, y: Any) -> NNGPRegressor:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NNGPRegressor:
         """Condition the prior on training points.
 
         Parameters
         ----------
         X : array (n, d)
         y : array (n,) or (n, o)
+        sample_weight : array (n,), optional
+            How many equal points each one counts as: its noise has the variance of ``diag_reg`` divided by it, and it
+            weighs as much in the mean and deviation of ``normalize_y``. One that is 0 leaves the point out.
 
         Returns
         -------
         NNGPRegressor
             Itself.
         """
-        X, y = self._checked(X, y, multi_output=True, y_numeric=True)
-        self._prepare(X)
-        self._y = self._scaled(y)
-        amplitude = self._choose(self._y, self.amplitude)
-        if amplitude is None:
-            amplitude = log_marginal_likelihood(self._gram(), self._y, self.diag_reg_, amplitude=None).amplitude
-        self.amplitude_ = amplitude
-        self._train(self._y)
+        check_amplitude(self.amplitude, type(self).__name__)
+        self._learn(X, y, sample_weight, chosen=self.amplitude is None)
+        units = self._units
+        # Of the targets in the units of the prior: those of y, unless normalised. An amplitude is chosen in units that
+        # squares fit into.
+        octaves = 0 if self.normalize_y else int(units.exponent[0])
+        self._y = units.z if self.amplitude is None else np.ldexp(units.z, octaves)
+        self._octaves = octaves if self.amplitude is None else 0
+        # Held-out errors need no units.
+        found = self._choose(units.z if self.diag_reg == "leave_one_out" else self._y, self.amplitude)
+        if found is None:
+            found = log_density(self._gram(), self._y, self.diag_reg_, None, self._weights)[1]
+        self._amplitude = float(found)
+        self.amplitude_ = float(np.ldexp(found, 2 * self._octaves))
+        self._train(units.z)
         return self
 
-    def predict(self, X: Any, return_std: bool = False, return_cov: bool = False) -> Any:
-        """Posterior of the network's outputs: noise in the targets is not part of it.
-
-        Parameters
-        ----------
-        X : array (m, d)
-        return_std, return_cov : bool
-            At most one of them.
-
-        Returns
-        -------
-        mean : numpy.ndarray (m,) or (m, o)
-        std : numpy.ndarray like mean
-            With ``return_std``.
-        cov : numpy.ndarray (m, m) or (m, m, o)
-            With ``return_cov``.
-
-        Raises
-        ------
-        ValueError
-            For both at once.
-        """
-        if return_std and return_cov:
-            raise ValueError("[NNGPRegressor] return_std and return_cov are not had at once")
-        x = self._rows(X)
-        if not (return_std or return_cov):
-            return self._mean(self._predict(x))
-        mean, covariance = self._predict(x, True if return_cov else "diagonal")
-        if return_cov:
-            return self._mean(mean), self._spread(self.amplitude_ * covariance, 2)
-        return self._mean(mean), self._spread(np.sqrt(self.amplitude_ * covariance), 1)
-
-    def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> Array:
-        """Draw functions from the posterior.
-
-        Parameters
-        ----------
-        X : array (m, d)
-        n_samples : int
-        random_state : int, numpy.random.RandomState or None
-
-        Returns
-        -------
-        numpy.ndarray (m, n_samples) or (m, o, n_samples)
-        """
-        mean, covariance = gaussian = self._predict(self._rows(X), True)
-        seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
-        rounding = gaussian.rounding * self.amplitude_
-        scaled = type(gaussian)(mean, covariance * covariance.dtype.type(self.amplitude_), rounding=rounding)
-        return np.stack([self._mean(draw) for draw in sample(scaled, n_samples, seed)], axis=-1)
+    def _variance(self) -> float:
+        if hasattr(self, "_predictor"):
+            return self._amplitude
+        check_amplitude(self.amplitude, type(self).__name__)
+        return 1.0 if self.amplitude is None else float(self.amplitude)
 
     @property
     def log_marginal_likelihood_(self) -> float:
         """Log density of the targets, as they are learned, under the prior."""
-        check_is_fitted(self)
-        return log_marginal_likelihood(self._gram(), self._y, self.diag_reg_, amplitude=self.amplitude_).value
+        self._check_fitted()
+        value, _ = log_density(self._gram(), self._y, self.diag_reg_, self._amplitude, self._weights)
+        count = len(self._y) + (0.0 if self._weights is None else self._weights.further)
+        return value - float(count * self._y.shape[1] * self._octaves * np.log(2))
 
 
 class NTKRegressor(_Regressor):
@@ -246,6 +346,12 @@ class NTKRegressor(_Regressor):
     IllConditionedWarning
         As :class:`NNGPRegressor`.
 
+    Notes
+    -----
+    Dtypes, units and copies are as for :class:`NNGPRegressor`. Before ``fit`` the outputs are those of networks at
+    random: mean 0, the NNGP as covariance. With ``sample_weight`` networks are trained on that many equal points; time
+    counts in numbers of them.
+
     References
     ----------
     Jacot et al. (2018), arXiv:1806.07572; Lee et al. (2019), arXiv:1902.06720.
@@ -277,42 +383,23 @@ class NTKRegressor(_Regressor):
         self.learning_rate = learning_rate
         self.normalize_y = normalize_y
 
-    def fit(self, X: Any, y: Any) -> NTKRegressor:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NTKRegressor:
         """Train on these points.
 
         Parameters
         ----------
         X : array (n, d)
         y : array (n,) or (n, o)
+        sample_weight : array (n,), optional
+            How many equal points each one counts as, in the loss and in ``normalize_y``. One that is 0 leaves the
+            point out.
 
         Returns
         -------
         NTKRegressor
             Itself.
         """
-        X, y = self._checked(X, y, multi_output=True, y_numeric=True)
-        self._prepare(X)
-        targets = self._scaled(y)
-        self._choose(targets, None)
-        self._train(targets, self.t, self.learning_rate)
+        self._learn(X, y, sample_weight)
+        self._choose(self._units.z, None)
+        self._train(self._units.z, self.t, self.learning_rate)
         return self
-
-    def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Mean, and spread, of the networks' outputs.
-
-        Parameters
-        ----------
-        X : array (m, d)
-        return_std : bool
-
-        Returns
-        -------
-        mean : numpy.ndarray (m,) or (m, o)
-        std : numpy.ndarray like mean
-            With ``return_std``: over the random starts. No statement on noise in the targets.
-        """
-        x = self._rows(X)
-        if not return_std:
-            return self._mean(self._predict(x))
-        mean, variance = self._predict(x, "diagonal")
-        return self._mean(mean), self._spread(np.sqrt(variance), 1)
