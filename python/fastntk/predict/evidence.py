@@ -2,7 +2,8 @@
 
 The model: outputs are independent, each ``y ~ N(0, a (K + s I))``, K the kernel of the training points, s the noise in
 K's units, a the amplitude, a factor of all variances. What depends on s alone is had for a whole grid of s from one
-eigendecomposition.
+eigendecomposition. All is computed in units of the kernel and of the targets (:mod:`.units`), and does not depend on
+them. What float64 cannot hold of that, such as squares of targets of 1e200, is given back infinite, or 0.
 
 References
 ----------
@@ -12,6 +13,7 @@ Rasmussen and Williams (2006), Gaussian Processes for Machine Learning: eq. (2.3
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +27,7 @@ from .linalg import (
     Spectrum,
     absolute_reg,
     check_gram,
+    mean_diagonal,
     namespace,
     solve_dtype_of,
     to_host,
@@ -33,6 +36,7 @@ from .linalg import (
 )
 from .mse import one_kernel
 from .targets import Targets, targets_of
+from .units import exponent, in_units, restored, shifted, unit_of
 
 Array = npt.NDArray[Any]  # or CuPy's
 
@@ -177,13 +181,13 @@ def log_marginal_likelihood(
     check_amplitude(amplitude, what)
     if amplitude is None:
         check_nonzero(given.y, what)
-    factor = Cholesky(given.k, absolute_reg(given.k, diag_reg, diag_reg_absolute_scale, what), what, given.dtype)
+    factor = given.cholesky(diag_reg, diag_reg_absolute_scale, what)
     squares = to_host((given.y * factor.solve(given.y)).sum(axis=0, dtype=np.float64))
     n = len(given.y)
-    a = float(squares.mean()) / n if amplitude is None else float(amplitude)
-    per_output = -0.5 * (squares / a + factor.log_det() + n * np.log(2 * np.pi * a))
+    a = given.amplitude(amplitude, factor.unit, squares.mean() / n)
+    per_output = -0.5 * (a.divide(squares) + factor.log_det() + n * a.log_two_pi_unit())
     value = float(per_output.sum())
-    return LogMarginalLikelihood(value, per_output.reshape(given.targets.traced), a, factor.conditioning)
+    return LogMarginalLikelihood(value, per_output.reshape(given.targets.traced), float(a.value), factor.conditioning)
 
 
 def leave_one_out(
@@ -218,21 +222,20 @@ def leave_one_out(
     check_amplitude(amplitude, what)
     if amplitude is None:
         check_nonzero(given.y, what)
-    factor = Cholesky(given.k, absolute_reg(given.k, diag_reg, diag_reg_absolute_scale, what), what, given.dtype)
+    factor = given.cholesky(diag_reg, diag_reg_absolute_scale, what)
     variance = 1 / factor.inverse_diagonal()
     error = factor.solve(given.y) * variance[:, None]
-    scaled = error * error / variance[:, None]
-    a = float(scaled.mean(dtype=np.float64)) if amplitude is None else float(amplitude)
-    variance = a * variance
-    log_density = -0.5 * (scaled / a + given.xp.log(2 * np.pi * variance)[:, None])
+    squares = error * error / variance[:, None]
+    a = given.amplitude(amplitude, factor.unit, float(squares.mean(dtype=np.float64)))
+    log_density = -0.5 * (a.divide(squares) + a.log_two_pi_unit() + given.xp.log(variance)[:, None])
     targets, dtype = given.targets, given.k.dtype
     paired = targets.paired
     return LeaveOneOut(
-        targets.restore(given.y - error, paired).astype(dtype),
-        variance.reshape(paired).astype(dtype),
-        targets.restore(log_density, paired).astype(dtype),
-        float((error * error).mean(dtype=np.float64)),
-        a,
+        targets.restore(restored(given.y - error, given.scale, dtype), paired),
+        restored(a.times(variance), 1.0, dtype).reshape(paired),
+        targets.restore(restored(log_density, 1.0, dtype), paired),
+        float(shifted(float((error * error).mean(dtype=np.float64)), 2 * exponent(given.scale))),
+        float(a.value),
         factor.conditioning,
     )
 
@@ -286,40 +289,86 @@ def select_diag_reg(
     if criterion not in CRITERIA:
         raise ValueError(f"[{what}] criterion must be one of {', '.join(CRITERIA)}, given {criterion!r}")
     values = _check_grid(grid, what)
-    unit = absolute_reg(given.k, 1.0, False, what)
-    if not unit > 0:
-        raise ValueError(f"[{what}] the mean of the kernel's diagonal must be positive, it is {unit:.3g}")
     check_nonzero(given.y, what)
-    noises = values if diag_reg_absolute_scale else values * unit
-    spectrum = Spectrum(given.k, 0.0, what, given.dtype)
-    evidence, amplitudes = SpectralEvidence(spectrum, given.y)(noises, amplitude)
-    errors, scaled = _leave_one_out_on_grid(spectrum, given.y, noises, given.xp)
-    best = int(np.argmin(errors) if criterion == "leave_one_out" else np.argmax(evidence))
+    mean = given.mean_diagonal(what)
+    noises = given.noises(values, diag_reg_absolute_scale, "grid", what)
+    spectral = given.spectral(what)
+    evidence, amplitudes = spectral(noises, amplitude)
+    errors, squares = _leave_one_out_on_grid(spectral.spectrum, given.y, noises, given.xp)
+    best = int(np.argmin(errors)) if criterion == "leave_one_out" else spectral.best(noises, evidence)
     if amplitude is None and criterion == "leave_one_out":
-        amplitudes = scaled
-    conditioning = spectrum.shifted(float(noises[best]))
+        amplitudes = given.amplitude(None, given.unit, squares)
+    absolute = float(values[best]) if diag_reg_absolute_scale else float(values[best]) * mean
+    conditioning = spectral.spectrum.shifted(absolute)
     warn_of_few_digits(conditioning, float(np.finfo(given.dtype).eps), what)
     at_edge = _edge(values, best)
     if at_edge:
         warn(f"[{what}] the best diag_reg, {values[best]:.3g}, is the grid's {at_edge} end", SearchWarning)
     return DiagRegSelection(
-        float(noises[best] / unit), float(noises[best]), float(amplitudes[best]), criterion, values, errors, evidence,
-        at_edge, conditioning,
-    )  # fmt: skip
+        float(values[best]) / mean if diag_reg_absolute_scale else float(values[best]),
+        absolute,
+        float(np.broadcast_to(amplitudes.value, values.shape)[best]),
+        criterion,
+        values,
+        shifted(errors, 2 * exponent(given.scale)),
+        evidence + spectral.of_units,
+        at_edge,
+        conditioning,
+    )
 
 
 # ---------------------------------------------------------------- what fit uses too
 
 
 @dataclass(frozen=True, eq=False)
+class Amplitude:
+    """The factor of all variances, as ``mantissa 2^power`` in the units of a kernel and of squared targets.
+
+    ``units`` is the power of these units, those of the targets squared by those of the kernel; ``squared`` that of the
+    former alone. A number of float64 need not hold the product.
+    """
+
+    mantissa: Any  # a number, or one for each noise
+    power: int
+    units: int
+    squared: int
+
+    @property
+    def value(self) -> Any:
+        """In the caller's units."""
+        return shifted(self.mantissa, self.power + self.units)
+
+    def log_two_pi(self) -> Any:
+        """``log(2 pi a)``."""
+        return np.log(2 * np.pi) + np.log(self.mantissa) + self.power * np.log(2)
+
+    def log_two_pi_unit(self) -> Any:
+        """``log(2 pi a unit)`` in the caller's units, ``unit`` that of the kernel."""
+        return np.log(2 * np.pi) + np.log(self.mantissa) + (self.power + self.squared) * np.log(2)
+
+    def divide(self, x: Any) -> Any:
+        """x / a."""
+        return shifted(x / self.mantissa, -self.power)
+
+    def times(self, x: Any) -> Any:
+        """a x in the caller's units of squared targets, for x in the kernel's units."""
+        return shifted(self.mantissa * x.astype(np.float64), self.power + self.squared)
+
+
+@dataclass(frozen=True, eq=False)
 class Problem:
-    """A kernel and targets as checked matrices: k (n, n) as given, y (n, o) of the dtype of the solve."""
+    """A kernel and targets as checked matrices: k (n, n) as given, y (n, o) in units of ``scale``, for the solve.
+
+    ``unit`` is the kernel's, where no noise exceeds it.
+    """
 
     xp: Any
     k: Array
     y: Array
     targets: Targets
     dtype: np.dtype[Any]
+    unit: float
+    scale: float
 
     @classmethod
     def check(cls, k: Any, y: Any, trace_axes: Any, solve_dtype: Any, what: str) -> Problem:
@@ -330,27 +379,81 @@ class Problem:
         xp = namespace(k, y, what=what)
         matrix = targets.train(k, "k_train_train")
         check_gram(matrix, what)
-        return cls(xp, matrix, targets.matrix(y).astype(dtype), targets, dtype)
+        scale = unit_of(y)
+        return cls(
+            xp, matrix, in_units(targets.matrix(y), scale, dtype), targets, dtype, unit_of(matrix.diagonal()), scale
+        )
+
+    def cholesky(self, diag_reg: float, absolute: bool, what: str) -> Cholesky:
+        """Factor of the kernel and the noise, in units of the larger of them."""
+        reg = absolute_reg(self.k, diag_reg, absolute, what)
+        return Cholesky(self.k, reg, what, self.dtype, unit=unit_of(self.k.diagonal(), reg))
+
+    def spectral(self, what: str) -> SpectralEvidence:
+        return SpectralEvidence(self, Spectrum(self.k, 0.0, what, self.dtype, unit=self.unit))
+
+    def amplitude(self, amplitude: float | None, unit: float, best: Any) -> Amplitude:
+        """As given, or ``best``, had from a kernel in this unit."""
+        squared = 2 * exponent(self.scale)
+        units = squared - exponent(unit)
+        if amplitude is None:
+            return Amplitude(best, 0, units, squared)
+        mantissa, power = math.frexp(amplitude)
+        return Amplitude(mantissa, power - units, units, squared)
+
+    def mean_diagonal(self, what: str) -> float:
+        """Of the kernel; ValueError unless it is positive."""
+        mean = mean_diagonal(self.k)
+        if not mean > 0:
+            raise ValueError(f"[{what}] the mean of the kernel's diagonal must be positive, it is {mean:.3g}")
+        return mean
+
+    def noises(self, values: Array, absolute: bool, name: str, what: str) -> Array:
+        """Positive values of diag_reg in units of the kernel; what vanishes beside it is the least number there is."""
+        mean = self.mean_diagonal(what) / self.unit
+        with np.errstate(over="ignore"):
+            found: Array = values / self.unit if absolute else values * mean
+        if float(found.max()) > 1e300:
+            raise ValueError(
+                f"[{what}] {name} reaches {float(values.max()):.3g}, more than 1e300 times the mean of the kernel's "
+                f"diagonal, {mean * self.unit:.3g}"
+            )
+        return np.maximum(found, np.finfo(np.float64).tiny)
 
 
 class SpectralEvidence:
-    """Log marginal likelihood of targets (n, o) as a function of the noise, on one spectrum."""
+    """Log marginal likelihood as a function of the noise, on one spectrum, in the problem's units.
 
-    def __init__(self, spectrum: Spectrum, y: Array) -> None:
-        projected = spectrum.vectors.T @ y
+    ``of_units`` is to be added for the caller's; it is the same for every kernel and noise.
+    """
+
+    def __init__(self, problem: Problem, spectrum: Spectrum) -> None:
+        projected = spectrum.vectors.T @ problem.y
+        self.spectrum, self._problem = spectrum, problem
         self.values = to_host(spectrum.values).astype(np.float64)
         self.power = to_host((projected * projected).sum(axis=1, dtype=np.float64))
-        self.outputs = y.shape[1]
+        self.outputs = problem.y.shape[1]
+        self.of_units = -len(self.values) * self.outputs * exponent(problem.scale) * float(np.log(2))
 
-    def __call__(self, noises: Array, amplitude: float | None) -> tuple[Array, Array]:
-        """Evidence and amplitudes (g,) for noises (g,), all positive; ``amplitude=None``: the best at each."""
+    def __call__(self, noises: Array, amplitude: float | None) -> tuple[Array, Amplitude]:
+        """Evidence (g,) and amplitudes for noises (g,), all positive; ``amplitude=None``: the best at each."""
         count = len(self.values) * self.outputs
-        spectra = self.values + noises[:, None]
-        mean = (self.power / spectra).sum(axis=1) / count
-        amplitudes = mean if amplitude is None else np.full_like(mean, amplitude)
-        log_dets = np.log(spectra).sum(axis=1)
-        evidence = -0.5 * (self.outputs * log_dets + count * (np.log(2 * np.pi * amplitudes) + mean / amplitudes))
-        return evidence, amplitudes
+        mean = self._mean(noises)
+        a = self._problem.amplitude(amplitude, self.spectrum.unit, mean)
+        log_dets = np.log(self.values + noises[:, None]).sum(axis=1)
+        ratio = 1.0 if amplitude is None else a.divide(mean)
+        return -0.5 * (self.outputs * log_dets + count * (a.log_two_pi() + ratio)), a
+
+    def best(self, noises: Array, evidence: Array) -> int:
+        """Where the evidence is largest; where it is -inf throughout, beyond float64, where it falls most slowly."""
+        if np.isfinite(evidence).any():
+            return int(np.argmax(evidence))
+        return int(np.argmin(self._mean(noises)))
+
+    def _mean(self, noises: Array) -> Array:
+        """``y^T (K + s)^-1 y / (n o)``."""
+        found: Array = (self.power / (self.values + noises[:, None])).sum(axis=1) / (len(self.values) * self.outputs)
+        return found
 
 
 def check_amplitude(amplitude: Any, what: str) -> None:
@@ -388,14 +491,14 @@ def _edge(values: Array, best: int) -> str:
 def _leave_one_out_on_grid(spectrum: Spectrum, y: Array, noises: Array, xp: Any) -> tuple[Array, Array]:
     """Mean squared error (g,) and mean of squared errors by variances (g,)."""
     n, outputs = y.shape
-    inverse = 1 / (spectrum.values[:, None] + xp.asarray(noises, dtype=spectrum.values.dtype))  # (n, g)
-    weights = (inverse[:, :, None] * (spectrum.vectors.T @ y)[:, None, :]).reshape(n, -1)
+    noise = xp.asarray(noises, dtype=spectrum.values.dtype)
+    kept = noise / (spectrum.values[:, None] + noise)  # (n, g): s (K + s)^-1, from 0 to 1 however small s is
+    weights = (kept[:, :, None] * (spectrum.vectors.T @ y)[:, None, :]).reshape(n, -1)
     errors, scaled = np.zeros(len(noises)), np.zeros(len(noises))
     for start in range(0, n, _ROWS):
         vectors = spectrum.vectors[start : start + _ROWS]
-        precision = (vectors * vectors) @ inverse
         solution = (vectors @ weights).reshape(len(vectors), len(noises), outputs)
-        squares = (solution * solution).sum(axis=2)
-        errors += to_host((squares / precision**2).sum(axis=0, dtype=np.float64))
-        scaled += to_host((squares / precision).sum(axis=0, dtype=np.float64))
-    return errors / (n * outputs), scaled / (n * outputs)
+        error = solution / ((vectors * vectors) @ kept)[:, :, None]
+        errors += to_host((error * error).sum(axis=(0, 2), dtype=np.float64))
+        scaled += to_host((error * solution).sum(axis=(0, 2), dtype=np.float64))
+    return errors / (n * outputs), scaled / (n * outputs) / noises

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ from ..arrays import describe
 from ..inputs import axes_of
 from ..kernel_fn import KernelFn
 from ..progress import Report, bar
-from .evidence import Problem, SearchWarning, SpectralEvidence, check_amplitude, check_nonzero
-from .linalg import Conditioning, Spectrum, absolute_reg, namespace, solve_dtype_of, warn, warn_of_few_digits
+from .evidence import Amplitude, Problem, SearchWarning, SpectralEvidence, check_amplitude, check_nonzero
+from .linalg import Conditioning, namespace, solve_dtype_of, warn, warn_of_few_digits
 from .posterior import Gaussian, GPPredictor, gp_inference
+from .units import in_units, restored
 
 Array = npt.NDArray[Any]
 Range = float | tuple[float, float]
@@ -91,6 +92,7 @@ class Fit:
     conditioning: Conditioning
     _x_train: Any = field(repr=False)
     _predictor: GPPredictor = field(repr=False)
+    _amplitude: tuple[float, Amplitude] = field(repr=False)  # the kernel's unit, and the amplitude in it
 
     def posterior(self, x_test: Any, compute_cov: bool | str = False) -> Any:
         """Prediction of the network's outputs at test points, by exact inference with the fitted model.
@@ -124,10 +126,15 @@ class Fit:
         found = self._predictor(name, cross, prior)
         return Gaussian(
             found.mean,
-            found.covariance * found.covariance.dtype.type(self.amplitude),
+            self._scaled(found.covariance),
             conditioning=found.conditioning,
-            rounding=found.rounding * self.amplitude,
+            rounding=float(self._scaled(np.array(found.rounding))),
         )
+
+    def _scaled(self, covariance: Array) -> Array:
+        """By the amplitude, which float64 need not hold where it holds the product."""
+        unit, a = self._amplitude
+        return restored(a.times(in_units(covariance, unit)), 1.0, covariance.dtype)
 
 
 def fit(
@@ -241,9 +248,9 @@ def fit(
     _say(unidentified, at_edge, values | {"depth": best.depth}, [s.depth for s in searches if not s.settled])
     warn_of_few_digits(found.conditioning, model.rounding(), _WHAT)
     return Fit(
-        found.kernel_fn, get, best.depth, best.W_std, best.b_std, best.diag_reg, best.amplitude * noise, best.amplitude,
+        found.kernel_fn, get, best.depth, best.W_std, best.b_std, best.diag_reg, found.noise_variance, best.amplitude,
         best.log_marginal_likelihood, tuple(model.history), unidentified, at_edge, found.conditioning, x,
-        gp_inference(found.k, y, noise, True, trace_axes, solve_dtype=solve_dtype),
+        gp_inference(found.k, y, noise, True, trace_axes, solve_dtype=solve_dtype), (found.unit, found.amplitude),
     )  # fmt: skip
 
 
@@ -253,9 +260,13 @@ def fit(
 @dataclass(frozen=True, eq=False)
 class _Best:
     evaluation: Evaluation
+    value: float  # the evidence in units of the targets
     kernel_fn: Any
     k: Any
     conditioning: Conditioning
+    unit: float  # the kernel's
+    amplitude: Amplitude
+    noise_variance: float
 
 
 class _Model:
@@ -291,25 +302,25 @@ class _Model:
         return k / largest if 0 < largest < np.inf else k
 
     def evaluate(self, depth: int, W_std: float, b_std: float) -> float:
-        """The evidence at the best noise and amplitude."""
+        """The evidence at the best noise and amplitude, in units of the targets."""
         kernel_fn = self.kernel_fn(depth, W_std, b_std)
         k = kernel_fn(self._x, None, self._get)
         try:
             problem = Problem.check(k, self._y, self._trace_axes, self._solve_dtype, _WHAT)
-            spectrum = Spectrum(problem.k, 0.0, _WHAT, problem.dtype)
-            unit = absolute_reg(problem.k, 1.0, False, _WHAT)
-            if not unit > 0:
-                raise ValueError(f"[{_WHAT}] the mean of the kernel's diagonal must be positive, it is {unit:.3g}")
+            spectral = problem.spectral(_WHAT)
+            mean = problem.mean_diagonal(_WHAT) / problem.unit
+            low, high = problem.noises(np.array(self._diag_reg), self._absolute, "diag_reg", _WHAT)
         except ValueError as error:
             raise ValueError(f"{error}; at depth={depth}, W_std={W_std:.6g}, b_std={b_std:.6g}") from error
         if self._amplitude is None:
             check_nonzero(problem.y, _WHAT)
-        low, high = (value if self._absolute else value * unit for value in self._diag_reg)
-        noise, a, value = best_noise(SpectralEvidence(spectrum, problem.y), low, high, self._amplitude)
-        found = Evaluation(depth, W_std, b_std, noise / unit, a, value)
+        noise, a, value = best_noise(spectral, low, high, self._amplitude)
+        found = Evaluation(depth, W_std, b_std, noise / mean, float(a.value), value + spectral.of_units)
         self.history.append(found)
-        if self.best is None or value > self.best.evaluation.log_marginal_likelihood:
-            self.best = _Best(found, kernel_fn, k, spectrum.shifted(noise))
+        if self.best is None or value > self.best.value:
+            conditioning = spectral.spectrum.shifted(noise * problem.unit)
+            variance = float(a.times(np.float64(noise)))
+            self.best = _Best(found, value, kernel_fn, k, conditioning, problem.unit, a, variance)
         return value
 
     def rounding(self) -> float:
@@ -319,13 +330,18 @@ class _Model:
 
 def best_noise(
     evidence: SpectralEvidence, low: float, high: float, amplitude: float | None
-) -> tuple[float, float, float]:
-    """Noise between low and high of the largest evidence, the amplitude there and the evidence."""
+) -> tuple[float, Amplitude, float]:
+    """Noise between low and high of the largest evidence, the amplitude there and the evidence; in units throughout."""
     noises = np.geomspace(low, high, _NOISES) if low < high else np.array([low])
-    values, amplitudes = evidence(noises, amplitude)
-    at = int(np.argmax(values))
-    found = float(noises[at]), float(amplitudes[at]), float(values[at])
-    if low == high:
+    values, _ = evidence(noises, amplitude)
+    at = evidence.best(noises, values)
+
+    def settled(noise: float) -> tuple[float, Amplitude, float]:
+        values, a = evidence(np.array([noise]), amplitude)
+        return noise, replace(a, mantissa=np.ravel(a.mantissa)[0]), float(values[0])
+
+    found = settled(float(noises[at]))
+    if low == high or not np.isfinite(found[2]):
         return found
 
     def loss(log_noise: float) -> float:
@@ -335,9 +351,7 @@ def best_noise(
     refined = minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-9})
     if -refined.fun <= found[2]:
         return found
-    noise = np.exp([refined.x])
-    values, amplitudes = evidence(noise, amplitude)
-    return float(noise[0]), float(amplitudes[0]), float(values[0])
+    return settled(float(np.exp(refined.x)))
 
 
 # ---------------------------------------------------------------- one depth

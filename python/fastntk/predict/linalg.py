@@ -21,6 +21,7 @@ from scipy.linalg import lapack
 from scipy.sparse.linalg import LinearOperator, onenormest
 
 from ..arrays import FLOATS, describe, refuse_masked
+from .units import in_units, unit_of
 
 Array = npt.NDArray[Any]  # or CuPy's
 
@@ -137,14 +138,14 @@ def solve_dtype_of(dtype: Any, what: str) -> np.dtype[Any]:
     return found
 
 
-def product(k: Array, b: Array) -> Array:
-    """``k @ b`` in the dtype of ``b``, whatever that of the kernel ``k``: no second copy of it is made."""
-    if k.dtype == b.dtype or len(k) <= _ROWS:
+def product(k: Array, b: Array, unit: float = 1.0) -> Array:
+    """``k / unit @ b`` in the dtype of ``b``, whatever that of the kernel ``k``: no second copy of it is made."""
+    if unit == 1 and (k.dtype == b.dtype or len(k) <= _ROWS):
         whole: Array = k.astype(b.dtype, copy=False) @ b
         return whole
     found: Array = namespace(k, what="product").empty((len(k), *b.shape[1:]), b.dtype)
     for start in range(0, len(k), _ROWS):
-        found[start : start + _ROWS] = k[start : start + _ROWS].astype(b.dtype) @ b
+        found[start : start + _ROWS] = in_units(k[start : start + _ROWS], unit, b.dtype) @ b
     return found
 
 
@@ -244,11 +245,18 @@ def absolute_reg(k: Any, diag_reg: float, absolute: bool, what: str) -> float:
     """
     if not (np.isfinite(diag_reg) and diag_reg >= 0):
         raise ValueError(f"[{what}] diag_reg must be finite and not negative, given {diag_reg!r}")
-    return float(diag_reg) if absolute else float(diag_reg) * float(k.diagonal().mean(dtype=np.float64))
+    return float(diag_reg) if absolute else float(diag_reg) * mean_diagonal(k)
+
+
+def mean_diagonal(k: Any) -> float:
+    """Mean of K's diagonal, by a sum that cannot overflow."""
+    diagonal = k.diagonal()
+    unit = unit_of(diagonal)
+    return float(in_units(diagonal, unit).mean()) * unit
 
 
 class Cholesky:
-    """``K + s I = L L^T``.
+    """``(K + s I) / unit = L L^T``: what is solved for is in these units, what is said of it in K's.
 
     Parameters
     ----------
@@ -267,6 +275,8 @@ class Cholesky:
         other one keeps gives :meth:`kernel`. When an error is raised ``k`` is as it was.
     entry : numpy.dtype, optional
         What K's entries were rounded to, if not to the dtype of ``k``.
+    unit : float
+        A power of two, such as :func:`~fastntk.predict.units.unit_of`.
 
     Raises
     ------
@@ -284,27 +294,29 @@ class Cholesky:
 
     def __init__(
         self, k: Array, reg: float, what: str, dtype: Any = np.float64, quiet: bool = False, overwrite: bool = False,
-        entry: Any = None,
+        entry: Any = None, unit: float = 1.0,
     ) -> None:  # fmt: skip
         self._library = namespace(k, what=what).__name__  # a name goes through pickle, a module does not
         n = len(k)
         check_size(n, what)
         self.dtype = np.dtype(dtype)
-        norm = check_gram(k, what) + reg
-        self._overwrite, self._started, self._diagonal = overwrite, False, k.diagonal().copy()
+        self.unit, reg = unit, reg / unit  # from here on in these units
+        norm = check_gram(k, what) / unit + reg
+        self._overwrite, self._started = overwrite, False
+        self._diagonal = in_units(k.diagonal(), unit, k.dtype)
         self._entry = np.dtype(k.dtype if entry is None else entry)
         self.rounding = entry_rounding(self._diagonal, self._entry)
         if norm * float(np.finfo(self.dtype).eps) < np.finfo(self.dtype).tiny:  # no jitter helps
-            raise ValueError(f"[{what}] the kernel of the training points is zero: its 1-norm is {norm:.3g}")
+            raise ValueError(f"[{what}] the kernel of the training points is zero: its 1-norm is {norm * unit:.3g}")
         try:
             self._factorise(k, reg, norm, what, quiet)
         except BaseException:
             if self._started:
-                _mirrored(k, self._diagonal)
+                self._unscaled(_mirrored(k, self._diagonal))
             raise
 
     def _factorise(self, k: Array, reg: float, norm: float, what: str, quiet: bool) -> None:
-        n, eps = len(k), float(np.finfo(self.dtype).eps)
+        n, eps, unit = len(k), float(np.finfo(self.dtype).eps), self.unit
         self.factor, condition = self._try(k, reg, norm)
         jitter, rank, smallest = 0.0, n, 0.0
         singular = condition * eps > 0.1  # to rounding of the solve, or worse
@@ -322,11 +334,11 @@ class Cholesky:
             if not quiet:
                 warn(
                     f"[{what}] the kernel of {n} training points is singular to rounding in {self._entry} (effective "
-                    f"rank {rank}): {jitter:.3g} was added to its diagonal; choose diag_reg to say how much"
+                    f"rank {rank}): {jitter * unit:.3g} was added to its diagonal; choose diag_reg to say how much"
                 )
         elif condition * eps > WARN_DIGITS:
             rank = self._rank(k, reg, norm)
-        self.conditioning = Conditioning(n, reg, jitter, condition, rank)
+        self.conditioning = Conditioning(n, reg * unit, jitter * unit, condition, rank)
         if not jitter and not quiet:
             warn_of_few_digits(self.conditioning, eps, what)
 
@@ -335,7 +347,7 @@ class Cholesky:
         return import_module(self._library)
 
     def solve(self, b: Array) -> Array:
-        """``(K + s I)^-1 b`` for b (n, ...)."""
+        """``unit (K + s I)^-1 b`` for b (n, ...)."""
         flat = b.reshape(len(b), -1).astype(self.dtype, copy=False)
         if self._xp is np:
             found: Array = scipy_linalg.cho_solve((self.factor, True), flat, check_finite=False)
@@ -348,11 +360,11 @@ class Cholesky:
         return self._triangular(b.astype(self.dtype, copy=False))
 
     def log_det(self) -> float:
-        """Logarithm of the determinant of ``K + s I``."""
+        """Logarithm of the determinant of ``(K + s I) / unit``."""
         return 2.0 * float(np.log(self.factor.diagonal()).sum(dtype=np.float64))
 
     def inverse_diagonal(self) -> Array:
-        """Diagonal (n,) of ``(K + s I)^-1``."""
+        """Diagonal (n,) of ``unit (K + s I)^-1``."""
         n = len(self.factor)
         found: Array = self._xp.empty(n, self.dtype)
         for start in range(0, n, _ROWS):
@@ -366,7 +378,13 @@ class Cholesky:
 
     def kernel(self) -> Array:
         """A copy of K as it was before ``overwrite``."""
-        return _mirrored(self.factor.T.copy(), self._diagonal)
+        return self._unscaled(_mirrored(self.factor.T.copy(), self._diagonal))
+
+    def _unscaled(self, k: Array) -> Array:
+        """``k`` in its own units again, in place."""
+        if self.unit != 1:
+            k *= k.dtype.type(self.unit)
+        return k
 
     def _triangular(self, b: Array, start: int = 0, transposed: bool = False) -> Array:
         factor = self.factor[start:, start:]
@@ -376,7 +394,7 @@ class Cholesky:
 
     def _shifted(self, k: Array, reg: float) -> Array:
         # Symmetric: the transpose of rows in C order is the same matrix, and a plain copy.
-        shifted: Array = self._xp.array(k.T, dtype=self.dtype, order="F")
+        shifted = in_units(k.T, 1.0 if self._started else self.unit, self.dtype, "F")
         if self._overwrite:  # since the first try only one triangle is K's
             _mirrored(shifted.T, self._diagonal)
         at = self._xp.arange(len(k))
@@ -387,6 +405,8 @@ class Cholesky:
         """``k`` itself, with ``reg`` on its diagonal, to be factorised."""
         if self._started:
             _mirrored(k, self._diagonal)
+        elif self.unit != 1:
+            k *= k.dtype.type(1 / self.unit)
         self._started = True
         at = np.arange(len(k))
         k[at, at] = self._diagonal + reg
@@ -430,10 +450,11 @@ class Cholesky:
         # What rounding each entry in the dtype it came in, or is factorised in, may move an eigenvalue by.
         allowed = len(k) * max(float(np.finfo(dtype).eps) for dtype in (self._entry, self.dtype)) * norm
         if smallest < -allowed:
+            lowest, on, floor = (value * self.unit for value in (smallest, reg, -allowed))
             raise IndefiniteError(
                 f"[{what}] the kernel of {len(k)} training points is indefinite: its smallest eigenvalue is "
-                f"{smallest:.6g} with {reg:.3g} on the diagonal, rounding explains down to {-allowed:.3g}",
-                smallest,
+                f"{lowest:.6g} with {on:.3g} on the diagonal, rounding explains down to {floor:.3g}",
+                lowest,
             )
         return smallest
 
@@ -460,14 +481,14 @@ def _mirrored(k: Array, diagonal: Array) -> Array:
 
 
 class Spectrum:
-    """``K + s I = V diag(values) V^T``, eigenvalues in rising order, never below 0.
+    """``(K + s I) / unit = V diag(values) V^T``, eigenvalues in rising order, never below 0.
 
     Parameters, Raises
     ------------------
     As :class:`Cholesky`; and
 
     rounding : float
-        What an eigenvalue may have been moved by beside the rounding of K's own entries.
+        What an eigenvalue may have been moved by beside the rounding of K's own entries, in K's units.
     name : str
         What K is, for messages.
 
@@ -481,39 +502,39 @@ class Spectrum:
 
     def __init__(
         self, k: Array, reg: float, what: str, dtype: Any = np.float64, rounding: float = 0.0, name: str = TRAIN,
-        entry: Any = None,
+        entry: Any = None, unit: float = 1.0,
     ) -> None:  # fmt: skip
         xp = namespace(k, what=what)
         n = len(k)
         check_size(n, what)
         check_gram(k, what, name)
         entry = np.dtype(k.dtype if entry is None else entry)
-        self.rounding = entry_rounding(k.diagonal(), entry)
-        a = xp.array(k.T, dtype=dtype, order="F")
+        self.rounding = entry_rounding(in_units(k.diagonal(), unit), entry)
+        a = in_units(k.T, unit, dtype, "F")
         if xp is np:
             # 'evd' is the fast one; its workspace of 2 n^2 outgrows 32-bit integers first. SciPy 1.11 fails at n = 1.
             driver = "evd" if 1 < n <= 32_000 else "evr"
             values, self.vectors = scipy_linalg.eigh(a, driver=driver, overwrite_a=True, check_finite=False)
         else:
             values, self.vectors = xp.linalg.eigh(a)
-        values = values + reg
+        values = values + reg / unit
         smallest, largest = float(values[0]), float(values[-1])
         eps = max(float(np.finfo(dtype).eps) for dtype in (entry, values.dtype))
-        allowed = n * eps * max(largest, -smallest) + rounding
+        allowed = n * eps * max(largest, -smallest) + rounding / unit
         if smallest < -allowed:
             raise IndefiniteError(
-                f"[{what}] {name} ({n} rows) is indefinite: its smallest eigenvalue is {smallest:.6g} with {reg:.3g} "
-                f"on the diagonal, rounding explains down to {-allowed:.3g}",
-                smallest,
+                f"[{what}] {name} ({n} rows) is indefinite: its smallest eigenvalue is {smallest * unit:.6g} with "
+                f"{reg:.3g} on the diagonal, rounding explains down to {-allowed * unit:.3g}",
+                smallest * unit,
             )
-        self._reg = reg
+        self.unit, self._reg = unit, reg
         self.values = xp.maximum(values, 0.0)
         self.threshold = self._threshold(largest)
         self.conditioning = self.shifted(0.0)
 
     def shifted(self, reg: float) -> Conditioning:
         """How well ``K + (s + reg) I`` is conditioned."""
-        values = self.values + reg
+        values = self.values + reg / self.unit
         smallest, largest = float(values[0]), float(values[-1])
         condition = largest / smallest if smallest > 0 else np.inf
         rank = int((values > self._threshold(largest)).sum())

@@ -1,0 +1,183 @@
+"""predict in other units: of the targets or of the kernel, results are the same in those units, at any size they hold.
+
+Powers of two change no digit of what comes in, so they may change none of what comes out; others may by rounding. The
+laws are exact, so they are their own oracle; what holds at size 1 is tested elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+
+pytest.importorskip("scipy")
+from fastntk import predict
+from predict_inputs import draw, network
+
+# Powers of the units of kernel and targets: odd and even, single and together, at which squares, inverses and
+# quotients leave the range of float64.
+POWERS = [(-997, 0), (-333, 0), (1, 0), (333, 0), (996, 0), (0, -997), (0, -513), (0, 513), (0, 996), (-997, 996)]
+POWERS += [(996, -997), (-997, -997), (996, 996)]
+SIZES = [(1e-300, 1.0), (1e300, 1.0), (1.0, 1e-300), (1.0, 1e-160), (1.0, 1e160), (1.0, 1e300), (1e-300, 1e300)]
+
+N, O = 14, 2  # noqa: E741
+X, Y = draw(N + 3, 4), draw(N, O, seed=5)
+WHOLE = network().kernel_fn(X, None, "nngp")
+K, CROSS = WHOLE[:N, :N], WHOLE[N:, :N]
+
+
+def times(x: np.ndarray, power: int) -> np.ndarray:
+    """x 2^power; float64 holds it, as it holds x."""
+    found = np.ldexp(x, power)
+    assert np.isfinite(found).all()
+    return found
+
+
+def quiet(function, *args, **kwargs):
+    """Nothing is warned of, but that a choice of noise ends at the end of its grid, as it does at any size."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", predict.SearchWarning)
+        return function(*args, **kwargs)
+
+
+# ---------------------------------------------------------------- evidence
+
+
+def evidences(k, y, unit, scale):
+    """What does not change with the units, and what changes with those of the targets, in those."""
+    count, found = y.size, {}
+    lml = quiet(predict.log_marginal_likelihood, k, y, 0.03, amplitude=None)
+    found["evidence"] = lml.value + count * math.log(scale)
+    left = quiet(predict.leave_one_out, k, y, 0.03, amplitude=None)
+    found["densities"] = left.log_density + math.log(scale)
+    found["means"] = left.mean / scale
+    found["condition"] = left.conditioning.condition
+    for criterion in ("leave_one_out", "evidence"):
+        chosen = quiet(predict.select_diag_reg, k, y, None, criterion)
+        found[criterion] = chosen.diag_reg
+        found[criterion, "absolute"] = chosen.diag_reg_absolute / unit
+        found[criterion, "values"] = chosen.log_marginal_likelihood + count * math.log(scale)
+    return found
+
+
+@pytest.mark.parametrize(("a", "b"), POWERS)
+def test_evidence_in_units_that_are_powers_of_two(a, b):
+    expected = evidences(K, Y, 1.0, 1.0)
+    found = evidences(times(K, a), times(Y, b), 2.0**a, 2.0**b)
+    for name, value in expected.items():
+        exact = name not in ("evidence", "densities") and "values" not in name  # logarithms of units are rounded
+        np.testing.assert_allclose(found[name], value, rtol=0 if exact else 1e-9, atol=0, err_msg=str(name))
+
+
+@pytest.mark.parametrize(("unit", "scale"), SIZES)
+def test_evidence_in_other_units(unit, scale):
+    expected = evidences(K, Y, 1.0, 1.0)
+    found = evidences(K * unit, Y * scale, unit, scale)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-9, err_msg=str(name))
+
+
+@pytest.mark.parametrize(("unit", "scale"), [(2.0**-998, 2.0**-499), (2.0**500, 2.0**250), (2.0**996, 2.0**498)])
+def test_evidence_with_an_amplitude_in_units_that_belong_together(unit, scale):
+    """Where squared targets and the kernel have one unit, a given amplitude has none."""
+    for amplitude in (1.0, 0.3):
+        before = predict.leave_one_out(K, Y, 0.03, amplitude=amplitude)
+        after = predict.leave_one_out(K * unit, Y * scale, 0.03, amplitude=amplitude)
+        assert np.array_equal(after.variance, before.variance * scale**2)
+        assert after.mean_squared_error == before.mean_squared_error * scale**2
+        assert after.amplitude == amplitude
+        first, second = (
+            quiet(predict.select_diag_reg, k, y, None, "evidence", amplitude=amplitude)
+            for k, y in ((K, Y), (K * unit, Y * scale))
+        )
+        assert first.diag_reg == second.diag_reg
+        assert second.amplitude == amplitude
+        shift = -Y.size * math.log(scale)
+        np.testing.assert_allclose(second.log_marginal_likelihood, first.log_marginal_likelihood + shift, rtol=1e-12)
+
+
+def test_what_float64_cannot_hold_is_infinite_or_zero():
+    """Squares of the targets' size; the means, densities and choices beside them are right nevertheless."""
+    right = predict.leave_one_out(K, Y, 0.03, amplitude=None)
+    for scale, limit in ((1e200, math.inf), (1e-200, 0.0)):
+        found = quiet(predict.leave_one_out, K, Y * scale, 0.03, amplitude=None)
+        assert found.mean_squared_error == found.amplitude == limit
+        np.testing.assert_allclose(found.mean / scale, right.mean, rtol=1e-10)
+        np.testing.assert_allclose(found.log_density + math.log(scale), right.log_density, rtol=1e-10)
+        assert (found.variance == limit).all()
+    # A density of exp(-1e400), and a choice among such.
+    assert predict.log_marginal_likelihood(K, Y * 1e200, 0.03).value == -math.inf
+    chosen = quiet(predict.select_diag_reg, K, Y * 1e200, None, "evidence", amplitude=1.0)
+    assert (chosen.diag_reg, chosen.at_edge) == (100.0, "upper")
+    assert (chosen.log_marginal_likelihood == -math.inf).all()
+
+
+def test_evidence_against_long_double():
+    """The density where its terms leave float64, by long double, whose exponents have four digits more."""
+    if np.finfo(np.longdouble).maxexp < 16000:
+        pytest.skip("long double is double here")
+    for unit, scale in ((1e-200, 1e-160), (1e250, 1e140)):
+        a = (K * unit).astype(np.longdouble)
+        a[np.diag_indices(N)] += np.longdouble(0.03) * np.diag(a).mean()
+        factor = np.zeros_like(a)
+        for i in range(N):  # Cholesky, by hand: LAPACK has no long double
+            for j in range(i + 1):
+                left = a[i, j] - (factor[i, :j] * factor[j, :j]).sum()
+                factor[i, j] = np.sqrt(left) if i == j else left / factor[j, j]
+        solved = (Y * scale).astype(np.longdouble)
+        for i in range(N):
+            solved[i] = (solved[i] - factor[i, :i] @ solved[:i]) / factor[i, i]
+        log_det = 2 * np.log(np.diag(factor)).sum()
+        expected = -0.5 * ((solved**2).sum() + O * (log_det + N * np.log(2 * np.longdouble(np.pi))))
+        found = predict.log_marginal_likelihood(K * unit, Y * scale, 0.03).value
+        assert found == pytest.approx(float(expected), rel=1e-11)
+
+
+def test_a_noise_that_vanishes_beside_the_kernel_and_one_that_it_vanishes_beside():
+    k = draw(6, 3) @ draw(6, 3).T  # of rank 3
+    y = draw(6, 1, seed=7)
+    with pytest.warns() as caught:
+        chosen = predict.select_diag_reg(k, y, [1e-305, 1e-30, 1e-2, 1e3])
+    assert {c.category for c in caught} == {predict.IllConditionedWarning, predict.SearchWarning}
+    for values in (chosen.mean_squared_error, chosen.log_marginal_likelihood):
+        assert np.isfinite(values).all()
+    np.testing.assert_allclose(chosen.mean_squared_error[0], chosen.mean_squared_error[1], rtol=1e-12)
+    with pytest.raises(ValueError, match=r"grid reaches 1e\+10, more than 1e300 times the mean of"):
+        predict.select_diag_reg(k * 1e-300, y, [1e10], diag_reg_absolute_scale=True)
+    # The noise alone is left: N(0, s) for each target.
+    found = predict.log_marginal_likelihood(k * 1e-300, y, 4.0, True).value
+    assert found == pytest.approx(-0.5 * ((y**2).sum() / 4 + 6 * math.log(2 * math.pi * 4)), rel=1e-13)
+
+
+# ---------------------------------------------------------------- fit
+
+
+def of_unit(unit):
+    """A network's kernel function in other units."""
+
+    def made(depth, W_std, b_std):
+        kernel_fn = predict.fully_connected(depth, W_std, b_std).kernel_fn
+        return lambda x1, x2=None, get="nngp": kernel_fn(x1, x2, get) * unit
+
+    return made
+
+
+@pytest.mark.parametrize(("a", "b"), [(-991, 0), (333, 0), (990, 0), (0, -997), (0, 513), (-991, 500), (990, -997)])
+def test_fit_in_other_units(a, b):
+    x, y = X[:N], Y[:, :1]
+
+    def fitted(unit, scale):
+        return quiet(predict.fit, of_unit(unit), x, y * scale, depth=1, W_std=(0.8, 2.0), b_std=0.2, tol=0.1)
+
+    one, other = fitted(1.0, 1.0), fitted(2.0**a, 2.0**b)
+    for name in ("W_std", "b_std", "diag_reg", "depth"):
+        assert getattr(one, name) == getattr(other, name), name
+    assert [e.W_std for e in one.history] == [e.W_std for e in other.history]
+    shift = -N * b * math.log(2)
+    np.testing.assert_allclose(other.log_marginal_likelihood, one.log_marginal_likelihood + shift, rtol=1e-12)
+    for name, power in (("amplitude", 2 * b - a), ("noise_variance", 2 * b)):
+        with np.errstate(over="ignore", under="ignore"):
+            assert getattr(other, name) == np.ldexp(getattr(one, name), power), name
