@@ -183,6 +183,38 @@ def test_the_callers_errstate_stays_outside(make, data):
         make().fit(x, 1e-250 * y).predict(x_test, return_cov=True)
 
 
+# ---- units of the kernel
+
+
+@pytest.mark.parametrize("unit", [2.0**-450, 2.0**-60, 1e-6, 1e6, 2.0**450])
+@pytest.mark.parametrize("parameters", [{}, {"diag_reg": 0.0}, {"t": 30.0}, {"weights": True}], ids=str)
+@pytest.mark.parametrize("make", ALL)
+def test_kernels_may_have_any_unit(make, parameters, unit, data):
+    """The last layer's weights scale outputs at random, and nothing that is learned."""
+    x, x_test, y = data
+    given = dict(parameters)
+    weights = np.linspace(0.3, 2, 30) if given.pop("weights", False) else None
+    if set(given) - set(make().get_params()):
+        return
+    hidden = [stax.Dense(1, 1.4, 0.1), stax.Relu()]
+    one, other = (make(network=stax.serial(*hidden, *hidden, stax.Dense(1, c)), **given) for c in (1.0, unit))
+    if "t" in given:
+        other.set_params(t=given["t"] / unit**2)
+    for model in (one, other):
+        model.fit(x, targets(make, y), sample_weight=weights)
+    if make in REGRESSORS:
+        (mean, std), (found, spread) = (model.predict(x_test, return_std=True) for model in (one, other))
+        np.testing.assert_allclose(found, mean, rtol=1e-8)
+        np.testing.assert_allclose(spread / unit, std, rtol=1e-6)
+        return
+    rows = np.concatenate([x, x_test])
+    np.testing.assert_allclose(other.predict_log_proba(rows), one.predict_log_proba(rows), rtol=0.02, atol=1e-3)
+    np.testing.assert_allclose(other.temperature_ * unit, one.temperature_, rtol=0.02)  # to what it is sought
+    order = np.argsort(one.decision_function(x_test))
+    np.testing.assert_array_equal(np.argsort(other.decision_function(x_test)), order)
+    assert np.isfinite(other.decision_function(rows)).all()
+
+
 # ---- before fit
 
 

@@ -6,6 +6,7 @@ that of being the largest, with a temperature fitted to points that were held ou
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,7 @@ class _Classifier(ClassifierMixin, InfiniteNetwork):  # type: ignore[misc]
         """
         mean, variance = self._gaussian(X)
         # Where there is no doubt at all, what rounding leaves room for.
-        least = np.finfo(mean.dtype).eps * np.abs(mean).max(axis=1, initial=np.finfo(mean.dtype).tiny)
-        units = mean / np.maximum(np.sqrt(variance), least)[:, None]
+        units = mean / np.maximum(np.sqrt(variance), np.finfo(mean.dtype).eps * self._unit)[:, None]
         found: Array = units[:, 1] - units[:, 0] if len(self.classes_) == 2 else units
         return found
 
@@ -102,12 +102,32 @@ class _Classifier(ClassifierMixin, InfiniteNetwork):  # type: ignore[misc]
 
     @property
     def temperature_(self) -> float:
-        """Factor of the outputs' standard deviation: see :func:`fastntk.predict.calibrate`."""
+        """Factor of the outputs' standard deviation: see :func:`fastntk.predict.calibrate`.
+
+        Sought from 0.01 to 100 in units of the prior's standard deviation, to a power of two: probabilities do not
+        depend on the units of the kernel.
+        """
         self._check_fitted()
         if "temperature" not in self._cached:
             weights = None if self._weights is None else self._weights.values
-            self._cached["temperature"] = calibrate(*self._held_out(), self._labels, sample_weight=weights)
+            mean, variance = self._held_out()
+            # Sought about the prior's own unit, whichever it is.
+            found = calibrate(mean, variance / self._unit / self._unit, self._labels, sample_weight=weights)
+            self._cached["temperature"] = found / self._unit
         return self._cached["temperature"]
+
+    @property
+    def _unit(self) -> float:
+        """The power of two nearest to the outputs' standard deviation under the prior."""
+        if "unit" not in self._cached:
+            weights = None if self._weights is None else self._weights.values
+            variance = np.average(self.kernel_fn_.diagonal(self._x, self._prior_name()), weights=weights)
+            self._cached["unit"] = 2.0 ** round(math.log2(variance) / 2)
+        return self._cached["unit"]
+
+    def _prior_name(self) -> str:
+        """The kernel that is the outputs' variance before training."""
+        return self._get
 
     def _noise(self) -> float:
         """Variance of a noisy target beyond that of the outputs, as held-out variances have it."""
@@ -151,6 +171,7 @@ class NNGPClassifier(_Classifier):
     Notes
     -----
     ``sample_weight``, dtypes and copies are as for :class:`NNGPRegressor`. A class whose weights are all 0 is none.
+    For classes of unequal size, ``sklearn.utils.class_weight.compute_sample_weight("balanced", y)`` makes weights.
 
     References
     ----------
@@ -296,6 +317,9 @@ class NTKClassifier(_Classifier):
 
     def _asked(self, compute_cov: bool | str = False) -> tuple[str, bool | str]:
         return "nngp" if self._t is None else "ntk", compute_cov
+
+    def _prior_name(self) -> str:
+        return "ntk" if self._t is None else "nngp"
 
     def _noise(self) -> float:
         return super()._noise() if self._t is None else 0.0
