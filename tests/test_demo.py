@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -286,6 +288,52 @@ def test_demo_on_own_data(tmp_path, capsys, rng, coarse, kind):
     assert "1,000,000 steps" in training[0]
     assert [line.split()[0] for line in training[2:4]] == ["NNGP", "NTK"]
     assert picture_size(out) == ((700, 600) if kind == "images" else (700, 420))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("$_$", "b"),
+        ("$\\frac{", "a$"),
+        ("<$50_$", ">=$50_$"),
+        ("US$", "\\$\\$"),
+        ("a\nb\x00", "\ud800"),
+        ("", "x" * 5000),
+    ],
+    ids=range(6),
+)
+@pytest.mark.parametrize("images", [False, True])
+def test_names_of_classes_are_no_mathematics(tmp_path, capsys, rng, coarse, names, images):
+    """Nor is the name of the file; what a terminal cannot show is replaced."""
+    x, y = blobs(rng, d=64 if images else 3)
+    data = save(tmp_path / "own $\\frac$\ud8ff.npz".encode("utf-8", "replace").decode(), x=x, y=np.array(names)[y % 2])
+    out = tmp_path / "own.png"
+    assert demo("--data", data, "--out", out, "--depth", 1, "--repeats", 1) == 0
+    assert picture_size(out)[0] == 700
+    assert capsys.readouterr().err == ""
+
+
+def test_names_are_written_as_they_are():
+    """What matplotlib makes of an escaped name is the name."""
+    from matplotlib.text import Text
+
+    for name in ("$_$", "US$", "\\$", "$a$ and $b$", "plain"):
+        shown = Text(0, 0)._preprocess_math(picture._short(name, 40))
+        assert shown == (name, False)
+
+
+def test_a_disk_that_fills_while_the_demo_runs(tmp_path, capsys, coarse, monkeypatch):
+    data, out = save(tmp_path / "d.npz", x=X, y=Y), tmp_path / "p.png"
+    out.write_bytes(b"as it was")
+
+    def full(self, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert demo("--data", data, "--out", out, "--depth", 1, "--repeats", 1) == 2
+    assert capsys.readouterr().err == "fastntk demo: [Errno 28] No space left on device\n"
+    monkeypatch.undo()
+    assert out.read_bytes() == b"as it was"
 
 
 def test_demo_on_the_digits(tmp_path, capsys, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -37,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0; 2 for input that cannot be used, with one line on stderr; 130 after Ctrl-C.
+        Exit status: 0; 2 for input that cannot be used or output that cannot be written, with one line on stderr; 130
+        after Ctrl-C.
 
     Raises
     ------
@@ -45,10 +48,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         By argparse: ``--help``, ``--version``, unknown arguments.
     """
     args = _parser().parse_args(argv)
-    if args.command == "info":
-        show_config()
-        return 0
-    return _study(args) if args.command == "study" else _demo(args)
+    try:
+        status = {"info": _info, "demo": _demo, "study": _study}[args.command](args)
+        sys.stdout.flush()
+    except OSError as error:  # a full disk, above all; also of standard output
+        _abandon_output()
+        return _fail(str(error), args.command)
+    return status
+
+
+def _info(args: argparse.Namespace) -> int:
+    show_config()
+    return 0
+
+
+def _abandon_output() -> None:
+    """What standard output could not take is not tried again when Python ends."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -69,7 +89,7 @@ def _demo(args: argparse.Namespace) -> int:
     try:
         run(args.data, args.out, settings, task=args.task, images=not args.no_images, max_samples=args.max_samples)
     except (DemoError, MemoryError) as error:
-        return _fail(str(error))
+        return _fail(str(error) or "out of memory")
     except KeyboardInterrupt:
         print("\nfastntk demo: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -87,7 +107,7 @@ def _study(args: argparse.Namespace) -> int:
     for name, values in _STUDY.items():
         if getattr(args, name) is None:
             setattr(args, name, values[args.quick])
-    errors: tuple[type[Exception], ...] = (ValueError, OSError, MemoryError)
+    errors: tuple[type[Exception], ...] = (ValueError, MemoryError)
     if own_file:
         from .demo import DemoError
 
@@ -95,7 +115,7 @@ def _study(args: argparse.Namespace) -> int:
     try:
         run(args)
     except errors as error:
-        return _fail(str(error), "study")
+        return _fail(str(error) or "out of memory", "study")
     except KeyboardInterrupt:
         print("\nfastntk study: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -64,9 +64,9 @@ def resolve_options(backend: str | None = None, num_threads: int | None = None) 
     current = _options.get()
     threads: Any = num_threads if num_threads is not None else current.num_threads
     name = "num_threads"
-    if threads is None and (threads := os.environ.get("FASTNTK_NUM_THREADS")):
+    if threads is None and (given := os.environ.get("FASTNTK_NUM_THREADS")):
         name = "FASTNTK_NUM_THREADS"
-        threads = int(threads) if threads.isdecimal() else threads
+        threads = int(given) if given.isdecimal() else given
     threads = available_cpus() if threads is None else threads
     if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 1:
         raise ValueError(f"{name} must be an integer of at least 1, given {threads!r}")
@@ -133,7 +133,12 @@ def show_config(mode: str = "print") -> dict[str, Any] | None:
 
     if mode not in ("print", "dict"):
         raise ValueError(f"show_config: mode must be 'print' or 'dict', given '{mode}'")
-    chosen = resolve_options()
+    threads: int | str
+    try:
+        chosen = resolve_options()
+        threads = chosen.num_threads or 0
+    except ValueError as error:
+        chosen, threads = resolve_options(num_threads=1), f"none: {error}"
     table: dict[str, Any] = {
         "version": __version__,
         "python": platform.python_version(),
@@ -149,7 +154,7 @@ def show_config(mode: str = "print") -> dict[str, Any] | None:
         table["isa"] = None
     table["asked for"] = {"backend": chosen.backend, "isa": chosen.isa}
     table["backends"] = availability()
-    table["num_threads"] = chosen.num_threads
+    table["num_threads"] = threads
     if mode == "dict":
         return table
     for key, value in table.items():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ..files import printable, read_npz
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -86,7 +86,8 @@ def load_npz(path: Path, task: str = "auto", images: bool = True) -> Problem:
     Parameters
     ----------
     path : pathlib.Path
-        A NumPy archive with arrays x (n, ...) of numbers and y (n,) or (n, 1). Objects are not unpickled.
+        A NumPy archive with arrays x (n, ...) of numbers and y (n,) or (n, 1). Objects are not unpickled; arrays that
+        memory cannot hold are not read.
     task : {'auto', 'classification', 'regression'}
         'auto': y of integers, bool or strings is classes; floats too if they are whole numbers with at most 20
         different values; other floats are a regression target.
@@ -100,10 +101,14 @@ def load_npz(path: Path, task: str = "auto", images: bool = True) -> Problem:
     Raises
     ------
     DemoError
-        No such file, no archive, x or y missing or of a wrong dtype or shape, NaN or infinity, fewer than 10 samples,
-        a single class, or nearly as many classes as samples.
+        No such file, no archive, encrypted or damaged arrays, x or y missing or of a wrong dtype or shape, NaN or
+        infinity, fewer than 10 samples, a single class, or nearly as many classes as samples.
     """
-    x, y = _read(path)
+    try:
+        arrays = read_npz(path, ("x", "y"))
+    except ValueError as error:
+        raise DemoError(str(error)) from None
+    x, y = arrays["x"], arrays["y"]
     if x.dtype.kind not in "buif":
         raise DemoError(f"{path}: x must hold real numbers, its dtype is {x.dtype}")
     if x.ndim < 2:
@@ -123,25 +128,9 @@ def load_npz(path: Path, task: str = "auto", images: bool = True) -> Problem:
     if (flat == flat[0]).all():
         raise DemoError(f"{path}: all samples of x are equal")
     values, classes = _targets(path, y, task)
-    return Problem(f"samples of {path.name}", flat, values, classes, _image_shape(x.shape) if images else None)
-
-
-def _read(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            names = list(archive.files)
-            if absent := [name for name in ("x", "y") if name not in names]:
-                raise DemoError(
-                    f"{path}: no array {' and '.join(absent)} in it; it holds {', '.join(names) or 'nothing'}"
-                )
-            return archive["x"], archive["y"]
-    except FileNotFoundError:
-        raise DemoError(f"{path}: no such file") from None
-    except (AttributeError, TypeError):  # a single array has neither `files` nor a context
-        raise DemoError(f"{path}: a single array; expected an .npz archive: numpy.savez(path, x=x, y=y)") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = "it holds Python objects" if "pickle" in str(error) else (str(error) or type(error).__name__)
-        raise DemoError(f"{path}: not a readable .npz archive of plain arrays ({reason})") from None
+    return Problem(
+        printable(f"samples of {path.name}"), flat, values, classes, _image_shape(x.shape) if images else None
+    )
 
 
 def _check_values(path: Path, name: str, rows: Array) -> None:
@@ -176,8 +165,8 @@ def _targets(path: Path, y: npt.NDArray[Any], task: str) -> tuple[npt.NDArray[An
 
 def _name(value: Any) -> str:
     if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    return f"{value:g}" if isinstance(value, np.floating) else str(value)
+        value = value.decode(errors="replace")
+    return f"{value:g}" if isinstance(value, np.floating) else printable(str(value))
 
 
 def _image_shape(shape: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from scipy.stats import norm
 
+from ..files import write_whole
 from ..plot import training_curves
 from .data import Array, Index
 from .experiment import Result
 
-FORMATS = ("png",)
+FORMATS = (".png",)
 
 # Okabe and Ito's palette, told apart with any colour vision; markers and dashes repeat the distinction.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#B8BEC6"
@@ -51,6 +53,7 @@ STYLE: Any = {
     "lines.markersize": 6.5,
     "figure.dpi": 200,
     "savefig.dpi": 200,
+    "text.usetex": False,
 }
 
 CASES = 8
@@ -65,7 +68,7 @@ def draw(result: Result, path: Path) -> None:
     ----------
     result : Result
     path : pathlib.Path
-        Ends in one of ``FORMATS``.
+        Ends in one of ``FORMATS``. Replaced whole, or not at all.
     """
     cases = result.problem.classes is not None and result.problem.image_shape is not None
     with rc_context(STYLE):
@@ -87,7 +90,9 @@ def draw(result: Result, path: Path) -> None:
                 _draw_cases(rows[2], result)
             else:
                 _draw_classes(below[2], result)
-        figure.savefig(path)
+        content = BytesIO()
+        figure.savefig(content, format="png")
+    write_whole(path, content.getvalue())
 
 
 def _title(result: Result) -> str:
@@ -96,7 +101,7 @@ def _title(result: Result) -> str:
     networks = f"a ReLU network with {layers} of infinite width"
     if any(model.name == "CNTK" for model in result.models):
         networks = "ReLU networks of infinite width: dense, and convolutional (CNTK)"
-    return f"{len(result.problem.x):,} {result.problem.name}, {networks}"
+    return f"{len(result.problem.x):,} {_short(result.problem.name, 60)}, {networks}"
 
 
 def _draw_gram(axes: Axes, result: Result) -> None:
@@ -404,4 +409,5 @@ def _percent(p: float) -> str:
 
 
 def _short(name: str, limit: int = 12) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+    """A user's text in a picture: short, and no mathematics."""
+    return (name if len(name) <= limit else name[: limit - 1] + "…").replace("$", r"\$")

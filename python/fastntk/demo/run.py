@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..config import show_config
+from ..files import check_output
 from .data import MIN_SAMPLES, DemoError, load_digits, load_npz, subsample
 from .experiment import Convolution, Result, Settings, evaluate
 from .picture import FORMATS, draw
@@ -46,12 +46,17 @@ def run(
     ------
     DemoError
         Anything that is wrong with the arguments, found before work starts.
+    OSError
+        A picture that cannot be written: the disk has become full.
     """
     begin = perf_counter()
     settings.check()
     if max_samples < MIN_SAMPLES:
         raise DemoError(f"--max-samples must be at least {MIN_SAMPLES}, given {max_samples}")
-    _check_out(out)
+    try:
+        check_output("--out", out, FORMATS)
+    except ValueError as error:
+        raise DemoError(str(error)) from None
     config = _config()
     problem = load_digits(images) if data is None else load_npz(data, task, images)
     whole = len(problem.x)
@@ -164,12 +169,3 @@ def _config() -> dict[str, Any]:
     if str(config["backend"]).startswith("none"):
         raise DemoError(f"no backend: {str(config['backend']).removeprefix('none: ')}")
     return config
-
-
-def _check_out(out: Path) -> None:
-    if out.suffix.lower().lstrip(".") not in FORMATS:
-        raise DemoError(f"--out must end in {', '.join('.' + name for name in FORMATS)}, given {out}")
-    if out.is_dir() or not out.parent.is_dir():
-        raise DemoError(f"--out {out}: {'a folder' if out.is_dir() else 'its folder does not exist'}")
-    if not os.access(out if out.exists() else out.parent, os.W_OK):
-        raise DemoError(f"--out {out}: no permission to write")

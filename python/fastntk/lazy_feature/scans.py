@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from ..checks import generator, positive
 from ..config import one_blas_thread
+from ..files import write_whole
 from ..layers import integer
 from ..progress import bar
 from .flow import STATUS, Array, Problem, Run, Unfinished
@@ -176,13 +177,8 @@ class _Store:
         """Whole or not at all: a reader never sees half a file."""
         if self._path is None or not (at_once or time.monotonic() - self._written > _SECONDS):
             return
-        beside = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
-        try:
-            text = json.dumps({"problem": self._problem, "runs": self.rows}, allow_nan=False)
-            beside.write_text(text, encoding="utf-8")
-            os.replace(beside, self._path)
-        finally:
-            beside.unlink(missing_ok=True)
+        text = json.dumps({"problem": self._problem, "runs": self.rows}, allow_nan=False)
+        write_whole(self._path, text.encode())
         self._written = time.monotonic()
 
 

@@ -7,11 +7,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
+from ..files import read_npz
 from ..layers import integer
 from ..predict import one_hot
 
@@ -186,19 +186,17 @@ def _parts(name: str, file: str, n_train: int, n_test: int, draw: np.random.Gene
     if not folder:
         raise ValueError(f"[load] {name} is read from the folder that {FOLDER} names, which is not set")
     path = Path(folder) / file
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"[load] no file {file} in {FOLDER}={folder}")
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
-            names = [f"{axis}_{part}" for part in ("train", "test") for axis in "xy"]
-            if absent := [each for each in names if each not in archive.files]:
-                raise ValueError(f"no array {' and '.join(absent)}")
-            arrays = {each: archive[each] for each in names}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise ValueError(f"[load] {path}: not a readable .npz archive of its arrays ({error})") from None
+        arrays = read_npz(path, [f"{axis}_{part}" for part in ("train", "test") for axis in "xy"])
+    except ValueError as error:
+        raise ValueError(f"[load] {error}") from None
     found = []
     for part, count in (("train", n_train), ("test", n_test)):
         x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if not x.ndim or y.shape != (len(x),):
+            raise ValueError(f"[load] {path}: x_{part} (n, ...) and y_{part} (n,) are due, given {x.shape}, {y.shape}")
         if count > len(x):
             raise ValueError(f"[load] {count} samples asked for, {name}'s {part} part there has {len(x)}")
         rows = draw.permutation(len(x))[:count]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from ..files import write_whole
 from ..plot import COLORS, DASHES, INK
 from .experiment import Row, Score, Study
 
@@ -37,9 +39,10 @@ def draw(study: Study, path: Path) -> None:
     with rc_context(_STYLE):
         figure = Figure(figsize=(14, 10), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
+        data = study.data.replace("$", r"\$")  # a user's file name is no mathematics
         figure.suptitle(
             f"Finite and infinite ReLU networks, {study.depth} hidden layer{'s' * (study.depth > 1)}: "
-            f"{study.n_train} {study.data}",
+            f"{study.n_train} {data}",
             x=0.012, ha="left", fontsize=15, fontweight="bold",
         )  # fmt: skip
         (a, b), (c, d) = figure.subplots(2, 2)
@@ -47,7 +50,9 @@ def draw(study: Study, path: Path) -> None:
         _draw_distances(b, study)
         _draw_changes(c, study)
         _draw_kernels(d, study)
-        figure.savefig(path)
+        content = BytesIO()
+        figure.savefig(content, format="png")
+    write_whole(path, content.getvalue())
 
 
 def _of(study: Study, name: str, kind: str) -> list[Row]:
