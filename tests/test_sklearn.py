@@ -559,7 +559,11 @@ def test_estimators_refuse(make, data):
             ValueError,
             name + "diag_reg must be a number, 'leave_one_out' or 'evidence', given 'loo'",
         ),
-        ({"diag_reg": -1.0}, x, ValueError, "diag_reg must be finite and not negative, given -1"),
+        ({"diag_reg": None}, x, ValueError, name + "diag_reg must be a number, .*given None"),
+        ({"diag_reg": True}, x, ValueError, name + "diag_reg must be a number, .*given True"),
+        ({"diag_reg": np.full(30, 0.1)}, x, ValueError, name + "diag_reg must be a number, "),
+        ({"diag_reg": np.nan}, x, ValueError, name + "diag_reg must be finite and not negative, given nan"),
+        ({"diag_reg": -1.0}, x, ValueError, name + "diag_reg must be finite and not negative, given -1"),
         ({"W_std": -1.0}, x, ValueError, "W_std must not be negative"),
         ({}, nan, ValueError, "Input X contains NaN"),
         ({}, x[:-1], ValueError, "inconsistent numbers of samples"),
@@ -571,6 +575,8 @@ def test_estimators_refuse(make, data):
         for parameters, message in [
             ({"t": -1.0}, "t must not be negative or NaN, given -1"),
             ({"t": [1.0, 2.0]}, name + r"t must be one number or None, given \[1.0, 2.0\]"),
+            ({"t": np.array(1.0)}, name + "t must be one number or None, given array"),
+            ({"t": "late"}, name + "t must be one number or None, given 'late'"),
             ({"t": 1.0, "learning_rate": 0.0}, "learning_rate must be finite and positive, given 0"),
         ]:
             with pytest.raises(ValueError, match=message):

@@ -283,6 +283,7 @@ def test_trained_networks_have_covariances_and_draws(t, data):
     assert (np.abs(np.cov(draws) - cov) < 5 * np.sqrt(2 / 20_000) * np.outer(spread, spread)).all()
     two = NTKRegressor(diag_reg=0.05, t=t).fit(x, np.column_stack([y, 3 * y]))
     assert two.sample_y(x_test, 4).shape == (6, 2, 4)
+    assert two.sample_y(x_test, 0).shape == (6, 2, 0)
     _, covs = two.predict(x_test, return_cov=True)
     assert covs.shape == (6, 6, 2)
     np.testing.assert_allclose(covs[..., 1], 9 * covs[..., 0], rtol=1e-9)

@@ -164,6 +164,24 @@ def test_choices_with_weights_warn_at_the_grids_ends(data):
         choose(k, np.where(np.arange(len(y)) % 2, 1.0, -1.0)[:, None] * 1e3, "evidence", 1.0, weights, "here")
 
 
+@pytest.mark.parametrize("unit", [1e-250, 1e-160, 1e160, 1e250])
+def test_choices_with_weights_need_no_squares_of_targets(unit, data):
+    x, x_test, y, counts = data
+    for parameters in (
+        {"diag_reg": "leave_one_out"}, {"diag_reg": "leave_one_out", "amplitude": None},
+        {"diag_reg": "evidence", "amplitude": None},
+    ):  # fmt: skip
+        one, other = (NNGPRegressor(normalize_y=False, **parameters) for _ in range(2))
+        one.fit(x, y, sample_weight=counts)
+        other.fit(x, unit * y, sample_weight=counts)
+        assert other.diag_reg_ == one.diag_reg_
+        np.testing.assert_allclose(other.predict(x_test) / unit, one.predict(x_test), rtol=1e-8)
+    given = NNGPRegressor(normalize_y=False, diag_reg="evidence")
+    if unit > 1:
+        with pytest.raises(ValueError, match="the evidence has no maximum within the range of floats"):
+            given.fit(x, unit * y, sample_weight=counts)
+
+
 @pytest.mark.parametrize("make", REGRESSORS + CLASSIFIERS)
 def test_weight_0_leaves_out_and_1_changes_nothing(make, data):
     x, x_test, y, counts = data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -117,10 +118,12 @@ class InfiniteNetwork(BaseEstimator):  # type: ignore[misc]
     def _choose(self, targets: Array, amplitude: float | None) -> float | None:
         """Set ``diag_reg_``; the amplitude that goes with it, where it was chosen with it."""
         what = type(self).__name__
-        if not isinstance(self.diag_reg, str):
-            self.diag_reg_ = self.diag_reg
+        if isinstance(self.diag_reg, Real) and not isinstance(self.diag_reg, bool):
+            if not 0 <= float(self.diag_reg) < np.inf:
+                raise ValueError(f"[{what}] diag_reg must be finite and not negative, given {self.diag_reg!r}")
+            self.diag_reg_ = float(self.diag_reg)
             return amplitude
-        if self.diag_reg not in CRITERIA:
+        if not isinstance(self.diag_reg, str) or self.diag_reg not in CRITERIA:
             raise ValueError(
                 f"[{what}] diag_reg must be a number, 'leave_one_out' or 'evidence', given {self.diag_reg!r}"
             )
@@ -133,7 +136,7 @@ class InfiniteNetwork(BaseEstimator):  # type: ignore[misc]
 
     def _train(self, targets: Array, t: Any = None, learning_rate: float = 1.0, kernel_fn: Any = None) -> None:
         """Make the predictor, and have it factorise now."""
-        if t is not None and np.ndim(t):
+        if t is not None and not isinstance(t, Real):
             raise ValueError(f"[{type(self).__name__}] t must be one number or None, given {t!r}")
         kernel_fn = self.kernel_fn_ if kernel_fn is None else kernel_fn
         self._t = t

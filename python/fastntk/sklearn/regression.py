@@ -147,9 +147,8 @@ class _Regressor(MultiOutputMixin, RegressorMixin, InfiniteNetwork):  # type: ig
         seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
         centred = Gaussian(np.zeros_like(found.mean), found.covariance, rounding=found.rounding)
         factor = found.mean.dtype.type(np.sqrt(self._variance()))
-        mean = units.outputs(found.mean)
-        draws = [mean + units.spreads(factor * draw) for draw in sample(centred, n_samples, seed)]
-        return np.stack([self._shaped(draw, one) for draw in draws], axis=-1)
+        draws = units.outputs(found.mean) + units.spreads(factor * sample(centred, n_samples, seed))
+        return np.moveaxis(self._shaped(draws, one), 0, -1)
 
     def _gaussian(self, X: Any, compute_cov: bool | str) -> tuple[Any, _Units, bool]:
         """A mean or Gaussian (m, o), in which units it is, and whether the axis of outputs is to be dropped."""
@@ -287,8 +286,7 @@ class NNGPRegressor(_Regressor):
         octaves = 0 if self.normalize_y else int(units.exponent[0])
         self._y = units.z if self.amplitude is None else np.ldexp(units.z, octaves)
         self._octaves = octaves if self.amplitude is None else 0
-        # Held-out errors need no units.
-        found = self._choose(units.z if self.diag_reg == "leave_one_out" else self._y, self.amplitude)
+        found = self._choose(self._y, self.amplitude)
         if found is None:
             found = log_density(self._gram(), self._y, self.diag_reg_, None, self._weights)[1]
         self._amplitude = float(found)

@@ -150,12 +150,19 @@ def choose(
 ) -> tuple[float, float]:
     """``diag_reg`` and the amplitude there, as :func:`fastntk.predict.select_diag_reg` chooses them.
 
+    Raises
+    ------
+    ValueError
+        The targets are too large for the amplitude: all densities are 0.
+
     Warns
     -----
     SearchWarning
         The best value is the least or largest of the grid.
     """
     losses, amplitudes = [], []
+    if criterion == "leave_one_out" and amplitude is not None:
+        y = y / (np.abs(y).max() or 1.0)  # errors are compared in any unit
     for value in GRID:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", IllConditionedWarning)  # of the one that is chosen, fit tells
@@ -171,6 +178,11 @@ def choose(
         losses.append(loss)
         amplitudes.append(factor)
     best = int(np.argmin(losses))
+    if not np.isfinite(losses[best]):
+        raise ValueError(
+            f"[{what}] the evidence has no maximum within the range of floats: targets reach {np.abs(y).max():.3g} at "
+            f"amplitude {amplitude:.3g}; choose the amplitude too (None), or normalize_y"
+        )
     if best in (0, len(GRID) - 1):
         edge = "upper" if best else "lower"
         warn(f"[{what}] the best diag_reg, {GRID[best]:.3g}, is the grid's {edge} end", SearchWarning)
