@@ -176,6 +176,8 @@ def test_choices_with_weights_need_no_squares_of_targets(unit, data):
         other.fit(x, unit * y, sample_weight=counts)
         assert other.diag_reg_ == one.diag_reg_
         np.testing.assert_allclose(other.predict(x_test) / unit, one.predict(x_test), rtol=1e-8)
+    with pytest.raises(ValueError, match=r"\[NNGPRegressor\] all targets are zero"):
+        one.set_params(diag_reg="leave_one_out").fit(x, 0 * y, sample_weight=counts)
     given = NNGPRegressor(normalize_y=False, diag_reg="evidence")
     if unit > 1:
         with pytest.raises(ValueError, match="the evidence has no maximum within the range of floats"):

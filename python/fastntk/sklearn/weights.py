@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..predict.ensemble import EnsemblePredictor, gradient_descent_mse_ensemble
-from ..predict.evidence import GRID, SearchWarning, leave_one_out, log_marginal_likelihood
+from ..predict.evidence import GRID, SearchWarning, check_nonzero, leave_one_out, log_marginal_likelihood
 from ..predict.linalg import IllConditionedWarning, warn
 
 Array = npt.NDArray[Any]
@@ -153,16 +153,17 @@ def choose(
     Raises
     ------
     ValueError
-        The targets are too large for the amplitude: all densities are 0.
+        All targets are zero, or too large for the amplitude: all densities are 0.
 
     Warns
     -----
     SearchWarning
         The best value is the least or largest of the grid.
     """
+    check_nonzero(y, what)
     losses, amplitudes = [], []
     if criterion == "leave_one_out" and amplitude is not None:
-        y = y / (np.abs(y).max() or 1.0)  # errors are compared in any unit
+        y = y / np.abs(y).max()  # errors are compared in any unit
     for value in GRID:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", IllConditionedWarning)  # of the one that is chosen, fit tells
