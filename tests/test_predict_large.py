@@ -373,7 +373,7 @@ BAD = [
     (TypeError, r"x_train must be None where an array", (np.eye(600), X, Y), {}),
     (TypeError, r"get must be one name", (KERNEL_FN, X, Y, ("nngp", "ntk")), {}),
     (TypeError, r"x_train must be float32 or float64", (KERNEL_FN, X.astype(complex), Y), {}),
-    (TypeError, r"x_train must be a numpy.ndarray, given list", (KERNEL_FN, X.tolist(), Y), {}),
+    (TypeError, r"x_train must be a numpy.ndarray or convert to one, given set", (KERNEL_FN, {1.0}, Y), {}),
     (TypeError, r"y_train must be a NumPy or CuPy array, given list", (KERNEL_FN, X, Y.tolist()), {}),
     (TypeError, r"one array of float32 or float64, it gave int", (lambda a, b, get: 7, X, Y), {}),
     (TypeError, r"store must be None, 'memory', the path", (KERNEL_FN, X, Y), {"store": 5}),

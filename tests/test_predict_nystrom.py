@@ -19,14 +19,13 @@ from scipy import stats
 
 
 def test_pivots_reproduce_their_rows(dtype):
-    """``F F^T`` is K on the pivots' rows, and below K elsewhere."""
+    """``F F^T`` is K, in its unit, on the pivots' rows, and below K elsewhere."""
     k = KERNEL_FN(X.astype(dtype), None, "ntk")
-    factor, pivots = pivoted_cholesky(
-        ArrayBlocks(k, BUDGET, "test"), 100, np.random.default_rng(0), BUDGET, lambda done: None
-    )
+    blocks = ArrayBlocks(k, BUDGET, "test")
+    factor, pivots = pivoted_cholesky(blocks, 100, np.random.default_rng(0), BUDGET, lambda done: None)
     assert factor.shape == (600, 100)
     assert len(set(pivots.tolist())) == 100
-    approximate = factor @ factor.T
+    approximate = blocks.unit * (factor @ factor.T)
     atol = 100 * np.finfo(dtype).eps * k.max()
     np.testing.assert_allclose(approximate[pivots], k[pivots], rtol=0, atol=atol)
     assert np.linalg.eigvalsh(k - approximate)[0] > -600 * atol
@@ -193,8 +192,8 @@ def test_nystrom_progress(capsys):
         (TypeError, "kernel_fn must be a kernel function, given numpy.ndarray", (np.eye(3), X, Y, 3), {}),
         (TypeError, "needs x_train, given None", (KERNEL_FN, None, Y, 3), {}),
         (TypeError, "get must be one name", (KERNEL_FN, X, Y, 3, None), {}),
-        (TypeError, "landmarks must be a numpy.ndarray, given float", (KERNEL_FN, X, Y, 3.0), {}),
-        (TypeError, "landmarks must be a numpy.ndarray, given bool", (KERNEL_FN, X, Y, True), {}),
+        (TypeError, "landmarks must be a numpy.ndarray or convert to one, given float", (KERNEL_FN, X, Y, 3.0), {}),
+        (TypeError, "landmarks must be a numpy.ndarray or convert to one, given bool", (KERNEL_FN, X, Y, True), {}),
         (TypeError, "landmarks has dtype float32", (KERNEL_FN, X, Y, X[:3].astype(np.float32)), {}),
         (ValueError, "landmarks must be from 1 to 600, .* given 601", (KERNEL_FN, X, Y, 601), {}),
         (ValueError, "landmarks must be from 1 to 600, .* given 0", (KERNEL_FN, X, Y, 0), {}),

@@ -181,3 +181,66 @@ def test_fit_in_other_units(a, b):
     for name, power in (("amplitude", 2 * b - a), ("noise_variance", 2 * b)):
         with np.errstate(over="ignore", under="ignore"):
             assert getattr(other, name) == np.ldexp(getattr(one, name), power), name
+
+
+# ---------------------------------------------------------------- large n, and the learning rate
+
+LARGE = [*POWERS[:10:2], (0, 513), (990, 0), (-991, 990), (990, -997)]
+
+
+def many(unit, scale):
+    """Predictions by conjugate gradients and landmarks, in units."""
+    found = {}
+
+    def kernel_fn(x1, x2=None, get="nngp"):
+        return network().kernel_fn(x1, x2, get) * unit
+
+    targets = Y * scale
+    of_array = quiet(predict.conjugate_gradient, K * unit, None, targets, diag_reg=1e-2, rank=5)
+    found["array"] = of_array(CROSS * unit) / scale
+    of_points = quiet(predict.conjugate_gradient, kernel_fn, X[:N], targets, diag_reg=1e-2, rank=5)
+    found["points"], found["residuals"] = of_points(X[N:]) / scale, of_points.residuals
+    low_rank = quiet(predict.nystrom, kernel_fn, X[:N], targets, 6, diag_reg=1e-2)
+    mean, variances = low_rank(X[N:], "diagonal")
+    found["landmarks"], found["variances"] = mean / scale, variances / unit
+    found["chosen"] = low_rank.indices
+    found["condition"] = of_array.conditioning.condition, low_rank.conditioning.condition
+    return found
+
+
+@pytest.mark.parametrize(("a", "b"), LARGE)
+def test_many_points_in_units_that_are_powers_of_two(a, b):
+    expected, found = many(1.0, 1.0), many(2.0**a, 2.0**b)
+    for name, value in expected.items():
+        assert np.array_equal(found[name], value), name
+
+
+@pytest.mark.parametrize(("unit", "scale"), [(1e-298, 1.0), (1e298, 1e-300), (1.0, 1e300), (1e-298, 1e300)])
+def test_many_points_in_other_units(unit, scale):
+    expected, found = many(1.0, 1.0), many(unit, scale)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-5 * np.abs(value).max(), err_msg=name)
+
+
+def test_outputs_of_different_size_are_solved_for_each_in_its_own():
+    sizes = np.array([1e200, 1e-200])
+    found = predict.conjugate_gradient(K, None, Y * sizes, diag_reg=1e-2, tol=1e-10)
+    exact = np.linalg.solve(K + 1e-2 * np.diag(K).mean() * np.eye(N), Y)
+    np.testing.assert_allclose(found.alpha / sizes, exact, rtol=0, atol=1e-8 * np.abs(exact).max())
+    np.testing.assert_allclose(found(CROSS) / sizes, CROSS @ exact, rtol=0, atol=1e-8)
+
+
+def test_weights_that_float64_cannot_hold_are_infinite_and_predict_nevertheless():
+    small = predict.conjugate_gradient(K * 1e-200, None, Y * 1e200, diag_reg=1e-2, tol=1e-10)
+    assert np.isinf(small.alpha).all()
+    exact = CROSS @ np.linalg.solve(K + 1e-2 * np.diag(K).mean() * np.eye(N), Y)
+    np.testing.assert_allclose(small(CROSS * 1e-200) / 1e200, exact, rtol=0, atol=1e-8)
+
+
+def test_the_largest_learning_rate_of_any_kernel():
+    """2 |Y| / lambda_max, at any size; with an eps that of Neural Tangents."""
+    largest = np.linalg.eigvalsh(K)[-1]
+    for size in (1e-300, 1e-100, 1e-15, 1e-12, 1e-6, 1.0, 1e100, 1e300):
+        assert predict.max_learning_rate(K * size, 28) * size == pytest.approx(56 / largest, rel=1e-12)
+    assert predict.max_learning_rate(times(K, -997), 28) == predict.max_learning_rate(K, 28) * 2.0**997
+    assert predict.max_learning_rate(K * 1e-12, 28, eps=1e-12) == pytest.approx(56 / (largest + 1) * 1e12, rel=1e-12)

@@ -23,6 +23,7 @@ from ..config import available_memory
 from ..progress import Report, bar
 from .linalg import TRAIN, check_finite, check_gram
 from .targets import Targets, targets_of
+from .units import halves, unit_of
 
 Array = npt.NDArray[Any]
 
@@ -44,10 +45,13 @@ class Blocks(ABC):
         Rows of a block, at most.
     size : int
         Entries of all blocks.
+    unit : float
+        Of the matrix, by its diagonal; products are in this unit, entries as they are.
     """
 
     def __init__(self, n: int, dtype: np.dtype[Any], budget: int, what: str) -> None:
         self.n, self.dtype, self.what = n, dtype, what
+        self.unit = unit_of(self.diagonal())
         # A block, and as much again for what computes it.
         side = int((budget / (2 * self.dtype.itemsize)) ** 0.5) // _LEAST * _LEAST
         if side < _LEAST:
@@ -94,36 +98,38 @@ class Blocks(ABC):
         """Test points as given by a user, checked."""
 
     def product(self, v: Array, report: Report) -> Array:
-        """``K v`` for v (n, o) float64; one report for each block.
+        """``K / unit @ v`` for v (n, o) float64; one report for each block.
 
         Raises
         ------
         ValueError
             When the kernel is not finite.
         """
-        found = np.zeros_like(v)
+        before, behind = halves(self.unit)
+        found, v = np.zeros_like(v), v * before
         for index, (rows, columns) in enumerate(self.spans):
             mirrored = (v[rows], found[columns]) if rows != columns else None
             _add_product(self.block(index), v[columns], found[rows], mirrored)
             report(1)
         self._check(found, TRAIN)
-        return found
+        return found * behind
 
     def test_product(self, test: Array, v: Array, report: Report) -> Array:
-        """Kernels of the test points with the training points, times v (n, o) float64; reports test points.
+        """Kernels of the test points with the training points / unit @ v (n, o) float64; reports test points.
 
         Raises
         ------
         ValueError
             When these are not finite.
         """
-        found = np.zeros((len(test), v.shape[1]))
+        before, behind = halves(self.unit)
+        found, v = np.zeros((len(test), v.shape[1])), v * before
         for rows in self.cuts(len(test)):
             for columns in self.cuts(self.n):
                 _add_product(self.cross(test, rows, columns), v[columns], found[rows])
             report(rows.stop - rows.start)
         self._check(found, "the kernel of test and training points")
-        return found
+        return found * behind
 
     def _check(self, found: Array, name: str) -> None:
         """Raise unless a product is finite, and with it the kernel."""

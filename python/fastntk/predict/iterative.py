@@ -18,6 +18,7 @@ from .linalg import TRAIN, Conditioning, IndefiniteError, absolute_reg, warn_of_
 from .low_rank import pivoted_cholesky
 from .targets import Targets
 from .tiles import BUDGET
+from .units import column_units, in_units, restored, unit_of
 
 Array = npt.NDArray[Any]
 
@@ -89,7 +90,7 @@ class Preconditioner:
 
 
 class _Solver:
-    """``A = K + s I`` on the columns of alpha at once, as one system with the matrix A repeated on its diagonal.
+    """``A = (K + s I) / unit`` on the columns of alpha at once, as one system with A repeated on its diagonal.
 
     ``history`` gets the residual of each step from what SciPy asks to have preconditioned.
     """
@@ -126,17 +127,18 @@ class _Solver:
             return
         what, n = self._blocks.what, self._blocks.n
         allowed = n * float(np.finfo(self._blocks.dtype).eps) * self._largest
+        lowest, on, floor = (value * self._blocks.unit for value in (smallest, self._reg, -allowed))
         if smallest < -allowed:
             raise IndefiniteError(
-                f"[{what}] {TRAIN} is indefinite: an eigenvalue is at most {smallest:.6g} with {self._reg:.3g} on the "
-                f"diagonal, rounding explains down to {-allowed:.3g}",
-                smallest,
+                f"[{what}] {TRAIN} is indefinite: an eigenvalue is at most {lowest:.6g} with {on:.3g} on the "
+                f"diagonal, rounding explains down to {floor:.3g}",
+                lowest,
             )
         self.alpha, self._step = self.alpha + self._step, np.zeros(self.shape)
         self._recompute()
         raise self.failure(
-            f"{TRAIN} is singular to rounding with {self._reg:.3g} on its diagonal: along one direction it is "
-            f"{smallest:.3g}. Choose a larger diag_reg"
+            f"{TRAIN} is singular to rounding with {on:.3g} on its diagonal: along one direction it is "
+            f"{lowest:.3g}. Choose a larger diag_reg"
         )
 
     def _recompute(self) -> Array:
@@ -201,7 +203,7 @@ class CGPredictor:
     Attributes
     ----------
     alpha : numpy.ndarray (n, o) float64
-        ``(K + diag_reg I)^-1 Y``.
+        ``(K + diag_reg I)^-1 Y``. Infinite, or 0, where float64 does not hold it; predictions are right then too.
     residuals : numpy.ndarray (iterations + 1, o)
         History: ``|y - A alpha| / |y|`` of each output, as the recursion carries it; the last row has been computed
         from alpha. 0 for an output that is 0.
@@ -226,11 +228,13 @@ class CGPredictor:
     """
 
     def __init__(
-        self, blocks: Blocks, targets: Targets, alpha: Array, residuals: Array, tol: float, rank: int,
+        self, blocks: Blocks, targets: Targets, alpha: Array, scale: Array, residuals: Array, tol: float, rank: int,
         conditioning: Conditioning, store: Any, passes: int, seconds_of: dict[str, float],
     ) -> None:  # fmt: skip
         self._blocks, self._targets = blocks, targets
-        self.alpha, self.residuals, self.tol, self.rank = alpha, residuals, tol, rank
+        self._alpha, self._scale = alpha, scale  # in units of the kernel and of each output
+        self.alpha = _in_full(alpha, scale, blocks.unit)
+        self.residuals, self.tol, self.rank = residuals, tol, rank
         self.conditioning, self.store, self.passes, self.seconds_of = conditioning, store, passes, seconds_of
 
     @property
@@ -262,8 +266,13 @@ class CGPredictor:
         """
         test = self._blocks.check_test(x_test)
         with bar(len(test), progress, "point") as report:
-            mean = self._blocks.test_product(test, self.alpha, report)
-        return self._targets.restore(mean.astype(self._blocks.dtype), (len(test),))
+            mean = self._blocks.test_product(test, self._alpha, report)
+        return self._targets.restore(restored(mean, self._scale, self._blocks.dtype), (len(test),))
+
+
+def _in_full(alpha: Array, scale: Array, unit: float) -> Array:
+    """Weights in the units of the caller; infinite, or 0, where float64 does not hold them."""
+    return restored(restored(alpha, scale, np.float64), 1 / unit, np.float64)
 
 
 def conjugate_gradient(
@@ -373,6 +382,7 @@ def conjugate_gradient(
     n = blocks.n
     targets, y = outputs_of(y_train, trace_axes, n, what)
     reg = absolute_reg(blocks, diag_reg, diag_reg_absolute_scale, what)
+    blocks.unit = unit_of(blocks.diagonal(), reg)
     if rank is None:
         rank = default_rank(n)
     if isinstance(rank, bool) or not isinstance(rank, (int, np.integer)) or not 0 <= rank <= n:
@@ -389,25 +399,27 @@ def conjugate_gradient(
         with bar(int(rank), progress, "column") as report:
             report.again("preconditioner")
             factor, _ = pivoted_cholesky(blocks, int(rank), np.random.default_rng(rng), memory_budget, report)
-        precondition = Preconditioner(factor, reg)
-        largest = precondition.largest or float(blocks.diagonal().sum())
-        condition = (largest + reg) / reg if reg else math.inf
-        conditioning = Conditioning(n, reg, 0.0, condition, n if reg > n * _EPS * largest else factor.shape[1])
+        s = reg / blocks.unit
+        precondition = Preconditioner(factor, s)
+        largest = precondition.largest or float(in_units(blocks.diagonal(), blocks.unit).sum())
+        condition = (largest + s) / s if s else math.inf
+        conditioning = Conditioning(n, reg, 0.0, condition, n if s > n * _EPS * largest else factor.shape[1])
         if reg:
             warn_of_few_digits(conditioning, _EPS, what)
         clock.append(time.perf_counter())
         with bar(len(blocks.spans), progress, "block") as report:
-            solver = _Solver(blocks, reg, precondition, y.shape[1], report)
-            length = np.linalg.norm(y, axis=0)
+            solver = _Solver(blocks, s, precondition, y.shape[1], report)
+            scale = column_units(y)
+            length = np.linalg.norm(y / scale, axis=0)
             length[length == 0] = 1
             try:
-                solver.run(y / length, float(tol), int(max_iter))
+                solver.run(y / scale / length, float(tol), int(max_iter))
             except ConvergenceError as error:
-                error.alpha = error.alpha * length
+                error.alpha = _in_full(error.alpha * length, scale, blocks.unit)
                 raise
     clock.append(time.perf_counter())
     seconds = dict(zip(("store", "preconditioner", "iterations"), np.diff(clock).tolist(), strict=True))
     return CGPredictor(
-        blocks, targets, solver.alpha * length, np.array(solver.history), float(tol), factor.shape[1], conditioning,
-        store, solver.passes, seconds,
+        blocks, targets, solver.alpha * length, scale, np.array(solver.history), float(tol), factor.shape[1],
+        conditioning, store, solver.passes, seconds,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from .linalg import TRAIN, Cholesky, Conditioning, absolute_reg, inverse_norm, w
 from .posterior import Gaussian
 from .targets import Targets
 from .tiles import BUDGET, Found, settle
+from .units import column_units, in_units, restored
 
 Array = npt.NDArray[Any]
 
@@ -26,7 +27,7 @@ _AT_ONCE = 256  # pivots proposed together, at most
 def pivoted_cholesky(
     blocks: Blocks, rank: int, rng: np.random.Generator, budget: int, report: Report
 ) -> tuple[Array, Array]:
-    """``K ~ F F^T`` by Cholesky factorisation with randomly drawn pivots.
+    """``K / unit ~ F F^T`` by Cholesky factorisation with randomly drawn pivots.
 
     Pivots are drawn with probabilities proportional to the diagonal of what is left of K, which serves as well as a
     sketch of the whole of K does, for ``rank`` of its rows, and better than the largest entry of that diagonal, which
@@ -56,7 +57,7 @@ def pivoted_cholesky(
     arXiv:2410.03969, algorithm 2 (proposals refused).
     """
     n = blocks.n
-    left = blocks.diagonal().copy()  # diagonal of K - F F^T
+    left = in_units(blocks.diagonal(), blocks.unit)  # diagonal of K - F F^T
     floor = 64 * float(np.finfo(blocks.dtype).eps) * float(left.max())  # below it is rounding
     factor = np.empty((n, rank))
     pivots = np.empty(rank, dtype=np.intp)
@@ -69,13 +70,13 @@ def pivoted_cholesky(
             break
         proposed = rng.choice(n, min(together, rank - found), p=left / total)
         known = factor[proposed, :found]
-        chosen, lower = _accept(blocks.square(proposed).astype(np.float64) - known @ known.T, floor, rng)
+        chosen, lower = _accept(in_units(blocks.square(proposed), blocks.unit) - known @ known.T, floor, rng)
         if not len(chosen):
             left[proposed[0]] = 0  # nothing but rounding
             continue
         taken = proposed[chosen]
         stop = found + len(taken)
-        new = blocks.rows(taken).astype(np.float64)
+        new = in_units(blocks.rows(taken), blocks.unit)
         new -= factor[taken, :found] @ factor[:, :found].T
         factor[:, found:stop] = scipy_linalg.solve_triangular(lower, new, lower=True, check_finite=False).T
         left -= np.einsum("ij,ij->i", factor[:, found:stop], factor[:, found:stop])
@@ -133,7 +134,7 @@ class NystromPredictor:
         self._blocks, self._targets, self._budget = blocks, targets, budget
         self.landmarks, self.indices, self.diag_reg = landmarks, indices, reg
         what, m = blocks.what, len(landmarks)
-        self._cholesky = Cholesky(blocks.kernel(landmarks), 0.0, what, quiet=True)
+        self._cholesky = Cholesky(blocks.kernel(landmarks), 0.0, what, quiet=True, unit=blocks.unit)
         self.conditioning = self._cholesky.conditioning
         if self.conditioning.jitter:
             warn(
@@ -141,7 +142,8 @@ class NystromPredictor:
                 f"{self.conditioning.effective_rank}): {self.conditioning.jitter:.3g} was added to its diagonal; "
                 "choose fewer landmarks, or different ones"
             )
-        triangle = self._least_squares(y, progress)
+        self._reg, self._scale = reg / blocks.unit, column_units(y)
+        triangle = self._least_squares(y / self._scale, progress)
         self._r = np.ascontiguousarray(triangle[:m, :m])
         rank = int((abs(self._r.diagonal()) > m * np.finfo(np.float64).eps * abs(self._r).max()).sum())
         if rank < m:
@@ -166,8 +168,8 @@ class NystromPredictor:
         return max(1, self._budget // (8 * 4 * columns))
 
     def _half(self, points: Array) -> Array:
-        """``L^-1 K_mx`` (m, len(points)), where ``L L^T`` is the kernel of the landmarks."""
-        return self._cholesky.half_solve(self._blocks.kernel(self.landmarks, points).astype(np.float64))
+        """``L^-1 K_mx / unit`` (m, len(points)), where ``L L^T`` is the kernel of the landmarks in the same unit."""
+        return self._cholesky.half_solve(in_units(self._blocks.kernel(self.landmarks, points), self._blocks.unit))
 
     def _back(self, b: Array) -> Array:
         """``L^-T b``."""
@@ -178,7 +180,7 @@ class NystromPredictor:
         """R of ``[A^T, y; sqrt(s) I, 0]``, ``A = L^-1 K_mn``: its rows are taken some at a time."""
         m, (n, outputs) = len(self.landmarks), y.shape
         x = self._blocks.x
-        triangle = np.hstack([np.sqrt(self.diag_reg) * np.eye(m), np.zeros((m, outputs))])
+        triangle = np.hstack([np.sqrt(self._reg) * np.eye(m), np.zeros((m, outputs))])
         step = max(m // 4, self._rows_at_once(m + outputs))
         with bar(n, progress, "row") as report:
             for start in range(0, n, step):
@@ -201,7 +203,7 @@ class NystromPredictor:
         for start in range(0, len(x), step):
             part = slice(start, start + step)
             half = self._half(x[part])
-            mean[part] = half.T @ self._image
+            mean[part] = restored(half.T @ self._image, self._scale, blocks.dtype)
             if variances is not None:
                 variances[0, part] = self._variances(x[part], half, found)
         mean = self._targets.restore(mean, (len(x),))
@@ -212,14 +214,15 @@ class NystromPredictor:
 
     def _variances(self, x: Array, half: Array, found: Found) -> Array:
         """``k_xx - |a|^2 + s |R^-T a|^2`` for ``a = L^-1 k_mx`` (m, len(x)); takes note of how they may be rounded."""
-        prior = self._blocks.variances(x)
-        outside = np.sqrt(self.diag_reg) * self._solve_r_transposed(half)
-        solved = np.sqrt(self.diag_reg) * self._solve_r(outside)
+        unit = self._blocks.unit
+        prior = in_units(self._blocks.variances(x), unit)
+        outside = np.sqrt(self._reg) * self._solve_r_transposed(half)
+        solved = np.sqrt(self._reg) * self._solve_r(outside)
         weights = self._back(half - solved)  # of the landmarks
-        found.scale = max(found.scale, float(prior.max()))
+        found.scale = max(found.scale, float(prior.max()) * unit)
         found.spread = max(found.spread, 1 + float(abs(weights).sum(axis=0).max()))
-        variances: Array = prior - np.einsum("ij,ij->j", half, half) + np.einsum("ij,ij->j", outside, outside)
-        return variances
+        variances = prior - np.einsum("ij,ij->j", half, half) + np.einsum("ij,ij->j", outside, outside)
+        return restored(variances, unit, self._blocks.dtype)
 
 
 def nystrom(

@@ -25,6 +25,7 @@ from .linalg import (
     solve_dtype_of,
 )
 from .targets import Targets, start_of, targets_of
+from .units import in_units, unit_of
 
 Array = npt.NDArray[Any]
 
@@ -214,11 +215,11 @@ def gradient_descent_mse(
 
 
 def max_learning_rate(
-    ntk_train_train: Any, y_train_size: int | None = None, momentum: float = 0.0, eps: float = 1e-12
+    ntk_train_train: Any, y_train_size: int | None = None, momentum: float = 0.0, eps: float | None = None
 ) -> float:
     """Largest learning rate at which gradient descent on the mean squared error converges.
 
-    ``2 (1 + momentum) |Y| / (lambda_max + eps)``, for the loss ``|f(X) - Y|^2 / (2 |Y|)``.
+    ``2 (1 + momentum) |Y| / lambda_max``, for the loss ``|f(X) - Y|^2 / (2 |Y|)``.
 
     Parameters
     ----------
@@ -229,8 +230,9 @@ def max_learning_rate(
         |Y|, the number of all targets (``y_train.size``); None: the rows of the kernel as a matrix.
     momentum : float
         In [0, 1).
-    eps : float
-        Keeps the bound of a kernel that is zero finite.
+    eps : float, optional
+        Added to the eigenvalue, in the kernel's units. Neural Tangents adds 1e-12, which halves the bound of a kernel
+        of this size; None: nothing is added, but a kernel that is zero counts as 1e-12, so that the bound is finite.
 
     Returns
     -------
@@ -258,9 +260,11 @@ def max_learning_rate(
         raise ValueError(f"[{what}] y_train_size must be a positive integer or None, given {y_train_size!r}")
     if not 0 <= momentum < 1:
         raise ValueError(f"[{what}] momentum must be in [0, 1), given {momentum!r}")
-    if not 0 < eps < math.inf:
-        raise ValueError(f"[{what}] eps must be positive and finite, given {eps!r}")
-    return 2 * (1 + float(momentum)) * int(y_train_size) / (largest_eigenvalue(matrix, what) + float(eps))
+    if eps is not None and not 0 < eps < math.inf:
+        raise ValueError(f"[{what}] eps must be positive and finite, or None, given {eps!r}")
+    largest = largest_eigenvalue(matrix, what)
+    largest = (largest or 1e-12) if eps is None else largest + float(eps)
+    return 2 * (1 + float(momentum)) * int(y_train_size) / largest
 
 
 def largest_eigenvalue(k: Array, what: str) -> float:
@@ -272,7 +276,8 @@ def largest_eigenvalue(k: Array, what: str) -> float:
         As :func:`max_learning_rate`.
     """
     check_gram(k, what)
-    found = float(eigenvalues(k.astype(np.float64), (len(k) - 1, len(k) - 1))[0])
+    unit = unit_of(k.diagonal())
+    found = float(eigenvalues(in_units(k, unit), (len(k) - 1, len(k) - 1))[0]) * unit
     if found < 0:
         raise IndefiniteError(f"[{what}] the kernel has no eigenvalue above {found:.6g}: it is no Gram matrix", found)
     return found

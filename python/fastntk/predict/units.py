@@ -28,6 +28,17 @@ def unit_of(x: Array, also: float = 0.0) -> float:
     return min(max(2.0 ** (math.frexp(largest)[1] - 1), tiny), 1 / tiny)
 
 
+def column_units(x: Array) -> Array:
+    """:func:`unit_of` for each column of x (n, o) float64 on the host, (o,)."""
+    return np.array([unit_of(column) for column in x.T])
+
+
+def halves(unit: float) -> tuple[float, float]:
+    """Two powers of two whose product is ``1 / unit``: a factor before a product and one behind it keep it in range."""
+    power = -exponent(unit)
+    return 2.0 ** (power // 2), 2.0 ** (power - power // 2)
+
+
 def in_units(x: Array, unit: float, dtype: Any = np.float64, order: Any = "K") -> Array:
     """``x / unit`` in ``dtype``, a copy; divided before it is rounded to a narrower one."""
     wide = np.result_type(x.dtype, dtype)
@@ -48,7 +59,7 @@ def shifted(x: Any, power: int) -> Any:
         return np.ldexp(x, power)
 
 
-def restored(x: Array, unit: float, dtype: Any) -> Array:
+def restored(x: Array, unit: float | Array, dtype: Any) -> Array:
     """``x unit`` in ``dtype``; beyond its range infinite, or 0."""
     with np.errstate(over="ignore", under="ignore"):
         found: Array = (x.astype(np.float64, copy=False) * unit).astype(dtype, copy=False)
