@@ -166,7 +166,7 @@ class KernelBlocks(Blocks):
         if not isinstance(get, str):
             raise TypeError(f"[{what}] get must be one name, 'nngp' or 'ntk', given {get!r}")
         self.kernel_fn, self.get, self.what = kernel_fn, get, what
-        self.x = as_input(x, "x_train", max(2, getattr(x, "ndim", 2)), what)
+        self.x = np.array(as_input(x, "x_train", max(2, getattr(x, "ndim", 2)), what))  # a copy: predictors keep it
         if not len(self.x):
             raise ValueError(f"[{what}] x_train is empty: shape {self.x.shape}")
         check_finite(self.x, "x_train", what)

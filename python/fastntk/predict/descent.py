@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import describe
+from ..arrays import describe, refuse_masked
 from .linalg import WARN_BLURRED, WARN_DIGITS, Spectrum, namespace, to_host, warn
 
 Array = npt.NDArray[Any]
@@ -44,6 +44,7 @@ class Descent:
         TypeError, ValueError
             Not numbers; NaN, negative, or with ``discrete`` neither integers nor infinite.
         """
+        refuse_masked(t, "t", self.what)
         found = np.asarray(to_host(t) if describe(t).startswith("cupy.") else t)
         if found.dtype.kind not in "fiu":
             raise TypeError(f"[{self.what}] t must be numbers or None, given {describe(t)} of dtype {found.dtype}")

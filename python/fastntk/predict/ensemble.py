@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import describe
+from ..arrays import describe, refuse_masked
 from ..door import door
 from ..inputs import axes_of
 from ..kernel_fn import KernelFn
 from .descent import Descent, twice
+from .grams import Grams, copied
 from .linalg import Conditioning, Spectrum, check_finite, namespace, product, solve_dtype_of
 from .mse import largest_eigenvalue
-from .posterior import Gaussian, Grams, by_get, names_of, result
+from .posterior import Gaussian, by_get, names_of, result
 from .targets import Targets, targets_of
 from .tiles import BUDGET, Evolved, Found, Prediction, empty_covariances, predict_tiles, settle
 
@@ -60,12 +61,12 @@ class EnsemblePredictor:
                 grams.add(name, k, f"the {name} of kernel_fn(x_train)", own=self._kernels.fresh)
         if times is None:
             for g in names if self._descent.discrete else ():
-                self._descent.check_rate(largest_eigenvalue(grams[g], what) + grams.reg(g), endless=True)
+                self._descent.check_rate(largest_eigenvalue(grams[g].kernel, what) + grams[g].reg, endless=True)
         if x_test is None:
             return by_get(get, {g: self._train(g, times, covariance) for g in names})
         predictions = {g: self._prediction(g, times, covariance is not None) for g in names}
         source = _Tested(self._kernels, x_test, self._x_train, kernel_kwargs, needed, grams.targets)
-        entry = np.result_type(*(grams.entry(g) for g in names))
+        entry = np.result_type(*(grams[g].entry for g in names))
         tiles = predict_tiles(
             source, predictions, covariance, entry, grams.dtype, self._budget, what, self._progress
         )  # fmt: skip
@@ -76,13 +77,13 @@ class EnsemblePredictor:
 
     def _conditioning(self, g: str, times: Array | None) -> Conditioning:
         grams = self._grams
-        return grams.cholesky(g).conditioning if times is None else grams.spectrum(g).conditioning
+        return grams[g].cholesky().conditioning if times is None else grams[g].spectrum().conditioning
 
     def _prediction(self, g: str, times: Array | None, covariance: bool) -> Prediction:
         grams = self._grams
         if times is None:
             return grams.endless(g, covariance)
-        spectrum, flat = grams.spectrum(g), times.reshape(-1)
+        spectrum, flat = grams[g].spectrum(), times.reshape(-1)
         weights = self._descent.solved(spectrum, flat)
         mean = spectrum.apply(weights.astype(grams.dtype), grams.matrix)
         if not covariance:
@@ -93,7 +94,7 @@ class EnsemblePredictor:
 
     def _train(self, g: str, times: Array | None, covariance: str | None) -> Any:
         """Outputs on the training points."""
-        grams, rows, entry = self._grams, self._grams.targets.paired, self._grams.entry(g)
+        grams, rows, entry = self._grams, self._grams.targets.paired, self._grams[g].entry
         if times is None:
             mean = grams.y.astype(entry)
             if covariance is None:
@@ -103,7 +104,7 @@ class EnsemblePredictor:
                 return Gaussian(mean, xp.zeros(rows, entry))
             n = math.prod(rows)
             return Gaussian(mean, grams.targets.zipped(xp.zeros((n, n), entry), rows, rows))
-        spectrum, flat = grams.spectrum(g), times.reshape(-1)
+        spectrum, flat = grams[g].spectrum(), times.reshape(-1)
         mean = spectrum.apply(self._descent.learned(spectrum, flat).astype(grams.dtype), grams.matrix)
         found = Found(mean.astype(entry), None)
         if covariance is not None:
@@ -117,7 +118,7 @@ class EnsemblePredictor:
         factors = left if g == "ntk" else spectrum.values * self._descent.left(spectrum, twice(times))
         target = empty_covariances(covariance, len(times), n, found.mean, grams.what)
         found.covariance = target
-        found.scale = float(grams["nngp"].diagonal().max()) + (grams.reg(g) if g == "nngp" else 0.0)
+        found.scale = float(grams["nngp"].kernel.diagonal().max()) + (grams[g].reg if g == "nngp" else 0.0)
         found.spread = 1 + math.sqrt(n) * (float(abs(left).max()) if left.size else 0.0)
         v = spectrum.vectors
         step = max(1, self._budget // (8 * n * grams.dtype.itemsize))
@@ -127,7 +128,7 @@ class EnsemblePredictor:
                 rows = v[a:b] * factor  # of E V, or of what the covariance is V times
                 if g == "ntk":
                     e = rows @ v.T
-                    ke = product(grams["nngp"], e.T)
+                    ke = product(grams["nngp"].kernel, e.T)
                     if covariance == "diagonal":
                         target[t, a:b] = (ke.T * e).sum(axis=1)
                         continue
@@ -139,7 +140,7 @@ class EnsemblePredictor:
                 block[:, a:] = (block[:, a:] + block[:, a:].T) / 2
                 target[t, a:b, :b] = block
                 target[t, :b, a:b] = block.T
-        settle(found, max(float(np.finfo(dtype).eps) for dtype in (grams.entry(g), grams.dtype)), grams.what)
+        settle(found, max(float(np.finfo(dtype).eps) for dtype in (grams[g].entry, grams.dtype)), grams.what)
 
 
 class _Kernels:
@@ -157,6 +158,7 @@ class _Kernels:
             one = getattr(k, name, None if len(names) > 1 else k)
             if one is None or not hasattr(one, "__array__"):
                 raise TypeError(f"[{self.what}] kernel_fn was asked for {names} and gave {describe(k)}")
+            refuse_masked(one, f"the {name} of kernel_fn", self.what)
             found[name] = one if describe(one).startswith("cupy.") else np.asarray(one)
         return found
 
@@ -172,6 +174,7 @@ class _Tested:
         self, kernels: _Kernels, x_test: Any, x_train: Any, kwargs: dict[str, Any], names: tuple[str, ...],
         targets: Targets,
     ) -> None:  # fmt: skip
+        refuse_masked(x_test, "x_test", targets.what)
         self._kernels, self._x_test, self._x_train = kernels, x_test, x_train
         self._names, self._targets = names, targets
         self.points = _count(x_test, kernels.axis(), targets.what)
@@ -377,8 +380,9 @@ def gradient_descent_mse_ensemble(
         compute_cov : bool or 'diagonal'
             True: a :class:`Gaussian` instead of the mean; 'diagonal': one with variances (m,) alone.
 
-        A name gives one result, a tuple a named tuple ``Gaussians``; in the kernels' dtype. Kernels of the training
-        points and factorisations are made on first use and kept; ``predict_fn.conditioning`` tells how they went, by
+        A name gives one result, a tuple a named tuple ``Gaussians``; in the kernels' dtype. Inputs, targets and
+        arguments for ``kernel_fn`` that are arrays are copied (not ``out``); kernels of the training points and
+        factorisations are made on first use and kept; ``predict_fn.conditioning`` tells how they went, by
         kernel. Covariances are exactly symmetric.
 
     Raises
@@ -409,5 +413,9 @@ def gradient_descent_mse_ensemble(
     targets = targets_of(y_train, trace_axes, what)
     descent = Descent(learning_rate, y_train.size, discrete, what)
     grams = Grams(targets, y_train, diag_reg, diag_reg_absolute_scale, solve_dtype_of(solve_dtype, what))
-    kernels = _Kernels(kernel_fn, kernel_fn_train_train_kwargs, what)
-    return EnsemblePredictor(kernels, x_train, grams, descent, int(memory_budget), bool(progress))
+    # Arrays to write to are the caller's.
+    kept = {key: x if key == "out" else copied(x, key, what) for key, x in kernel_fn_train_train_kwargs.items()}
+    kernels = _Kernels(kernel_fn, kept, what)
+    return EnsemblePredictor(
+        kernels, copied(x_train, "x_train", what), grams, descent, int(memory_budget), bool(progress)
+    )

@@ -17,6 +17,7 @@ from ..inputs import axes_of
 from ..kernel_fn import KernelFn
 from ..progress import Report, bar
 from .evidence import Amplitude, Problem, SearchWarning, SpectralEvidence, check_amplitude, check_nonzero
+from .grams import copied
 from .linalg import Conditioning, namespace, solve_dtype_of, warn, warn_of_few_digits
 from .posterior import Gaussian, GPPredictor, gp_inference
 from .units import in_units, restored
@@ -249,8 +250,9 @@ def fit(
     warn_of_few_digits(found.conditioning, model.rounding(), _WHAT)
     return Fit(
         found.kernel_fn, get, best.depth, best.W_std, best.b_std, best.diag_reg, found.noise_variance, best.amplitude,
-        best.log_marginal_likelihood, tuple(model.history), unidentified, at_edge, found.conditioning, x,
-        gp_inference(found.k, y, noise, True, trace_axes, solve_dtype=solve_dtype), (found.unit, found.amplitude),
+        best.log_marginal_likelihood, tuple(model.history), unidentified, at_edge, found.conditioning,
+        copied(x, "x", _WHAT), gp_inference(found.k, y, noise, True, trace_axes, solve_dtype=solve_dtype),
+        (found.unit, found.amplitude),
     )  # fmt: skip
 
 

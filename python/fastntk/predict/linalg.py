@@ -312,7 +312,7 @@ class Cholesky:
             self._factorise(k, reg, norm, what, quiet)
         except BaseException:
             if self._started:
-                self._unscaled(_mirrored(k, self._diagonal))
+                self._unscaled(mirrored(k, self._diagonal))
             raise
 
     def _factorise(self, k: Array, reg: float, norm: float, what: str, quiet: bool) -> None:
@@ -378,7 +378,7 @@ class Cholesky:
 
     def kernel(self) -> Array:
         """A copy of K as it was before ``overwrite``."""
-        return self._unscaled(_mirrored(self.factor.T.copy(), self._diagonal))
+        return self._unscaled(mirrored(self.factor.T.copy(), self._diagonal))
 
     def _unscaled(self, k: Array) -> Array:
         """``k`` in its own units again, in place."""
@@ -396,7 +396,7 @@ class Cholesky:
         # Symmetric: the transpose of rows in C order is the same matrix, and a plain copy.
         shifted = in_units(k.T, 1.0 if self._started else self.unit, self.dtype, "F")
         if self._overwrite:  # since the first try only one triangle is K's
-            _mirrored(shifted.T, self._diagonal)
+            mirrored(shifted.T, self._diagonal)
         at = self._xp.arange(len(k))
         shifted[at, at] += reg
         return shifted
@@ -404,7 +404,7 @@ class Cholesky:
     def _place(self, k: Array, reg: float) -> Array:
         """``k`` itself, with ``reg`` on its diagonal, to be factorised."""
         if self._started:
-            _mirrored(k, self._diagonal)
+            mirrored(k, self._diagonal)
         elif self.unit != 1:
             k *= k.dtype.type(1 / self.unit)
         self._started = True
@@ -467,7 +467,7 @@ class Cholesky:
         return int(rank)
 
 
-def _mirrored(k: Array, diagonal: Array) -> Array:
+def mirrored(k: Array, diagonal: Array) -> Array:
     """``k`` with its lower triangle above the diagonal too, and this diagonal."""
     for start in range(0, len(k), _ROWS):
         stop = min(len(k), start + _ROWS)

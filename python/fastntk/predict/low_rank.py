@@ -324,7 +324,7 @@ def nystrom(
         indices = landmarks.astype(np.intp)
         if not indices.size or indices.min() < 0 or indices.max() >= blocks.n:
             raise ValueError(f"[{what}] landmarks must be indices from 0 to {blocks.n - 1}, and not be empty")
-    points = blocks.check_points(landmarks, "landmarks") if indices is None else blocks.x[indices]
+    points = np.array(blocks.check_points(landmarks, "landmarks")) if indices is None else blocks.x[indices]
     if not len(points):
         raise ValueError(f"[{what}] landmarks are empty: shape {points.shape}")
     return NystromPredictor(blocks, targets, points, indices, reg, y, memory_budget, progress)

@@ -11,12 +11,11 @@ import numpy.typing as npt
 from ..arrays import describe
 from ..door import door
 from .descent import Descent
+from .grams import Gram, copied
 from .linalg import (
-    Cholesky,
     Conditioning,
     IndefiniteError,
     Spectrum,
-    absolute_reg,
     check_finite,
     check_gram,
     eigenvalues,
@@ -37,17 +36,14 @@ class MsePredictor:
     Attributes
     ----------
     conditioning : Conditioning or None
-        Of the factorisation made last; None before the first call.
+        Of the factorisation used last; None before the first call.
     """
 
     def __init__(
-        self, k: Array, y: Array, targets: Targets, descent: Descent, reg: float, dtype: np.dtype[Any]
+        self, gram: Gram, y: Array, targets: Targets, descent: Descent
     ) -> None:  # fmt: skip
-        self._k, self._y, self._targets, self._descent, self._reg, self._dtype = k, y, targets, descent, reg, dtype
-        self._matrix = targets.matrix(y).astype(dtype)
-        self._spectrum: Spectrum | None = None
-        self._cholesky: Cholesky | None = None
-        self._inverse_y: Array | None = None
+        self._gram, self._y, self._targets, self._descent = gram, copied(y, "y_train", descent.what), targets, descent
+        self._matrix = targets.matrix(y).astype(gram.dtype)
         self.conditioning: Conditioning | None = None
 
     def __call__(self, t: Any = None, fx_train_0: Any = 0.0, fx_test_0: Any = None, k_test_train: Any = None) -> Any:
@@ -57,10 +53,10 @@ class MsePredictor:
             raise ValueError(f"[{what}] fx_train_0 and fx_test_0 are both None: nothing is to be predicted")
         if fx_test_0 is not None and k_test_train is None:
             raise ValueError(f"[{what}] fx_test_0 is given, which asks for test predictions: k_test_train is missing")
-        xp = namespace(self._k, fx_train_0, fx_test_0, k_test_train, what=what)
+        xp = namespace(self._y, fx_train_0, fx_test_0, k_test_train, what=what)
         times = None if t is None else self._descent.times(t)
         start = start_of(0.0 if fx_train_0 is None else fx_train_0, targets.shape, "fx_train_0", xp, what)
-        error = self._matrix - targets.matrix(start).astype(self._dtype)
+        error = self._matrix - targets.matrix(start).astype(self._gram.dtype)
         cross: Array | None = None
         if fx_test_0 is not None:
             cross, rows = targets.cross(k_test_train, "k_test_train")
@@ -80,42 +76,40 @@ class MsePredictor:
     def _train(self, times: Array | None, start: Array, error: Array) -> Array:
         if times is None:
             self._check_endless()
-            found: Array = self._y.astype(self._k.dtype)
+            found: Array = self._y.astype(self._gram.entry)
             return found
         spectrum = self._spectral()
-        learned = self._descent.learned(spectrum, times.reshape(-1)).astype(self._dtype)
+        learned = self._descent.learned(spectrum, times.reshape(-1)).astype(self._gram.dtype)
         return self._restored(spectrum.apply(learned, error), self._targets.paired, times, start)
 
     def _test_weights(self, times: Array | None, error: Array) -> Array:
         """(times, n, o): what the kernel between test and training points is multiplied by."""
         if times is None:
             self._check_endless()
-            if self._cholesky is None:
-                self._cholesky = Cholesky(self._k, self._reg, self._descent.what, self._dtype)
-                self.conditioning = self._cholesky.conditioning
-            solved: Array = self._cholesky.solve(error)[None]
+            cholesky = self._gram.cholesky()
+            self.conditioning = cholesky.conditioning
+            solved: Array = cholesky.solve(error)[None]
             return solved
         spectrum = self._spectral()
-        weights = self._descent.solved(spectrum, times.reshape(-1)).astype(self._dtype)
+        weights = self._descent.solved(spectrum, times.reshape(-1)).astype(self._gram.dtype)
         return spectrum.apply(weights, error)
 
     def _restored(self, change: Array, rows: tuple[int, ...], times: Array | None, start: Array) -> Array:
         lead = () if times is None else times.shape
         moved = self._targets.restore(change, rows, lead)
-        found: Array = (start + moved).astype(self._k.dtype)
+        found: Array = (start + moved).astype(self._gram.entry)
         return found
 
     def _check_endless(self) -> None:
         """Steps without end need a learning rate that converges."""
         if self._descent.discrete:
-            largest = largest_eigenvalue(self._k, self._descent.what) + self._reg
+            largest = largest_eigenvalue(self._gram.kernel, self._descent.what) + self._gram.reg
             self._descent.check_rate(largest, endless=True)
 
     def _spectral(self) -> Spectrum:
-        if self._spectrum is None:
-            self._spectrum = Spectrum(self._k, self._reg, self._descent.what, self._dtype)
-            self.conditioning = self._spectrum.conditioning
-        return self._spectrum
+        spectrum = self._gram.spectrum()
+        self.conditioning = spectrum.conditioning
+        return spectrum
 
 
 def gradient_descent_mse(
@@ -173,7 +167,8 @@ def gradient_descent_mse(
             Kernel between test and training points; with ``fx_test_0``.
 
         It returns the outputs on the training points, those on the test points, or the pair of both, in the kernel's
-        dtype. The factorisations are made on first use and kept; ``predict_fn.conditioning`` tells how they went.
+        dtype. Kernel and targets are copied; the factorisations are made on first use and kept;
+        ``predict_fn.conditioning`` tells how they went.
 
     Raises
     ------
@@ -208,10 +203,9 @@ def gradient_descent_mse(
     k = one_kernel(k_train_train, "k_train_train", what)
     namespace(k, y_train, what=what)
     matrix = targets.train(k, "k_train_train")
-    check_gram(matrix, what)
     descent = Descent(learning_rate, y_train.size, discrete, what)
-    reg = absolute_reg(matrix, diag_reg, diag_reg_absolute_scale, what)
-    return MsePredictor(matrix, y_train, targets, descent, reg, solve_dtype_of(solve_dtype, what))
+    gram = Gram(matrix, diag_reg, diag_reg_absolute_scale, solve_dtype_of(solve_dtype, what), what)
+    return MsePredictor(gram, y_train, targets, descent)
 
 
 def max_learning_rate(

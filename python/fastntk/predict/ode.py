@@ -14,7 +14,8 @@ import numpy.typing as npt
 from ..door import door
 from .descent import Descent
 from .flow import METHODS, Flow
-from .linalg import Conditioning, Spectrum, check_finite, check_gram, namespace, product, to_host
+from .grams import Gram
+from .linalg import Conditioning, Spectrum, check_finite, namespace, product, to_host
 from .losses import CrossEntropy, Loss, loss_of
 from .mse import one_kernel
 from .targets import Targets, start_of, targets_of
@@ -63,14 +64,14 @@ class OdePredictor:
     """
 
     def __init__(
-        self, k: Array, y: Array, targets: Targets, loss: Loss, learning_rate: float, momentum: float | None,
+        self, gram: Gram, y: Array, targets: Targets, loss: Loss, learning_rate: float, momentum: float | None,
         descent: Descent, options: dict[str, Any],
     ) -> None:  # fmt: skip
-        self._k, self._y, self._targets, self._loss = k, y, targets, loss
+        self._gram, self._y, self._targets, self._loss = gram, y, targets, loss
+        self._mean = float(gram.kernel.diagonal().mean(dtype=np.float64))
         self._clock = learning_rate if momentum is None else learning_rate**0.5
         self._damping = None if momentum is None else (1 - momentum) / self._clock
         self._descent, self._options = descent, options
-        self._spectrum: Spectrum | None = None
         self.conditioning: Conditioning | None = None
 
     def __call__(
@@ -83,14 +84,14 @@ class OdePredictor:
         spectrum = self._spectral(endless=bool(np.isinf(times).any()))
         size = max(float(abs(x).max()) for x in (self._y, start.f))
         flow = Flow(
-            spectrum, float(self._k.diagonal().mean(dtype=np.float64)), self._loss, size or 1.0, start.f, start.q,
+            spectrum, self._mean, self._loss, size or 1.0, start.f, start.q,
             self._damping, clock=self._clock, what=self._descent.what, **self._options,
         )  # fmt: skip
         # Eigenvalues that count as zero after this time lead nowhere.
         seen = self._descent.learned if start.cross is None else self._descent.solved
         active = to_host(seen(spectrum, distinct))[..., None] != 0
         outputs = self._outputs(flow, distinct * self._clock, active, start)
-        place = namespace(self._k, what=self._descent.what).asarray(place).reshape(-1)
+        place = namespace(self._y, what=self._descent.what).asarray(place).reshape(-1)
         rows = (self._targets.paired, start.rows) * 2
         found = [
             None if x is None else self._restored(x[place], lengths, times.shape)
@@ -119,7 +120,7 @@ class OdePredictor:
         if state.fx_test is None and state.qx_test is not None:
             raise ValueError(f"[{what}] the state has qx_test, but no fx_test")
         arrays = (state.fx_train, state.fx_test, state.qx_train, state.qx_test)
-        xp = namespace(self._k, *arrays, k_test_train, what=what)
+        xp = namespace(self._y, *arrays, k_test_train, what=what)
 
         def matrix(values: Any, shape: tuple[int, ...], name: str) -> Array:
             return targets.matrix(start_of(values, shape, name, xp, what)).astype(np.float64)
@@ -137,7 +138,7 @@ class OdePredictor:
     def _outputs(self, flow: Flow, s: Array, active: Array, start: _Start) -> tuple[Array | None, ...]:
         """Outputs on training and test points and, with momentum, their velocities: (times, points, o) each."""
         u, v = flow.states(s)
-        xp = namespace(self._k, what=self._descent.what)
+        xp = namespace(self._y, what=self._descent.what)
 
         def moved(x: Array, carried: Array) -> tuple[Array, Array | None]:
             """What x adds, and what the velocities at the start have carried."""
@@ -159,21 +160,20 @@ class OdePredictor:
         return *outputs, *moved(v, np.exp(-self._damping * s))
 
     def _restored(self, values: Array, rows: tuple[int, ...], lead: tuple[int, ...]) -> Array:
-        found: Array = self._targets.restore(values, rows, lead).astype(self._k.dtype)
+        found: Array = self._targets.restore(values, rows, lead).astype(self._gram.entry)
         return found
 
     def _spectral(self, endless: bool) -> Spectrum:
         what = self._descent.what
-        if self._spectrum is None:
-            self._spectrum = Spectrum(self._k, 0.0, what)
-            self.conditioning = self._spectrum.conditioning
-        rank = self._spectrum.conditioning.effective_rank
-        if endless and isinstance(self._loss, CrossEntropy) and not self._loss.bounded and rank == len(self._k):
+        spectrum = self._gram.spectrum()
+        self.conditioning = spectrum.conditioning
+        rank = spectrum.conditioning.effective_rank
+        if endless and isinstance(self._loss, CrossEntropy) and not self._loss.bounded and rank == len(spectrum.values):
             raise ValueError(
                 f"[{what}] t is infinite, but the cross-entropy of targets that hold zeros has no limit: the outputs "
                 "rise for ever. Give a finite t, or smooth the targets"
             )
-        return self._spectrum
+        return spectrum
 
 
 def gradient_descent(
@@ -294,7 +294,7 @@ def gradient_descent(
     k = one_kernel(k_train_train, "k_train_train", what)
     namespace(k, y_train, what=what)
     matrix = targets.train(k, "k_train_train")
-    check_gram(matrix, what)
+    gram = Gram(matrix, 0.0, True, np.dtype(np.float64), what)
     if momentum is not None and not (isinstance(momentum, Real) and 0 <= momentum < 1):
         raise ValueError(f"[{what}] momentum must be None or in [0, 1), given {momentum!r}")
     Descent(learning_rate, y_train.size, False, what)
@@ -311,4 +311,4 @@ def gradient_descent(
     y = targets.matrix(y_train).astype(np.float64)
     chosen = loss_of(loss, gradient, y, targets)
     options = {"method": method, "rtol": rtol, "atol": atol, "max_evaluations": max_evaluations}
-    return OdePredictor(matrix, y, targets, chosen, float(learning_rate), momentum, descent, options)
+    return OdePredictor(gram, y, targets, chosen, float(learning_rate), momentum, descent, options)

@@ -12,18 +12,10 @@ import numpy.typing as npt
 from ..arrays import describe
 from ..door import door
 from ..results import named
-from .linalg import (
-    Cholesky,
-    Conditioning,
-    Spectrum,
-    absolute_reg,
-    check_finite,
-    check_gram,
-    namespace,
-    solve_dtype_of,
-)
+from .grams import Grams
+from .linalg import Conditioning, Spectrum, check_finite, check_floats, check_gram, namespace, solve_dtype_of
 from .targets import Targets, targets_of
-from .tiles import BUDGET, Found, Prediction, Solved, predict_tiles
+from .tiles import BUDGET, Found, Prediction, predict_tiles
 
 Array = npt.NDArray[Any]
 
@@ -102,91 +94,6 @@ def result(
     return Gaussian(mean, covariance, conditioning=conditioning, rounding=found.rounding)
 
 
-class Grams:
-    """The kernels of the training points, their Cholesky factors and the targets, all made once.
-
-    Parameters
-    ----------
-    targets, y : Targets, array
-    diag_reg, absolute : float, bool
-        As given by the user.
-    dtype : numpy.dtype
-        What is computed in.
-    """
-
-    def __init__(self, targets: Targets, y: Array, diag_reg: float, absolute: bool, dtype: np.dtype[Any]) -> None:
-        self.targets, self.y, self.dtype, self.what = targets, y, dtype, targets.what
-        self.matrix = targets.matrix(y).astype(dtype)
-        self._diag_reg, self._absolute = diag_reg, absolute
-        self._kernels: dict[str, Array] = {}
-        self._regs: dict[str, float] = {}
-        self._entries: dict[str, np.dtype[Any]] = {}
-        self._own: set[str] = set()
-        self._cholesky: dict[str, Cholesky] = {}
-        self._spectra: dict[str, Spectrum] = {}
-        self._weights: dict[str, Array] = {}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._entries
-
-    def __getitem__(self, name: str) -> Array:
-        if name not in self._kernels:
-            self._kernels[name] = self._cholesky[name].kernel()
-        return self._kernels[name]
-
-    def add(self, name: str, k: Array, given: str, own: bool = False) -> None:
-        """Take a kernel of the training points, called ``given`` in messages; ``own``: nobody else has the array."""
-        namespace(k, self.y, what=self.what)
-        matrix = self.targets.train(k, given)
-        check_gram(matrix, self.what)
-        self._kernels[name], self._entries[name] = matrix, matrix.dtype
-        if own and isinstance(matrix, np.ndarray) and matrix.dtype == self.dtype and matrix.flags.c_contiguous:
-            self._own.add(name)
-
-    def entry(self, name: str) -> np.dtype[Any]:
-        """The dtype of the kernel given."""
-        return self._entries[name]
-
-    def reg(self, name: str) -> float:
-        """What is added to the diagonal."""
-        if name not in self._regs:
-            self._regs[name] = absolute_reg(self[name], self._diag_reg, self._absolute, self.what)
-        return self._regs[name]
-
-    def cholesky(self, name: str) -> Cholesky:
-        if name not in self._cholesky:
-            k, reg, own, entry = self[name], self.reg(name), name in self._own, self.entry(name)
-            if own:  # factor and kernel share the array, which nobody may ask for while it is neither
-                del self._kernels[name], self._entries[name]
-            self._cholesky[name] = Cholesky(k, reg, self.what, self.dtype, overwrite=own)
-            self._entries[name] = entry
-        return self._cholesky[name]
-
-    def spectrum(self, name: str) -> Spectrum:
-        if name not in self._spectra:
-            self._spectra[name] = Spectrum(self[name], self.reg(name), self.what, self.dtype)
-        return self._spectra[name]
-
-    def weights(self, name: str) -> Array:
-        """``(K + diag_reg)^-1 Y``, (n, o)."""
-        if name not in self._weights:
-            self._weights[name] = self.cholesky(name).solve(self.matrix)
-        return self._weights[name]
-
-    def conditioning(self) -> dict[str, Conditioning]:
-        """Of the factorisations made so far, by kernel; of Cholesky where there are two."""
-        found = {name: spectrum.conditioning for name, spectrum in self._spectra.items()}
-        return found | {name: cholesky.conditioning for name, cholesky in self._cholesky.items()}
-
-    def endless(self, g: str, covariance: bool) -> Prediction:
-        """The prediction 'nngp', 'ntk' or 'ntkgp' after training without end, or of exact inference."""
-        kernel = "nngp" if g == "nngp" else "ntk"
-        prior = "ntk" if g == "ntkgp" else "nngp"
-        other = self["nngp"] if g == "ntk" and covariance else None
-        response = Solved(self.cholesky(kernel))
-        return Prediction(kernel, prior if covariance else kernel, self.weights(kernel)[None], response, other)
-
-
 class _Given:
     """Kernels of test points that the user has: a :class:`~fastntk.predict.tiles.Source`."""
 
@@ -217,16 +124,23 @@ def _field(k: Any, name: str, given: str, what: str) -> Any:
         raise TypeError(f"[{what}] {given} must be an array, a Kernel or a named tuple of kernels; given {describe(k)}")
     found = getattr(k, name, None)
     if found is None:
-        raise ValueError(f"[{what}] {given} lacks {name!r}, which this prediction needs; it is {describe(k)}")
+        raise ValueError(_lacks(name, given, describe(k), what))
     return found
+
+
+def _lacks(name: str, given: str, kind: str, what: str) -> str:
+    return f"[{what}] {given} lacks {name!r}, which this prediction needs; it is {kind}"
 
 
 @door
 class GPPredictor:
-    """What :func:`gp_inference` returns; see there for the arguments of a call."""
+    """What :func:`gp_inference` returns; see there for the arguments of a call.
 
-    def __init__(self, k: Any, grams: Grams) -> None:
-        self._k, self._grams = k, grams
+    ``single``: one array is taken for whichever kernel is asked for.
+    """
+
+    def __init__(self, grams: Grams, single: bool, given: str) -> None:
+        self._grams, self._single, self._given = grams, single, given
 
     @property
     def conditioning(self) -> dict[str, Conditioning]:
@@ -246,13 +160,13 @@ class GPPredictor:
         for g in names:
             kernel, start = "nngp" if g == "nngp" else "ntk", "ntk" if g == "ntkgp" else "nngp"
             needed = {kernel} if k_test_test is None else {kernel, start}
-            if len(needed) == 2 and (_is_array(self._k) or _is_array(k_test_train)):
+            if len(needed) == 2 and (self._single or _is_array(k_test_train)):
                 raise ValueError(
                     f"[{grams.what}] the covariance of 'ntk' needs both kernels of k_train_train and k_test_train: "
                     "give Kernels or named tuples with nngp and ntk"
                 )
             for name in needed - set(cross):
-                self._add(name)
+                self._need(name)
                 cross[name], rows = self._cross(k_test_train, name, rows)
             assert rows is not None
             if k_test_test is not None and start not in prior:
@@ -260,18 +174,18 @@ class GPPredictor:
             predictions[g] = grams.endless(g, k_test_test is not None)
         assert rows is not None
         covariance = None if not prior else "full" if next(iter(prior.values())).ndim == 2 else "diagonal"
-        entry = np.result_type(*(grams[p.kernel].dtype for p in predictions.values()))
+        entry = np.result_type(*(grams[p.kernel].entry for p in predictions.values()))
         source = _Given(cross, prior, math.prod(rows))
         tiles = predict_tiles(source, predictions, covariance, entry, grams.dtype, BUDGET, grams.what)
         found = {}
         for g, tile in tiles.items():
-            conditioning = grams.cholesky(predictions[g].kernel).conditioning
+            conditioning = grams[predictions[g].kernel].cholesky().conditioning
             found[g] = result(tile, grams.targets, rows, None, conditioning)
         return by_get(get, found)
 
-    def _add(self, name: str) -> None:
+    def _need(self, name: str) -> None:
         if name not in self._grams:
-            self._grams.add(name, _field(self._k, name, "k_train_train", self._grams.what), "k_train_train")
+            raise ValueError(_lacks(name, "k_train_train", self._given, self._grams.what))
 
     def _cross(self, k: Any, name: str, rows: tuple[int, ...] | None) -> tuple[Array, tuple[int, ...]]:
         """A kernel between test and training points as a matrix, and the lengths of its test axes."""
@@ -289,6 +203,7 @@ class GPPredictor:
         given, targets = _field(k, name, "k_test_test", self._grams.what), self._grams.targets
         namespace(self._grams.y, given, what=targets.what)
         if given.ndim == len(rows):
+            check_floats(given, "k_test_test", targets.what)
             found, have = given.reshape(-1), [tuple(given.shape)]
         else:
             found, *have = targets.kernel(given, "k_test_test")
@@ -302,14 +217,14 @@ class GPPredictor:
     def _train(self, g: str, k_test_test: Any) -> Any:
         """Training outputs are the targets, without variance."""
         grams, kernel = self._grams, "nngp" if g == "nngp" else "ntk"
-        self._add(kernel)
-        k = _field(self._k, kernel, "k_train_train", grams.what)
-        mean = grams.y.astype(k.dtype)
+        self._need(kernel)
+        entry, rows = grams[kernel].entry, grams.targets.paired
+        mean = grams.y.astype(entry)
         if k_test_test is None:
             return mean
-        xp = namespace(k, what=grams.what)
-        vector = _is_array(k_test_test) and k_test_test.ndim == k.ndim // 2
-        return Gaussian(mean, xp.zeros(k.shape[::2] if vector else k.shape, k.dtype))
+        vector = _is_array(k_test_test) and k_test_test.ndim == len(rows)
+        shape = rows if vector else tuple(n for n in rows for _ in range(2))
+        return Gaussian(mean, namespace(mean, what=grams.what).zeros(shape, entry))
 
 
 def gp_inference(
@@ -362,8 +277,9 @@ def gp_inference(
             With it the result is a :class:`Gaussian`; for diagonals, of variances alone, which take memory O(m).
             None: means alone.
 
-        A name gives one result, a tuple a named tuple ``Gaussians``; in the kernels' dtype. The factorisations are
-        made on first use and kept; ``predict_fn.conditioning`` tells how they went, by kernel.
+        A name gives one result, a tuple a named tuple ``Gaussians``; in the kernels' dtype. Kernels and targets are
+        copied; the factorisations are made on first use, in the place of the copies, and kept;
+        ``predict_fn.conditioning`` tells how they went, by kernel.
 
     Raises
     ------
@@ -387,14 +303,17 @@ def gp_inference(
     what = "gp_inference"
     targets = targets_of(y_train, trace_axes, what)
     grams = Grams(targets, y_train, diag_reg, diag_reg_absolute_scale, solve_dtype_of(solve_dtype, what))
-    predictor = GPPredictor(k_train_train, grams)
-    for name in ("nngp", "ntk"):
-        if _is_array(k_train_train) or getattr(k_train_train, name, None) is not None:
-            predictor._add(name)
-            grams.reg(name)
-    if "nngp" not in grams and "ntk" not in grams:
-        _field(k_train_train, "nngp", "k_train_train", what)
-    return predictor
+    single = _is_array(k_train_train)
+    if single:
+        grams.add("nngp", k_train_train, "k_train_train")
+        grams.share("ntk", "nngp")
+    else:
+        for name in ("nngp", "ntk"):
+            if getattr(k_train_train, name, None) is not None:
+                grams.add(name, getattr(k_train_train, name), "k_train_train")
+        if "nngp" not in grams and "ntk" not in grams:
+            _field(k_train_train, "nngp", "k_train_train", what)  # says what it is instead
+    return GPPredictor(grams, single, describe(k_train_train))
 
 
 def sample(gaussian: Any, n: int, rng: Any, *, trace_axes: Any = (-1,)) -> Array:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import describe
-from .linalg import check_finite
+from ..arrays import describe, refuse_masked
+from .linalg import check_finite, check_floats
 
 Array = npt.NDArray[Any]
 
@@ -63,7 +63,17 @@ class Targets:
         )
 
     def kernel(self, k: Array, name: str) -> tuple[Array, tuple[int, ...], tuple[int, ...]]:
-        """A kernel with interleaved axes (a, a', b, b', ...) as a matrix, and its lengths of rows and of columns."""
+        """A kernel with interleaved axes (a, a', b, b', ...) as a matrix, and its lengths of rows and of columns.
+
+        Raises
+        ------
+        TypeError
+            Masked, or of another dtype than float32 or float64.
+        ValueError
+            Of another number of axes.
+        """
+        refuse_masked(k, name, self.what)
+        check_floats(k, name, self.what)
         if k.ndim != 2 * len(self.paired):
             raise ValueError(
                 f"[{self.what}] {name} must have {2 * len(self.paired)} axes, a pair for each axis of targets of shape "
@@ -113,6 +123,7 @@ def targets_of(y: Any, trace_axes: Any, what: str) -> Targets:
     """
     if not hasattr(y, "dtype") or not hasattr(y, "ndim"):
         raise TypeError(f"[{what}] y_train must be a NumPy or CuPy array, given {describe(y)}")
+    refuse_masked(y, "y_train", what)
     if y.dtype.kind not in "fiub":
         raise TypeError(f"[{what}] y_train must hold real numbers, given {y.dtype}")
     axes = (trace_axes,) if isinstance(trace_axes, (int, np.integer)) else tuple(trace_axes)
@@ -135,6 +146,7 @@ def start_of(fx: Any, shape: tuple[int, ...], name: str, xp: Any, what: str) -> 
     ValueError
         Of another shape, or not finite.
     """
+    refuse_masked(fx, name, what)
     fx = xp.asarray(fx)
     if fx.dtype.kind not in "fiub":
         raise TypeError(f"[{what}] {name} must hold real numbers, given {fx.dtype}")

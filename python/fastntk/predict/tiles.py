@@ -45,6 +45,14 @@ class Source(Protocol):
         """Its diagonal."""
 
 
+class Held(Protocol):
+    """A kernel that is asked for when it is needed, and not before: until then a factor may lie in its place."""
+
+    @property
+    def kernel(self) -> Array:
+        """(n, n)."""
+
+
 class Solved:
     """``A^-1 x``: training without end."""
 
@@ -81,14 +89,14 @@ class Prediction:
     """One entry of ``get``.
 
     ``kernel`` is the one trained with, ``prior`` that of the outputs at the start; ``mean`` (times, n, o) are the
-    weights of its columns; ``nngp`` the prior's Gram of the training points where ``kernel`` is another.
+    weights of its columns; ``nngp`` has the prior's kernel of the training points where ``kernel`` is another.
     """
 
     kernel: str
     prior: str
     mean: Array
     response: Solved | Evolved
-    nngp: Array | None = None
+    nngp: Held | None = None
 
     @property
     def matrices(self) -> int:
@@ -99,7 +107,7 @@ class Prediction:
         b = self.response.back(t, projected)
         if self.nngp is None:
             return {self.prior: -b}
-        c = self.response.back(t, self.response.project(product(self.nngp, b) - cross[self.prior].T))
+        c = self.response.back(t, self.response.project(product(self.nngp.kernel, b) - cross[self.prior].T))
         return {self.prior: -b, self.kernel: c}
 
 
