@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fastntk import predict
 from fastntk.predict import Gaussian, IllConditionedWarning, IndefiniteError
-from predict_inputs import Kernels, both, draw, warned
+from predict_inputs import Kernels, both, draw, linear, network, warned
 from scipy.linalg import expm, hilbert
 
 # ---------------------------------------------------------------- singular, ill-conditioned, indefinite
@@ -236,6 +236,59 @@ def test_refused(k):
         call()
     assert type(caught.value) is error
     assert words in str(caught.value)
+
+
+def entrances():
+    """By name: an array that a function of predict takes, and the call with another in its place."""
+    x, x_test, y = draw(6, 3), draw(3, 3, seed=1), draw(6, 2, seed=2)
+    (k, cross, own), kernel_fn = both(6, 3), network().kernel_fn
+    variances = np.diag(own.nngp).copy()
+    gp, mse = predict.gp_inference(k, y, 1e-2), predict.gradient_descent_mse(k.ntk, y)
+    flow = predict.gradient_descent("mse", k.ntk, y)
+    ensemble = predict.gradient_descent_mse_ensemble
+
+    def answers(found):
+        return lambda x1, x2, get: found if x2 is None else kernel_fn(x1, x2, get)
+
+    return {
+        "y of gp_inference": (y, lambda a: predict.gp_inference(k, a)),
+        "k_train_train": (k.nngp, lambda a: predict.gp_inference(a, y)),
+        "k_train_train in a tuple": (k.nngp, lambda a: predict.gp_inference(Kernels(k.nngp, a), y)),
+        "k_test_train": (cross.nngp, lambda a: gp("nngp", a)),
+        "k_test_train in a tuple": (cross.nngp, lambda a: gp("nngp", Kernels(a, cross.ntk))),
+        "k_test_test": (own.nngp, lambda a: gp("nngp", cross, a)),
+        "variances": (variances, lambda a: gp("nngp", cross, a)),
+        "k of gradient_descent_mse": (k.ntk, lambda a: predict.gradient_descent_mse(a, y)),
+        "fx_train_0": (y, lambda a: mse(1.0, a)),
+        "fx_test_0": (draw(3, 2), lambda a: mse(1.0, 0.0, a, cross.ntk)),
+        "cross of gradient_descent_mse": (cross.ntk, lambda a: mse(1.0, 0.0, 0.0, a)),
+        "t": (np.ones(2), lambda a: mse(a)),
+        "k of gradient_descent": (k.ntk, lambda a: predict.gradient_descent("mse", a, y)),
+        "cross of gradient_descent": (cross.ntk, lambda a: flow(1.0, 0.0, 0.0, a)),
+        "state": (y, lambda a: flow(1.0, predict.ODEState(a))),
+        "x_train": (x, lambda a: ensemble(kernel_fn, a, y)(1.0, x_test, "ntk")),
+        "x_train of another's function": (x, lambda a: ensemble(linear, a, y)(1.0, x_test, "ntk")),
+        "x_test of another's function": (x_test, lambda a: ensemble(linear, x, y)(1.0, a, "ntk")),
+        "what a function gave": (kernel_fn(x, None, "ntk"), lambda a: ensemble(answers(a), x, y)(1.0, x_test, "ntk")),
+        "x of nystrom": (x, lambda a: predict.nystrom(kernel_fn, a, y, 3)),
+        "landmarks": (x[:3], lambda a: predict.nystrom(kernel_fn, x, y, a)),
+        "array of conjugate_gradient": (k.ntk, lambda a: predict.conjugate_gradient(a, None, y, diag_reg=0.1)),
+        "log_marginal_likelihood": (k.ntk, lambda a: predict.log_marginal_likelihood(a, y)),
+        "y of leave_one_out": (y, lambda a: predict.leave_one_out(k.ntk, a)),
+        "max_learning_rate": (k.ntk, predict.max_learning_rate),
+        "covariance": (own.nngp, lambda a: predict.sample((draw(3, 1), a), 1, 0)),
+    }
+
+
+@pytest.mark.parametrize("name", list(entrances()))
+def test_masked_and_complex_arrays_are_refused(name):
+    """What a mask hides has no value, and an imaginary part no meaning: neither is dropped in silence."""
+    good, call = entrances()[name]
+    call(good)
+    with pytest.raises(TypeError, match="MaskedArray"):
+        call(np.ma.masked_greater(good, 0.2))
+    with pytest.raises(TypeError, match="complex128"):
+        call(good + 0.1j)
 
 
 def test_mixed_libraries_are_refused(monkeypatch):
