@@ -44,6 +44,14 @@ def is_array(x: Any) -> bool:
     return not isinstance(x, (np.generic, type)) and hasattr(x, "__array__")
 
 
+def refuse_masked(x: Any, label: str, what: str) -> None:
+    """Raise TypeError for a masked array: what its mask hides would be computed with as if it were there."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(
+            f"[{what}] {label} is a masked array, whose mask kernels do not know: .filled(value) makes it a plain one"
+        )
+
+
 def as_array(x: Any, label: str, what: str) -> Array:
     """NumPy's array of the same numbers; without a copy where the library has one to give.
 
@@ -57,10 +65,7 @@ def as_array(x: Any, label: str, what: str) -> Array:
     ValueError
         Lists of unequal lengths.
     """
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(
-            f"[{what}] {label} is a masked array, whose mask kernels do not know: .filled(value) makes it a plain one"
-        )
+    refuse_masked(x, label, what)
     if isinstance(x, np.ndarray):
         return np.asarray(x)
     if any(kind.__name__ == "Tracer" for kind in type(x).__mro__):

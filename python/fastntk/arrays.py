@@ -9,20 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .arraylike import describe as describe
+from .arraylike import refuse_masked as refuse_masked
 from .device import HOST, Place
 
 Array = npt.NDArray[Any]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-
-
-def refuse_masked(x: Any, name: str, what: str) -> None:
-    """Raise TypeError for a masked array: what its mask hides would be computed with as if it were there."""
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(
-            f"[{what}] {name} is a numpy.ma.MaskedArray, whose masked entries have no value: leave those samples out, "
-            "or fill them (numpy.ma.filled) and give a plain numpy.ndarray"
-        )
 
 
 def as_input(x: Any, name: str, ndim: int, what: str, place: Place = HOST) -> Array:
