@@ -423,8 +423,7 @@ struct ImageUnit {
         const Pooled<T> found = pooled<T, form>(p.a, p.b, lanes, x, plane(s.dst, 0)[k], plane(s.dst, 1)[k]);
         some += found.lost;
         all += found.all;
-        store_at(s.dst, y).template put<form>(x, found.weight * found.value, found.weight * found.plus,
-                                              found.weight * plane(s.dst, 2)[k]);
+        store_at(s.dst, y).template put<form>(x, found.value, found.plus, found.weight * plane(s.dst, 2)[k]);
       }
       const uint8_t own = lane_flags()[x];
       if (!counts || !(own & kLive)) return;

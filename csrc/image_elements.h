@@ -38,32 +38,37 @@ FNTK_HD void finish(const Sink& sink, const Weights<T>& c, const T* a, const T* 
 // Pooling adds correlated parts: with S = sum s, M = sum (s s' - K) of the image
 // with itself, t^2 = S^2 - M the variance of the sum, and d = S - t,
 //   t t' - sum K = sum (s s' - K) - ((M + M') / 2 - (S - S') (d - d') + (d - d')^2 / 2),   t t' + sum K likewise:
-// 0 for windows that are equal bit for bit. Arrays: weight, S, M, d; for cov the weight alone. What is left of a
-// difference is lost for the next nonlinearity's sqrt(1 - rho) where it is below a thousandth of (M / S^2)^2.
+// 0 for windows that are equal bit for bit. M grows with S^2, t t' - sum K with S S': windows of two sizes would cancel
+// all of it, so each is first brought to 1 <= S < 2 by a power of two, e, which changes no digit. Arrays: weight; S e,
+// M e^2, d e, e and weight / e; for cov the weight alone. What is left of a difference is lost for the next
+// nonlinearity's sqrt(1 - rho) where it is below a thousandth of (M / S^2)^2.
 template <class T>
 struct Pooled {
   T weight, value, plus;
-  T lost, all;  // s s' where a difference has lost its digits; s s'
+  T lost, all;  // weighted S S' where a difference has lost its digits; weighted S S'
 };
 
 template <class T, Form form>
 FNTK_HD Pooled<T> pooled(const T* a, const T* b, long lanes, long x, T v, T p) {
-  Pooled<T> found = {a[x] * b[x], v, p, T(0), T(0)};
-  if constexpr (form != Form::cov) {
+  Pooled<T> found = {a[x] * b[x], T(0), T(0), T(0), T(0)};
+  if constexpr (form == Form::cov) {
+    found.value = found.weight * v;
+  } else {
     const T s1 = a[lanes + x], s2 = b[lanes + x], e = a[3 * lanes + x] - b[3 * lanes + x];
     const T mean = T(0.5) * (a[2 * lanes + x] + b[2 * lanes + x]);
     const T rest = e * ((s1 - s2) - T(0.5) * e);
+    const T e1 = a[4 * lanes + x], e2 = b[4 * lanes + x], f1 = a[5 * lanes + x], f2 = b[5 * lanes + x];
     const bool blank = s1 * s2 == T(0);  // no variance: nothing to differ
     const T least = T(1e-3) * mean * mean;
-    T value = select(blank, T(0), (v - mean) + rest);
-    found.lost = select(value * s1 * s2 < least, select(value == T(0), T(0), s1 * s2), T(0));
-    found.value = at_least_zero(value);
+    const T value = select(blank, T(0), ((v * e1) * e2 - mean) + rest);
+    found.all = (f1 * s1) * (f2 * s2);
+    found.lost = select(value * s1 * s2 < least, select(value == T(0), T(0), found.all), T(0));
+    found.value = (f1 * at_least_zero(value)) * f2;
     if constexpr (form == Form::both_defects) {
-      const T plus = select(blank, T(0), (p - mean) + rest);
-      found.lost += select(plus * s1 * s2 < least, select(plus == T(0), T(0), s1 * s2), T(0));
-      found.plus = at_least_zero(plus);
+      const T plus = select(blank, T(0), ((p * e1) * e2 - mean) + rest);
+      found.lost += select(plus * s1 * s2 < least, select(plus == T(0), T(0), found.all), T(0));
+      found.plus = (f1 * at_least_zero(plus)) * f2;
     }
-    found.all = s1 * s2;
   }
   return found;
 }

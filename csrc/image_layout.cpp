@@ -178,7 +178,7 @@ void prepare(ImageProgram& program) {
             program.homogeneous && (pool || (step.params.size() == 4 && step.params[1] == 0 && step.params[3] == 0));
         FNTK_CHECK(step.params.size() == (pool ? 1u : 4u), step.name, " has ", step.params.size(), " parameters");
         if (pool) {
-          step.n_arrays = cov ? 1 : 4;
+          step.n_arrays = cov ? 1 : 6;
         } else if (!cov) {
           step.bias = step.params[1] > 0;
           step.n_coords[0] = parts[0] - 1;

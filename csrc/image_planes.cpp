@@ -183,7 +183,7 @@ void land_pool(const PlaneArgs<T>& args) {
         c.lost[x] += found.lost;
         c.lost[lanes + x] += found.all;
       }
-      sink.template put<form>(x, found.weight * found.value, found.weight * found.plus, found.weight * t[x]);
+      sink.template put<form>(x, found.value, found.plus, found.weight * t[x]);
     }
   }
 }
@@ -309,10 +309,11 @@ inline void square_root(long n, const double* in, double* out) {
   for (long k = 0; k < n; ++k) out[k] = sqrt(in[k]);  // vectorised: 1
 }
 
-// The inverse of 0 counts as 0.
-inline void inverse(long n, const double* in, double* out) {
+// The inverse of 0 counts as 0, of less than `least` as that of `least`: infinity times 0 would be NaN.
+inline void inverse(long n, double least, const double* in, double* out) {
   FNTK_LANES
-  for (long k = 0; k < n; ++k) out[k] = select(in[k] == 0, 0.0, 1 / in[k]);  // vectorised: 1
+  for (long k = 0; k < n; ++k)
+    out[k] = select(in[k] == 0, 0.0, 1 / select(in[k] < least, least, in[k]));  // vectorised: 1
 }
 
 template <class T>

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace fntk {
 
@@ -13,6 +14,14 @@ using Values = std::vector<double>;
 struct Variances {
   Values q, s;  // s: their roots, once something has asked for them
 };
+
+// A power of two that brings x between 1 and 2, as near as it and its inverse are numbers of T.
+template <class T>
+double scale_of(double x) {
+  if (!(x > 0) || std::isinf(x)) return 1;
+  constexpr int most = std::numeric_limits<T>::max_exponent - 24;
+  return std::ldexp(1.0, std::clamp(-std::ilogb(x), -most, most));
+}
 
 template <class T>
 struct Tables {
@@ -175,9 +184,12 @@ struct Tables {
       double sum = 0;
       for (double part : parts) sum += std::sqrt(part);
       const double mass = std::min(left.mass[size_t(at)], sum * sum), variance = sum * sum - mass;
-      put(step, 1, at, sum);
-      put(step, 2, at, mass);
-      put(step, 3, at, sum > 0 ? mass / (sum + std::sqrt(variance)) : 0);
+      const double e = scale_of<T>(sum);
+      put(step, 1, at, sum * e);
+      put(step, 2, at, mass * e * e);
+      put(step, 3, at, sum > 0 ? mass / (sum + std::sqrt(variance)) * e : 0);
+      put(step, 4, at, e);
+      put(step, 5, at, weight / e);
       found[size_t(at)] = weight * weight * variance;
     }
     slots[size_t(step.dst)] = {std::move(found), {}};
@@ -191,7 +203,7 @@ struct Tables {
       double largest = 0;
       for (int c = 0; c < channels; ++c) largest = std::max(largest, std::abs(double(pixel[c]) / length));
       // infinity has no direction: the pixel becomes NaN
-      const double scale = std::isinf(largest) ? NAN : largest > 0 ? std::ldexp(1.0, -std::ilogb(largest)) : 1;
+      const double scale = std::isinf(largest) ? NAN : scale_of<double>(largest);
       double square = 0;
       for (int c = 0; c < channels; ++c)
         square += (double(pixel[c]) / length * scale) * (double(pixel[c]) / length * scale);
@@ -224,7 +236,8 @@ struct Tables {
     const double* params = step.params.data();
     const long n = positions();
     const bool all = everywhere(step);
-    kernels.inverse(n, roots(before).data(), out.data());
+    constexpr double least = sizeof(T) == sizeof(float) ? 1e-34 : 1e-300;  // its inverse is a number of T
+    kernels.inverse(n, least, roots(before).data(), out.data());
     put_all(step, 0, out);
     Variances found;
     found.q = zeros();

@@ -129,7 +129,7 @@ struct PlaneKernels {
                      double* factor);
   void (*tap_coordinate)(long n, const int32_t* from, const double* s, const double* scale, double* out);
   void (*square_root)(long n, const double* in, double* out);
-  void (*inverse)(long n, const double* in, double* out);
+  void (*inverse)(long n, double least, const double* in, double* out);
   void (*put)(long rows, long inner, long packed, long stride, const double* in, T* out);
   void (*gather)(long rows, long arrays, long lanes, const T* in, const int32_t* from, T* out);
 };
