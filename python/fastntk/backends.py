@@ -78,6 +78,7 @@ class Engine(Protocol):
     xp: Any
     cache_bytes: int  # of unit rows kept for a whole call, and of a row table
     square: bool  # tiles are to be as wide as long
+    real: Any  # type of lengths and variances
     panel: int | None  # rows of a panel, where the engine multiplies itself; None: NumPy's BLAS makes the product
 
     def call(self) -> AbstractContextManager[Any]:

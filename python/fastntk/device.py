@@ -256,6 +256,8 @@ def place_of(what: str, **arguments: Any) -> Place:
 class WhereTheyLie:
     """What engines share that compute on arrays where they lie, in host memory or on a device."""
 
+    real: Any = np.float64  # of lengths and variances
+
     def call(self) -> AbstractContextManager[Any]:
         return nullcontext()
 

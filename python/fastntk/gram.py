@@ -11,10 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from .backends import Engine, Tile, TileInput
+from .extremes import Flags, extreme
 from .program import Program
+from .reference import NumpyEngine
 
 Array = npt.NDArray[Any]  # or of the engine's library, Engine.xp
 Planes = Sequence[Sequence[Array | None]]  # (nngp, ntk, defect) of each program output
+
+
+_EXTREMES = 1 << 20  # pairs that are computed again at a time
 
 
 class Units:
@@ -23,7 +28,7 @@ class Units:
     def __init__(self, x: Array, engine: Engine) -> None:
         self._engine = engine
         batch, n, self.d = x.shape  # C-contiguous
-        norms = engine.xp.empty((batch, n))
+        norms = engine.xp.empty((batch, n), engine.real)
         self._all: Array | None = None
         if x.nbytes <= engine.cache_bytes:
             x = engine.bring(x)
@@ -33,7 +38,7 @@ class Units:
             for b in range(batch):
                 for i in range(0, n, rows):
                     part = norms[b : b + 1, i : i + rows]
-                    own = engine.xp.empty(part.shape)
+                    own = engine.xp.empty(part.shape, engine.real)
                     self._normalised(engine.bring(x[b : b + 1, i : i + rows]), own)
                     part[...] = own
         self._x = x
@@ -50,6 +55,14 @@ class Units:
             self._engine.normalise(x, units, norms.reshape(-1))
         return units
 
+    def extreme(self, program: Program, dtype: np.dtype[Any]) -> Flags:
+        """Rows that leave the dtype's range on the way, (batch, n)."""
+        return extreme(program, self._norms[:, 0] / math.sqrt(self.d), dtype)
+
+    def again(self, engine: Engine, batch: int, rows: slice = slice(None)) -> Units:
+        """Some rows, in float64 on an engine."""
+        return Units(self._x[batch : batch + 1, rows].astype(np.float64), engine)
+
     def tile(self, batches: slice, rows: slice) -> tuple[Array, Array, Array]:
         """Unit rows (batches, rows, d), or the panels that hold them; rows as given; their lengths (batches, 1, rows).
 
@@ -58,7 +71,7 @@ class Units:
         panel, norms = self._engine.panel, self._norms[batches, :, rows]
         if self._all is None:
             part = self._engine.xp.ascontiguousarray(self._engine.bring(self._x[batches, rows]))
-            return self._normalised(part, self._engine.xp.empty(part.shape[:2])), part, norms
+            return self._normalised(part, self._engine.xp.empty(part.shape[:2], self._engine.real)), part, norms
         units = rows if panel is None else slice(rows.start // panel, -(-rows.stop // panel))
         return self._all[batches, units], self._x[batches, rows], norms
 
@@ -130,7 +143,42 @@ def run_pairs(
             rows2, tile.row2 = tables2.table(*span2)
         given = [_tile_input(i, engine, tile, dtype) for i in inputs]
         engine.run(program, rows1, rows2, dtype, tile, given, outputs)
+    if engine.xp is np:  # on a device nothing waits for the lengths of rows
+        _extremes(program, engine, inputs, outputs, dtype, shape)
     return tables1, tables2
+
+
+def _extremes(
+    program: Program, engine: Engine, inputs: Sequence[PairInput], outputs: Planes, dtype: np.dtype[Any],
+    shape: tuple[int, int, int],
+) -> None:  # fmt: skip
+    """Compute pairs with rows beyond the dtype's range again, in a type that reaches further (extremes.py)."""
+    if engine.real is not np.float64 or any(i.units1 is None or i.units2 is None for i in inputs):
+        return
+    sides = [[u for u in units if u is not None] for units in zip(*((i.units1, i.units2) for i in inputs), strict=True)]
+    wide1, wide2 = (np.any([u.extreme(program, dtype) for u in side], axis=0) for side in sides)
+    if not (wide1.any() or wide2.any()):
+        return
+    if dtype == np.float64:
+        engine = NumpyEngine(np.longdouble)
+    panel = engine.panel or 1
+    step = max(1, _EXTREMES // max(1, shape[2]) // panel) * panel
+    for b in range(shape[0]):
+        second = [u.again(engine, b) for u in sides[1]]
+        for i in range(0, shape[1], step):
+            lines = slice(i, min(i + step, shape[1]))
+            wanted = wide1[b, lines, None] | wide2[b]
+            if not wanted.any():
+                continue
+            first = [u.again(engine, b, lines) for u in sides[0]]
+            own = [PairInput(u1.q, u2.q, u1, u2) for u1, u2 in zip(first, second, strict=True)]
+            planes = [[None if p is None else np.empty((1, *wanted.shape), engine.real) for p in of] for of in outputs]
+            run_pairs(program, engine, own, planes, np.dtype(np.float64), (1, *wanted.shape), False)
+            for of, fresh in zip(outputs, planes, strict=True):
+                for plane, values in zip(of, fresh, strict=True):
+                    if plane is not None and values is not None:
+                        with np.errstate(over="ignore", under="ignore"):
+                            np.copyto(plane[b, lines], values[0], casting="same_kind", where=wanted)
 
 
 def _tiles(shape: tuple[int, int, int], engine: Engine, pairs: int, rows: int, symmetric: bool) -> Iterator[Tile]:

@@ -11,17 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from .backends import CpuEngine, CudaEngine, Engine
+from .extremes import Flags, extreme
 from .image_cuda import CudaRunner, bytes_of
 from .image_runner import Images, Outputs, Runner, size_text
 from .images import image_kernels
 from .plan import Plan, make_plan
 from .program import Program
 from .progress import Report
-from .reference import NumpyEngine
+from .reference import NumpyEngine, Real
 
 Array = npt.NDArray[Any]
 
 BUDGET = 256 << 20  # bytes, beside inputs and outputs
+_CHUNK = 64  # images that are looked through at a time
 
 
 def run_image_pairs(
@@ -32,8 +34,11 @@ def run_image_pairs(
     second = x1 if x2 is None else x2
     if x1.n == 0 or second.n == 0:
         return
+    wide1 = _extreme(program, x1)
+    wide2 = wide1 if x2 is None else _extreme(program, x2)
     if isinstance(engine, NumpyEngine):
-        _reference(program, x1, x2, outputs, spatial, report)
+        _reference(program, engine, x1, x2, outputs, spatial, report)
+        _further(program, engine, x1, x2, wide1, wide2, outputs, spatial)
         return
     runner = _runner(program, engine, x1)
     again = _runner(program, engine, x1, np.dtype(np.float64)) if runner.lossy else None
@@ -55,6 +60,55 @@ def run_image_pairs(
             tables2 = tables1 if second is x1 and cols == rows else runner.tables(second, cols)
             lacking(runner.run(tables1, tables2, rows, cols, outputs, mirrored, report))
     lacking(runner.finish())
+    if runner.dtype == np.float32 and (wide1.any() or wide2.any()):
+        if again is None:
+            again = _runner(program, engine, x1, np.dtype(np.float64))
+        pairs = np.argwhere(wide1[:, None] | wide2)
+        if mirrored:
+            pairs = pairs[pairs[:, 0] <= pairs[:, 1]]
+        _again(again, x1, second, pairs.tolist(), outputs, mirrored)
+    else:
+        _further(program, engine, x1, x2, wide1, wide2, outputs, spatial)
+
+
+def _extreme(program: Program, x: Images) -> Flags:
+    """Which images leave the range of their dtype on the way (extremes.py)."""
+    scales = any(any(op.params[1::2]) for op in program.ops if op.name in ("dense", "conv")) or any(
+        op.name not in ("dense", "conv", "pool", "sum", "store", "relu", "abrelu") for op in program.ops
+    )
+    found = np.zeros(x.n, np.bool_)
+    dtype = x.arrays[0].dtype.newbyteorder("=")
+    if dtype == np.float32 and not scales:  # images are brought to one brightness
+        return found
+    for start in range(0, x.n, _CHUNK):
+        part = slice(start, min(x.n, start + _CHUNK))
+        for own in _on_host(x, part).arrays:
+
+            def pixels(own: Array = own) -> Array:
+                sizes = np.abs(own).max(axis=-1).reshape(len(own), -1).astype(np.float64)
+                return np.asarray(np.min(sizes, axis=1, where=sizes > 0, initial=np.inf))
+
+            rows = own.reshape(len(own), -1)
+            largest = np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
+            found[part] |= extreme(program, largest, dtype, pixels)
+    return found
+
+
+def _further(
+    program: Program, engine: Engine, x1: Images, x2: Images | None, wide1: Flags, wide2: Flags, outputs: Outputs,
+    spatial: Sequence[tuple[int, ...]],
+) -> None:  # fmt: skip
+    """Compute pairs that float64 does not hold in the type that reaches further."""
+    second = x1 if x2 is None else x2
+    for i, j in np.argwhere(wide1[:, None] | wide2).tolist():
+        own1, own2 = (_on_host(x, slice(k, k + 1)) for x, k in ((x1, i), (second, j)))
+        same = x2 is None and i == j
+        planes = [[None if p is None else p[i : i + 1, j : j + 1] for p in pair] for pair in outputs]
+        _reference(program, engine, own1, None if same else own2, planes, spatial, lambda pairs: None, np.longdouble)
+
+
+def _on_host(x: Images, part: slice) -> Images:
+    return Images([a[part] if isinstance(a, np.ndarray) else a[part].get() for a in x.arrays])
 
 
 def _runner(program: Program, engine: Engine, x: Images, dtype: np.dtype[Any] | None = None) -> Runner:
@@ -73,11 +127,16 @@ def run_image_diagonal(
     """Fill the output planes of each image with itself, (n, 1) or (n, 1, h, h', w, w', ...)."""
     if x.n == 0:
         return
+    wide = _extreme(program, x)
+
+    def reference(k: int, real: Real) -> None:
+        planes = [[None if p is None else p[k : k + 1] for p in pair] for pair in outputs]
+        one = _on_host(x, slice(k, k + 1))
+        _reference(program, engine, one, None, planes, spatial, lambda pairs: None, real)
+
     if isinstance(engine, NumpyEngine):
         for k in range(x.n):
-            one = Images([a[k : k + 1] for a in x.arrays])
-            planes = [[None if p is None else p[k : k + 1] for p in pair] for pair in outputs]
-            _reference(program, one, None, planes, spatial, lambda pairs: None)
+            reference(k, np.longdouble if wide[k] else np.float64)
         return
     runner = _runner(program, engine, x)
     _share(budget, [runner])
@@ -85,6 +144,15 @@ def run_image_diagonal(
         tables = runner.tables(x, rows)
         planes = [[None if p is None else p[rows] for p in pair] for pair in outputs]
         runner.listed(tables, tables, [[k, k] for k in range(rows.stop - rows.start)], planes)
+    again = None
+    for k in np.flatnonzero(wide).tolist():
+        if runner.dtype == np.float64:
+            reference(k, np.longdouble)
+            continue
+        again = again or _runner(program, engine, x, np.dtype(np.float64))
+        one = Images([a[k : k + 1] for a in x.arrays])
+        planes = [[None if p is None else p[k : k + 1] for p in pair] for pair in outputs]
+        _again(again, one, one, [[0, 0]], planes, False)
 
 
 def _again(runner: Runner, x1: Images, x2: Images, pairs: list[list[int]], outputs: Outputs, mirrored: bool) -> None:
@@ -112,9 +180,10 @@ def _again(runner: Runner, x1: Images, x2: Images, pairs: list[list[int]], outpu
 
 
 def _reference(
-    program: Program, x1: Images, x2: Images | None, outputs: Outputs, spatial: Sequence[tuple[int, ...]],
-    report: Report,
+    program: Program, engine: Engine, x1: Images, x2: Images | None, outputs: Outputs,
+    spatial: Sequence[tuple[int, ...]], report: Report, real: Real = np.float64,
 ) -> None:  # fmt: skip
+    """By ``images.py``, whatever the engine; its arrays stay its own."""
     arrays = [[x.reshape(x.shape[0], *s, x.shape[-1]) for x, s in zip(i.arrays, i.spatial, strict=True)]
               for i in (x1, x2) if i is not None]  # fmt: skip
     seen = 0
@@ -124,12 +193,12 @@ def _reference(
         report(done - seen)
         seen = done
 
-    found = image_kernels(program, arrays[0], arrays[1] if x2 is not None else None, spatial, progress)
+    found = image_kernels(program, arrays[0], arrays[1] if x2 is not None else None, spatial, progress, real)
     with np.errstate(over="ignore"):
         for planes, result in zip(outputs, found, strict=True):
             for plane, value in zip(planes, (result.nngp, result.ntk), strict=True):
                 if plane is not None:
-                    plane[...] = value
+                    plane[...] = value if isinstance(plane, np.ndarray) else engine.bring(value.astype(plane.dtype))
 
 
 def _share(budget: int, runners: Sequence[Runner]) -> None:

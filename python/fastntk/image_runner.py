@@ -64,6 +64,11 @@ class Runner:
         self.images = 2  # whose tables are kept at a time
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pairs' numbers."""
+        return self._dtype
+
+    @property
     def lossy(self) -> bool:
         """Whether pairs may have to be done again in float64."""
         return self._dtype == np.float32 and any(all(grid.self_need) for grid in self._plan.grids)

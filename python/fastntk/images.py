@@ -14,17 +14,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from .activations import of_dual, rho_of, signed_defect
 from .program import Op, Program
-from .reference import NumpyEngine, run_op
+from .reference import NumpyEngine, Real, run_op
 from .window import Positions
 
-Array = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
 
 CHUNK = 1 << 23  # float64 entries that a chunk of pairs may hold: 64 MB
 TEMPORARIES = 12  # arrays of a slot's size that an op holds beside the slots
@@ -57,7 +57,7 @@ Planes: TypeAlias = "list[Array]"  # what a step needs of one image: unit pixels
 
 def image_kernels(
     program: Program, x1: Sequence[Array], x2: Sequence[Array] | None, spatial: Sequence[tuple[int, ...]],
-    progress: Callable[[int, int], object] | None = None,
+    progress: Callable[[int, int], object] | None = None, real: Real = np.float64,
 ) -> list[Result]:  # fmt: skip
     """NNGP and NTK of a program whose inputs have spatial axes.
 
@@ -71,10 +71,12 @@ def image_kernels(
         Spatial shape of each output, () for none.
     progress : callable, optional
         Called with the numbers of pairs done and of all, after each chunk.
+    real : type, optional
+        Of variances and NTKs: one that reaches further where float64 does not hold them.
 
     Returns
     -------
-    list of Result, one for each output, float64
+    list of Result, one for each output, of type ``real``
 
     Notes
     -----
@@ -94,9 +96,9 @@ def image_kernels(
     first = rows * n2 - (rows * (rows - 1) // 2 if x2 is None else 0)  # number of a row's first pair
     total = int(first[-1])
     with np.errstate(all="ignore"):  # NaN and infinity in the inputs, confined to their pairs
-        one, cov1, length1 = _alone(steps, x1, spatial, chunk)
-        two, cov2, length2 = (one, cov1, length1) if x2 is None else _alone(steps, x2, spatial, chunk)
-        found = [np.empty((2, n1, n2, *(n for size in shape for n in (size, size)))) for shape in spatial]
+        one, cov1, length1 = _alone(steps, x1, spatial, chunk, real)
+        two, cov2, length2 = (one, cov1, length1) if x2 is None else _alone(steps, x2, spatial, chunk, real)
+        found = [np.empty((2, n1, n2, *(n for size in shape for n in (size, size))), real) for shape in spatial]
         for start in range(0, total, chunk):
             numbers = np.arange(start, min(start + chunk, total))
             i = np.asarray(np.searchsorted(first, numbers, side="right") - 1, np.int64)
@@ -150,10 +152,10 @@ def _by_axis(k: Array, spatial: tuple[int, ...]) -> Array:
 
 
 def _alone(
-    steps: list[_Step], x: Sequence[Array], spatial: Sequence[tuple[int, ...]], chunk: int
+    steps: list[_Step], x: Sequence[Array], spatial: Sequence[tuple[int, ...]], chunk: int, real: Real
 ) -> tuple[list[Planes], list[Array], Array]:  # fmt: skip
     """Run the network on the pairs (x, x): each image's planes for each step, K(x, x) of the outputs, and lengths."""
-    lengths = _lengths(steps, x)
+    lengths = _lengths(steps, x).astype(real)
     pixels = [_normalise(values / _column(lengths, values)) for values in x]
     planes: list[list[Planes]] = [[] for _ in steps]
     covs: list[list[Array]] = [[] for _ in spatial]
@@ -211,7 +213,7 @@ def _column(of: Array, like: Array) -> Array:
 def _normalise(x: Array) -> Planes:
     """Unit vectors of all pixels, 0 for a zero pixel, and their variances ``|x_p|^2 / channels``."""
     shape = (len(x), math.prod(x.shape[1:-1]), x.shape[-1])
-    units, norms = np.empty(shape), np.empty(shape[:2])
+    units, norms = np.empty(shape), np.empty(shape[:2], x.dtype)
     NumpyEngine().normalise(x.reshape(shape), units, norms.reshape(-1))
     return [units, norms**2 / x.shape[-1]]
 
@@ -334,16 +336,28 @@ def _window_sums(step: _Step, q: Array, v: Array) -> Planes:
     return [S, M, np.sqrt(np.maximum(S**2 - M, 0))]
 
 
+def _scale(S: Array) -> Array:
+    """A power of two that brings S to [1/2, 1), as near as its type goes."""
+    most = np.finfo(S.dtype).maxexp - 24
+    return np.asarray(np.ldexp(np.ones_like(S), np.clip(-np.frexp(S)[1], -most, most)))
+
+
 def _pool(step: _Step, v: Array, one: Planes, two: Planes) -> Array:
     """Signed defect of window sums z, from sums over pairs of taps that have no negative terms.
 
     ``t t' (1 - rho) = (E (z - z')^2 - (t - t')^2) / 2``, t a deviation, and ``E (z - z')^2 = 2 M12 - M11 - M22 +
     (S - S')^2``. In ``d = S - t`` the squares differ by ``(d - d') (2 (S - S') - (d - d'))``: as small as M where
     windows are alike, and all of it is 0 where they are equal. ``1 + rho`` is the same with ``1 + rho`` in M12.
+    M grows with S^2, what is left of it with S S': powers of two bring each S to [1/2, 1) first, or windows of two
+    sizes would cancel all digits.
     """
-    (q1, q2), (S1, S2), (M1, M2), (t1, t2) = (_spread(one[k], two[k], k == 0 or step.full) for k in range(4))
+    e1, e2 = (_scale(plane[1]) for plane in (one, two))
+    scaled1, scaled2 = ((S * e, M * e * e, t * e) for (_, S, M, t), e in ((one, e1), (two, e2)))
+    (S1, S2), (M1, M2), (t1, t2), (e1, e2) = (
+        _spread(a, b, step.full) for a, b in zip((*scaled1, e1), (*scaled2, e2), strict=True)
+    )
     d = M1 / np.where(S1 == 0, 1, S1 + t1) - M2 / np.where(S2 == 0, 1, S2 + t2)
     rest = (d * (2 * (S1 - S2) - d) - (M1 + M2)) / 2
-    r = np.sqrt(q1) * np.sqrt(q2)
-    minus, plus = ((_sum_pairs(step, r * side, step.full) + rest) / (t1 * t2) for side in _sides(v))
+    r = np.multiply(*_spread(np.sqrt(one[0]), np.sqrt(two[0]), True))
+    minus, plus = ((_sum_pairs(step, r * side, step.full) * e1 * e2 + rest) / (t1 * t2) for side in _sides(v))
     return _defect(minus, plus, t1, t2)

@@ -16,6 +16,8 @@ from .activations import Correlation, of_dual, rho_of, signed_defect
 from .device import HostMemory
 from .program import Op, Program
 
+Real = type[np.floating[Any]]
+
 if TYPE_CHECKING:
     from .backends import Tile, TileInput
 
@@ -28,7 +30,7 @@ class Rows:
     """Variances of every op, per input; quantities derived from them are made where they are used."""
 
     def __init__(self, program: Program, q: Sequence[Array]) -> None:
-        slots: dict[int, Array] = {slot: np.asarray(v, dtype=np.float64) for slot, v in enumerate(q)}
+        slots: dict[int, Array] = {slot: np.asarray(v, np.result_type(v, np.float64)) for slot, v in enumerate(q)}
         self.before: list[tuple[Array, ...]] = []  # variances of an op's sources
         self.outputs: dict[int, Array] = {}
         for op in program.ops:
@@ -93,25 +95,29 @@ def run_op(
 
 
 class NumpyEngine(HostMemory):
-    """Pure NumPy, float64 inside."""
+    """Pure NumPy, float64 inside; lengths, variances and NTKs are of type ``real``, which may reach further."""
 
     name = "numpy"
     isa = "float64 throughout"
     tile_pairs = 1 << 17
     panel: int | None = None
 
+    def __init__(self, real: Real = np.float64) -> None:
+        self.real = real
+
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return np.dtype(np.float64)
 
     def normalise(self, x: Array, units: Array, norms: Array) -> None:
-        x = x.reshape(-1, x.shape[2]).astype(np.float64)
+        x = x.reshape(-1, x.shape[2]).astype(np.result_type(x, np.float64))
         largest = np.max(np.abs(x), axis=1, initial=0)
         usable = np.isfinite(largest) & (largest > 0)
         scale = np.ldexp(1.0, np.minimum(-np.frexp(np.where(usable, largest, 1))[1], 1000))  # squares stay in range
         with np.errstate(invalid="ignore", over="ignore"):
             scaled = x * scale[:, None]
             square = np.einsum("ij,ij->i", scaled, scaled)
-            norms[...] = np.where(np.isinf(largest), np.nan, np.sqrt(square) / scale)  # no direction: all NaN
+            lengths = np.sqrt(square).astype(norms.dtype) / scale
+            norms[...] = np.where(np.isinf(largest), np.nan, lengths)  # no direction: all NaN
             unit = scaled / np.sqrt(np.where(square > 0, square, 1))[:, None]
             units[...] = np.where(np.isnan(norms)[:, None], np.nan, unit).reshape(units.shape)
 
@@ -157,8 +163,8 @@ class NumpyEngine(HostMemory):
         shape = (tile.lines, tile.cols)
         slots: dict[int, tuple[Array, Array]] = {}
         for slot, given in enumerate(inputs):
-            theta = np.zeros(shape) if given.theta is None else given.theta[batch].astype(np.float64)
-            slots[slot] = (_input_defect(given, batch, shape), theta)
+            theta = np.zeros(shape, self.real) if given.theta is None else given.theta[batch].astype(self.real)
+            slots[slot] = (_input_defect(given, batch, shape, self.real), theta)
         for op, before1, before2 in zip(program.ops, rows1.before, rows2.before, strict=True):
             q1 = tuple(q[lines, None] for q in before1)
             q2 = tuple(q[cols, None] if tile.diagonal else q[None, cols] for q in before2)
@@ -172,7 +178,7 @@ class NumpyEngine(HostMemory):
                     _place(plane[b], np.broadcast_to(value, shape), tile)
 
 
-def _input_defect(given: TileInput, batch: int, shape: tuple[int, int]) -> Array:
+def _input_defect(given: TileInput, batch: int, shape: tuple[int, int], real: Real) -> Array:
     if given.defect is not None:
         return np.asarray(given.defect[batch], dtype=np.float64)
     if given.product is None:
@@ -187,7 +193,8 @@ def _input_defect(given: TileInput, batch: int, shape: tuple[int, int]) -> Array
     for start in range(0, len(lines), step):
         i, j = lines[start : start + step], cols[start : start + step]
         sign = np.where(near[i, j], 1.0, -1.0)
-        w[i, j] = _unit_distance(given.raw1[batch, i], norms1[i], given.raw2[batch, j], norms2[j], sign)
+        rows1, rows2 = given.raw1[batch, i].astype(real), given.raw2[batch, j].astype(real)
+        w[i, j] = _unit_distance(rows1, norms1[i], rows2, norms2[j], sign)
     return signed_defect(near, w)
 
 
@@ -197,12 +204,11 @@ def _unit_distance(x: Array, norm: Array, y: Array, other: Array, sign: Array) -
     With ``t = |x| / |y| - 1``, |x| the larger, it is ``|(x - sign y) - sign t y|^2 / (2 |x|^2)``: both terms are small
     where the difference is, and what rounds t lies along y and changes it at second order only.
     """
-    x, y = x.astype(np.float64), y.astype(np.float64)
     swap = norm < other
     x, y = np.where(swap[:, None], y, x), np.where(swap[:, None], x, y)
     norm, other = np.maximum(norm, other), np.minimum(norm, other)
     t = sign * (norm / other - 1)
-    v = ((x - sign[:, None] * y) - t[:, None] * y) / np.maximum(norm, 1e-300)[:, None]
+    v = ((x - sign[:, None] * y) - t[:, None] * y) / np.maximum(norm, np.finfo(norm.dtype).tiny)[:, None]
     return np.asarray(np.einsum("ij,ij->i", v, v) / 2)
 
 

@@ -1,0 +1,52 @@
+"""Inputs whose numbers leave a dtype's range on the way, although they and their results may lie in it.
+
+A variance is a square and an NTK a sum of products: between 1e19 and 3e38 float32 holds an input, and not its variance.
+Pairs with such an input are computed in a type that reaches further, float64 for float32 and for that
+``numpy.longdouble``, whose exponent has 15 bits on x86 and under Linux on ARM; elsewhere what overflows there is inf or
+NaN. Others keep their dtype, and every bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .program import Op, Program
+from .reference import Rows
+
+Array = npt.NDArray[Any]
+Flags = npt.NDArray[np.bool_]
+
+# Standard deviations whose products, and sums of thousands of these, stay normal numbers.
+_LARGEST = {np.dtype(np.float32): 1e12, np.dtype(np.float64): 1e140}
+
+
+def extreme(program: Program, sizes: Array, dtype: np.dtype[Any], pixels: Callable[[], Array] | None = None) -> Flags:
+    """Which inputs the program takes out of ``dtype``'s range.
+
+    ``sizes``: standard deviations of inputs, of images the largest; ``pixels()``: the least of an image's that is not
+    0. Such a pixel matters where the NTK does not vanish with it: that needs its correlations.
+    """
+    most, least, matters = _gains(program)
+    limit = _LARGEST[dtype]
+    with np.errstate(all="ignore"):
+        found = (sizes > limit / most) | ((sizes > 0) & (sizes < 1 / (limit * least)))
+        if pixels is not None and matters:
+            found |= pixels() < 1 / (limit * least)
+    return np.asarray(found)
+
+
+@lru_cache(maxsize=256)
+def _gains(program: Program) -> tuple[float, float, bool]:
+    """The largest and the least deviation that inputs of variance 1 meet; whether the NTK may not vanish with K."""
+    ops = tuple(Op("dense", op.dst, op.src, op.params) if op.name == "conv" else op for op in program.ops)
+    ops = tuple(Op("dense", op.dst, op.src, (op.params[0] ** 2, 0, 0, 0)) if op.name == "pool" else op for op in ops)
+    with np.errstate(all="ignore"):
+        rows = Rows(Program(ops, program.n_inputs, program.n_slots, program.n_outputs), [np.ones(1)] * program.n_inputs)
+    met = np.sqrt([1.0, *(float(q[0]) for sources in rows.before for q in sources)])
+    matters = any(op.name == "dense" and op.params[1] == 0 != op.params[3] for op in ops)
+    return float(met.max()), float(min(met[met > 0])), matters
