@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fastntk import predict
-from fastntk.predict import IllConditionedWarning, ODEState
+from fastntk import predict, stax
+from fastntk.predict import IllConditionedWarning, ODEState, losses
 from ode_inputs import Problem, close, entropy, square
+from predict_inputs import draw
+from scipy.optimize import brentq
+from scipy.special import expit
 
 # ---------------------------------------------------------------- the limit
 
@@ -182,3 +185,53 @@ def test_stiff_cross_entropy_by_two_methods():
     ]
     for one, other in zip(*found, strict=True):
         close(one, other, 1e-8)
+
+
+# ---------------------------------------------------------------- cross-entropy of zeros and ones on a singular kernel
+
+
+def on_a_line(n: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """A kernel of 40 points of which rounding leaves some 20 directions, and labels that it separates."""
+    x = np.random.default_rng(0).uniform(-1, 1, (n, 1))
+    kernel_fn = stax.serial(stax.Dense(1, 1.5, 0.1), stax.Erf(), stax.Dense(1, 1.5, 0.1)).kernel_fn
+    return kernel_fn(x, None, "ntk"), np.eye(2)[(np.sin(9 * x[:, 0]) > 0).astype(int)]
+
+
+def without_limit(k: np.ndarray, y: np.ndarray, evaluations: int) -> None:
+    with pytest.raises(ValueError, match=r"t is infinite, but the cross-entropy .* no limit"):
+        predict.gradient_descent("cross_entropy", k, y, max_evaluations=evaluations)(None)
+
+
+@pytest.mark.filterwarnings("ignore::fastntk.predict.IllConditionedWarning")
+def test_labels_that_a_singular_kernel_separates_are_refused_before_training():
+    k, y = on_a_line()
+    assert np.linalg.matrix_rank(k, hermitian=True) < len(k)
+    without_limit(k, y, 1)
+    # Three classes, of which two are level in one sample: the third alone is driven down there.
+    x = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, 2.0]])
+    without_limit(x @ x.T, np.array([[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0], [0.3, 0.7, 0]]), 1)
+
+
+@pytest.mark.filterwarnings("ignore::fastntk.predict.IllConditionedWarning")
+def test_labels_that_are_separated_on_the_way(monkeypatch):
+    """Where it would take too long to tell beforehand."""
+    monkeypatch.setattr(losses, "_LARGEST", 0)
+    x = draw(12, 5)
+    without_limit(x @ x.T, np.eye(2)[(x[:, 0] > 0).astype(int)], 5000)
+
+
+@pytest.mark.filterwarnings("ignore::fastntk.predict.IllConditionedWarning")
+@pytest.mark.parametrize("largest", [0, 200_000])
+def test_labels_that_a_singular_kernel_does_not_separate_have_a_limit(largest, monkeypatch):
+    """Logistic regression with one weight, the root of its slope; and equal points of different classes."""
+    monkeypatch.setattr(losses, "_LARGEST", largest)
+    x = np.array([1.0, -0.5, 2.0, 0.3, -1.5, 0.7])
+    first = np.array([True, False, True, False, True, True])  # the fifth lies on the wrong side
+    y = np.stack([first, ~first], axis=1).astype(float)
+    found = predict.gradient_descent("cross_entropy", np.outer(x, x), y)(None)
+    # f_1 - f_2 = 2 w x
+    w = brentq(lambda w: (x * (first - expit(2 * w * x))).sum(), -10, 10, xtol=1e-14)
+    np.testing.assert_allclose(found, np.outer(x, [w, -w]), rtol=0, atol=1e-9)
+    k = np.ones((3, 3))  # one point three times
+    found = predict.gradient_descent("cross_entropy", k, np.eye(2)[[0, 0, 1]])(None)
+    np.testing.assert_allclose(found[:, 0] - found[:, 1], np.log(2), rtol=0, atol=1e-9)

@@ -22,7 +22,7 @@ from scipy import integrate, sparse
 from scipy.sparse.linalg import LinearOperator, cg
 
 from .linalg import Spectrum, namespace, to_host
-from .losses import Loss, MeanSquared
+from .losses import CrossEntropy, Loss, MeanSquared
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +33,10 @@ DENSE = 5000
 # What may be left of the way to the limit, relative to the size of the outputs.
 LIMIT = 1e-10
 _EPS = float(np.finfo(np.float64).eps)
+NO_LIMIT = (
+    "t is infinite, but the cross-entropy of targets that hold zeros has no limit: the outputs rise for ever. Give a "
+    "finite t, or smooth the targets"
+)
 
 
 class Flow:
@@ -256,6 +260,10 @@ class Flow:
         while not (solver.t >= look and self._arrived(solver.t, solver.y.reshape(self._shape))):
             if solver.t >= look:
                 look = 1.05 * solver.t
+                if isinstance(self._loss, CrossEntropy) and self._loss.separates(
+                    self.outputs(self._gain * solver.y.reshape(self._shape)[..., 0])
+                ):
+                    raise ValueError(f"[{self._what}] {NO_LIMIT}")
             if solver.status != "running":
                 raise RuntimeError(f"[{self._what}] no limit by t = {self._time(solver.t)}{self._no_limit()}")
             solver = self._advanced(solver, bound, bound)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import helmert
+from scipy.optimize import linprog
 
 from ..arrays import describe
 from .linalg import namespace, to_host
@@ -20,6 +21,7 @@ from .targets import Targets
 Array = npt.NDArray[Any]
 
 NAMES = ("mse", "cross_entropy")
+_LARGEST = 200_000  # entries of a linear program that takes about a second
 _WAYS = (
     f"loss must be one of {NAMES}, or a function loss(fx, y) with gradient=, a function (fx, y) -> dL/dfx of arrays, "
     "or a function loss(fx, y) of JAX's or PyTorch's arrays that gives a scalar, which that library differentiates"
@@ -109,10 +111,37 @@ class CrossEntropy(Loss):
         super().__init__(y)
         self.basis = self._xp.asarray(helmert(o))  # gradients of a sample have sum 0
 
-    @property
-    def bounded(self) -> bool:
-        """Whether no target is 0: else outputs that rise for ever always lower the loss."""
-        return float(self.y.min()) > 0
+    def has_limit(self, left_out: Array) -> bool | None:
+        """Whether the loss has a minimum over outputs orthogonal to ``left_out`` (n, m); None: too large to tell.
+
+        It has none where a change of the outputs leaves those of classes with a target above 0 equal and largest in
+        every sample, and lowers another: along it the loss falls for ever. By how much others are lower is a vector
+        ``s >= 0``, and what is orthogonal to ``left_out`` a linear condition on it: a linear program, whose optimum is
+        0 or, as ``s`` may have any scale, at least the bound on its entries.
+        """
+        y = to_host(self.y)
+        samples, classes = np.nonzero(y == 0)
+        if not len(samples):
+            return True
+        if not left_out.shape[1]:
+            return False
+        assert self.basis is not None
+        conditions = left_out[samples].T[:, None, :] * to_host(self.basis)[None, :, classes]
+        if conditions.size > _LARGEST:
+            return None
+        found = linprog(
+            np.full(len(samples), -1.0), A_eq=conditions.reshape(-1, len(samples)),
+            b_eq=np.zeros(left_out.shape[1] * (y.shape[1] - 1)), bounds=(0, 1), method="highs",
+        )  # fmt: skip
+        return None if found.status else -found.fun < 0.5
+
+    def separates(self, v: Array) -> bool:
+        """Whether the change v (n, o) of the outputs is one along which the loss falls for ever."""
+        v, taken = to_host(v), to_host(self.y) > 0
+        least = np.where(taken, v, np.inf).min(axis=1)
+        most = np.where(taken, -np.inf, v).max(axis=1)
+        alone = taken.sum(axis=1) == 1  # of several classes none would be exactly level
+        return bool((alone & (least > most)).all())
 
     def probabilities(self, f: Array) -> Array:
         """Softmax."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..door import door
 from .descent import Descent
-from .flow import METHODS, Flow
+from .flow import METHODS, NO_LIMIT, Flow
 from .grams import Gram
 from .linalg import Conditioning, Spectrum, check_finite, namespace, product, to_host
 from .losses import CrossEntropy, Loss, loss_of
@@ -72,6 +72,7 @@ class OdePredictor:
         self._clock = learning_rate if momentum is None else learning_rate**0.5
         self._damping = None if momentum is None else (1 - momentum) / self._clock
         self._descent, self._options = descent, options
+        self._limited: bool | None = None
         self.conditioning: Conditioning | None = None
 
     def __call__(
@@ -167,13 +168,16 @@ class OdePredictor:
         what = self._descent.what
         spectrum = self._gram.spectrum()
         self.conditioning = spectrum.conditioning
-        rank = spectrum.conditioning.effective_rank
-        if endless and isinstance(self._loss, CrossEntropy) and not self._loss.bounded and rank == len(spectrum.values):
-            raise ValueError(
-                f"[{what}] t is infinite, but the cross-entropy of targets that hold zeros has no limit: the outputs "
-                "rise for ever. Give a finite t, or smooth the targets"
-            )
+        if endless and isinstance(self._loss, CrossEntropy) and not self._settles(self._loss, spectrum):
+            raise ValueError(f"[{what}] {NO_LIMIT}")
         return spectrum
+
+    def _settles(self, loss: CrossEntropy, spectrum: Spectrum) -> bool:
+        """Whether training has a limit; True too where only training itself can tell."""
+        if self._limited is None:
+            learned = spectrum.values > spectrum.threshold
+            self._limited = loss.has_limit(to_host(spectrum.vectors[:, ~learned])) is not False
+        return self._limited
 
 
 def gradient_descent(
