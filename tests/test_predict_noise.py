@@ -108,3 +108,53 @@ def test_a_kernel_in_float64_keeps_its_digits():
         factor, _ = warned(lambda given=given: Cholesky(given, 0.0, "x"))
         assert factor.conditioning.effective_rank == rank
         assert (factor.conditioning.jitter > 0) == (dtype == SINGLE)
+
+
+def linear32(a, b=None, get="nngp"):
+    return a @ (a if b is None else b).T
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 3), (300, 5)])
+def test_dependent_landmarks_give_least_squares(n, d):
+    """More landmarks than the kernel has rank, with little or no diag_reg."""
+    x, x_test = draw(n, d).astype(SINGLE), draw(6, d, seed=4).astype(SINGLE)
+    y = np.sin(3 * x[:, :1].astype(float)) + draw(n, 1, seed=5)
+    fit = x_test.astype(float) @ np.linalg.lstsq(x.astype(float), y, rcond=None)[0]
+    for reg in (0.0, 1e-10):
+        f, caught = warned(lambda reg=reg: predict.nystrom(linear32, x, y, np.arange(20), diag_reg=reg))
+        assert "landmarks is singular to rounding" in str(caught[0].message)
+        assert np.abs(f(x_test) - fit).max() < 1e-3 * np.abs(fit).max()
+        assert f.conditioning.effective_rank == d
+        assert f.weights_conditioning.jitter > 0
+    f = predict.nystrom(linear32, x, y, np.arange(d), diag_reg=1e-10)
+    assert f.weights_conditioning.jitter == 0
+    assert np.abs(f(x_test) - fit).max() < 1e-3 * np.abs(fit).max()
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**-90])
+def test_conjugate_gradients_that_would_learn_noise(scale):
+    """diag_reg below the rounding: converged they are, to noise, and refused; in between a warning, above silence."""
+    k, cross, y, _ = low_rank(40, 3, scale)
+    with pytest.raises(predict.ConvergenceError, match="singular to rounding"):
+        predict.conjugate_gradient(k, None, y, diag_reg=1e-6, max_iter=300)
+    silent = {}
+    for reg in (1e-4, 1e-2):
+        f, caught = warned(lambda reg=reg: predict.conjugate_gradient(k, None, y, diag_reg=reg))
+        silent[reg] = not caught
+        s = reg * np.diag(k).mean(dtype=float)
+        wanted = cross.astype(float) @ np.linalg.solve(k.astype(float) + s * np.eye(40), y)
+        np.testing.assert_allclose(f(cross), wanted, rtol=0, atol=1e-4)
+        assert f.conditioning.effective_rank == 40
+    assert silent == {1e-4: False, 1e-2: True}
+
+
+@pytest.mark.parametrize("criterion", ["leave_one_out", "evidence"])
+def test_noise_is_chosen_as_in_float64(criterion):
+    """Over the whole grid, also where it is finer than the rounding of the kernel's entries."""
+    k, _, y, _ = low_rank(60, 4)
+    x = draw(60, 4)
+    single, _ = warned(lambda: predict.select_diag_reg(k, y, criterion=criterion))
+    double, _ = warned(lambda: predict.select_diag_reg(x @ x.T, y, criterion=criterion))
+    assert single.diag_reg == double.diag_reg
+    np.testing.assert_allclose(single.mean_squared_error, double.mean_squared_error, rtol=1e-3)
+    np.testing.assert_allclose(single.log_marginal_likelihood, double.log_marginal_likelihood, rtol=1e-5, atol=0.01)

@@ -281,7 +281,8 @@ def select_diag_reg(
 
     Notes
     -----
-    Eigenvalues that rounding left below zero count as zero, so that every value of the grid can be had.
+    Eigenvalues that are rounding (``conditioning.effective_rank``) count as zero, so that every value of the grid can
+    be had.
     """
     what = "select_diag_reg"
     given = Problem.check(k_train_train, y_train, trace_axes, solve_dtype, what)
@@ -430,7 +431,7 @@ class SpectralEvidence:
     def __init__(self, problem: Problem, spectrum: Spectrum) -> None:
         projected = spectrum.vectors.T @ problem.y
         self.spectrum, self._problem = spectrum, problem
-        self.values = to_host(spectrum.values).astype(np.float64)
+        self.values = to_host(spectrum.signal).astype(np.float64)
         self.power = to_host((projected * projected).sum(axis=1, dtype=np.float64))
         self.outputs = problem.y.shape[1]
         self.of_units = -len(self.values) * self.outputs * exponent(problem.scale) * float(np.log(2))
@@ -492,7 +493,7 @@ def _leave_one_out_on_grid(spectrum: Spectrum, y: Array, noises: Array, xp: Any)
     """Mean squared error (g,) and mean of squared errors by variances (g,)."""
     n, outputs = y.shape
     noise = xp.asarray(noises, dtype=spectrum.values.dtype)
-    kept = noise / (spectrum.values[:, None] + noise)  # (n, g): s (K + s)^-1, from 0 to 1 however small s is
+    kept = noise / (spectrum.signal[:, None] + noise)  # (n, g): s (K + s)^-1, from 0 to 1 however small s is
     weights = (kept[:, :, None] * (spectrum.vectors.T @ y)[:, None, :]).reshape(n, -1)
     errors, scaled = np.zeros(len(noises)), np.zeros(len(noises))
     for start in range(0, n, _ROWS):

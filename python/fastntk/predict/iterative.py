@@ -14,7 +14,16 @@ from scipy.sparse.linalg import LinearOperator, cg
 from ..door import door
 from ..progress import Bar, bar
 from .blocks import Blocks, blocks_of, check_memory, outputs_of
-from .linalg import TRAIN, Conditioning, IndefiniteError, absolute_reg, warn_of_few_digits
+from .linalg import (
+    TRAIN,
+    WARN_BLURRED,
+    Conditioning,
+    IndefiniteError,
+    absolute_reg,
+    entry_rounding,
+    warn,
+    warn_of_few_digits,
+)
 from .low_rank import pivoted_cholesky
 from .targets import Targets
 from .tiles import BUDGET
@@ -345,7 +354,9 @@ def conjugate_gradient(
     Warns
     -----
     IllConditionedWarning
-        When the largest eigenvalue over s leaves fewer than four digits in float64.
+        When the largest eigenvalue over s leaves fewer than four digits in float64, or the rounding of the kernel's
+        entries may move predictions by a tenth of the targets' size; where it may by more than all of it, that is a
+        ConvergenceError.
 
     Notes
     -----
@@ -403,7 +414,9 @@ def conjugate_gradient(
         precondition = Preconditioner(factor, s)
         largest = precondition.largest or float(in_units(blocks.diagonal(), blocks.unit).sum())
         condition = (largest + s) / s if s else math.inf
-        conditioning = Conditioning(n, reg, 0.0, condition, n if s > n * _EPS * largest else factor.shape[1])
+        rounding = entry_rounding(in_units(blocks.diagonal(), blocks.unit), blocks.dtype)
+        noise = max(n * _EPS * largest, rounding)
+        conditioning = Conditioning(n, reg, 0.0, condition, n if s > noise else factor.shape[1])
         if reg:
             warn_of_few_digits(conditioning, _EPS, what)
         clock.append(time.perf_counter())
@@ -414,9 +427,22 @@ def conjugate_gradient(
             length[length == 0] = 1
             try:
                 solver.run(y / scale / length, float(tol), int(max_iter))
+                # By how much of the targets' size the rounding of the kernel's entries may move what they predict.
+                blurred = rounding * float(np.linalg.norm(solver.alpha, axis=0).max())
+                if blurred > 1:
+                    raise solver.failure(
+                        f"{TRAIN} is singular to rounding in {blocks.dtype} with {reg:.3g} on its diagonal, and what "
+                        f"is solved for is noise (diag_reg stands out of it from {rounding * blocks.unit:.3g} in the "
+                        "kernel's units). Choose a larger diag_reg"
+                    )
             except ConvergenceError as error:
                 error.alpha = _in_full(error.alpha * length, scale, blocks.unit)
                 raise
+    if blurred > WARN_BLURRED:
+        warn(
+            f"[{what}] the rounding of {TRAIN} in {blocks.dtype} may move predictions by {blurred:.2g} of the targets' "
+            "size. A larger diag_reg mends it"
+        )
     clock.append(time.perf_counter())
     seconds = dict(zip(("store", "preconditioner", "iterations"), np.diff(clock).tolist(), strict=True))
     return CGPredictor(

@@ -543,6 +543,12 @@ class Spectrum:
     def _threshold(self, largest: float) -> float:
         return max(len(self.values) * float(np.finfo(self.values.dtype).eps) * largest, self.rounding)
 
+    @property
+    def signal(self) -> Array:
+        """``values`` with 0 for what is rounding."""
+        found: Array = namespace(self.values, what="signal").where(self.values > self.threshold, self.values, 0.0)
+        return found
+
     def apply(self, weights: Array, b: Array) -> Array:
         """``V diag(weights) V^T b``: weights (..., n), b (n, m); (..., n, m)."""
         found: Array = self.vectors @ (weights[..., None] * (self.vectors.T @ b))

@@ -13,7 +13,16 @@ from ..arrays import describe
 from ..door import door
 from ..progress import Report, bar
 from .blocks import Blocks, KernelBlocks, blocks_of, check_memory, outputs_of
-from .linalg import TRAIN, Cholesky, Conditioning, absolute_reg, inverse_norm, warn, warn_of_few_digits
+from .linalg import (
+    TRAIN,
+    Cholesky,
+    Conditioning,
+    absolute_reg,
+    entry_rounding,
+    inverse_norm,
+    warn,
+    warn_of_few_digits,
+)
 from .posterior import Gaussian
 from .targets import Targets
 from .tiles import BUDGET, Found, settle
@@ -142,7 +151,12 @@ class NystromPredictor:
                 f"{self.conditioning.effective_rank}): {self.conditioning.jitter:.3g} was added to its diagonal; "
                 "choose fewer landmarks, or different ones"
             )
-        self._reg, self._scale = reg / blocks.unit, column_units(y)
+        # Where that was noise, so is what stands in its place in the kernel with the training points: 64 times as much
+        # is added to diag_reg, as to the kernel of the landmarks.
+        jitter = self.conditioning.jitter / blocks.unit
+        rounding = entry_rounding(in_units(blocks.diagonal(), blocks.unit), blocks.dtype)
+        more = max(0.0, 64 * rounding**2 / jitter - reg / blocks.unit) if jitter else 0.0
+        self._reg, self._scale = reg / blocks.unit + more, column_units(y)
         triangle = self._least_squares(y / self._scale, progress)
         self._r = np.ascontiguousarray(triangle[:m, :m])
         rank = int((abs(self._r.diagonal()) > m * np.finfo(np.float64).eps * abs(self._r).max()).sum())
@@ -152,7 +166,7 @@ class NystromPredictor:
                 f"with {reg:.3g} on the diagonal: choose fewer landmarks or a larger diag_reg"
             )
         condition = float(abs(self._r).sum(axis=0).max()) * inverse_norm(m, self._solve_r, self._solve_r_transposed)
-        self.weights_conditioning = Conditioning(m, reg, 0.0, condition, rank)
+        self.weights_conditioning = Conditioning(m, reg, more * blocks.unit, condition, rank)
         warn_of_few_digits(self.weights_conditioning, float(np.finfo(np.float64).eps), what)
         self._image = self._solve_r(triangle[:m, m:])
 
