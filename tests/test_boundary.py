@@ -14,7 +14,7 @@ import numpy as np
 import oracles
 import pytest
 from boundary_inputs import BOTH, HALF, NET, REST, Dense, X, Y, all_same, kernel_fn, same, serial
-from fastntk import backends, dual, stax
+from fastntk import backends, catapult, dual, meanfield, quadrature, stax
 from fastntk.activations import NONLINEARITIES
 
 HOMOGENEOUS = serial(
@@ -504,3 +504,24 @@ def test_fork_after_use(name):
         print([child(1), child(0), np.array_equal(work(), expected)])
         """
     assert run(code, name).stdout == "[0, 0, True]\n"
+
+
+def test_masked_and_complex_numbers_are_refused():
+    """By the theories too: a masked entry has no value, and no imaginary part is dropped."""
+    masked, gram = np.ma.array([0.1, 0.5], mask=[False, True]), np.array([[2.0, 1.0], [1.0, 2.0]])
+    for call in (
+        lambda: meanfield.q_star("tanh", masked, 0.1),
+        lambda: quadrature.expectation(np.tanh, masked),
+        lambda: catapult.phase(masked),
+        lambda: catapult.thresholds(np.ma.array(gram, mask=gram == 1)),
+        lambda: catapult.step(masked, 1.0, 0.1, 10),
+    ):
+        with pytest.raises(TypeError, match="masked array"):
+            call()
+    for call in (
+        lambda: quadrature.expectation(np.tanh, np.array([0.1j])),
+        lambda: catapult.phase(np.array([1 + 1j])),
+        lambda: catapult.thresholds(gram * (1 + 1j)),
+    ):
+        with pytest.raises(TypeError, match="real"):
+            call()

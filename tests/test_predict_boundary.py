@@ -291,6 +291,19 @@ def test_masked_and_complex_arrays_are_refused(name):
         call(good + 0.1j)
 
 
+@pytest.mark.parametrize("power", [-1000, -996, -300, 300, 996])
+def test_units_of_kernel_and_targets(power):
+    """Exact in powers of two, to the ends of float64's range."""
+    (k, cross, _), y, unit = both(20, 4), draw(20, 1), 2.0**power
+    (k, cross), reg = (k.ntk, cross.ntk), 1e-2
+    right = cross @ np.linalg.solve(k + reg * np.diag(k).mean() * np.eye(20), y)
+    for kernel, targets in ((unit, 1.0), (1.0, unit)):
+        a = predict.gp_inference(k * kernel, y * targets, reg)("nngp", cross * kernel)
+        b = predict.gradient_descent_mse(k * kernel, y * targets, 1.0, reg)(None, None, 0.0, cross * kernel)
+        for found in (a, b):
+            np.testing.assert_allclose(found / targets, right, rtol=0, atol=1e-10)
+
+
 def test_mixed_libraries_are_refused(monkeypatch):
     cupy = fake_cupy.install(monkeypatch)
     for call in (

@@ -52,6 +52,22 @@ def refuse_masked(x: Any, label: str, what: str) -> None:
         )
 
 
+def as_reals(x: Any, label: str, what: str) -> Array:
+    """Numbers, or an array of them, as float64; no mask and no imaginary part is dropped.
+
+    Raises
+    ------
+    TypeError
+        Masked arrays, complex numbers.
+    TypeError, ValueError
+        NumPy's own, for what is no number.
+    """
+    refuse_masked(x, label, what)
+    if np.iscomplexobj(x):
+        raise TypeError(f"[{what}] {label} must be real, given complex numbers")
+    return np.asarray(x, dtype=np.float64)
+
+
 def as_array(x: Any, label: str, what: str) -> Array:
     """NumPy's array of the same numbers; without a copy where the library has one to give.
 

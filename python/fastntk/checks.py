@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import as_input, describe
+from .arrays import as_input, describe, refuse_masked
 
 Array = npt.NDArray[np.float64]
 
@@ -87,6 +87,7 @@ def points(values: Any, name: str, what: str, *, zero: bool = True) -> Array:
     ValueError
         NaN, negative, or 0 where it is excluded.
     """
+    refuse_masked(values, name, what)
     found = np.asarray(values)
     if found.dtype.kind not in "iuf":
         raise TypeError(f"[{what}] {name} must be real numbers, given {describe(values)}")

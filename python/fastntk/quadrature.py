@@ -28,6 +28,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from .arraylike import as_reals
 from .arrays import describe
 from .door import doors
 
@@ -146,7 +147,7 @@ def _grid(reach: float, step: float) -> Array:
 
 
 def _variances(q: Any, what: str, name: str = "q") -> Array:
-    array = np.asarray(q, dtype=np.float64)
+    array = as_reals(q, name, what)
     if not np.isfinite(array).all() or (array < 0).any():
         raise ValueError(f"[{what}] {name} is a variance: finite and not negative, given {q!r}")
     return array

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..arraylike import as_reals
 from ..checks import number, positive
 from ..layers import integer
 
@@ -70,7 +71,8 @@ def step(f: Any, curvature: Any, eta: Any, n: Any) -> tuple[Any, Any]:
     ValueError
         Widths or learning rates that are not positive, a negative curvature, NaN.
     """
-    f, curvature, eta, n = (np.asarray(x, dtype=np.float64) for x in (f, curvature, eta, n))
+    given = {"f": f, "curvature": curvature, "eta": eta, "n": n}
+    f, curvature, eta, n = (as_reals(x, name, "step") for name, x in given.items())
     if not ((eta > 0).all() and (n > 0).all()):
         raise ValueError("[step] eta and n must be positive")
     if not (curvature >= 0).all() or np.isnan(f).any():
@@ -182,7 +184,7 @@ def phase(eta_lambda0: Any) -> Any:
     -----
     The upper edge is that of the model, at every width. Other networks have another: see :class:`Thresholds`.
     """
-    y = np.asarray(eta_lambda0, dtype=np.float64)
+    y = as_reals(eta_lambda0, "eta_lambda0", "phase")
     if not (np.isfinite(y) & (y > 0)).all():
         raise ValueError(f"[phase] eta_lambda0 must be positive and finite, given {eta_lambda0!r}")
     found = np.asarray(PHASES)[np.where(y <= 2, 0, np.where(y < 4, 1, 2))]
@@ -232,7 +234,7 @@ def thresholds(ntk: Any, m: int | None = None) -> Thresholds:
         A kernel that is not a finite symmetric matrix, or that has no positive eigenvalue; m below 1.
     """
     what = "thresholds"
-    k = np.asarray(ntk, dtype=np.float64)
+    k = as_reals(ntk, "ntk", what)
     if k.ndim != 2 or k.shape[0] != k.shape[1] or not k.size:
         raise ValueError(f"[{what}] ntk must be a square matrix, given shape {k.shape}")
     if not np.isfinite(k).all() or np.abs(k - k.T).max() > 1e-5 * np.abs(k).max():
@@ -267,7 +269,7 @@ def final_curvature(eta_lambda0: Any) -> Any:
     ``du / dt = -2 S (1 - 3 u / 2)`` to second order in u, S being one: ``S + u^2 / 2 + u^3 / 3`` is constant, and so
     is ``S - u - log(1 - u)`` to that order.
     """
-    y = np.asarray(eta_lambda0, dtype=np.float64)
+    y = as_reals(eta_lambda0, "eta_lambda0", "final_curvature")
     if not ((y > 0) & (y <= 2.5)).all():
         raise ValueError(f"[final_curvature] eta_lambda0 must lie in (0, 2.5], given {eta_lambda0!r}")
     target = (3 - y) * np.exp(y - 2)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..arraylike import as_reals, refuse_masked
 from .statistics import Array, PairMap, Rows, Statistics, statistics_of
 
 UNBOUNDED = 1e6  # variances beyond it are taken to grow for ever, except of rectifiers, where it is known
@@ -54,8 +55,9 @@ def numbers(what: str, **values: Any) -> list[Array]:
     """
     arrays = []
     for name, value in values.items():
+        refuse_masked(value, name, what)
         try:
-            array = np.asarray(value, dtype=np.float64)
+            array = as_reals(value, name, what)
         except (TypeError, ValueError):
             raise TypeError(f"[{what}] {name} must be a number or an array of numbers, given {value!r}") from None
         if not np.isfinite(array).all():

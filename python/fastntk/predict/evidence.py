@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..arrays import refuse_masked
 from .linalg import (
     Cholesky,
     Conditioning,
@@ -474,6 +475,7 @@ def check_nonzero(y: Array, what: str) -> None:
 
 
 def _check_grid(grid: Any, what: str) -> Array:
+    refuse_masked(grid, "grid", what)
     values = np.asarray(GRID if grid is None else grid)
     if values.ndim != 1 or not values.size or values.dtype.kind not in "fiu":
         raise ValueError(f"[{what}] grid must be a sequence of positive numbers, given {grid!r}")

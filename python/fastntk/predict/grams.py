@@ -20,6 +20,7 @@ from .linalg import (
 )
 from .targets import Targets
 from .tiles import Prediction, Solved
+from .units import unit_of
 
 Array = npt.NDArray[Any]  # or CuPy's
 
@@ -108,6 +109,19 @@ class Gram:
             self._kernel = self._cholesky.kernel()
         return self._kernel
 
+    def _unit(self, k: Array) -> float:
+        """What K is divided by to be factorised: 1 unless it is near an end of the range of floats."""
+        unit = unit_of(k.diagonal(), self.reg)
+        return 1.0 if 2.0**-64 < unit < 2.0**64 else unit
+
+    def solve(self, b: Array) -> Array:
+        """``(K + reg)^-1 b`` by the Cholesky factor."""
+        made = self.cholesky()
+        found = made.solve(b)
+        if made.unit != 1:
+            found /= made.unit
+        return found
+
     @property
     def kernel(self) -> Array:
         """The kernel (n, n), to be read."""
@@ -119,7 +133,9 @@ class Gram:
         with self._lock:
             if self._cholesky is None:
                 k, there = self._whole(), self._in_place and not self._lent
-                self._cholesky = Cholesky(k, self.reg, self.what, self.dtype, overwrite=there, entry=self.entry)
+                self._cholesky = Cholesky(
+                    k, self.reg, self.what, self.dtype, overwrite=there, entry=self.entry, unit=self._unit(k)
+                )  # fmt: skip
                 if there:
                     self._kernel = None
             return self._cholesky
@@ -175,7 +191,7 @@ class Grams:
     def weights(self, name: str) -> Array:
         """``(K + diag_reg)^-1 Y``, (n, o)."""
         if name not in self._weights:
-            self._weights[name] = self[name].cholesky().solve(self.matrix)
+            self._weights[name] = self[name].solve(self.matrix)
         return self._weights[name]
 
     def conditioning(self) -> dict[str, Conditioning]:
@@ -188,5 +204,6 @@ class Grams:
         kernel = "nngp" if g == "nngp" else "ntk"
         prior = "ntk" if g == "ntkgp" else "nngp"
         other = self["nngp"] if g == "ntk" and covariance else None
-        response = Solved(self[kernel].cholesky())
+        self[kernel].cholesky()  # before a kernel is handed out
+        response = Solved(self[kernel])
         return Prediction(kernel, prior if covariance else kernel, self.weights(kernel)[None], response, other)

@@ -86,9 +86,8 @@ class MsePredictor:
         """(times, n, o): what the kernel between test and training points is multiplied by."""
         if times is None:
             self._check_endless()
-            cholesky = self._gram.cholesky()
-            self.conditioning = cholesky.conditioning
-            solved: Array = cholesky.solve(error)[None]
+            self.conditioning = self._gram.cholesky().conditioning
+            solved: Array = self._gram.solve(error)[None]
             return solved
         spectrum = self._spectral()
         weights = self._descent.solved(spectrum, times.reshape(-1)).astype(self._gram.dtype)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ..config import available_memory
 from ..progress import bar
-from .linalg import Cholesky, IndefiniteError, Spectrum, namespace, product
+from .linalg import IndefiniteError, Spectrum, namespace, product
 
 Array = npt.NDArray[Any]
 
@@ -52,20 +52,23 @@ class Held(Protocol):
     def kernel(self) -> Array:
         """(n, n)."""
 
+    def solve(self, b: Array) -> Array:
+        """``A^-1 b``."""
+
 
 class Solved:
     """``A^-1 x``: training without end."""
 
     count = 1
 
-    def __init__(self, cholesky: Cholesky) -> None:
-        self._cholesky = cholesky
+    def __init__(self, gram: Held) -> None:
+        self._gram = gram
 
     def project(self, x: Array) -> Array:
         return x
 
     def back(self, t: int, x: Array) -> Array:
-        return self._cholesky.solve(x)
+        return self._gram.solve(x)
 
 
 class Evolved:
