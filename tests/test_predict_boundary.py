@@ -214,7 +214,11 @@ REFUSED = [
         "y_train_size must be a positive integer or None, given 0",
     ),
     (lambda: predict.max_learning_rate(K.ntk, 5, 1.0), ValueError, "momentum must be in [0, 1), given 1.0"),
-    (lambda: predict.max_learning_rate(K.ntk, eps=0.0), ValueError, "eps must be positive and finite, given 0.0"),
+    (
+        lambda: predict.max_learning_rate(K.ntk, eps=0.0),
+        ValueError,
+        "eps must be positive and finite, or None, given 0.0",
+    ),
     (lambda: predict.max_learning_rate(K.ntk[:3]), ValueError, "ntk_train_train has shape (3, 5)"),
     (lambda: predict.sample(Y, 3, 0), TypeError, "gaussian must be a Gaussian with mean and covariance"),
     (lambda: predict.sample(Gaussian(Y, OWN.ntk), 3, 0), ValueError, "covariance has shape (3, 3)"),
