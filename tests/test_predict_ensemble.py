@@ -175,6 +175,23 @@ def test_samples_along_the_networks_batch_axis():
         same(a, b)
 
 
+def test_inputs_that_convert_to_arrays():
+    """Lists, frames and tensors, whole and cut into tiles."""
+    pandas, torch = pytest.importorskip("pandas"), pytest.importorskip("torch")
+    make, x_test = tiled(12, 7)
+    wanted = make(2**28)(2.0, x_test, "ntk", True)
+    x, y = draw(12, 4), draw(12, 2)
+    for convert in (np.ndarray.tolist, pandas.DataFrame, torch.from_numpy):
+        for budget in (2**28, 4_000):
+            f = predict.gradient_descent_mse_ensemble(
+                network().kernel_fn, convert(x), y, 1.0, 1e-2, memory_budget=budget
+            )
+            found = f(2.0, convert(x_test), "ntk", True)
+            assert isinstance(found.mean, np.ndarray)
+            same(found.mean, wanted.mean)
+            same(found.covariance, wanted.covariance)
+
+
 def test_kernels_are_asked_for_once_and_only_as_needed():
     calls = []
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..arraylike import as_array, is_array, is_numbers
 from ..arrays import describe, refuse_masked
+from ..device import device_of
 from ..door import door
 from ..inputs import axes_of
 from ..kernel_fn import KernelFn
@@ -65,6 +67,8 @@ class EnsemblePredictor:
         if x_test is None:
             return by_get(get, {g: self._train(g, times, covariance) for g in names})
         predictions = {g: self._prediction(g, times, covariance is not None) for g in names}
+        if self._kernels.own is not None:
+            x_test = _converted(x_test, "x_test", what)
         source = _Tested(self._kernels, x_test, self._x_train, kernel_kwargs, needed, grams.targets)
         entry = np.result_type(*(grams[g].entry for g in names))
         tiles = predict_tiles(
@@ -296,6 +300,15 @@ def _differ(a: Any, b: Any) -> bool:
     return bool(a != b)
 
 
+def _converted(x: Any, name: str, what: str) -> Any:
+    """Inputs for a network's kernels, which must be cut: lists of numbers, frames and tensors as NumPy's arrays."""
+    if isinstance(x, (tuple, list)) and not is_numbers(x):
+        return tuple(_converted(part, f"{name}[{k}]", what) for k, part in enumerate(x))
+    if isinstance(x, np.ndarray) or device_of(x) is not None or not is_array(x):
+        return x
+    return as_array(x, name, what)
+
+
 def _count(x: Any, axis: int, what: str) -> int:
     """Samples of inputs: an array, or a tuple of them."""
     if isinstance(x, (tuple, list)) and x:
@@ -347,7 +360,7 @@ def gradient_descent_mse_ensemble(
         ``kernel_fn(x1, x2, get, **kwargs)`` with ``x2`` an array or None and ``get`` 'nngp', 'ntk' or both; gives an
         array for a name, an object with these attributes for a tuple. That of a network of ``fastntk.stax``, or any
         other.
-    x_train : array (n, d) or as ``kernel_fn`` takes it
+    x_train : array (n, d) or as ``kernel_fn`` takes it; for a network's, lists of numbers, frames and tensors too
         Samples are along axis 0, or along the ``batch_axis`` of the network's layers; a tuple for a network with
         several inputs.
     y_train : array (n, o)
@@ -416,6 +429,8 @@ def gradient_descent_mse_ensemble(
     # Arrays to write to are the caller's.
     kept = {key: x if key == "out" else copied(x, key, what) for key, x in kernel_fn_train_train_kwargs.items()}
     kernels = _Kernels(kernel_fn, kept, what)
+    if kernels.own is not None:
+        x_train = _converted(x_train, "x_train", what)
     return EnsemblePredictor(
         kernels, copied(x_train, "x_train", what), grams, descent, int(memory_budget), bool(progress)
     )
