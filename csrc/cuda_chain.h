@@ -295,6 +295,7 @@ FNTK_HD void run_chain(Unit& unit, const Launch& c) {
     Lanes::put(v[y] * scale, lanes, out + y * lanes);
     Lanes::put(t[y] * scale, lanes, out + (2 * rows + y) * lanes);
   }
+  unit.team.meet();  // what follows reads other lanes' places
 }
 
 }  // namespace FNTK_ISA

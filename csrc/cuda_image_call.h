@@ -50,6 +50,9 @@ constexpr int64_t kSame = 1, kDiagonal = 2;  // one image twice; of a symmetric 
 
 namespace FNTK_ISA {
 
+// Teams: each(n, work) deals out a pass and ends when all have done their part; meet() waits for what each one has
+// written on its own.
+//
 // All of a team's work on the host; backwards, to show that no element waits for another one of its pass.
 struct HostTeam {
   static constexpr bool rolls = true;  // windows of three rows in one pass
@@ -58,6 +61,7 @@ struct HostTeam {
   FNTK_TEAM void each(long n, const Work& work) const {
     for (long k = 0; k < n; ++k) work(int(backwards ? n - 1 - k : k));
   }
+  FNTK_TEAM void meet() const {}
 };
 
 struct HostWarp : HostTeam {
@@ -70,6 +74,11 @@ struct BlockTeam {
   FNTK_TEAM void each(long n, const Work& work) const {
 #if defined(__CUDA_ARCH__)
     for (int k = int(threadIdx.x); k < n; k += int(blockDim.x)) work(k);
+#endif
+    meet();
+  }
+  FNTK_TEAM void meet() const {
+#if defined(__CUDA_ARCH__)
     __syncthreads();
 #endif
   }
@@ -85,6 +94,11 @@ struct WarpTeam {
   FNTK_TEAM void each(long n, const Work& work) const {
 #if defined(__CUDA_ARCH__)
     for (int k = int(threadIdx.x % 32); k < n; k += 32) work(k);
+#endif
+    meet();
+  }
+  FNTK_TEAM void meet() const {
+#if defined(__CUDA_ARCH__)
     __syncwarp();
 #endif
   }
