@@ -111,22 +111,27 @@ struct TileRun {
       pointers2.push_back(rows2.row(k));
     }
     workers.resize(size_t(n_workers));
-    for (Worker& worker : workers) {
-      worker.state.reserve(2 * program.n_slots * kPlane);
-      worker.products.reserve(program.n_inputs * kLines * kCols);
-      worker.views.resize(program.ops.size());
-      for (size_t k = 0; k < program.ops.size(); ++k) {
-        const Op& op = program.ops[k];
-        OpView<T>& view = worker.views[k];
-        view.params = op.params.data();
-        view.dst = op.dst;
-        view.n_src = int(op.src.size());
-        view.src = op.src.data();
-        view.rows1 = pointers1.data() + op.first_row;
-        view.rows2 = pointers2.data() + op.first_row;
-        view.next = op.fused ? &worker.views[k + 1] : nullptr;
-      }
+  }
+
+  // A worker's buffers, made by itself when it first finds work.
+  Worker& worker(int index) {
+    Worker& own = workers[size_t(index)];
+    if (!own.views.empty()) return own;
+    own.state.reserve(2 * program.n_slots * kPlane);
+    own.products.reserve(program.n_inputs * kLines * kCols);
+    own.views.resize(program.ops.size());
+    for (size_t k = 0; k < program.ops.size(); ++k) {
+      const Op& op = program.ops[k];
+      OpView<T>& view = own.views[k];
+      view.params = op.params.data();
+      view.dst = op.dst;
+      view.n_src = int(op.src.size());
+      view.src = op.src.data();
+      view.rows1 = pointers1.data() + op.first_row;
+      view.rows2 = pointers2.data() + op.first_row;
+      view.next = op.fused ? &own.views[k + 1] : nullptr;
     }
+    return own;
   }
 
   // One input of a block; `products` holds the unit's products from this block's first pair on.
@@ -170,7 +175,7 @@ struct TileRun {
     }
   }
 
-  void unit(long batch, long i, long j, Worker& worker) const {
+  void unit(long batch, long i, long j, Worker& worker, Watch& watch) const {
     const long lines = std::min(kLines, tile.lines - i);
     long cols = std::min(kCols, tile.cols - j);
     const long I = tile.i0 + i;  // in the result
@@ -189,6 +194,7 @@ struct TileRun {
       for (long c = 0; c < cols; c += kPanel)
         products.product(input.panels1.at(batch, i / kPanel, 0), input.panels2.at(batch, (j + c) / kPanel, 0), lines,
                          input.d, out + c, kCols);
+      watch.spent(lines * cols * input.d / 16);
     }
     Block<T> b = {0, 0, 0, 0, 0, stride, kPlane, worker.state.data(), ntk};
     const long step = std::max(4L, std::min(8L, kPlane / stride));
@@ -198,6 +204,7 @@ struct TileRun {
       b.lines = int(std::min(step, lines - line));
       b.cols = int(cols - skip);
       block(b, worker, batch, i + line, j + skip, worker.products.data() + line * kCols + skip);
+      watch.spent(b.lines * b.cols * long(program.ops.size()));
     }
     if (!tile.symmetric) return;
     const long B = tile.batch0 + batch;
@@ -220,17 +227,15 @@ void run(const Program& program, const RowTable<T>& rows1, const RowTable<T>& ro
          const std::vector<PairInput<T>>& inputs, const std::vector<PairOutput<T>>& outputs, const Isa& isa,
          int threads, const Interrupt& interrupt) {
   const long pairs = tile.batches * tile.lines * tile.cols;
-  const int workers = pairs * long(program.ops.size()) < 100000 ? 1 : std::max(1, threads);
-  TileRun<T> work(program, rows1, rows2, tile, inputs, outputs, isa, workers);
-  if (tile.diagonal) {
-    parallel_for((tile.lines + kDiagonal - 1) / kDiagonal, workers, interrupt,
-                 [&](long unit, int worker) { work.diagonal_unit(unit * kDiagonal, work.workers[size_t(worker)]); });
-    return;
-  }
+  const bool small = pairs * long(program.ops.size()) < 100000;
   const long groups = (tile.lines + kLines - 1) / kLines, chunks = (tile.cols + kCols - 1) / kCols;
-  parallel_for(tile.batches * groups * chunks, workers, interrupt, [&](long unit, int worker) {
+  const long units = tile.diagonal ? (tile.lines + kDiagonal - 1) / kDiagonal : tile.batches * groups * chunks;
+  const int workers = workers_of(units, small ? 1 : threads);
+  TileRun<T> work(program, rows1, rows2, tile, inputs, outputs, isa, workers);
+  parallel_for(units, workers, interrupt, [&](long unit, int worker, Watch& watch) {
+    if (tile.diagonal) return work.diagonal_unit(unit * kDiagonal, work.worker(worker));
     const long batch = unit / (groups * chunks), rest = unit % (groups * chunks);
-    work.unit(batch, rest / chunks * kLines, rest % chunks * kCols, work.workers[size_t(worker)]);
+    work.unit(batch, rest / chunks * kLines, rest % chunks * kCols, work.worker(worker), watch);
   });
 }
 
@@ -256,7 +261,7 @@ void pack(const T* x, long batches, long n, long d, T* panels, double* norms, co
   const Kernels<T>& kernels = isa.kernels<T>();
   const Products<T>& products = isa.products<T>();
   const long count = (n + kPanel - 1) / kPanel;
-  parallel_for(batches * count, batches * n * d < 100000 ? 1 : threads, interrupt, [&](long unit, int) {
+  parallel_for(batches * count, batches * n * d < 100000 ? 1 : threads, interrupt, [&](long unit, int, Watch& watch) {
     const long batch = unit / count, first_row = unit % count * kPanel, rows = std::min(kPanel, n - first_row);
     double first[kPanel], second[kPanel];
     const T* source = x + (batch * n + first_row) * d;
@@ -265,6 +270,7 @@ void pack(const T* x, long batches, long n, long d, T* panels, double* norms, co
       norms[batch * n + first_row + r] = length.norm;
       first[r] = length.first;
       second[r] = length.second;
+      watch.spent(d);
     }
     products.pack(source, first, second, rows, d, panels + unit * d * kPanel);
   });
@@ -278,7 +284,7 @@ void dual_map(const std::string& name, const std::vector<double>& params, long n
   const auto& names = op_names();
   const auto map = isa.kernels<T>().dual_maps[std::find(names.begin(), names.end(), name) - names.begin()];
   constexpr long chunk = 16384;
-  parallel_for((n + chunk - 1) / chunk, threads, interrupt, [&](long c, int) {
+  parallel_for((n + chunk - 1) / chunk, threads, interrupt, [&](long c, int, Watch&) {
     const long first = c * chunk, count = std::min(chunk, n - first);
     map(count, q11 + first, q12 + first, q22 + first, scale, params.data(), k + first, kdot + first);
   });

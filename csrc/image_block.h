@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "image_run.h"
+#include "parallel.h"
 
 namespace fntk {
 
@@ -60,6 +61,7 @@ struct PairBlock {
   const Layout<T>& layout;
   const PlaneKernels<T>& kernels;
   Worker<T>& worker;
+  Watch& watch;
   const std::vector<ImageOutput<T>>* outputs;
   bool mirrored;
   std::vector<Pair<T>> pairs;
@@ -214,6 +216,8 @@ struct PairBlock {
         }
       }
       k += step.fused;
+      const Reads<T>* reads = step.kind == Kind::conv ? where.reads[&step - g.steps.data()].get() : nullptr;
+      watch.spent(long(items.size()) * size * (reads ? long(reads->shift_in.size() + reads->shift_out.size()) : 2));
     }
   }
 
@@ -291,8 +295,10 @@ struct PairBlock {
     for (int p = 0; p < 3; ++p) {
       double* out = link_plane(pair, index, p);
       const double* in = sums + p * link.n_rows * g.lanes;
-      for (long row = 0; row < link.n_rows; ++row, in += g.lanes)
+      for (long row = 0; row < link.n_rows; ++row, in += g.lanes) {
         for (const auto& add : link.lanes[group]) out[row * lanes + add.to] += in[add.from];
+        watch.spent(long(link.lanes[group].size()));
+      }
     }
   }
 
@@ -323,42 +329,43 @@ struct PairBlock {
         if (mirrored) output.planes[p][pair.out2 * strides[0] + pair.out1 * strides[1]] = out[0];
         continue;
       }
-      // the second image's positions come first in the mirror image
-      const std::vector<long> swapped = swap_positions(strides);
       T* mirror = output.planes[p] + pair.out2 * strides[0] + pair.out1 * strides[1];
       for (long y = 0; y < step.extent[0]; ++y)
         for (size_t slot = 0; slot < where.groups[group].size(); ++slot)
           for (long x = 0; x < g.inner; ++x) {
-            const auto& d = where.groups[group][slot];
-            const long at = place(g, step.extent, where.shifts[s], d, y, x, strides);
-            if (at < 0) continue;
-            const T value = scaled(in[y * g.lanes + long(slot) * g.inner + x]);
-            const long other = mirrored ? place(g, step.extent, where.shifts[s], d, y, x, swapped) : 0;
-            if (mirrored && pair.out1 == pair.out2 && other < at) continue;  // one of two equal numbers
-            out[at] = value;
-            if (mirrored) mirror[other] = value;
+            const Place at = place(g, step.extent, where.shifts[s], where.groups[group][slot], y, x, strides);
+            if (!at.inside) continue;
+            if (mirrored && pair.out1 == pair.out2 && at.order > 0) continue;  // one of two equal numbers
+            out[at.own] = scaled(in[y * g.lanes + long(slot) * g.inner + x]);
+            if (mirrored) mirror[at.opposite] = out[at.own];
           }
     }
   }
 
-  static std::vector<long> swap_positions(std::vector<long> strides) {
-    for (size_t k = 2; k + 1 < strides.size(); k += 2) std::swap(strides[k], strides[k + 1]);
-    return strides;
-  }
+  struct Place {
+    bool inside;
+    long own, opposite;  // offsets, in the mirror image with the second image's positions first
+    long order;          // > 0: the second position comes first, whatever the strides
+  };
 
-  // Offset of positions (y, x) and displaced in an output with spatial axes, or -1.
-  static long place(const ImageGrid& g, const std::vector<int>& extent, int shift, const std::vector<int>& d, long y,
-                    long x, const std::vector<long>& strides) {
-    const long other = (y + shift) % g.rows;
-    if (y >= extent[0] || other >= extent[0]) return -1;
-    long at = y * strides[2] + other * strides[3];
+  // Of positions (y, x) and displaced in an output with spatial axes.
+  static Place place(const ImageGrid& g, const std::vector<int>& extent, int shift, const std::vector<int>& d, long y,
+                     long x, const std::vector<long>& strides) {
+    Place found = {true, 0, 0, 0};
+    const auto add = [&](size_t axis, long one, long two) {
+      const long stride = strides[2 + 2 * axis], other = strides[3 + 2 * axis];
+      found.inside = found.inside && one < extent[axis] && two < extent[axis];
+      found.own += one * stride + two * other;
+      found.opposite += two * stride + one * other;
+      if (one != two) found.order = one - two;
+    };
     for (size_t k = g.sizes.size(); k-- > 1;) {
-      const long one = x % g.sizes[k], two = (one + d[k - 1]) % g.sizes[k];
+      const long one = x % g.sizes[k];
+      add(k, one, (one + d[k - 1]) % g.sizes[k]);
       x /= g.sizes[k];
-      if (one >= extent[k] || two >= extent[k]) return -1;
-      at += one * strides[2 + 2 * k] + two * strides[3 + 2 * k];
     }
-    return at;
+    add(0, y, (y + shift) % g.rows);
+    return found;
   }
 
   void run() {

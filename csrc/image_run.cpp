@@ -95,8 +95,8 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
     for (const ImageStep& step : g.steps)
       if (step.kind == Kind::input)
         sizes[size_t(step.src[0])] = g.rows * g.inner * program.channels[size_t(step.src[0])];
-  std::vector<Worker<T>> workers(size_t(std::max(1, threads)));
-  parallel_for(n, threads, interrupt, [&](long image, int index) {
+  std::vector<Worker<T>> workers(size_t(workers_of(n, threads)));
+  parallel_for(n, threads, interrupt, [&](long image, int index, Watch& watch) {
     Worker<T>& worker = workers[size_t(index)];
     reserve(worker, plan, 1);
     std::vector<const T*> own;
@@ -108,10 +108,11 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
     if (!(length > 0) || std::isinf(length)) length = 1;
     tables.lengths[size_t(image)] = length;
     std::vector<LinkVariance> links(program.links.size());
-    PairBlock<T> block = {plan, plan.own, kernels_of<T>(isa), worker, nullptr, false, {{table, table, true, 0, 0, 1}}};
+    PairBlock<T> block = {
+        plan, plan.own, kernels_of<T>(isa), worker, watch, nullptr, false, {{table, table, true, 0, 0, 1}}};
     if (plan.has_own) block.clear_links();
     for (size_t k = 0; k < program.grids.size(); ++k) {
-      make_tables(program, k, own, length, kernels_of<T>(isa), links, table);
+      make_tables(program, k, own, length, kernels_of<T>(isa), links, table, watch);
       if (!plan.has_own) continue;
       block.grid(k);
       for (size_t l = 0; l < program.links.size(); ++l) {
@@ -141,16 +142,16 @@ std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const Imag
   for (const auto& [i, j] : pairs.listed)
     FNTK_CHECK(i >= 0 && i < tables1.n && j >= 0 && j < tables2.n, "images outside their tables");
   const std::vector<std::array<long, 2>> inputs = input_tables(program);
-  std::vector<Worker<T>> workers(size_t(std::max(1, threads)));
   std::vector<std::array<long, 2>> lost;
   std::mutex lost_lock;
   const bool listed = !pairs.listed.empty();
   const long blocks1 = (pairs.count1 + plan.side1 - 1) / plan.side1;
   const long blocks2 = (pairs.count2 + plan.side2 - 1) / plan.side2;
   const long units = listed ? long(pairs.listed.size()) : blocks1 * blocks2;
-  parallel_for(units, threads, interrupt, [&](long unit, int index) {
+  std::vector<Worker<T>> workers(size_t(workers_of(units, threads)));
+  parallel_for(units, threads, interrupt, [&](long unit, int index, Watch& watch) {
     Worker<T>& worker = workers[size_t(index)];
-    PairBlock<T> block = {plan, plan.pairs, kernels_of<T>(isa), worker, &outputs, pairs.symmetric, {}};
+    PairBlock<T> block = {plan, plan.pairs, kernels_of<T>(isa), worker, watch, &outputs, pairs.symmetric, {}};
     const auto add = [&](long i, long j, long out1, long out2) {
       const T *first = tables1.of(plan, i), *second = tables2.of(plan, j);
       const bool same = std::all_of(inputs.begin(), inputs.end(), [&](const auto& input) {

@@ -32,6 +32,7 @@ struct Tables {
   const PlaneKernels<T>& kernels;
   std::vector<LinkVariance>& links;
   T* table;  // of this grid
+  Watch& watch;
   std::vector<Variances> slots;
   Values scale, factor, out;  // scratch
 
@@ -161,6 +162,7 @@ struct Tables {
     for (long at = 0; at < positions(); ++at) {
       if (!alive(step, at)) continue;
       const std::vector<long> from = tap_positions(w, sizes, 0, axes, at);
+      watch.spent(16 * long(from.size()));
       std::vector<double> parts(from.size());
       int inside = 0;
       for (size_t t = 0; t < from.size(); ++t) {
@@ -260,6 +262,7 @@ struct Tables {
     slots.assign(size_t(grid.n_slots), {});
     scale = factor = out = zeros();
     for (const ImageStep& step : grid.steps) {
+      watch.spent(4 * positions() * (step.n_arrays + 1));
       if (step.kind == Kind::input) {
         input(step);
       } else if (step.kind == Kind::land) {
@@ -286,14 +289,14 @@ struct Tables {
 
 template <class T>
 void make_tables(const ImageProgram& program, size_t grid, const std::vector<const T*>& x, double length,
-                 const PlaneKernels<T>& kernels, std::vector<LinkVariance>& links, T* table) {
+                 const PlaneKernels<T>& kernels, std::vector<LinkVariance>& links, T* table, Watch& watch) {
   const ImageGrid& own = program.grids[grid];
-  Tables<T>{program, own, x, length, kernels, links, table + own.table, {}, {}, {}, {}}.run();
+  Tables<T>{program, own, x, length, kernels, links, table + own.table, watch, {}, {}, {}, {}}.run();
 }
 
 template void make_tables<float>(const ImageProgram&, size_t, const std::vector<const float*>&, double,
-                                 const PlaneKernels<float>&, std::vector<LinkVariance>&, float*);
+                                 const PlaneKernels<float>&, std::vector<LinkVariance>&, float*, Watch&);
 template void make_tables<double>(const ImageProgram&, size_t, const std::vector<const double*>&, double,
-                                  const PlaneKernels<double>&, std::vector<LinkVariance>&, double*);
+                                  const PlaneKernels<double>&, std::vector<LinkVariance>&, double*, Watch&);
 
 }  // namespace fntk

@@ -1,6 +1,7 @@
 // Tables of single images: everything about one image that its pairs read, made in float64.
 #pragma once
 #include "image_layout.h"
+#include "parallel.h"
 
 namespace fntk {
 
@@ -14,6 +15,6 @@ struct LinkVariance {
 // `links`: what the grids before have left, and receives what this one leaves.
 template <class T>
 void make_tables(const ImageProgram& program, size_t grid, const std::vector<const T*>& x, double length,
-                 const PlaneKernels<T>& kernels, std::vector<LinkVariance>& links, T* table);
+                 const PlaneKernels<T>& kernels, std::vector<LinkVariance>& links, T* table, Watch& watch);
 
 }  // namespace fntk

@@ -128,13 +128,17 @@ RowTable<T> make_rows(const Program& program, const std::vector<const double*>& 
   table.variances.assign(size_t(program.n_outputs), std::vector<double>(size_t(n)));
   const std::vector<Step> steps = encode(program);
   const long chunks = (n + kRowChunk - 1) / kRowChunk;
-  parallel_for(chunks, n * long(program.ops.size()) < 50000 ? 1 : threads, interrupt, [&](long chunk, int) {
-    Variances slots{std::vector<double>(size_t(program.n_slots))};
-    for (long i = chunk * kRowChunk; i < std::min(n, (chunk + 1) * kRowChunk); ++i)
-      generic::row_pass(
-          steps.data(), [&](int input) { return q[size_t(input)][i]; }, slots, generic::RowArrays<T>{table.row(0), n},
-          i, [&](int output, double value) { table.variances[size_t(output)][size_t(i)] = value; });
-  });
+  parallel_for(chunks, n * long(program.ops.size()) < 50000 ? 1 : threads, interrupt,
+               [&](long chunk, int, Watch& watch) {
+                 Variances slots{std::vector<double>(size_t(program.n_slots))};
+                 for (long i = chunk * kRowChunk; i < std::min(n, (chunk + 1) * kRowChunk); ++i) {
+                   generic::row_pass(
+                       steps.data(), [&](int input) { return q[size_t(input)][i]; }, slots,
+                       generic::RowArrays<T>{table.row(0), n}, i,
+                       [&](int output, double value) { table.variances[size_t(output)][size_t(i)] = value; });
+                   watch.spent(8 * long(steps.size()));
+                 }
+               });
   return table;
 }
 

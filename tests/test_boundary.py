@@ -418,6 +418,20 @@ elif what == "diagonal":
 elif what == "batches":
     x = np.broadcast_to(rng.standard_normal((50, 50, 16)), (1_000 if many else 50, 50, 50, 16)).reshape(-1, 50, 16)
     call = lambda: kernel_fn(x, None, "ntk", batch_dims=1)
+elif what in ("pair", "tables"):
+    # one pair of images takes seconds; behind a mean, so does the variance of one image
+    blocks = [stax.Conv(1, (3, 3), padding="SAME"), stax.Relu()] * 3
+    head = [stax.GlobalAvgPool(), stax.Dense(1)] + [stax.Relu(), stax.Dense(1)] * (what == "tables")
+    image_fn = stax.serial(*blocks, *head).kernel_fn
+    image = rng.random((1, 224, 224, 3), dtype=np.float32)
+    for dtype in (np.float32, np.float64):
+        image_fn.explain(image.shape, dtype)  # plans are kept
+    call = lambda: image_fn(image, None, "ntk", num_threads=1)
+elif what == "deep":
+    deep = stax.serial(*[stax.Dense(1, 1.4), stax.Relu()] * 20_000, stax.Dense(1)).kernel_fn
+    x = rng.standard_normal((2_000, 4))
+    deep(x[:2], None, "ntk")
+    call = lambda: deep(x, None, "ntk", num_threads=1)
 with fastntk.options(backend=backend):
     kernel_fn(np.eye(3), None, "ntk")
     print("ready", flush=True)
@@ -434,8 +448,11 @@ BACKENDS = [name for name, state in backends.availability().items() if state.sta
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to a child process on Windows")
-@pytest.mark.parametrize("what", ["gram", "wide", "copies", "diagonal", "batches"])
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [(name, what) for what in ("gram", "wide", "copies", "diagonal", "batches") for name in BACKENDS]
+    + [(name, what) for what in ("pair", "tables", "deep") for name in BACKENDS if name == "cpu"],
+)
 def test_interruption(name, what):
     """Seen within half a second; best of three, for machines with other work. Then the interpreter goes on."""
     import signal

@@ -425,6 +425,29 @@ def test_out(dtype, backend, tmp_path):
             assert_same(out, expected)
 
 
+@pytest.mark.parametrize("shape", [(7, 3), (5, 4, 3), (3, 2, 3, 2)])
+def test_strides_of_out_change_no_bit(shape, dtype, backend):
+    """Axes in memory in any order, and walked in any direction."""
+    rng = np.random.default_rng(len(shape))
+    axes = len(shape) - 1
+    net = serial(conv((3,) * axes), Relu(), conv((2,) * axes, padding="VALID", b_std=None), Relu())
+    x1, x2 = images(3, shape, dtype=dtype), images(2, shape, seed=1, dtype=dtype)
+    for other in (None, x2):
+        expected = net.kernel_fn(x1, other, BOTH)
+        shape_out = expected.nngp.shape
+        ndim = len(shape_out)
+        orders = [range(ndim), range(ndim)[::-1], *(rng.permutation(ndim) for _ in range(4))]
+        flips = [range(ndim), (), range(2, ndim), (ndim - 1,), (2,), (1, 3)]
+        for order, flip in zip(orders, flips, strict=True):
+            out = tuple(
+                np.flip(np.full([shape_out[a] for a in order], np.nan, dtype).transpose(np.argsort(order)), flip)
+                for _ in BOTH
+            )
+            net.kernel_fn(x1, other, BOTH, out=out)
+            for found, wanted in zip(out, expected, strict=True):
+                assert same(found.copy(), wanted), (order, flip)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("name", SOME)
 def test_a_bad_pixel_stays_in_its_row_and_column(name, bad, dtype, backend):
