@@ -83,6 +83,7 @@ void bind_typed(py::module_& m, const char* plan_name, const char* tables_name) 
                              [](const Typed<T>& self) { return self.plan.program.table_size * long(sizeof(T)); })
       .def_property_readonly("inputs", [](const Typed<T>& self) { return input_tables(self.plan.program); })
       .def_property_readonly("worker_bytes", [](const Typed<T>& self) { return self.plan.worker_bytes; })
+      .def_property_readonly("block", [](const Typed<T>& self) { return std::pair(self.plan.side1, self.plan.side2); })
       .def("tables", &Typed<T>::tables, py::arg("x"), py::arg("isa"), py::arg("threads"))
       .def("run", &Typed<T>::run, py::arg("tables1"), py::arg("tables2"), py::arg("place"), py::arg("outputs"),
            py::arg("symmetric"), py::arg("listed"), py::arg("isa"), py::arg("threads"));

@@ -377,6 +377,25 @@ def test_the_diagonal_of_many_rows_needs_their_memory_only():
     assert grown < 16 + 200  # the two outputs, and the allowance of large Grams
 
 
+def test_threads_without_work_take_no_memory():
+    code = """
+        import resource
+        import numpy as np
+        from fastntk import stax
+        kernel_fn = stax.serial(stax.Dense(1), stax.Relu(), stax.Dense(1)).kernel_fn
+        x = np.ones((600, 8))
+        kernel_fn(x, None, "ntk", num_threads=2)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        kernel_fn(x, None, "ntk", num_threads=4096)
+        kernel_fn(x, None, "ntk", num_threads=2**40)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        """
+    pytest.importorskip("resource", reason="no resource module on this system")
+    if sys.platform == "darwin":
+        pytest.skip("ru_maxrss counts bytes here")
+    assert float(run(code).stdout) < 100
+
+
 # ---------------------------------------------------------------- interruption, threads, fork
 
 

@@ -8,10 +8,11 @@ from unittest import mock
 import fastntk
 import numpy as np
 import pytest
-from fastntk import backends, stax
+from fastntk import backends, image_gram, stax
 from fastntk.activations import NONLINEARITIES
 from fastntk.plan import make_plan
 from fastntk.program import Value, lower
+from helpers import same
 
 compiled = pytest.mark.skipif(backends.load("cpu")[0] is None, reason="the compiled CPU module is not installed")
 
@@ -87,7 +88,7 @@ def test_explain(backend):
     assert "relu" in text
 
 
-@pytest.mark.parametrize(("shape", "pattern"), [((10, 4), "2 dims"), ((10, 2, 2, 2, 2, 2), "3")])
+@pytest.mark.parametrize(("shape", "pattern"), [((10, 4), "2 axes"), ((10, 2, 2, 2, 2, 2), "3")])
 def test_explain_refuses(shape, pattern):
     with pytest.raises(ValueError, match=pattern):
         POOLED.kernel_fn.explain(shape)
@@ -131,6 +132,42 @@ def test_the_result_does_not_depend_on_the_budget(net):
             np.testing.assert_array_equal(a, b)
         one = net.kernel_fn(x, None, "ntk", memory_budget=budget + more, backend="cpu", num_threads=1)
         np.testing.assert_array_equal(one, net.kernel_fn(x, None, "ntk", backend="cpu"))
+
+
+@compiled
+@pytest.mark.parametrize("threads", [1, 2, 19, 64, 256])
+@pytest.mark.parametrize("close", [False, True])
+def test_any_number_of_threads_fits_the_default_budget(close, threads):
+    """Two images, three pairs; of these a thread's buffers take 10 MiB, in float32 and again in float64."""
+    blocks = [conv(), stax.Relu(), conv(), stax.Relu(), stax.AvgPool((2, 2), (2, 2))] * 3
+    kernel_fn = stax.serial(*blocks, stax.GlobalAvgPool(), stax.Dense(1)).kernel_fn
+    x = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
+    if close:  # done again in float64
+        x[1] = x[0] * (1 + 1e-6)
+    for call in (lambda n: kernel_fn(x, None, "ntk", backend="cpu", num_threads=n),
+                 lambda n: kernel_fn.diagonal(x, "ntk", backend="cpu", num_threads=n)):  # fmt: skip
+        assert same(call(threads), call(1))
+
+
+@compiled
+@pytest.mark.parametrize("net", [POOLED, stax.serial(conv(), stax.Relu(), stax.Flatten(), stax.Dense(1))])
+def test_buffers_of_all_threads_stay_within_the_budget(net, monkeypatch):
+    x = close_images()
+    expected = net.kernel_fn(x, None, "ntk", backend="cpu", num_threads=1)
+    least = least_budget(net, x.shape)
+    taken = []
+
+    def tiles(self, n, other, original=image_gram.Runner.tiles):
+        taken.append((self.threads, self.fixed + self.threads * self.worker + self.images * self.table))
+        return original(self, n, other)
+
+    monkeypatch.setattr(image_gram.Runner, "tiles", tiles)
+    for budget in (least, least + 50_000, 2 * least, 8 * least, 1 << 28):
+        taken.clear()
+        found = net.kernel_fn(x, None, "ntk", memory_budget=budget, backend="cpu", num_threads=256)
+        assert same(found, expected)
+        assert taken
+        assert all(1 <= threads <= len(x) ** 2 and used <= budget for threads, used in taken)
 
 
 @compiled

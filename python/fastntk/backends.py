@@ -79,6 +79,7 @@ class Engine(Protocol):
     cache_bytes: int  # of unit rows kept for a whole call, and of a row table
     square: bool  # tiles are to be as wide as long
     real: Any  # type of lengths and variances
+    any_strides: bool  # run() writes outputs of any strides and byte order; else only of adjacent columns
     panel: int | None  # rows of a panel, where the engine multiplies itself; None: NumPy's BLAS makes the product
 
     def call(self) -> AbstractContextManager[Any]:
@@ -192,7 +193,7 @@ class CpuEngine(HostMemory):
 
     def __init__(self, module: ModuleType, isa: str | None, num_threads: int) -> None:
         self._module = module
-        self._threads = num_threads
+        self._threads = min(num_threads, 2**31 - 1)
         self.panel: int | None = module.PANEL
         available = [name for name, present in module.isas() if present]
         if isa is not None and isa not in available:
@@ -260,6 +261,7 @@ class CudaEngine(WhereTheyLie):
     cache_bytes = 512 << 20
     panel: int | None = None
     square = False
+    any_strides = False
     registers = True  # convolutions of images in registers where they fit; else element by element
 
     def __init__(self, module: Any, place: DevicePlace, label: str) -> None:

@@ -274,6 +274,7 @@ class HostMemory(WhereTheyLie):
     xp: Any = np
     cache_bytes = 64 << 20
     square = False
+    any_strides = False
     tile_pairs: int
 
     def tile_size(self, shape: Any, dtype: Any, outputs: Any, symmetric: bool) -> int:

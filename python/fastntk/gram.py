@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import direct
 from .backends import Engine, Tile, TileInput
 from .extremes import Flags, extreme
 from .program import Program
@@ -17,6 +18,8 @@ from .reference import NumpyEngine
 
 Array = npt.NDArray[Any]  # or of the engine's library, Engine.xp
 Planes = Sequence[Sequence[Array | None]]  # (nngp, ntk, defect) of each program output
+
+_APART = 1 << 20  # pairs of a tile that engines write to a buffer first
 
 
 _EXTREMES = 1 << 20  # pairs that are computed again at a time
@@ -126,13 +129,18 @@ def run_pairs(
     program: Program, engine: Engine, inputs: Sequence[PairInput], outputs: Planes, dtype: np.dtype[Any],
     shape: tuple[int, int, int], symmetric: bool,
 ) -> tuple[RowTables, RowTables]:  # fmt: skip
-    """Fill the output planes, each (batch, n1, n2) or None; return both sides' row tables."""
+    """Fill the output planes, each (batch, n1, n2) or None, of any strides; return both sides' row tables."""
     tables1 = RowTables(program, engine, [i.q1 for i in inputs], dtype)
     tables2 = tables1 if symmetric else RowTables(program, engine, [i.q2 for i in inputs], dtype)
     if 0 in shape or all(plane is None for planes in outputs for plane in planes):
         return tables1, tables2
     pairs = engine.tile_size(shape, dtype, outputs, symmetric)
-    for tile in _tiles(shape, engine, pairs, rows_per_table(program, dtype, engine), symmetric):
+    written = [plane for planes in outputs for plane in planes if plane is not None]
+    apart = not (engine.any_strides or all(map(direct, written)))
+    if apart:
+        pairs = min(pairs, _APART)
+    square = engine.square or apart
+    for tile in _tiles(shape, engine, pairs, rows_per_table(program, dtype, engine), symmetric, square):
         span1 = (tile.batch0 * tile.n1 + tile.i0, (tile.batch0 + tile.batches - 1) * tile.n1 + tile.i0 + tile.lines)
         span2 = (tile.batch0 * tile.n2 + tile.j0, (tile.batch0 + tile.batches - 1) * tile.n2 + tile.j0 + tile.cols)
         if symmetric:  # one table serves lines and columns, from the tile's first line on
@@ -142,10 +150,38 @@ def run_pairs(
             rows1, tile.row1 = tables1.table(*span1)
             rows2, tile.row2 = tables2.table(*span2)
         given = [_tile_input(i, engine, tile, dtype) for i in inputs]
-        engine.run(program, rows1, rows2, dtype, tile, given, outputs)
+        if apart:
+            local, fresh = _buffers(tile, engine, outputs)
+            engine.run(program, rows1, rows2, dtype, local, given, fresh)
+            _put(tile, fresh, outputs)
+        else:
+            engine.run(program, rows1, rows2, dtype, tile, given, outputs)
     if engine.xp is np:  # on a device nothing waits for the lengths of rows
         _extremes(program, engine, inputs, outputs, dtype, shape)
     return tables1, tables2
+
+
+def _buffers(tile: Tile, engine: Engine, outputs: Planes) -> tuple[Tile, Planes]:
+    """A tile on its own, of a symmetric Gram one that lies on the diagonal or meets it nowhere, and planes for it."""
+    shape = (tile.batches, tile.lines, tile.cols)
+    fresh = [
+        [None if plane is None else engine.xp.empty(shape, plane.dtype.newbyteorder("=")) for plane in planes]
+        for planes in outputs
+    ]
+    return replace(tile, batch0=0, i0=0, j0=0, symmetric=tile.symmetric and tile.i0 == tile.j0), fresh
+
+
+def _put(tile: Tile, fresh: Planes, outputs: Planes) -> None:
+    """Write a tile's planes, and its mirror image, where they belong."""
+    batches = slice(tile.batch0, tile.batch0 + tile.batches)
+    lines, cols = slice(tile.i0, tile.i0 + tile.lines), slice(tile.j0, tile.j0 + tile.cols)
+    for planes, given in zip(outputs, fresh, strict=True):
+        for plane, values in zip(planes, given, strict=True):
+            if plane is None or values is None:
+                continue
+            plane[batches, lines, cols] = values
+            if tile.symmetric and tile.i0 != tile.j0:
+                plane[batches, cols, lines] = values.transpose(0, 2, 1)
 
 
 def _extremes(
@@ -181,10 +217,12 @@ def _extremes(
                             np.copyto(plane[b, lines], values[0], casting="same_kind", where=wanted)
 
 
-def _tiles(shape: tuple[int, int, int], engine: Engine, pairs: int, rows: int, symmetric: bool) -> Iterator[Tile]:
+def _tiles(
+    shape: tuple[int, int, int], engine: Engine, pairs: int, rows: int, symmetric: bool, square: bool
+) -> Iterator[Tile]:
     """Cover the pairs, tiles beginning at whole panels; of a symmetric Gram the part on and above the diagonal.
 
-    Where the engine wants square tiles, those of a symmetric Gram lie on the diagonal or meet it nowhere.
+    Square tiles of a symmetric Gram lie on the diagonal or meet it nowhere.
     """
     batch, n1, n2 = shape
     panel = engine.panel or 1
@@ -199,8 +237,8 @@ def _tiles(shape: tuple[int, int, int], engine: Engine, pairs: int, rows: int, s
 
     cols = n2 if symmetric else min(n2, whole(min(max(pairs // min(n1, 256), 1), rows)))
     lines = min(n1, whole(min(max(pairs // cols, 1), rows)))
-    if engine.square:
-        lines = cols = min(max(n1, n2), rows, math.isqrt(pairs))
+    if square:
+        lines = cols = whole(min(max(n1, n2), rows, math.isqrt(pairs)))
     for b in range(batch):
         for i in range(0, n1, lines):
             m = min(lines, n1 - i)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from .arrays import allocate
@@ -56,23 +55,16 @@ class ImageCall:
         if missing:
             fresh = allocate([shapes[k] for k, _ in missing], [first.dtype] * len(missing), "kernel_fn", first.place)
             targets.update(zip(missing, fresh, strict=True))
-        direct = {
-            key: array if _whole(array) else np.empty(array.shape, array.dtype.newbyteorder("="))
-            for key, array in targets.items()
-        }
         pairs = count_pairs(first.n1, first.n2, first.symmetric) * len(self._batches())
         if targets:
             with bar(pairs, progress) as report:
                 for b in self._batches():
-                    planes = [[_entry(direct.get((k, name)), b) for name in ("nngp", "ntk")] for k in range(count)]
+                    planes = [[_entry(targets.get((k, name)), b) for name in ("nngp", "ntk")] for k in range(count)]
                     second = None if first.symmetric else images_of(self.inputs, True, b)
                     run_image_pairs(
                         self.lowered.program, self.engine, images_of(self.inputs, False, b), second, planes,
                         self.spatial, self.budget, report,
                     )  # fmt: skip
-        for key, array in targets.items():
-            if direct[key] is not array:
-                array[...] = direct[key]
         variances: dict[tuple[int, bool], Array] = {}
 
         def variance(output: int, second: bool) -> Array:
@@ -121,13 +113,6 @@ class ImageCall:
             return arrays[0] if isinstance(get, str) else named(names)(*arrays)
 
         return result
-
-
-def _whole(x: Array) -> bool:
-    """Whether engines can write to it as it lies: aligned, native, strides of whole elements."""
-    if not isinstance(x, np.ndarray):
-        return True
-    return x.flags.aligned and x.dtype.isnative and all(s % x.itemsize == 0 for s in x.strides)
 
 
 def _entry(array: Any, batch: int | None) -> Any:

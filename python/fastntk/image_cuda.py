@@ -102,8 +102,16 @@ class CudaRunner(Runner):
     def table(self) -> int:
         return max(1, bytes_of(self._pairs_plan, self._dtype)[0])
 
-    def needs(self, fixed: int) -> str:
-        return f"{size_text(fixed)} of the device's memory"
+    @property
+    def worker(self) -> int:
+        return 0  # threads make tables in host memory
+
+    @property
+    def needs(self) -> str:
+        return f"{size_text(self.fixed)} of the device's memory"
+
+    def units(self, n: int, other: int, spare: int) -> int:
+        return max(n, other)
 
     def share(self, spare: int) -> None:
         """A quarter to scratch memory, a quarter to pairs, the rest to tables."""
@@ -113,8 +121,12 @@ class CudaRunner(Runner):
         self._units = _LEAST_UNITS + min(_UNITS, wanted, spare // 4 // self._unit)
         used = (self._batch - 1) * self._pair + (self._units - _LEAST_UNITS) * self._unit
         self.images = 2 + (spare - used) // self.table
+        self.threads = max(1, min(self.threads, spare // max(1, super().worker)))
 
     # ---------------------------------------------------------------- work
+
+    def writes(self, plane: Array) -> bool:
+        return True
 
     def empty(self, shape: tuple[int, ...], like: Array) -> Array:
         xp = np if isinstance(like, np.ndarray) else self._xp

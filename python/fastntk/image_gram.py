@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,8 +43,18 @@ def run_image_pairs(
         return
     runner = _runner(program, engine, x1)
     again = _runner(program, engine, x1, np.dtype(np.float64)) if runner.lossy else None
-    _share(budget, [runner] if again is None else [runner, again])
     mirrored = x2 is None
+    written = [plane for planes in outputs for plane in planes if plane is not None]
+    if not written:
+        return
+    apart, side, buffers = not all(map(runner.writes, written)), 0, 0
+    if apart:  # squares of pairs by way of buffers: a quarter of the budget, or one pair
+        pair = sum(math.prod(plane.shape[2:]) * plane.itemsize for plane in written)
+        side = max(1, math.isqrt(budget // 4 // pair))
+        buffers = min(side * side, x1.n * second.n) * pair
+    _share(budget, buffers, [runner] if again is None else [runner, again], x1.n, second.n)
+    if apart:
+        runner.images = min(runner.images, 2 * side)
 
     def lacking(lost: list[list[int]]) -> None:
         if lost:
@@ -58,7 +69,10 @@ def run_image_pairs(
                 continue
             tables2 = None
             tables2 = tables1 if second is x1 and cols == rows else runner.tables(second, cols)
-            lacking(runner.run(tables1, tables2, rows, cols, outputs, mirrored, report))
+            if apart:
+                lacking(_run_apart(runner, tables1, tables2, rows, cols, outputs, mirrored, report))
+            else:
+                lacking(runner.run(tables1, tables2, rows, cols, outputs, mirrored, report))
     lacking(runner.finish())
     if runner.dtype == np.float32 and (wide1.any() or wide2.any()):
         if again is None:
@@ -111,6 +125,25 @@ def _on_host(x: Images, part: slice) -> Images:
     return Images([a[part] if isinstance(a, np.ndarray) else a[part].get() for a in x.arrays])
 
 
+def _run_apart(
+    runner: Runner, tables1: Any, tables2: Any, rows: slice, cols: slice, outputs: Outputs, mirrored: bool,
+    report: Report,
+) -> list[list[int]]:  # fmt: skip
+    """``runner.run`` by way of buffers; of one set of images a tile lies on the diagonal or meets it nowhere."""
+    shape = (rows.stop - rows.start, cols.stop - cols.start)
+    fresh = [[None if p is None else runner.empty((*shape, *p.shape[2:]), p) for p in planes] for planes in outputs]
+    diagonal = mirrored and rows == cols
+    lost = runner.run(tables1, tables2, slice(0, shape[0]), slice(0, shape[1]), fresh, diagonal, report)
+    for planes, found in zip(outputs, fresh, strict=True):
+        for plane, values in zip(planes, found, strict=True):
+            if plane is None or values is None:
+                continue
+            plane[rows, cols] = values
+            if mirrored and not diagonal:
+                plane[cols, rows] = values.transpose([a ^ 1 for a in range(values.ndim)])
+    return [[i + rows.start, j + cols.start] for i, j in lost]
+
+
 def _runner(program: Program, engine: Engine, x: Images, dtype: np.dtype[Any] | None = None) -> Runner:
     if isinstance(engine, CudaEngine):
         return CudaRunner(program, engine, x, dtype)
@@ -139,7 +172,7 @@ def run_image_diagonal(
             reference(k, np.longdouble if wide[k] else np.float64)
         return
     runner = _runner(program, engine, x)
-    _share(budget, [runner])
+    _share(budget, 0, [runner], x.n, 0)
     for rows in runner.tiles(x.n, 0):
         tables = runner.tables(x, rows)
         planes = [[None if p is None else p[rows] for p in pair] for pair in outputs]
@@ -201,25 +234,36 @@ def _reference(
                     plane[...] = value if isinstance(plane, np.ndarray) else engine.bring(value.astype(plane.dtype))
 
 
-def _share(budget: int, runners: Sequence[Runner]) -> None:
-    """Divide the budget: buffers, two images' tables each, and what is left mostly to the first.
+def _share(budget: int, results: int, runners: Sequence[Runner], n: int, other: int) -> None:
+    """Divide the budget: buffers of results and of threads, two images' tables each, what is left mostly to the first.
+
+    Threads are given up where their buffers, or the tables of as many images as keep them busy, do not fit.
 
     Raises
     ------
     MemoryError
         Where one pair of images does not fit.
     """
-    least = sum(r.fixed + 2 * r.table for r in runners)
-    if least > budget:
+    worker = sum(r.worker for r in runners)
+    least = results + sum(r.fixed + 2 * r.table for r in runners)
+    if least + worker > budget:
         raise MemoryError(
-            f"[kernel_fn] a pair of images takes {size_text(least)} beside inputs and outputs "
-            f"({runners[0].needs(sum(r.fixed for r in runners))}, tables of "
-            f"{size_text(sum(r.table for r in runners))} an image); memory_budget is {size_text(budget)}. A larger "
-            "budget, fewer threads or smaller images fit"
+            f"[kernel_fn] a pair of images takes {size_text(least + worker)} beside inputs and outputs "
+            f"({runners[0].needs}, tables of {size_text(sum(r.table for r in runners))} an image); memory_budget is "
+            f"{size_text(budget)}. A larger budget or smaller images fit"
         )
-    for k, runner in enumerate(runners):
-        share = budget - least if len(runners) == 1 else (budget - least) * (3 - 2 * k) // 4
-        runner.share(share)
+
+    def shares(threads: int) -> list[int]:
+        spare = budget - least - threads * worker
+        return [spare] if len(runners) == 1 else [spare * (3 - 2 * k) // 4 for k in range(2)]
+
+    most = min(runners[0].threads, runners[0].units(n, other, budget), (budget - least) // max(1, worker))
+    # the largest number that finds as many blocks of pairs
+    threads = bisect_right(range(1, most + 1), False, key=lambda t: t > runners[0].units(n, other, shares(t)[0]))
+    threads = max(1, threads)
+    for runner, spare in zip(runners, shares(threads), strict=True):
+        runner.threads = threads
+        runner.share(spare)
 
 
 def count_pairs(n1: int, n2: int, mirrored: bool) -> int:

@@ -62,6 +62,7 @@ class Runner:
         self._plan = make_plan(program, x.spatial)
         self._compiled = engine.image_plan(self._plan, x.channels, program.n_outputs, self._dtype)
         self.images = 2  # whose tables are kept at a time
+        self.threads = engine.threads
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -75,18 +76,33 @@ class Runner:
 
     @property
     def fixed(self) -> int:
-        """Bytes of all threads' buffers."""
-        return int(self._engine.threads * self._compiled.worker_bytes)
+        """Bytes that the work takes beside tables and threads' buffers."""
+        return 0
+
+    @property
+    def worker(self) -> int:
+        """Bytes of one thread's buffers."""
+        return int(self._compiled.worker_bytes)
 
     @property
     def table(self) -> int:
         """Bytes of one image's tables."""
         return max(1, int(self._compiled.table_bytes))
 
-    def needs(self, fixed: int) -> str:
-        """What ``fixed`` bytes are, in words."""
-        threads = self._engine.threads
-        return f"{threads} threads with {size_text(fixed // threads)} each"
+    @property
+    def needs(self) -> str:
+        """What the least is taken for, in words."""
+        return "buffers of one thread"
+
+    def units(self, n: int, other: int, spare: int) -> int:
+        """Blocks of pairs, of which a thread takes one at a time, where ``spare`` bytes hold tables; other 0: of n."""
+        images = 2 + spare // self.table
+        if other == 0:
+            return min(n, images)
+        if n + other > images:
+            n, other = (min(count, max(1, images // 2)) for count in (n, other))
+        first, second = (int(side) for side in self._compiled.block)
+        return -(-n // first) * -(-other // second)
 
     def share(self, spare: int) -> None:
         """Take bytes beyond the least: tables of more images."""
@@ -101,13 +117,17 @@ class Runner:
         for start in range(0, n, step):
             yield slice(start, min(n, start + step))
 
+    def writes(self, plane: Array) -> bool:
+        """Whether ``run`` writes to an output as it lies: aligned, native, strides of whole elements."""
+        return plane.flags.aligned and plane.dtype.isnative and all(s % plane.itemsize == 0 for s in plane.strides)
+
     def empty(self, shape: tuple[int, ...], like: Array) -> Array:
         """An array of this runner's dtype where ``like`` lies."""
         return np.empty(shape, self._dtype)
 
     def tables(self, x: Images, part: slice) -> Any:
         arrays = [np.require(a, self._dtype, ["C", "A"]) for a in x.part(part.start, part.stop)]
-        return self._compiled.tables(arrays, self._engine.isa, self._engine.threads)
+        return self._compiled.tables(arrays, self._engine.isa, self.threads)
 
     def run(
         self, tables1: Any, tables2: Any, rows: slice, cols: slice, outputs: Outputs, mirrored: bool, report: Report
@@ -115,15 +135,13 @@ class Runner:
         """Pairs of a tile, some columns at a time, so that progress shows; the pairs that lack digits."""
         lost: list[list[int]] = []
         planes = [tuple(pair) for pair in outputs]
-        step = max(1, int(1.0 / (1e-9 + self._plan.seconds() * (rows.stop - rows.start) / self._engine.threads)))
+        step = max(1, int(1.0 / (1e-9 + self._plan.seconds() * (rows.stop - rows.start) / self.threads)))
         for start in range(cols.start, cols.stop, step):
             stop = min(cols.stop, start + step)
             if mirrored and stop <= rows.start:
                 continue
             place = (0, rows.stop - rows.start, start - cols.start, stop - start, rows.start, start)
-            lost += self._compiled.run(
-                tables1, tables2, place, planes, mirrored, [], self._engine.isa, self._engine.threads
-            )
+            lost += self._compiled.run(tables1, tables2, place, planes, mirrored, [], self._engine.isa, self.threads)
             report(_pairs(rows, start, stop) if mirrored else (rows.stop - rows.start) * (stop - start))
         return lost
 
@@ -135,7 +153,7 @@ class Runner:
         """Pairs (i, j) of the tables, one row of the outputs each."""
         planes = [tuple(pair) for pair in outputs]
         place = (0, 0, 0, 0, 0, 0)
-        self._compiled.run(tables1, tables2, place, planes, False, pairs, self._engine.isa, self._engine.threads)
+        self._compiled.run(tables1, tables2, place, planes, False, pairs, self._engine.isa, self.threads)
 
 
 def _pairs(rows: slice, start: int, stop: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import allocate, contiguous, direct
+from .arrays import allocate, contiguous
 from .backends import Engine, select
 from .device import Place, place_of
 from .door import door
@@ -306,25 +306,18 @@ class KernelFn:
         self, engine: Engine, lowered: Lowered, inputs: Sequence[Input], targets: dict[tuple[int, str], Array],
         planes: Sequence[str],
     ) -> tuple[Any, Any]:  # fmt: skip
-        """Run the program into ``targets``; arrays whose columns are not adjacent get their values at the end."""
+        """Run the program into ``targets``."""
         first = inputs[0]
         batch = int(np.prod(first.batch, dtype=int))
         shape = (batch, first.n1, first.n2)
-        written: dict[tuple[int, str], Array] = {}
-        for key, array in targets.items():
-            view = array[None] if array.ndim == 2 else array
-            written[key] = view if direct(array) else first.place.xp.empty(shape, array.dtype.newbyteorder("="))
+        written = {key: array[None] if array.ndim == 2 else array for key, array in targets.items()}
         outputs = [
             [written.get((k, name)) if name in planes else None for name in PLANES]
             for k in range(lowered.program.n_outputs)
         ]
         with engine.call():
             pair_inputs = [_pair_input(i, engine, batch) for i in inputs]
-            rows = run_pairs(lowered.program, engine, pair_inputs, outputs, first.dtype, shape, first.symmetric)
-        for key, array in targets.items():
-            if not direct(array):
-                array[...] = written[key].reshape(array.shape)
-        return rows
+            return run_pairs(lowered.program, engine, pair_inputs, outputs, first.dtype, shape, first.symmetric)
 
 
 def _batched(x: Array, place: Place) -> Array:

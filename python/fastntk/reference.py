@@ -100,6 +100,7 @@ class NumpyEngine(HostMemory):
     name = "numpy"
     isa = "float64 throughout"
     tile_pairs = 1 << 17
+    any_strides = True
     panel: int | None = None
 
     def __init__(self, real: Real = np.float64) -> None:

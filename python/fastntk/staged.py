@@ -42,6 +42,7 @@ class StagedEngine(CudaEngine):
 
     tile_pairs = 1 << 22
     square = True
+    any_strides = True
 
     def __init__(self, module: Any, place: DevicePlace, label: str) -> None:
         super().__init__(module, place, label)
