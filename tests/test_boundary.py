@@ -448,7 +448,7 @@ elif what in ("pair", "tables"):
     call = lambda: image_fn(image, None, "ntk", num_threads=1)
 elif what == "deep":
     deep = stax.serial(*[stax.Dense(1, 1.4), stax.Relu()] * 20_000, stax.Dense(1)).kernel_fn
-    x = rng.standard_normal((2_000, 4))
+    x = rng.standard_normal((300, 4))
     deep(x[:2], None, "ntk")
     call = lambda: deep(x, None, "ntk", num_threads=1)
 with fastntk.options(backend=backend):
