@@ -77,7 +77,7 @@ class Descent:
         xp = namespace(spectrum.values, what=self.what)
         _, learned, settled = self._remaining(spectrum, t)
         w = spectrum.values.astype(np.float64)
-        tau = xp.broadcast_to(xp.asarray(self._tau(t))[:, None], learned.shape)
+        tau = xp.broadcast_to(xp.asarray(self._tau(t, spectrum.unit))[:, None], learned.shape)
         found = xp.where(w > 0, learned / xp.where(w > 0, w, 1.0), tau)
         found = self._finite(xp.where(settled, 0.0, found), t)
         # Where steps diverge, by how much is no matter of conditioning.
@@ -123,15 +123,16 @@ class Descent:
                 RuntimeWarning,
             )
 
-    def _tau(self, t: Array) -> Array:
+    def _tau(self, t: Array, unit: float) -> Array:
+        """For eigenvalues in this unit."""
         with np.errstate(over="ignore"):
-            return np.asarray(t * (self.learning_rate / self.size))
+            return np.asarray(t * (self.learning_rate / self.size) * unit)
 
     def _remaining(self, spectrum: Spectrum, t: Array) -> tuple[Array, Array, Array]:
         """What is left, what is learned, and where an eigenvalue counts as zero."""
         xp = namespace(spectrum.values, what=self.what)
         w = spectrum.values.astype(np.float64)
-        tau = xp.asarray(self._tau(t))[:, None]
+        tau = xp.asarray(self._tau(t, spectrum.unit))[:, None]
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             # 0 times infinity, of a kernel that is zero, counts as settled too.
             settled = (w <= spectrum.threshold) & ~(tau * spectrum.threshold < 1)
@@ -139,9 +140,9 @@ class Descent:
                 exponent = xp.where(settled, 0.0, -w * tau)
                 left, learned = xp.exp(exponent), -xp.expm1(exponent)
             else:
-                self.check_rate(float(w[-1]), bool(np.isinf(t).any()), len(w))
+                self.check_rate(float(w[-1]) * spectrum.unit, bool(np.isinf(t).any()), len(w))
                 steps = xp.asarray(t)[:, None]
-                a = w * (self.learning_rate / self.size)
+                a = w * (self.learning_rate / self.size * spectrum.unit)
                 # The logarithm of |1 - a|; a - 2 is exact where a is near 1 or 2.
                 log = xp.where(a < 1, xp.log1p(-xp.minimum(a, 1.0)), xp.log1p(xp.maximum(a, 1.0) - 2))
                 exponent = xp.where(settled | (steps == 0), 0.0, steps * log)

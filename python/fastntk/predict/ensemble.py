@@ -18,10 +18,10 @@ from ..kernel_fn import KernelFn
 from .descent import Descent, twice
 from .grams import Grams, copied
 from .linalg import Conditioning, Spectrum, check_finite, namespace, product, solve_dtype_of
-from .mse import largest_eigenvalue
 from .posterior import Gaussian, by_get, names_of, result
 from .targets import Targets, targets_of
 from .tiles import BUDGET, Evolved, Found, Prediction, empty_covariances, predict_tiles, settle
+from .units import restored
 
 Array = npt.NDArray[Any]
 
@@ -63,7 +63,7 @@ class EnsemblePredictor:
                 grams.add(name, k, f"the {name} of kernel_fn(x_train)", own=self._kernels.fresh)
         if times is None:
             for g in names if self._descent.discrete else ():
-                self._descent.check_rate(largest_eigenvalue(grams[g].kernel, what) + grams[g].reg, endless=True)
+                self._descent.check_rate(grams[g].largest(), endless=True)
         if x_test is None:
             return by_get(get, {g: self._train(g, times, covariance) for g in names})
         predictions = {g: self._prediction(g, times, covariance is not None) for g in names}
@@ -72,7 +72,7 @@ class EnsemblePredictor:
         source = _Tested(self._kernels, x_test, self._x_train, kernel_kwargs, needed, grams.targets)
         entry = np.result_type(*(grams[g].entry for g in names))
         tiles = predict_tiles(
-            source, predictions, covariance, entry, grams.dtype, self._budget, what, self._progress
+            source, predictions, covariance, entry, grams.dtype, grams.units(), self._budget, what, self._progress
         )  # fmt: skip
         rows, lead = source.axes(source.points), None if times is None else times.shape
         return by_get(
@@ -110,7 +110,7 @@ class EnsemblePredictor:
             return Gaussian(mean, grams.targets.zipped(xp.zeros((n, n), entry), rows, rows))
         spectrum, flat = grams[g].spectrum(), times.reshape(-1)
         mean = spectrum.apply(self._descent.learned(spectrum, flat).astype(grams.dtype), grams.matrix)
-        found = Found(mean.astype(entry), None)
+        found = Found(restored(mean, grams.scale, entry), None)
         if covariance is not None:
             self._train_covariance(found, g, spectrum, flat, covariance)
         return result(found, grams.targets, rows, times.shape, spectrum.conditioning)
@@ -122,7 +122,8 @@ class EnsemblePredictor:
         factors = left if g == "ntk" else spectrum.values * self._descent.left(spectrum, twice(times))
         target = empty_covariances(covariance, len(times), n, found.mean, grams.what)
         found.covariance = target
-        found.scale = float(grams["nngp"].kernel.diagonal().max()) + (grams[g].reg if g == "nngp" else 0.0)
+        unit = grams["nngp"].unit
+        found.scale = float(grams["nngp"].kernel.diagonal().max()) * unit + (grams[g].reg if g == "nngp" else 0.0)
         found.spread = 1 + math.sqrt(n) * (float(abs(left).max()) if left.size else 0.0)
         v = spectrum.vectors
         step = max(1, self._budget // (8 * n * grams.dtype.itemsize))
@@ -144,6 +145,7 @@ class EnsemblePredictor:
                 block[:, a:] = (block[:, a:] + block[:, a:].T) / 2
                 target[t, a:b, :b] = block
                 target[t, :b, a:b] = block.T
+        target *= target.dtype.type(unit)
         settle(found, max(float(np.finfo(dtype).eps) for dtype in (grams[g].entry, grams.dtype)), grams.what)
 
 

@@ -15,12 +15,13 @@ from .linalg import (
     Spectrum,
     absolute_reg,
     gram_figures,
+    largest_eigenvalue,
     mirrored,
     namespace,
 )
 from .targets import Targets
-from .tiles import Prediction, Solved
-from .units import unit_of
+from .tiles import Prediction, Solved, Units
+from .units import in_columns, in_units, unit_of
 
 Array = npt.NDArray[Any]  # or CuPy's
 
@@ -69,7 +70,9 @@ class Gram:
     entry : numpy.dtype
         Of ``k``.
     reg : float
-        What is added to the diagonal.
+        What is added to the diagonal, in the caller's units.
+    unit : float
+        That of the kernel as it is kept, and of what is solved for.
 
     Notes
     -----
@@ -86,8 +89,13 @@ class Gram:
         xp = namespace(k, what=what)
         self.entry, self.dtype, self.what = np.dtype(k.dtype.newbyteorder("=")), dtype, what
         self.reg = absolute_reg(k, diag_reg, absolute, what)
+        self.unit = unit_of(k.diagonal(), self.reg)
         usable = own and k.dtype == dtype and k.flags.c_contiguous
-        held = k if usable else xp.array(k, dtype=dtype, order="C")
+        if usable:
+            held = k
+            held *= held.dtype.type(1 / self.unit)
+        else:
+            held = in_units(k, self.unit, dtype, "C")
         self._in_place = xp is np
         if self._in_place and asymmetry:  # the triangle that is factorised
             mirrored(held.T, held.diagonal().copy())
@@ -109,33 +117,24 @@ class Gram:
             self._kernel = self._cholesky.kernel()
         return self._kernel
 
-    def _unit(self, k: Array) -> float:
-        """What K is divided by to be factorised: 1 unless it is near an end of the range of floats."""
-        unit = unit_of(k.diagonal(), self.reg)
-        return 1.0 if 2.0**-64 < unit < 2.0**64 else unit
-
-    def solve(self, b: Array) -> Array:
-        """``(K + reg)^-1 b`` by the Cholesky factor."""
-        made = self.cholesky()
-        found = made.solve(b)
-        if made.unit != 1:
-            found /= made.unit
-        return found
-
     @property
     def kernel(self) -> Array:
-        """The kernel (n, n), to be read."""
+        """The kernel (n, n) in its unit, to be read."""
         with self._lock:
             self._lent = True
             return self._whole()
+
+    def largest(self) -> float:
+        """The largest eigenvalue of the kernel and what is added, in the caller's units."""
+        return largest_eigenvalue(self.kernel, self.what) * self.unit + self.reg
 
     def cholesky(self) -> Cholesky:
         with self._lock:
             if self._cholesky is None:
                 k, there = self._whole(), self._in_place and not self._lent
                 self._cholesky = Cholesky(
-                    k, self.reg, self.what, self.dtype, overwrite=there, entry=self.entry, unit=self._unit(k)
-                )  # fmt: skip
+                    k, self.reg, self.what, self.dtype, overwrite=there, entry=self.entry, unit=self.unit, divided=True
+                )
                 if there:
                     self._kernel = None
             return self._cholesky
@@ -143,7 +142,9 @@ class Gram:
     def spectrum(self) -> Spectrum:
         with self._lock:
             if self._spectrum is None:
-                self._spectrum = Spectrum(self._whole(), self.reg, self.what, self.dtype, entry=self.entry)
+                self._spectrum = Spectrum(
+                    self._whole(), self.reg, self.what, self.dtype, entry=self.entry, unit=self.unit, divided=True
+                )
             return self._spectrum
 
     @property
@@ -167,7 +168,7 @@ class Grams:
 
     def __init__(self, targets: Targets, y: Array, diag_reg: float, absolute: bool, dtype: np.dtype[Any]) -> None:
         self.targets, self.y, self.dtype, self.what = targets, copied(y, "y_train", targets.what), dtype, targets.what
-        self.matrix = targets.matrix(y).astype(dtype)
+        self.scale, self.matrix = in_columns(targets.matrix(y), dtype)
         self._diag_reg, self._absolute = diag_reg, absolute
         self._grams: dict[str, Gram] = {}
         self._weights: dict[str, Array] = {}
@@ -189,10 +190,13 @@ class Grams:
         self._grams[name] = self._grams[other]
 
     def weights(self, name: str) -> Array:
-        """``(K + diag_reg)^-1 Y``, (n, o)."""
+        """``(K + diag_reg)^-1 Y``, (n, o), in units of the kernel and of the outputs."""
         if name not in self._weights:
-            self._weights[name] = self[name].solve(self.matrix)
+            self._weights[name] = self[name].cholesky().solve(self.matrix)
         return self._weights[name]
+
+    def units(self) -> Units:
+        return Units({name: gram.unit for name, gram in self._grams.items()}, self.scale)
 
     def conditioning(self) -> dict[str, Conditioning]:
         """Of the factorisations made so far, by kernel; of Cholesky where there are two."""
@@ -204,6 +208,5 @@ class Grams:
         kernel = "nngp" if g == "nngp" else "ntk"
         prior = "ntk" if g == "ntkgp" else "nngp"
         other = self["nngp"] if g == "ntk" and covariance else None
-        self[kernel].cholesky()  # before a kernel is handed out
-        response = Solved(self[kernel])
+        response = Solved(self[kernel].cholesky())
         return Prediction(kernel, prior if covariance else kernel, self.weights(kernel)[None], response, other)

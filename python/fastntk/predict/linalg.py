@@ -277,6 +277,8 @@ class Cholesky:
         What K's entries were rounded to, if not to the dtype of ``k``.
     unit : float
         A power of two, such as :func:`~fastntk.predict.units.unit_of`.
+    divided : bool
+        ``k`` has been divided by ``unit`` already.
 
     Raises
     ------
@@ -294,16 +296,17 @@ class Cholesky:
 
     def __init__(
         self, k: Array, reg: float, what: str, dtype: Any = np.float64, quiet: bool = False, overwrite: bool = False,
-        entry: Any = None, unit: float = 1.0,
+        entry: Any = None, unit: float = 1.0, divided: bool = False,
     ) -> None:  # fmt: skip
         self._library = namespace(k, what=what).__name__  # a name goes through pickle, a module does not
         n = len(k)
         check_size(n, what)
         self.dtype = np.dtype(dtype)
         self.unit, reg = unit, reg / unit  # from here on in these units
-        norm = check_gram(k, what) / unit + reg
+        self._divisor = 1.0 if divided else unit
+        norm = check_gram(k, what) / self._divisor + reg
         self._overwrite, self._started = overwrite, False
-        self._diagonal = in_units(k.diagonal(), unit, k.dtype)
+        self._diagonal = in_units(k.diagonal(), self._divisor, k.dtype)
         self._entry = np.dtype(k.dtype if entry is None else entry)
         self.rounding = entry_rounding(self._diagonal, self._entry)
         if norm * float(np.finfo(self.dtype).eps) < np.finfo(self.dtype).tiny:  # no jitter helps
@@ -381,9 +384,9 @@ class Cholesky:
         return self._unscaled(mirrored(self.factor.T.copy(), self._diagonal))
 
     def _unscaled(self, k: Array) -> Array:
-        """``k`` in its own units again, in place."""
-        if self.unit != 1:
-            k *= k.dtype.type(self.unit)
+        """``k`` as it was given again, in place."""
+        if self._divisor != 1:
+            k *= k.dtype.type(self._divisor)
         return k
 
     def _triangular(self, b: Array, start: int = 0, transposed: bool = False) -> Array:
@@ -394,7 +397,7 @@ class Cholesky:
 
     def _shifted(self, k: Array, reg: float) -> Array:
         # Symmetric: the transpose of rows in C order is the same matrix, and a plain copy.
-        shifted = in_units(k.T, 1.0 if self._started else self.unit, self.dtype, "F")
+        shifted = in_units(k.T, 1.0 if self._started else self._divisor, self.dtype, "F")
         if self._overwrite:  # since the first try only one triangle is K's
             mirrored(shifted.T, self._diagonal)
         at = self._xp.arange(len(k))
@@ -405,8 +408,8 @@ class Cholesky:
         """``k`` itself, with ``reg`` on its diagonal, to be factorised."""
         if self._started:
             mirrored(k, self._diagonal)
-        elif self.unit != 1:
-            k *= k.dtype.type(1 / self.unit)
+        elif self._divisor != 1:
+            k *= k.dtype.type(1 / self._divisor)
         self._started = True
         at = np.arange(len(k))
         k[at, at] = self._diagonal + reg
@@ -502,15 +505,16 @@ class Spectrum:
 
     def __init__(
         self, k: Array, reg: float, what: str, dtype: Any = np.float64, rounding: float = 0.0, name: str = TRAIN,
-        entry: Any = None, unit: float = 1.0,
+        entry: Any = None, unit: float = 1.0, divided: bool = False,
     ) -> None:  # fmt: skip
         xp = namespace(k, what=what)
         n = len(k)
         check_size(n, what)
         check_gram(k, what, name)
         entry = np.dtype(k.dtype if entry is None else entry)
-        self.rounding = entry_rounding(in_units(k.diagonal(), unit), entry)
-        a = in_units(k.T, unit, dtype, "F")
+        divisor = 1.0 if divided else unit
+        self.rounding = entry_rounding(in_units(k.diagonal(), divisor), entry)
+        a = in_units(k.T, divisor, dtype, "F")
         if xp is np:
             # 'evd' is the fast one; its workspace of 2 n^2 outgrows 32-bit integers first. SciPy 1.11 fails at n = 1.
             driver = "evd" if 1 < n <= 32_000 else "evr"
@@ -571,3 +575,19 @@ def eigenvalues(a: Array, subset: tuple[int, int] | None = None) -> Array:
 
     values = cupy.linalg.eigvalsh(a)
     return values if subset is None else values[subset[0] : subset[1] + 1]
+
+
+def largest_eigenvalue(k: Array, what: str) -> float:
+    """The largest eigenvalue of a kernel (n, n), in float64.
+
+    Raises
+    ------
+    TypeError, ValueError, IndefiniteError
+        As :func:`check_gram`; when even the largest is below zero.
+    """
+    check_gram(k, what)
+    unit = unit_of(k.diagonal())
+    found = float(eigenvalues(in_units(k, unit), (len(k) - 1, len(k) - 1))[0]) * unit
+    if found < 0:
+        raise IndefiniteError(f"[{what}] the kernel has no eigenvalue above {found:.6g}: it is no Gram matrix", found)
+    return found

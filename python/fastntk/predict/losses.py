@@ -17,6 +17,7 @@ from scipy.optimize import linprog
 from ..arrays import describe
 from .linalg import namespace, to_host
 from .targets import Targets
+from .units import unit_of
 
 Array = npt.NDArray[Any]
 
@@ -56,6 +57,10 @@ class Loss:
         """The Hessian at f times v, both (n, o)."""
         raise NotImplementedError
 
+    def in_units(self, size: float) -> tuple[Loss, float]:
+        """The loss of outputs in the unit of this size, and the unit; 1 where it has no such form."""
+        return self, 1.0
+
     def separable(self, f: Array) -> bool:
         """Whether the gradient of a sample depends on that sample alone, judged around f."""
         return True
@@ -74,6 +79,13 @@ class Loss:
 
 class MeanSquared(Loss):
     """``|f - y|^2 / (2 |Y|)``, |Y| the number of targets."""
+
+    def in_units(self, size: float) -> tuple[Loss, float]:
+        unit = unit_of(np.array(size))
+        return MeanSquared(self.y / unit), unit
+
+    def curvature(self, f: Array) -> float:
+        return 1 / self.y.size
 
     def gradient(self, f: Array) -> Array:
         found: Array = (f - self.y) / self.y.size

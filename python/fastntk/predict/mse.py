@@ -14,17 +14,15 @@ from .descent import Descent
 from .grams import Gram, copied
 from .linalg import (
     Conditioning,
-    IndefiniteError,
     Spectrum,
     check_finite,
-    check_gram,
-    eigenvalues,
+    largest_eigenvalue,
     namespace,
     product,
     solve_dtype_of,
 )
 from .targets import Targets, start_of, targets_of
-from .units import in_units, unit_of
+from .units import in_columns, restored
 
 Array = npt.NDArray[Any]
 
@@ -43,7 +41,6 @@ class MsePredictor:
         self, gram: Gram, y: Array, targets: Targets, descent: Descent
     ) -> None:  # fmt: skip
         self._gram, self._y, self._targets, self._descent = gram, copied(y, "y_train", descent.what), targets, descent
-        self._matrix = targets.matrix(y).astype(gram.dtype)
         self.conditioning: Conditioning | None = None
 
     def __call__(self, t: Any = None, fx_train_0: Any = 0.0, fx_test_0: Any = None, k_test_train: Any = None) -> Any:
@@ -56,7 +53,8 @@ class MsePredictor:
         xp = namespace(self._y, fx_train_0, fx_test_0, k_test_train, what=what)
         times = None if t is None else self._descent.times(t)
         start = start_of(0.0 if fx_train_0 is None else fx_train_0, targets.shape, "fx_train_0", xp, what)
-        error = self._matrix - targets.matrix(start).astype(self._gram.dtype)
+        error = targets.matrix(self._y).astype(np.float64) - targets.matrix(start).astype(np.float64)
+        scale, error = in_columns(error, self._gram.dtype)
         cross: Array | None = None
         if fx_test_0 is not None:
             cross, rows = targets.cross(k_test_train, "k_test_train")
@@ -65,45 +63,46 @@ class MsePredictor:
             start_test = start_of(fx_test_0, shape, "fx_test_0", xp, what)
         found = []
         if fx_train_0 is not None:
-            found.append(self._train(times, start, error))
+            found.append(self._train(times, start, error, scale))
         if cross is not None:
             weights = self._test_weights(times, error)  # (times, n, o)
             moved = weights.transpose(1, 0, 2).reshape(len(error), -1)
-            change = product(cross, moved).reshape(len(cross), len(weights), -1).transpose(1, 0, 2)
-            found.append(self._restored(change, rows, times, start_test))
+            change = product(cross, moved, self._gram.unit).reshape(len(cross), len(weights), -1).transpose(1, 0, 2)
+            found.append(self._restored(change, scale, rows, times, start_test))
         return tuple(found) if len(found) == 2 else found[0]
 
-    def _train(self, times: Array | None, start: Array, error: Array) -> Array:
+    def _train(self, times: Array | None, start: Array, error: Array, scale: Array) -> Array:
         if times is None:
             self._check_endless()
             found: Array = self._y.astype(self._gram.entry)
             return found
         spectrum = self._spectral()
         learned = self._descent.learned(spectrum, times.reshape(-1)).astype(self._gram.dtype)
-        return self._restored(spectrum.apply(learned, error), self._targets.paired, times, start)
+        return self._restored(spectrum.apply(learned, error), scale, self._targets.paired, times, start)
 
     def _test_weights(self, times: Array | None, error: Array) -> Array:
-        """(times, n, o): what the kernel between test and training points is multiplied by."""
+        """(times, n, o): what the kernel between test and training points, in its unit, is multiplied by."""
         if times is None:
             self._check_endless()
-            self.conditioning = self._gram.cholesky().conditioning
-            solved: Array = self._gram.solve(error)[None]
+            cholesky = self._gram.cholesky()
+            self.conditioning = cholesky.conditioning
+            solved: Array = cholesky.solve(error)[None]
             return solved
         spectrum = self._spectral()
         weights = self._descent.solved(spectrum, times.reshape(-1)).astype(self._gram.dtype)
         return spectrum.apply(weights, error)
 
-    def _restored(self, change: Array, rows: tuple[int, ...], times: Array | None, start: Array) -> Array:
+    def _restored(
+        self, change: Array, scale: Array, rows: tuple[int, ...], times: Array | None, start: Array
+    ) -> Array:  # fmt: skip
         lead = () if times is None else times.shape
-        moved = self._targets.restore(change, rows, lead)
-        found: Array = (start + moved).astype(self._gram.entry)
-        return found
+        moved = self._targets.restore(restored(change, scale, np.float64), rows, lead)
+        return restored(start + moved, 1.0, self._gram.entry)
 
     def _check_endless(self) -> None:
         """Steps without end need a learning rate that converges."""
         if self._descent.discrete:
-            largest = largest_eigenvalue(self._gram.kernel, self._descent.what) + self._gram.reg
-            self._descent.check_rate(largest, endless=True)
+            self._descent.check_rate(self._gram.largest(), endless=True)
 
     def _spectral(self) -> Spectrum:
         spectrum = self._gram.spectrum()
@@ -258,22 +257,6 @@ def max_learning_rate(
     largest = largest_eigenvalue(matrix, what)
     largest = (largest or 1e-12) if eps is None else largest + float(eps)
     return 2 * (1 + float(momentum)) * int(y_train_size) / largest
-
-
-def largest_eigenvalue(k: Array, what: str) -> float:
-    """The largest eigenvalue of a kernel (n, n), in float64.
-
-    Raises
-    ------
-    TypeError, ValueError, IndefiniteError
-        As :func:`max_learning_rate`.
-    """
-    check_gram(k, what)
-    unit = unit_of(k.diagonal())
-    found = float(eigenvalues(in_units(k, unit), (len(k) - 1, len(k) - 1))[0]) * unit
-    if found < 0:
-        raise IndefiniteError(f"[{what}] the kernel has no eigenvalue above {found:.6g}: it is no Gram matrix", found)
-    return found
 
 
 def one_kernel(k: Any, name: str, what: str) -> Any:

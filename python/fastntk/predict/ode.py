@@ -19,6 +19,7 @@ from .linalg import Conditioning, Spectrum, check_finite, namespace, product, to
 from .losses import CrossEntropy, Loss, loss_of
 from .mse import one_kernel
 from .targets import Targets, start_of, targets_of
+from .units import restored
 
 Array = npt.NDArray[Any]
 
@@ -69,7 +70,10 @@ class OdePredictor:
     ) -> None:  # fmt: skip
         self._gram, self._y, self._targets, self._loss = gram, y, targets, loss
         self._mean = float(gram.kernel.diagonal().mean(dtype=np.float64))
+        # The kernel's unit counts as a part of the learning rate: times, and velocities, are those of both.
+        learning_rate *= gram.unit
         self._clock = learning_rate if momentum is None else learning_rate**0.5
+        self._speed = 1.0 if momentum is None else gram.unit**0.5
         self._damping = None if momentum is None else (1 - momentum) / self._clock
         self._descent, self._options = descent, options
         self._limited: bool | None = None
@@ -84,14 +88,16 @@ class OdePredictor:
         distinct, place = np.unique(times, return_inverse=True)
         spectrum = self._spectral(endless=bool(np.isinf(times).any()))
         size = max(float(abs(x).max()) for x in (self._y, start.f))
+        loss, scale = self._loss.in_units(size)
         flow = Flow(
-            spectrum, self._mean, self._loss, size or 1.0, start.f, start.q,
-            self._damping, clock=self._clock, what=self._descent.what, **self._options,
+            spectrum, self._mean, loss, size / scale or 1.0, start.f / scale,
+            None if start.q is None else start.q / scale / self._speed, self._damping, clock=self._clock,
+            what=self._descent.what, **self._options,
         )  # fmt: skip
         # Eigenvalues that count as zero after this time lead nowhere.
         seen = self._descent.learned if start.cross is None else self._descent.solved
         active = to_host(seen(spectrum, distinct))[..., None] != 0
-        outputs = self._outputs(flow, distinct * self._clock, active, start)
+        outputs = self._outputs(flow, distinct * self._clock, active, start, scale)
         place = namespace(self._y, what=self._descent.what).asarray(place).reshape(-1)
         rows = (self._targets.paired, start.rows) * 2
         found = [
@@ -136,7 +142,9 @@ class OdePredictor:
         q_test = None if state.qx_test is None else matrix(state.qx_test, shape, "qx_test")
         return _Start(f, q, matrix(state.fx_test, shape, "fx_test_0"), q_test, cross, rows)
 
-    def _outputs(self, flow: Flow, s: Array, active: Array, start: _Start) -> tuple[Array | None, ...]:
+    def _outputs(
+        self, flow: Flow, s: Array, active: Array, start: _Start, scale: float
+    ) -> tuple[Array | None, ...]:  # fmt: skip
         """Outputs on training and test points and, with momentum, their velocities: (times, points, o) each."""
         u, v = flow.states(s)
         xp = namespace(self._y, what=self._descent.what)
@@ -145,24 +153,23 @@ class OdePredictor:
             """What x adds, and what the velocities at the start have carried."""
             x = np.where(active, x, 0.0)
             far = xp.asarray(carried)[:, None, None]
-            train = flow.outputs(flow.gain * x) + (0.0 if start.q is None else far * start.q)
+            train = flow.outputs(flow.gain * x) * scale + (0.0 if start.q is None else far * start.q)
             if start.cross is None:
                 return train, None
             a = flow.outputs(x / flow.scale)
             times, n, o = a.shape
-            flat = product(start.cross, a.transpose(1, 0, 2).reshape(n, times * o))
-            change = flat.reshape(len(start.cross), times, o).transpose(1, 0, 2)
+            flat = product(start.cross, a.transpose(1, 0, 2).reshape(n, times * o), self._gram.unit)
+            change = flat.reshape(len(start.cross), times, o).transpose(1, 0, 2) * scale
             return train, change + (0.0 if start.q_test is None else far * start.q_test)
 
-        train, test = moved(u, flow.spread(s))
+        train, test = moved(u, flow.spread(s) / self._speed)
         outputs = start.f + train, None if test is None else start.f_test + test
         if v is None or self._damping is None:
             return *outputs, None, None
-        return *outputs, *moved(v, np.exp(-self._damping * s))
+        return *outputs, *moved(v * self._speed, np.exp(-self._damping * s))
 
     def _restored(self, values: Array, rows: tuple[int, ...], lead: tuple[int, ...]) -> Array:
-        found: Array = self._targets.restore(values, rows, lead).astype(self._gram.entry)
-        return found
+        return self._targets.restore(restored(values, 1.0, self._gram.entry), rows, lead)
 
     def _spectral(self, endless: bool) -> Spectrum:
         what = self._descent.what

@@ -16,6 +16,7 @@ from .grams import Grams
 from .linalg import Conditioning, Spectrum, check_finite, check_floats, check_gram, namespace, solve_dtype_of
 from .targets import Targets, targets_of
 from .tiles import BUDGET, Found, Prediction, predict_tiles
+from .units import unit_of
 
 Array = npt.NDArray[Any]
 
@@ -176,7 +177,7 @@ class GPPredictor:
         covariance = None if not prior else "full" if next(iter(prior.values())).ndim == 2 else "diagonal"
         entry = np.result_type(*(grams[p.kernel].entry for p in predictions.values()))
         source = _Given(cross, prior, math.prod(rows))
-        tiles = predict_tiles(source, predictions, covariance, entry, grams.dtype, BUDGET, grams.what)
+        tiles = predict_tiles(source, predictions, covariance, entry, grams.dtype, grams.units(), BUDGET, grams.what)
         found = {}
         for g, tile in tiles.items():
             conditioning = grams[predictions[g].kernel].cholesky().conditioning
@@ -366,8 +367,9 @@ def sample(gaussian: Any, n: int, rng: Any, *, trace_axes: Any = (-1,)) -> Array
     for at in np.ndindex(mean.shape[:lead]):
         matrix = targets.train(covariance[at], "covariance")
         rounding = len(matrix) * float(getattr(gaussian, "rounding", 0.0))
-        spectrum = Spectrum(matrix, 0.0, what, rounding=rounding, name="the covariance")
-        root = spectrum.vectors * xp.sqrt(spectrum.values)
+        unit = unit_of(matrix.diagonal())
+        spectrum = Spectrum(matrix, 0.0, what, rounding=rounding, name="the covariance", unit=unit)
+        root = spectrum.vectors * xp.sqrt(spectrum.values) * unit**0.5
         center = targets.matrix(mean[at]).astype(np.float64)
         noise = xp.asarray(rng.standard_normal((n, *center.shape)))
         draws[(slice(None), *at)] = targets.restore(center + root @ noise, targets.paired, (n,))

@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from ..config import available_memory
 from ..progress import bar
-from .linalg import IndefiniteError, Spectrum, namespace, product
+from .linalg import Cholesky, IndefiniteError, Spectrum, namespace, product
+from .units import in_units, restored
 
 Array = npt.NDArray[Any]
 
@@ -52,23 +53,20 @@ class Held(Protocol):
     def kernel(self) -> Array:
         """(n, n)."""
 
-    def solve(self, b: Array) -> Array:
-        """``A^-1 b``."""
-
 
 class Solved:
     """``A^-1 x``: training without end."""
 
     count = 1
 
-    def __init__(self, gram: Held) -> None:
-        self._gram = gram
+    def __init__(self, cholesky: Cholesky) -> None:
+        self._cholesky = cholesky
 
     def project(self, x: Array) -> Array:
         return x
 
     def back(self, t: int, x: Array) -> Array:
-        return self._gram.solve(x)
+        return self._cholesky.solve(x)
 
 
 class Evolved:
@@ -112,6 +110,14 @@ class Prediction:
             return {self.prior: -b}
         c = self.response.back(t, self.response.project(product(self.nngp.kernel, b) - cross[self.prior].T))
         return {self.prior: -b, self.kernel: c}
+
+
+@dataclass(frozen=True)
+class Units:
+    """Those of the kernels by name, and of each output (o,): what is solved for is in them."""
+
+    kernels: dict[str, float]
+    outputs: Array
 
 
 @dataclass
@@ -187,11 +193,12 @@ def plan(
 
 def predict_tiles(
     source: Source, predictions: dict[str, Prediction], covariance: str | None, entry: np.dtype[Any],
-    own: np.dtype[Any], budget: int, what: str, progress: bool = False,
+    own: np.dtype[Any], units: Units, budget: int, what: str, progress: bool = False,
 ) -> dict[str, Found]:  # fmt: skip
     """Means and, as ``covariance`` says (None, 'diagonal', 'full'), variances or covariances.
 
-    ``entry`` is the dtype of kernels and results, ``own`` what is computed in.
+    ``entry`` is the dtype of kernels and results, ``own`` what is computed in. The kernels of ``source`` and the
+    results are in the caller's units, the predictions in ``units``.
     """
     some = next(iter(predictions.values()))
     xp = namespace(some.mean, what=what)
@@ -211,7 +218,7 @@ def predict_tiles(
     with bar(pairs, progress) as report:
         for times in groups:
             for a, b in tiles:
-                _Tile(source, predictions, a, b, own).add(found, covariance, times, laid.columns)
+                _Tile(source, predictions, a, b, own, units).add(found, covariance, times, laid.columns)
                 report(_pairs(a, b, n, laid.columns, covariance))
     for f in found.values():
         settle(f, max(float(np.finfo(dtype).eps) for dtype in (entry, own)), what)
@@ -249,13 +256,24 @@ class _Tile:
     """Test rows from a to b, their kernels with the training points, and what is solved for."""
 
     def __init__(
-        self, source: Source, predictions: dict[str, Prediction], a: int, b: int, own: np.dtype[Any]
+        self, source: Source, predictions: dict[str, Prediction], a: int, b: int, own: np.dtype[Any], units: Units
     ) -> None:  # fmt: skip
-        self.source, self.predictions, self.a, self.b, self.own = source, predictions, a, b, own
+        self.source, self.predictions, self.a, self.b, self.own, self.units = source, predictions, a, b, own, units
         self.cross = self._cross(a, b)
 
     def _cross(self, start: int, stop: int) -> dict[str, Array]:
-        return {name: k.astype(self.own, copy=False) for name, k in self.source.cross(start, stop).items()}
+        return {name: self._scaled(name, k) for name, k in self.source.cross(start, stop).items()}
+
+    def _scaled(self, name: str, k: Array) -> Array:
+        return in_units(k, self.units.kernels[name], self.own)
+
+    def _covariance(self, name: str, values: Array, found: Found) -> Array:
+        """In the caller's units, and of the result's dtype."""
+        assert found.covariance is not None
+        dtype = found.covariance.dtype
+        moved = values.astype(dtype, copy=False)
+        moved *= dtype.type(self.units.kernels[name])
+        return moved
 
     def add(self, found: dict[str, Found], covariance: str | None, times: range, columns: int) -> None:
         """Write the tile's part of the results; means with the first group of times."""
@@ -270,7 +288,8 @@ class _Tile:
         for g, p in self.predictions.items():
             times, n, outputs = p.mean.shape
             flat = self.cross[p.kernel] @ p.mean.transpose(1, 0, 2).reshape(n, -1)
-            found[g].mean[:, self.a : self.b] = flat.reshape(self.b - self.a, times, outputs).transpose(1, 0, 2)
+            mean = flat.reshape(self.b - self.a, times, outputs).transpose(1, 0, 2)
+            found[g].mean[:, self.a : self.b] = restored(mean, self.units.outputs, found[g].mean.dtype)
 
     def _weights(self, g: str, projected: Array, t: int, found: Found) -> dict[str, Array]:
         p = self.predictions[g]
@@ -282,14 +301,14 @@ class _Tile:
         for g, p in self.predictions.items():
             target = found[g].covariance
             assert target is not None
-            prior = self.source.variances(p.prior, self.a, self.b).astype(self.own)
-            found[g].scale = max(found[g].scale, float(prior.max()))
+            prior = self._scaled(p.prior, self.source.variances(p.prior, self.a, self.b))
+            found[g].scale = max(found[g].scale, float(prior.max()) * self.units.kernels[p.prior])
             projected = p.response.project(self.cross[p.kernel].T)
             for t in times:
                 value = prior.copy()
                 for name, w in self._weights(g, projected, t, found[g]).items():
                     value += (self.cross[name] * w.T).sum(axis=1)
-                target[t, self.a : self.b] = value
+                target[t, self.a : self.b] = self._covariance(p.prior, value, found[g])
 
     def _covariances(self, found: dict[str, Found], times: range, columns: int) -> None:
         weights = {}
@@ -311,12 +330,13 @@ class _Tile:
         else:
             cross = self._cross(start, stop)
         for prior in {p.prior for p in self.predictions.values()}:
-            k = self.source.prior(prior, start, stop, first, self.b).astype(self.own, copy=False)
+            k = self._scaled(prior, self.source.prior(prior, start, stop, first, self.b))
             for g in (g for g, p in self.predictions.items() if p.prior == prior):
                 target = found[g].covariance
                 assert target is not None
                 if inside:
-                    found[g].scale = max(found[g].scale, float(k.diagonal().max()))
+                    top = float(k.diagonal().max()) * self.units.kernels[prior]
+                    found[g].scale = max(found[g].scale, top)
                 for t, each in zip(times, weights[g], strict=True):
                     block = k.copy()
                     for name, w in each.items():
@@ -324,6 +344,7 @@ class _Tile:
                     if inside:
                         square = block[:, : stop - start]
                         block[:, : stop - start] = (square + square.T) / 2
+                    block = self._covariance(prior, block, found[g])
                     target[t, start:stop, first : self.b] = block
                     target[t, first : self.b, start:stop] = block.T
 

@@ -29,8 +29,17 @@ def unit_of(x: Array, also: float = 0.0) -> float:
 
 
 def column_units(x: Array) -> Array:
-    """:func:`unit_of` for each column of x (n, o) float64 on the host, (o,)."""
-    return np.array([unit_of(column) for column in x.T])
+    """:func:`unit_of` for each column of x (n, o), (o,) float64."""
+    top = abs(x).max(axis=0).astype(np.float64)
+    power = np.clip(np.frexp(top)[1] - 1, -1022, 1022)
+    found: Array = np.where(top > 0, np.ldexp(np.ones_like(top), power), 1.0)
+    return found
+
+
+def in_columns(x: Array, dtype: Any) -> tuple[Array, Array]:
+    """Units (o,) of the columns of x (n, o), and x in them."""
+    units = column_units(x)
+    return units, (x / units).astype(dtype, copy=False)
 
 
 def halves(unit: float) -> tuple[float, float]:
