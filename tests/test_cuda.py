@@ -87,11 +87,16 @@ def points(dtype, n=70, d=30):
     return x.astype(dtype)
 
 
-def tile_input(x1, x2):
-    """What the engine is given of two sets of rows."""
-    (units1, norms1), (units2, norms2) = normalised(x1), normalised(x2)
+def tile_input(x1, x2=None):
+    """What the engine is given of two sets of rows, or of one with itself: a product that is symmetric to the bit.
+
+    Tests that compare bits give one product to both sides: a BLAS may round the same sum differently at another place.
+    """
+    (units1, norms1), (units2, norms2) = normalised(x1), normalised(x1 if x2 is None else x2)
     with np.errstate(invalid="ignore"):
         product = units1 @ units2.transpose(0, 2, 1)
+    if x2 is None:
+        x2, product = x1, np.triu(product) + np.triu(product, 1).transpose(0, 2, 1)
     return TileInput(product=product, raw1=x1, raw2=x2, norms1=norms1[:, None], norms2=norms2[:, None])
 
 
@@ -107,7 +112,7 @@ def gram(program, x1, x2=None, planes=PLANES, given=None):
     found = {name: np.full((program.n_outputs, *shape), np.nan, dtype) for name in planes}
     outputs = [[found[name][k] if name in found else None for name in PLANES] for k in range(program.n_outputs)]
     tile = Tile(shape[1], shape[2], 0, shape[0], 0, shape[1], 0, shape[2], symmetric=x2 is None)
-    run_tile(tables1, tables2, tile, [given or tile_input(x1, other)], outputs, dtype)
+    run_tile(tables1, tables2, tile, [given or tile_input(x1, x2)], outputs, dtype)
     return SimpleNamespace(**found)
 
 
@@ -176,7 +181,8 @@ def test_symmetric_grams(n, dtype):
     x = points(dtype, 70)[:, :n]
     for net in (stax.serial(stax.Dense(3, 1.2, 0.1), stax.Relu(), stax.Dense(1)), wide(3), wide(6)):
         program = program_of(net)
-        found, whole = gram(program, x), gram(program, x, x.copy())
+        given = tile_input(x)
+        found, whole = gram(program, x, given=given), gram(program, x, x.copy(), given=given)
         upper = np.triu(np.ones((n, n), bool))
         # a row with itself is known to be one, with its copy it is found to be; all else is one computation
         for name in PLANES:
@@ -189,17 +195,16 @@ def test_tiles_anywhere_give_the_whole():
     """Tiles of a symmetric Gram of any place and size, as their callers cut them, and tables of some of its rows."""
     x = points(np.float32, 150)
     program = program_of(next(networks()))
-    whole = gram(program, x)
-    units, norms = normalised(x)
-    product = units @ units.transpose(0, 2, 1)
+    all_pairs = tile_input(x)
+    whole = gram(program, x, given=all_pairs)
     found = [np.full((1, 150, 150), np.nan, np.float32) for _ in PLANES]
     for i0, lines in ((0, 47), (47, 64), (111, 39)):
         table = Tables(program, [variances(x)[i0:]], np.float32)
         for j0, cols in ((i0, 30), (i0 + 30, 1), (i0 + 31, 150 - i0 - 31)):
             cut = (slice(None), slice(i0, i0 + lines), slice(j0, j0 + cols))
             given = TileInput(
-                product=np.ascontiguousarray(product[cut]), raw1=x[:, cut[1]], raw2=x[:, cut[2]],
-                norms1=norms[:, None, cut[1]], norms2=norms[:, None, cut[2]],
+                product=np.ascontiguousarray(all_pairs.product[cut]), raw1=x[:, cut[1]], raw2=x[:, cut[2]],
+                norms1=all_pairs.norms1[:, :, cut[1]], norms2=all_pairs.norms2[:, :, cut[2]],
             )  # fmt: skip
             tile = Tile(150, 150, 0, 1, i0, lines, j0, cols, symmetric=True, row1=0, row2=j0 - i0)
             run_tile(table, table, tile, [given], [found], np.float32)
@@ -212,9 +217,11 @@ def test_batches_are_grams_of_their_own(dtype):
     x = np.concatenate([points(dtype, 45), 2 * points(dtype, 45), points(dtype, 45)[:, ::-1]])
     program = program_of(wide(2))
     for other in (None, np.ascontiguousarray(x[:, :33])):
-        found = gram(program, x, other)
+        given = tile_input(x, other)
+        found = gram(program, x, other, given=given)
         for b in range(3):
-            own = gram(program, x[b : b + 1], None if other is None else other[b : b + 1])
+            one = TileInput(**{name: array[b : b + 1] for name, array in vars(given).items() if array is not None})
+            own = gram(program, x[b : b + 1], None if other is None else other[b : b + 1], given=one)
             for name in PLANES:
                 assert same(getattr(found, name)[:, b], getattr(own, name)[:, 0])
 
@@ -224,8 +231,8 @@ def test_the_product_may_lie_where_the_result_goes():
     x = points(np.float32)
     program = program_of(stax.serial(*[stax.Dense(3, 1.2, 0.1), stax.Relu()] * 2, stax.Dense(1)))
     for other in (None, x[:, :50]):
-        wanted = gram(program, x, other, PLANES[:2])
-        given = tile_input(x, x if other is None else other)
+        given = tile_input(x, other)
+        wanted = gram(program, x, other, PLANES[:2], given=given)
         tables1, tables2 = (
             Tables(program, [variances(rows)], np.float32) for rows in (x, x if other is None else other)
         )
@@ -243,9 +250,10 @@ def test_strided_outputs_and_absent_planes(symmetric):
     x = points(np.float64, 40)
     program = program_of(wide(2), depths=True)
     other = None if symmetric else x[:, :37]
-    wanted = gram(program, x, other)
+    given = tile_input(x, other)
+    wanted = gram(program, x, other, given=given)
     for planes in (("nngp",), ("ntk",), ("defect",), ("nngp", "ntk")):
-        found = gram(program, x, other, planes)
+        found = gram(program, x, other, planes, given)
         for name in planes:
             assert same(getattr(found, name), getattr(wanted, name))
     n2 = 40 if symmetric else 37
@@ -253,7 +261,7 @@ def test_strided_outputs_and_absent_planes(symmetric):
     tables1, tables2 = (Tables(program, [variances(rows)], np.float64) for rows in (x, x if symmetric else other))
     outputs = [(None, None, None)] * (program.n_outputs - 1) + [(room[1:2, 2:42, 0, 3 : n2 + 3], None, None)]
     tile = Tile(40, n2, 0, 1, 0, 40, 0, n2, symmetric=symmetric)
-    run_tile(tables1, tables2, tile, [tile_input(x, x if symmetric else other)], outputs, np.float64)
+    run_tile(tables1, tables2, tile, [given], outputs, np.float64)
     place = np.zeros(room.shape, bool)
     place[1:2, 2:42, 0, 3 : n2 + 3] = True
     assert (room[~place] == -7).all()
@@ -313,11 +321,14 @@ def test_several_inputs():
 def test_nan_and_infinity_stay_in_their_pairs(dtype):
     x = points(dtype, 40)
     program = program_of(next(networks()))
-    clean = gram(program, x)
+    given = tile_input(x)
+    clean = gram(program, x, given=given)
     x[0, 7, 3], x[0, 20, 0] = np.nan, np.inf
-    found = gram(program, x)
     hit = np.zeros((40, 40), bool)
     hit[[7, 20]] = hit[:, [7, 20]] = True
+    struck = tile_input(x)
+    struck.product = np.where(hit, struck.product, given.product)
+    found = gram(program, x, given=struck)
     for name in ("nngp", "ntk"):
         values = getattr(found, name)[0, 0]
         assert np.isnan(values[hit]).all()
