@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
 import matplotlib
-from fastntk import plot
+from fastntk import plot, stax
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
@@ -301,3 +301,17 @@ def test_pyplot_is_not_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_band_of_several_kernels_or_of_a_mean_says_what_to_ask_for(posterior):
+    predict = pytest.importorskip("fastntk.predict")
+    x = np.linspace(-1, 1, 6)[:, None]
+    kernel_fn = stax.serial(stax.Dense(1, 1.5, 0.1), stax.Relu(), stax.Dense(1)).kernel_fn
+    ask = predict.gradient_descent_mse_ensemble(kernel_fn, x, np.sin(x), diag_reg=1e-2)
+    for both in (ask(x_test=x, compute_cov=True), ask(x_test=x)):
+        with pytest.raises(TypeError, match=r"draw one of them, \.nngp or \.ntk"):
+            plot.posterior_band(x, both)
+    for alone in (ask(x_test=x, get="ntk"), x[:2], [x], None, 3.0):
+        with pytest.raises(TypeError, match=r"compute_cov=True.*return_std"):
+            plot.posterior_band(x, alone)
+    assert plot.posterior_band(x, ask(x_test=x, compute_cov=True).ntk) is not None

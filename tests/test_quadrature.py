@@ -8,7 +8,7 @@ import mpmath
 import numpy as np
 import oracles
 import pytest
-from fastntk import quadrature
+from fastntk import quadrature, stax
 from fastntk.quadrature import TANH, DualTable, HermiteSeries, Smooth
 from scipy import special
 
@@ -229,7 +229,7 @@ def test_refused_values(call, words):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: quadrature.smooth(np.tanh), "is an object with functions phi and dphi"),
+        (lambda: quadrature.smooth(np.sin), "is an object with functions phi and dphi"),
         (lambda: quadrature.smooth(Smooth(lambda x: x[:3], np.cos)), r"must give a real array of its argument's shape"),
         (lambda: quadrature.smooth(Smooth(lambda x: 1j * x, np.cos)), "given complex128"),
         (lambda: quadrature.expectation(lambda x: 1.0, 1.0), "must keep its argument's shape"),
@@ -238,3 +238,35 @@ def test_refused_values(call, words):
 def test_refused_types(call, words):
     with pytest.raises(TypeError, match=words):
         call()
+
+
+NAMED = ("tanh", "TANH", np.tanh, "erf", "relu", "abs", stax.Erf, stax.Relu(), stax.LeakyRelu(0.2))
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_activations_by_name(name):
+    """Against sampling-free integrals on a grid of both variables."""
+    z = np.linspace(-9, 9, 2001)
+    u, v = np.meshgrid(np.sqrt(0.8) * z, np.sqrt(1.5) * z, indexing="ij")
+    rho = 0.3
+    weight = np.exp(-(z[:, None] ** 2 - 2 * rho * z[:, None] * z + z**2) / (2 * (1 - rho**2)))
+    weight /= weight.sum()
+    text = name if isinstance(name, str) else getattr(name, "__name__", "leaky")
+    if isinstance(name, stax.Relu):
+        text = "relu"
+    phi = {
+        "tanh": np.tanh, "erf": special.erf, "relu": lambda x: np.maximum(x, 0), "abs": np.abs,
+        "leaky": lambda x: np.where(x > 0, x, 0.2 * x),
+    }[text.lower()]  # fmt: skip
+    k, _ = quadrature.dual(name, 0.8, rho * np.sqrt(0.8 * 1.5), 1.5)
+    assert np.isclose(k, (weight * phi(u) * phi(v)).sum(), rtol=1e-4)  # kinks cost the grid 1e-5
+
+
+@pytest.mark.parametrize("given", ["tahn", np.sin, 3, None, stax.Dense(1), "leaky_relu", stax.ABRelu, lambda x: x])
+@pytest.mark.parametrize("call", [
+    lambda a: quadrature.dual(a, 1.0, 0.5, 1.0), lambda a: quadrature.DualTable(a, [1.0]),
+    lambda a: quadrature.HermiteSeries.of(a, [1.0], 8), quadrature.smooth,
+])  # fmt: skip
+def test_what_is_no_activation_is_told_what_is_one(given, call):
+    with pytest.raises(TypeError, match=r"'tanh'|has parameters: give a layer"):
+        call(given)

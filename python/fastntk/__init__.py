@@ -14,6 +14,7 @@ from typing import Any
 from . import dual, stax
 from .config import options, show_config
 from .kernel import Kernel
+from .names import missing
 
 try:
     __version__ = version("fastntk")
@@ -40,7 +41,7 @@ _OPTIONAL = (
 def __getattr__(name: str) -> Any:
     if name in _OPTIONAL:
         return import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise missing(__name__, name, (*__all__, *_OPTIONAL))
 
 
 def __dir__() -> list[str]:

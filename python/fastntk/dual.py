@@ -20,6 +20,7 @@ from .arrays import FLOATS, check_out, contiguous, describe, overlap
 from .backends import select
 from .device import Place, place_of
 from .door import door
+from .names import missing
 
 Array = npt.NDArray[Any]
 Out = tuple[Array, Array] | None
@@ -157,7 +158,7 @@ __all__ = ["dual", *_functions]
 def __getattr__(name: str) -> Callable[..., tuple[Any, Any]]:
     if name in _functions:
         return _functions[name]
-    raise AttributeError(f"fastntk.dual has no '{name}'; it has {__all__}")
+    raise missing("fastntk.dual", name, __all__, {"tanh": "fastntk.quadrature.dual('tanh', q11, q12, q22)"})
 
 
 def __dir__() -> list[str]:

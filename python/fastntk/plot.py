@@ -23,6 +23,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
+from .arrays import describe
 from .door import doors
 
 __all__ = ["learning_curve", "posterior_band", "spectrum", "training_curves"]
@@ -69,6 +70,8 @@ def posterior_band(
 
     Raises
     ------
+    TypeError
+        The predictions of several kernels, or a mean alone.
     ValueError
         Shapes that do not fit, more than one input or output, values that are not finite, a covariance with negative
         variances, a ``width`` that is not positive.
@@ -88,7 +91,9 @@ def posterior_band(
             raise ValueError(f"[{what}] gaussian.covariance has a negative variance, {variance.min():.3g}")
         std = np.sqrt(variance)
     else:
-        mean, std = (_column(v, name, what, count) for v, name in zip(gaussian, ("mean", "std"), strict=True))
+        mean, std = (
+            _column(v, name, what, count) for v, name in zip(_pair(gaussian, what), ("mean", "std"), strict=True)
+        )
         if std.min() < 0:
             raise ValueError(f"[{what}] std must not be negative, given {std.min():.3g}")
     if not width > 0:
@@ -305,6 +310,23 @@ def learning_curve(
     if label:
         _legend(ax)
     return ax
+
+
+def _pair(gaussian: Any, what: str) -> Any:
+    """Mean and standard deviations, or an error that says what was given instead."""
+    fields = [name for name in ("nngp", "ntk", "ntkgp") if hasattr(gaussian, name)]
+    if fields:
+        raise TypeError(
+            f"[{what}] gaussian holds the predictions of several kernels: draw one of them, "
+            f"{' or '.join('.' + name for name in fields)} (or ask the predictor for it, get={fields[0]!r})"
+        )
+    if not isinstance(gaussian, (tuple, list)) or len(gaussian) != 2:
+        shape = f" of shape {gaussian.shape}" if hasattr(gaussian, "shape") else ""
+        raise TypeError(
+            f"[{what}] gaussian must be a Gaussian or a pair (mean, std), given {describe(gaussian)}{shape}; "
+            "predictors give a Gaussian with compute_cov=True or 'diagonal', estimators a pair with return_std=True"
+        )
+    return gaussian
 
 
 def _axes(ax: Axes | None) -> Axes:

@@ -20,20 +20,23 @@ known (Parseval). Functions with kinks converge too slowly to pass: they raise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
+from .activation_like import TANH as TANH
+from .activation_like import Function as Function
+from .activation_like import Smooth, SmoothLike, named, smooth_like
+from .activations import Nonlinearity
 from .arraylike import as_reals
 from .arrays import describe
 from .door import doors
+from .names import missing
 
 Array = npt.NDArray[np.float64]
-Function = Callable[[Array], Any]
 
 __all__ = [
     "TANH",
@@ -60,41 +63,6 @@ _MAX_REACH = 27.0  # the weight there is 4e-159; the next reach would underflow
 _CHUNK = 2**20  # numbers looked at in one go
 
 
-class SmoothLike(Protocol):
-    """A smooth nonlinearity: ``phi`` and its derivative ``dphi``, from a float64 array to one of its shape."""
-
-    @property
-    def phi(self) -> Function: ...
-
-    @property
-    def dphi(self) -> Function: ...
-
-
-@dataclass(frozen=True)
-class Smooth:
-    """A smooth nonlinearity by its function and its derivative.
-
-    Parameters
-    ----------
-    phi, dphi : callable
-        From a float64 array to an array of the same shape. Analytic near the real axis, varying on a scale of about 1.
-    name : str
-        What errors call it.
-    """
-
-    phi: Function
-    dphi: Function
-    name: str = "phi"
-
-
-def _sech2(x: Array) -> Array:
-    e = np.exp(-2 * np.abs(x))  # cosh would overflow, 1 - tanh^2 cancels
-    return np.asarray(4 * e / (1 + e) ** 2)
-
-
-TANH = Smooth(np.tanh, _sech2, "tanh")
-
-
 def smooth(activation: Any, what: str = "quadrature") -> Smooth:
     """Check a nonlinearity given as an object with ``phi`` and ``dphi``.
 
@@ -106,12 +74,8 @@ def smooth(activation: Any, what: str = "quadrature") -> Smooth:
         Values that are not finite, a phi with kinks, or a ``dphi`` that is not the derivative of ``phi``: Stein's
         identity ``E z phi(z) = E phi'(z)`` fails.
     """
-    phi, dphi = (getattr(activation, name, None) for name in ("phi", "dphi"))
-    if not (callable(phi) and callable(dphi)):
-        raise TypeError(
-            f"[{what}] a nonlinearity is an object with functions phi and dphi (fastntk.quadrature.Smooth), "
-            f"given {describe(activation)}"
-        )
+    activation = smooth_like(activation, what)
+    phi, dphi = activation.phi, activation.dphi
     name = str(getattr(activation, "name", describe(activation)))
     x = np.linspace(-2.0, 2.0, 9)
     for label, f in (("phi", phi), ("dphi", dphi)):
@@ -331,7 +295,7 @@ class HermiteSeries:
     @classmethod
     def of(cls, activation: SmoothLike, q: Any, order: int, *, what: str = "HermiteSeries") -> HermiteSeries:
         """Series of that many terms at the variances ``q`` (m,)."""
-        variances = np.atleast_1d(_variances(q, what))
+        activation, variances = smooth_like(activation, what), np.atleast_1d(_variances(q, what))
         both = []
         gaps = np.empty((2, len(variances)))
         for i, f in enumerate((activation.phi, activation.dphi)):
@@ -384,7 +348,7 @@ class DualTable:
     """
 
     def __init__(self, activation: SmoothLike, q: Any, *, rtol: float = 1e-14, what: str = "DualTable") -> None:
-        self.activation, self.rtol, self.what = activation, rtol, what
+        self.activation, self.rtol, self.what = smooth_like(activation, what), rtol, what
         self.q = np.atleast_1d(_variances(q, what))
         # By order: series of some of the variances, and where each variance is among them (-1: not yet).
         self._levels: dict[int, tuple[HermiteSeries, npt.NDArray[np.intp]]] = {}
@@ -427,8 +391,9 @@ def dual(activation: SmoothLike, q11: Any, q12: Any, q22: Any, *, rtol: float = 
 
     Parameters
     ----------
-    activation : object with ``phi`` and ``dphi``
-        Such as :class:`Smooth`.
+    activation : object with ``phi`` and ``dphi``, nonlinearity of ``fastntk.stax``, or its name
+        Such as :class:`Smooth`; 'tanh', 'erf', 'relu' and the other names of :mod:`fastntk.dual`, ``numpy.tanh``. Those
+        of ``fastntk.stax`` have closed forms, which are used.
     q11, q12, q22 : array_like, broadcastable
         Variances and covariance. A covariance beyond ``sqrt(q11 q22)`` by rounding counts as that bound.
     rtol : float
@@ -441,6 +406,8 @@ def dual(activation: SmoothLike, q11: Any, q12: Any, q22: Any, *, rtol: float = 
 
     Raises
     ------
+    TypeError
+        What is no activation: a function without its derivative, another name.
     ValueError
         A negative or non-finite variance, ``|q12| > sqrt(q11 q22)``, shapes that do not broadcast, or an activation
         that is not smooth enough.
@@ -450,7 +417,13 @@ def dual(activation: SmoothLike, q11: Any, q12: Any, q22: Any, *, rtol: float = 
     Cost: for each distinct variance a table of at most 2,049 coefficients, for each pair a polynomial of that degree;
     pairs that a series does not settle (tanh: q above 20 and rho near 1) take n^2 nodes each, n = 4,096 at q = 500.
     """
+    activation = named(activation)
     what = f"dual of {getattr(activation, 'name', 'phi')}"
+    if isinstance(activation, Nonlinearity):
+        from .dual import dual as closed_form
+
+        return closed_form(activation, *(np.asarray(q, dtype=np.float64) for q in (q11, q12, q22)))
+    activation = smooth_like(activation, "dual")
     try:
         a, c, b = np.broadcast_arrays(_variances(q11, what, "q11"), q12, _variances(q22, what, "q22"))
     except ValueError as error:
@@ -499,6 +472,10 @@ def _square(activation: SmoothLike, q11: float, rho: float, q22: float, what: st
         if before is not None and (np.abs(total - before) <= 1e-9 * size).all():
             return float(total[0]), float(total[1])
         before, step = total, step / 2
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise missing("fastntk.quadrature", name, __all__)
 
 
 doors(globals())

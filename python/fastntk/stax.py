@@ -4,10 +4,13 @@
 >>> init_fn, apply_fn, kernel_fn = stax.serial(stax.Dense(512, 2**0.5), stax.Relu(), stax.Dense(1))
 """
 
+from typing import NoReturn
+
 from .activations import ABRelu, Abs, Erf, LeakyRelu, Relu
 from .door import doors
 from .layers import FanInSum, FanOut, Identity, Layer, parallel, serial
 from .linear import Conv, Dense
+from .names import STAX, missing
 from .pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, SumPool
 
 __all__ = [
@@ -30,5 +33,10 @@ __all__ = [
     "parallel",
     "serial",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise missing("fastntk.stax", name, __all__, STAX)
+
 
 doors(globals())

@@ -15,7 +15,10 @@ Nonlinearities: those of :mod:`fastntk.stax`, ``"tanh"``, and any smooth functio
 (:class:`fastntk.quadrature.Smooth`). NumPy alone; :func:`critical_line` at given sigma_b2 needs SciPy.
 """
 
+from typing import NoReturn
+
 from ..door import doors
+from ..names import missing
 from .maps import DepthScales, c_map, c_star, chi1, depth_scales, q_map, q_star
 from .phases import CriticalLine, PhaseDiagram, critical_line, phase_diagram
 from .trajectories import (
@@ -46,5 +49,10 @@ __all__ = [
     "resnet_trajectory",
     "trajectory",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise missing("fastntk.meanfield", name, __all__)
+
 
 doors(globals())

@@ -3,12 +3,15 @@
 Needs SciPy (the extra ``fastntk[predict]``).
 """
 
+from typing import NoReturn
+
 try:
     import scipy as _scipy  # noqa: F401
 except ImportError as error:
     raise ImportError("fastntk.predict needs SciPy (pip install 'fastntk[predict]')") from error
 
 from ..door import doors
+from ..names import missing
 from .classify import (
     Reliability,
     calibrate,
@@ -72,5 +75,10 @@ __all__ = [
     "sample",
     "select_diag_reg",
 ]
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise missing("fastntk.predict", name, __all__)
+
 
 doors(globals())

@@ -1,0 +1,53 @@
+"""What a module says of a name that it does not have: the nearest one that it has, or what to use instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+# Names of Neural Tangents' stax, and those of layers elsewhere, that are not implemented: what comes nearest.
+_DUAL = "fastntk.quadrature.dual computes the dual of any smooth function, fastntk.meanfield takes it as an activation"
+STAX: dict[str, str] = {
+    **dict.fromkeys(("Sigmoid_like", "Sigmoid"), f"Erf is of the same shape; {_DUAL}"),
+    "Tanh": f"Erf is of the same shape; {_DUAL} ('tanh')",
+    **dict.fromkeys(
+        ("Gelu", "Sin", "Cos", "Exp", "ExpNormalized", "Gaussian", "Gabor", "Hermite", "Polynomial"), _DUAL
+    ),
+    **dict.fromkeys(("Elementwise", "ElementwiseNumerical", "Softplus", "Swish", "Silu"), _DUAL),
+    "Rbf": "sklearn.gaussian_process.kernels.RBF is the same kernel",
+    "Sign": "4 fastntk.dual.relu(q11, q12, q22)[1] - 1 is its dual",
+    **dict.fromkeys(("Monomial", "RectifiedMonomial"), "Relu and Abs are those of degree 1"),
+    "Heaviside": "fastntk.dual.relu(q11, q12, q22)[1] is its dual",
+    **dict.fromkeys(("LayerNorm", "BatchNorm"), "inputs of equal length, x / |x|, have normalised first layers"),
+    "Dropout": "behind training it is the identity: leave it out",
+    "MaxPool": "its kernel has no closed form: AvgPool",
+    **dict.fromkeys(("FanInConcat", "FanInProd"), "FanInSum joins branches"),
+    **dict.fromkeys(
+        ("GlobalSelfAttention", "AttentionMechanism", "PositionalEmbedding"), "attention has no layer here"
+    ),
+    **dict.fromkeys(("ConvLocal", "ConvTranspose"), "Conv shares its weights between positions"),
+    **dict.fromkeys(("Aggregate", "AggregateImplementation", "DotGeneral"), "Dense and Conv are the linear layers"),
+    **dict.fromkeys(("ImageResize", "Index", "Slice", "Padding"), "change the inputs before the call, by NumPy"),
+    "repeat": "serial(*n * [layer]) is the same",
+    **dict.fromkeys(("MaskedArray", "unmask_fn", "supports_masking"), "inputs are never masked"),
+    **dict.fromkeys(("layer", "requires"), "layers are subclasses of stax.Layer"),
+    **dict.fromkeys(("Diagonal", "Bool"), "kernels have one layout here"),
+    **dict.fromkeys(("Softmax", "LogSoftmax"), "fastntk.predict.class_probabilities, of a prediction"),
+    "Linear": "Dense",
+    **dict.fromkeys(("Conv1d", "Conv2d", "Conv3d", "Conv1D", "Conv2D", "Conv3D"), "Conv"),
+    **dict.fromkeys(("Sequential", "Compose"), "serial"),
+}
+
+
+def missing(module: str, name: str, known: Sequence[str], instead: Mapping[str, str] | None = None) -> AttributeError:
+    """The error of a name that a module does not have, to raise from its ``__getattr__``."""
+    if name.startswith("_"):  # Python's own questions
+        return AttributeError(f"module {module!r} has no attribute {name!r}")
+    lowered = {k.lower(): k for k in reversed(known)}
+    folded = {k.lower(): v for k, v in (instead or {}).items()} | dict(instead or {})
+    close = difflib.get_close_matches(name.lower(), lowered, 1, 0.7)
+    if name in folded or (name.lower() in folded and name.lower() not in lowered):
+        hint = f"; instead: {folded.get(name, folded.get(name.lower()))}"
+    else:
+        hint = f"; the nearest name is {lowered[close[0]]}" if close else ""
+    return AttributeError(f"{module}.{name} is not implemented{hint}. There are {', '.join(known)}")
