@@ -180,7 +180,7 @@ struct Tables {
         found[size_t(at)] = finish(step, n, at, q, taps);
         continue;
       }
-      const double weight = w.edges ? 1.0 / inside : step.params[0];
+      const double weight = w.edges ? 1.0 / std::max(inside, 1) : step.params[0];  // none: a window on padding alone
       put(step, 0, at, weight);
       if (step.in == Form::cov) continue;
       double sum = 0;

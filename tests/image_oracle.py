@@ -54,12 +54,20 @@ def inputs(x: Any) -> State:
 # ---------------------------------------------------------------- windows
 
 
-def slide(x: Any, axes: tuple[int, ...], taps: int, stride: int, dilation: int, padding: str) -> Any:
+def of_axis(value: Any, axis: int) -> Any:
+    """What an argument of a layer says of one axis."""
+    return value[axis] if isinstance(value, tuple) else value
+
+
+def slide(x: Any, axes: tuple[int, ...], taps: int, stride: int, dilation: int, padding: Any) -> Any:
     """Sum over the taps of a window that moves along these axes at once."""
     size, reach = x.shape[axes[0]], (taps - 1) * dilation + 1
     pads = [(0, 0)] * x.ndim
-    if padding == "VALID":
-        out = (size - reach) // stride + 1
+    if not isinstance(padding, str) or padding == "VALID":
+        ends = (0, 0) if padding == "VALID" else (of_axis(padding, 0), of_axis(padding, 1))
+        out = (sum(ends) + size - reach) // stride + 1
+        for axis in axes:
+            pads[axis] = ends
     else:
         out = math.ceil(size / stride)
         total = max((out - 1) * stride + reach - size, 0)
@@ -79,8 +87,9 @@ def filtered(x: Any, rank: int, layer: Any) -> Any:
     """Mean over the taps that both positions share."""
     for axis in range(rank):
         both = (2 + axis, 2 + rank + axis)
-        x = slide(x, both, layer.filter_shape[axis], layer.strides[axis], layer.dilation[axis], layer.padding)
-    return x / math.prod(layer.filter_shape)
+        taps, *rest = (of_axis(getattr(layer, n), axis) for n in ("filter_shape", "strides", "dilation", "padding"))
+        x = slide(x, both, taps, *rest) / taps
+    return x
 
 
 def pooled(x: Any, rank: int, layer: Any) -> Any:
@@ -88,11 +97,12 @@ def pooled(x: Any, rank: int, layer: Any) -> Any:
     for axis in [*range(rank), *range(rank)]:
         place = 2 + axis
         size = x.shape[place]
-        x = slide(x, (place,), layer.window_shape[axis], layer.strides[axis], 1, layer.padding)
+        taps, stride, padding = (of_axis(getattr(layer, n), axis) for n in ("window_shape", "strides", "padding"))
+        x = slide(x, (place,), taps, stride, 1, padding)
         if type(layer).__name__ == "AvgPool":
-            divisor = LD(layer.window_shape[axis])
-            if layer.normalize_edges and layer.padding == "SAME":
-                divisor = slide(np.ones(size, LD), (0,), layer.window_shape[axis], layer.strides[axis], 1, "SAME")
+            divisor = LD(taps)
+            if layer.normalize_edges and padding not in ("VALID", "CIRCULAR"):
+                divisor = np.maximum(slide(np.ones(size, LD), (0,), taps, stride, 1, padding), 1)
                 divisor = divisor.reshape([-1 if k == place else 1 for k in range(x.ndim)])
             x = x / divisor
         if axis == rank - 1:  # the first positions are done: the others' turn
@@ -175,7 +185,7 @@ def step(layer: Any, state: Any) -> Any:
             return weighted(layer, state, state.nngp, state.ntk, state.channels, layer.out_dim)
         case "Conv":
             nngp, ntk = (filtered(x, state.rank, layer) for x in (state.nngp, state.ntk))
-            fan_in = state.channels * math.prod(layer.filter_shape)
+            fan_in = state.channels * math.prod(of_axis(layer.filter_shape, axis) for axis in range(state.rank))
             return weighted(layer, state, nngp, ntk, fan_in, layer.out_chan)
         case "AvgPool" | "SumPool":
             return State(*(pooled(x, state.rank, layer) for x in (state.nngp, state.ntk)), state.channels)

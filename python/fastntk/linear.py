@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from .layers import Layer, Shape, finite, integer, is_one
 from .program import Builder, Value, Values
-from .window import Window, padding_name, sizes
+from .window import Padding, Window, axes_among, padding_of, sizes
 
 
 def _std(layer: str, name: str, value: Any) -> float:
@@ -163,25 +163,26 @@ class Conv(_Weighted):
     ----------
     out_chan : int
         Channels of the finite layer; the infinite network's kernels ignore it ('standard': the next layer's fan-in).
-    filter_shape : tuple of int
-        Taps along each spatial axis, even numbers too.
-    strides : tuple of int, optional
-    padding : 'VALID', 'SAME' or 'CIRCULAR'
+    filter_shape : tuple of int, or int
+        Taps along each spatial axis, even numbers too; an integer is for every axis of the inputs.
+    strides : tuple of int, or int, optional
+    padding : 'VALID', 'SAME' or 'CIRCULAR', int, or a tuple with an int or a pair (before, behind) for each axis
         SAME pads with zeros to ceil(size / stride) outputs, and an odd number of them with one more behind; CIRCULAR
-        wraps around instead. Averages divide by all taps, those on padding included.
+        wraps around instead. Numbers are zeros before and behind, ``((1, 1), (2, 0))``. Averages divide by all taps,
+        those on padding included.
     W_std, b_std, parameterization, s
         As for :class:`Dense`, with a fan-in of channels times taps.
     dimension_numbers : (str, str, str), optional
         Axes of inputs, filters and outputs, N, C, I and O beside one letter for each spatial axis: ``('NHWC', 'HWIO',
-        'NHWC')``, the default for two. Filters, strides and dilation follow the order of the second.
-    dilation : tuple of int, optional
+        'NHWC')``, the default for two. Filters, strides, padding and dilation follow the order of the second.
+    dilation : tuple of int, or int, optional
         Distance between taps; Neural Tangents has no such argument.
 
     Raises
     ------
     ValueError
-        For a window or stride below 1, a VALID filter larger than the input, axes that do not fit, and as
-        :class:`Dense`.
+        For a window or stride below 1, padding below 0, a filter larger than the padded input, axes that do not fit,
+        and as :class:`Dense`.
     NotImplementedError
         For outputs whose spatial axes stand in another order than the inputs'.
 
@@ -196,36 +197,49 @@ class Conv(_Weighted):
     """
 
     out_chan: int
-    filter_shape: tuple[int, ...]
-    strides: tuple[int, ...] | None = None
-    padding: str = "VALID"
+    filter_shape: Any
+    strides: Any = None
+    padding: Any = "VALID"
     W_std: float = 1.0
     b_std: float | None = None
     dimension_numbers: tuple[str, str, str] | None = None
     parameterization: str = "ntk"
     s: tuple[int, int] = (1, 1)
-    dilation: tuple[int, ...] | None = None
+    dilation: Any = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out_chan", integer("Conv", "out_chan", self.out_chan))
-        shape = sizes("Conv", "filter_shape", self.filter_shape)
-        object.__setattr__(self, "filter_shape", shape)
-        for name in ("strides", "dilation"):
+        count = axes_among(self.filter_shape, self.strides, self.dilation, self.padding)
+        if count is None and self.dimension_numbers is not None:
+            count = len(self._named_axes()[1]) - 2
+        for name in ("filter_shape", "strides", "dilation"):
             given = getattr(self, name)
-            found = (1,) * len(shape) if given is None else sizes("Conv", name, given, len(shape))
-            object.__setattr__(self, name, found)
-        object.__setattr__(self, "padding", padding_name("Conv", self.padding))
+            object.__setattr__(self, name, sizes("Conv", name, 1 if given is None else given, count))
+        object.__setattr__(self, "padding", padding_of("Conv", self.padding, count))
+        self._check()
+        if count is None:  # until inputs say how many axes they have
+            return
         if self.dimension_numbers is None:
-            letters = "HWD"[: len(shape)]
+            letters = "HWD"[:count]
             object.__setattr__(self, "dimension_numbers", (f"N{letters}C", f"{letters}IO", f"N{letters}C"))
         self._check_dimension_numbers()
-        self._check()
 
-    def _check_dimension_numbers(self) -> None:
-        given = self.dimension_numbers
+    def _over(self, count: int) -> Conv:
+        """The layer on inputs of so many spatial axes."""
+        if self.dimension_numbers is not None:
+            return self
+        if not 1 <= count <= 3:
+            raise ValueError(f"[Conv] takes inputs with 1 to 3 spatial axes, given {count}")
+        return replace(self, filter_shape=(self.filter_shape,) * count)
+
+    def _named_axes(self) -> tuple[str, str, str]:
+        given: Any = self.dimension_numbers
         if not isinstance(given, (tuple, list)) or len(given) != 3 or not all(isinstance(g, str) for g in given):
             raise TypeError(f"[Conv] dimension_numbers must be three strings, given {given!r}")
-        inputs, filters, outputs = given
+        return given[0], given[1], given[2]
+
+    def _check_dimension_numbers(self) -> None:
+        given = inputs, filters, outputs = self._named_axes()
         spatial = set(filters) - {"I", "O"}
         rank = len(self.filter_shape) + 2
         if not (
@@ -249,9 +263,8 @@ class Conv(_Weighted):
         assert self.dimension_numbers is not None
         return self.dimension_numbers
 
-    def _in_input_order(self, value: tuple[int, ...] | None) -> tuple[int, ...]:
-        """One number for each spatial axis, from the filter's order to the inputs'."""
-        assert value is not None
+    def _in_input_order(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        """An entry for each spatial axis, from the filter's order to the inputs'."""
         inputs, filters, _ = self._specs
         letters = [c for c in filters if c not in "IO"]
         return tuple(value[letters.index(c)] for c in inputs if c not in "NC")
@@ -264,12 +277,17 @@ class Conv(_Weighted):
             )
         shape, strides, dilation = (self._in_input_order(v) for v in (self.filter_shape, self.strides, self.dilation))
         name = f"{what}, inputs read as {self._specs[0]}"
-        return Window.of(name, spatial, shape, strides, dilation, self.padding)
+        padding: Padding = self.padding if isinstance(self.padding, str) else self._in_input_order(self.padding)
+        return Window.of(name, spatial, shape, strides, dilation, padding)
 
     def axes(self) -> tuple[int, int]:
+        if self.dimension_numbers is None:
+            return 0, -1
         return self._specs[0].index("N"), self._specs[0].index("C")
 
     def output_shape(self, shape: Shape) -> Shape:
+        if self.dimension_numbers is None:
+            return self._over(len(shape) - 2).output_shape(shape)
         inputs, _, outputs = self._specs
         if not is_one(shape) or len(shape) != len(inputs):
             raise ValueError(f"[Conv] takes one input of shape {inputs}, given shape {shape}")
@@ -280,6 +298,8 @@ class Conv(_Weighted):
         return tuple(sizes_out[c] for c in outputs)
 
     def init(self, rng: np.random.Generator, shape: Shape, dtype: Any) -> Any:
+        if self.dimension_numbers is None:
+            return self._over(len(shape) - 2).init(rng, shape, dtype)
         inputs, filters, outputs = self._specs
         channels, width = shape[inputs.index("C")], self._width(self.out_chan)
         if channels < 1:
@@ -290,6 +310,8 @@ class Conv(_Weighted):
         return self._draw(rng, weights, biases, channels * math.prod(self.filter_shape), dtype)
 
     def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
+        if self.dimension_numbers is None:
+            return self._over(inputs.ndim - 2).apply(params, inputs, xp)
         W, b = self._unpack(params)
         spec_in, filters, outputs = self._specs
         if inputs.ndim != len(spec_in):
@@ -313,6 +335,8 @@ class Conv(_Weighted):
 
     def lower(self, builder: Builder, values: Values) -> Value:
         value = builder.one(values)
+        if self.dimension_numbers is None:
+            return self._over(len(value.spatial)).lower(builder, values)
         outputs = self._specs[2]
         window = self._window(builder.where, value.spatial)
         builder.check_axes(value, *self.axes())

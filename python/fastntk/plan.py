@@ -188,7 +188,10 @@ def _in_grid(window: Window, sizes: tuple[int, ...], pool: bool) -> bool:
         return False
     if window.circular:
         return window.size_in == sizes
-    return window.size_out == window.size_in or all(2 * m > n for m, n in zip(window.size_out, sizes, strict=True))
+    if window.size_out == window.size_in:  # as SAME places it; other padding goes to a grid of its own
+        reach = zip(window.shape, window.dilation, window.low, strict=True)
+        return all(low == (k - 1) * e // 2 for k, e, low in reach)
+    return not any(window.low) and all(n >= m > n / 2 for m, n in zip(window.size_out, sizes, strict=True))
 
 
 def _lift(nodes: list[_Node], index: int, level: int) -> int:

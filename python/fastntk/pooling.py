@@ -11,7 +11,7 @@ import numpy as np
 from .layers import Layer, Shape, integer, is_one
 from .linear import permute, tap_of
 from .program import Builder, Value, Values
-from .window import Window, padding_name, sizes
+from .window import Window, axes_among, padding_of, sizes
 
 
 class _Spatial(Layer):
@@ -43,20 +43,20 @@ class AvgPool(_Spatial):
 
     Parameters
     ----------
-    window_shape : tuple of int
-        One entry for each spatial axis.
-    strides : tuple of int, optional
+    window_shape : tuple of int, or int
+        One entry for each spatial axis; an integer is for every axis of the inputs.
+    strides : tuple of int, or int, optional
         None: 1 along every axis.
-    padding : 'VALID', 'SAME' or 'CIRCULAR'
+    padding : 'VALID', 'SAME' or 'CIRCULAR', int, or a tuple with an int or a pair (before, behind) for each axis
         As for :class:`Conv`.
     normalize_edges : bool
-        With SAME padding: divide by the taps inside the input instead of all taps.
+        With SAME padding, or zeros by number: divide by the taps inside the input instead of all taps.
     batch_axis, channel_axis : int
 
     Raises
     ------
     ValueError
-        For a window or stride below 1, a VALID window larger than the input, axes that do not fit.
+        For a window or stride below 1, padding below 0, a window larger than the padded input, axes that do not fit.
 
     Notes
     -----
@@ -67,9 +67,9 @@ class AvgPool(_Spatial):
     Novak et al. (2019), arXiv:1810.05148, section 3.
     """
 
-    window_shape: tuple[int, ...]
-    strides: tuple[int, ...] | None = None
-    padding: str = "VALID"
+    window_shape: Any
+    strides: Any = None
+    padding: Any = "VALID"
     normalize_edges: bool = False
     batch_axis: int = 0
     channel_axis: int = -1
@@ -77,23 +77,25 @@ class AvgPool(_Spatial):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        shape = sizes(name, "window_shape", self.window_shape)
-        object.__setattr__(self, "window_shape", shape)
-        strides = (1,) * len(shape) if self.strides is None else sizes(name, "strides", self.strides, len(shape))
-        object.__setattr__(self, "strides", strides)
-        object.__setattr__(self, "padding", padding_name(name, self.padding))
+        count = axes_among(self.window_shape, self.strides, self.padding)
+        object.__setattr__(self, "window_shape", sizes(name, "window_shape", self.window_shape, count))
+        object.__setattr__(self, "strides", sizes(name, "strides", 1 if self.strides is None else self.strides, count))
+        object.__setattr__(self, "padding", padding_of(name, self.padding, count))
         self._check_axes()
 
     def _window(self, what: str, spatial: tuple[int, ...]) -> Window:
-        if len(spatial) != len(self.window_shape):
+        shape, strides, padding = self.window_shape, self.strides, self.padding
+        if isinstance(shape, int) and spatial:  # all are for every axis alike
+            shape, strides = (shape,) * len(spatial), (strides,) * len(spatial)
+            padding = padding_of(what, padding, len(spatial))
+        if isinstance(shape, int) or len(spatial) != len(shape):
             raise ValueError(
                 f"[{what}] has a window of shape {self.window_shape}, inputs have {len(spatial)} spatial axes, "
                 f"{spatial}"
             )
-        assert self.strides is not None
         ones = (1,) * len(spatial)
         edges = self.mean and self.normalize_edges
-        return Window.of(what, spatial, self.window_shape, self.strides, ones, self.padding, edges)
+        return Window.of(what, spatial, shape, strides, ones, padding, edges)
 
     def output_shape(self, shape: Shape) -> Shape:
         axes = self._spatial_axes(len(self._one(shape)))
@@ -137,7 +139,7 @@ class SumPool(AvgPool):
     mean: ClassVar[bool] = False
 
     def __init__(
-        self, window_shape: tuple[int, ...], strides: tuple[int, ...] | None = None, padding: str = "VALID",
+        self, window_shape: Any, strides: Any = None, padding: Any = "VALID",
         batch_axis: int = 0, channel_axis: int = -1,
     ) -> None:  # fmt: skip
         super().__init__(window_shape, strides, padding, False, batch_axis, channel_axis)

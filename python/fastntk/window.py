@@ -13,6 +13,9 @@ import numpy.typing as npt
 Positions = npt.NDArray[np.int64]
 
 PADDINGS = ("VALID", "SAME", "CIRCULAR")
+LARGEST = 2**31 - 1  # of windows, strides, dilations and pads: what the compiled engine counts with
+
+Padding = str | tuple[tuple[int, int], ...]  # a name, or zeros before and behind along each axis
 
 
 @dataclass(frozen=True)
@@ -35,31 +38,34 @@ class Window:
     @classmethod
     def of(
         cls, what: str, size_in: Sequence[int], shape: Sequence[int], strides: Sequence[int], dilation: Sequence[int],
-        padding: str, normalize_edges: bool = False,
+        padding: Padding, normalize_edges: bool = False,
     ) -> Window:  # fmt: skip
         """Place a window on an input; SAME and CIRCULAR give ceil(size / stride) outputs, an odd pad more behind.
 
         Raises
         ------
         ValueError
-            A VALID window that is larger than the input.
+            A window that is larger than the input with its padding.
         """
+        named = isinstance(padding, str)
+        pads = padding if not isinstance(padding, str) else ((0, 0),) * len(size_in)
         size_out, low = [], []
-        for n, k, t, e in zip(size_in, shape, strides, dilation, strict=True):
+        for n, k, t, e, (before, behind) in zip(size_in, shape, strides, dilation, pads, strict=True):
             reach = (k - 1) * e + 1
-            if padding == "VALID":
-                if reach > n:
-                    raise ValueError(
-                        f"[{what}] a VALID window of shape {tuple(shape)}, dilation {tuple(dilation)}, does not fit "
-                        f"inputs of spatial shape {tuple(size_in)}"
-                    )
-                size_out.append((n - reach) // t + 1)
-                low.append(0)
-            else:
+            if named and padding != "VALID":
                 size_out.append(-(-n // t))
                 low.append(max((size_out[-1] - 1) * t + reach - n, 0) // 2)
+                continue
+            if reach > before + n + behind:
+                kind = f"a {padding} window" if named else f"padding {padding} and a window"
+                raise ValueError(
+                    f"[{what}] {kind} of shape {tuple(shape)}, dilation {tuple(dilation)}, does not fit inputs of "
+                    f"spatial shape {tuple(size_in)}"
+                )
+            size_out.append((before + n + behind - reach) // t + 1)
+            low.append(before)
         circular = padding == "CIRCULAR"
-        edges = normalize_edges and padding == "SAME"
+        edges = normalize_edges and padding not in ("VALID", "CIRCULAR")
         return cls(
             tuple(size_in), tuple(size_out), tuple(shape), tuple(strides), tuple(dilation), tuple(low), circular, edges
         )
@@ -85,24 +91,72 @@ class Window:
         """What pooling divides by along an axis: taps, or taps inside."""
         if not self.normalize_edges:
             return np.full(self.size_out[axis], float(self.shape[axis]))
-        return np.asarray((self.positions(axis) >= 0).sum(axis=1), dtype=np.float64)
+        inside = (self.positions(axis) >= 0).sum(axis=1)
+        return np.asarray(np.maximum(inside, 1), dtype=np.float64)  # windows on padding alone: 0 / 1
 
 
-def sizes(what: str, name: str, value: Any, count: int | None = None) -> tuple[int, ...]:
-    """Positive integers, one for each spatial axis: ``count`` of them, or 1 to 3."""
+def axes_among(*values: Any) -> int | None:
+    """Number of spatial axes that arguments given axis by axis are for; None: all are for every axis alike."""
+    return next((len(v) for v in values if isinstance(v, (tuple, list))), None)
+
+
+def sizes(what: str, name: str, value: Any, count: int | None = None) -> Any:
+    """Positive integers, one for each spatial axis, 1 to 3; an integer is for every axis.
+
+    Of an integer a tuple of ``count``, or where None the integer.
+    """
+    if isinstance(value, (tuple, list)):
+        _check_count(what, name, value, count)
+        return tuple(_size(what, name, v) for v in value)
+    try:
+        number = _size(what, name, value)
+    except TypeError:
+        raise TypeError(
+            f"[{what}] {name} must be an integer, or a tuple of integers, one for each spatial axis, given {value!r}"
+        ) from None
+    return number if count is None else (number,) * count
+
+
+def _size(what: str, name: str, value: Any, least: int = 1) -> int:
     from .layers import integer
 
-    if not isinstance(value, (tuple, list)):
-        raise TypeError(f"[{what}] {name} must be a tuple of integers, one for each spatial axis, given {value!r}")
+    number = integer(what, name, value, least)
+    if number > LARGEST:
+        raise ValueError(f"[{what}] {name} must be at most {LARGEST}, given {number}")
+    return number
+
+
+def _check_count(what: str, name: str, value: Any, count: int | None) -> None:
     if not 1 <= len(value) <= 3 or (count is not None and len(value) != count):
-        wanted = "1 to 3" if count is None else str(count)
+        wanted = str(count) if count in (1, 2, 3) else "1 to 3"
         raise ValueError(f"[{what}] {name} must have {wanted} entries, given {tuple(value)}")
-    return tuple(integer(what, name, v) for v in value)
 
 
-def padding_name(what: str, value: Any) -> str:
-    """VALID, SAME or CIRCULAR, from any case, or an enum with such a value."""
-    name = str(getattr(value, "value", value)).upper()
-    if name not in PADDINGS:
-        raise ValueError(f"[{what}] padding must be one of {PADDINGS}, given {value!r}")
-    return name
+def padding_of(what: str, value: Any, count: int | None = None) -> Any:
+    """VALID, SAME or CIRCULAR, from any case, or an enum with such a value; or zeros before and behind on each axis.
+
+    These from an integer for all, or for each axis an integer or a pair. Of an integer, ``count`` pairs, or where None
+    the integer.
+    """
+    value = getattr(value, "value", value)
+    if isinstance(value, str):
+        if value.upper() not in PADDINGS:
+            raise ValueError(
+                f"[{what}] padding must be one of {PADDINGS}, an integer or a pair for each axis, given {value!r}"
+            )
+        return value.upper()
+    if not isinstance(value, (tuple, list)):
+        try:
+            number = _size(what, "padding", value, 0)
+        except TypeError:
+            raise TypeError(
+                f"[{what}] padding must be one of {PADDINGS}, an integer, or an integer or a pair (before, behind) for "
+                f"each spatial axis, given {value!r}"
+            ) from None
+        return number if count is None else ((number, number),) * count
+    _check_count(what, "padding", value, count)
+    for pair in value:
+        if isinstance(pair, (tuple, list)) and len(pair) != 2:
+            raise ValueError(f"[{what}] padding of an axis must be an integer or (before, behind), given {pair!r}")
+    pairs = (tuple(p) if isinstance(p, (tuple, list)) else (p, p) for p in value)
+    return tuple((_size(what, "padding", a, 0), _size(what, "padding", b, 0)) for a, b in pairs)
