@@ -380,3 +380,37 @@ def test_refused_calls_leave_out_alone():
         with pytest.raises((TypeError, ValueError, RuntimeError)):
             call()
     assert (out == 7).all()
+
+
+# ---------------------------------------------------------------- refused explanations and environments
+
+
+@pytest.mark.parametrize(
+    ("error", "pattern", "arguments"),
+    [
+        (TypeError, "dtype.*'banana'", ((1, 8, 8, 3), "banana")),
+        (TypeError, "dtype.*int", ((1, 8, 8, 3), int)),
+        (TypeError, "input_shape.*5", (5,)),
+        (TypeError, "input_shape.*integer.*8.5", ((1, 8.5, 8, 3),)),
+        (ValueError, "input_shape.*-8", ((1, -8, 8, 3),)),
+        (ValueError, "every size", ((4, -1, 8, 3),)),
+        (ValueError, "10,000,000,000 positions", ((1, 10**5, 10**5, 3),)),
+        (ValueError, "no positions", ((1, 0, 8, 3),)),
+    ],
+)
+def test_refused_explanations(error, pattern, arguments):
+    explain = serial(stax.Conv(1, (3, 3)), stax.Flatten()).kernel_fn.explain
+    with pytest.raises(error, match=pattern):
+        explain(*arguments)
+
+
+def test_explained_whatever_the_number_of_samples():
+    kernel_fn = serial(stax.Conv(1, 3), stax.Flatten()).kernel_fn
+    assert {kernel_fn.explain((n, 8, 8, 3)).entries for n in (-1, 0, 1, 7)} == {kernel_fn.explain((1, 8, 8, 3)).entries}
+
+
+@pytest.mark.parametrize("text", ["-3", "1e3", "\u00b2", "\u0663", "9" * 5000, "two", "0"])
+def test_refused_threads_of_the_environment(monkeypatch, text):
+    monkeypatch.setenv("FASTNTK_NUM_THREADS", text)
+    with pytest.raises(ValueError, match="FASTNTK_NUM_THREADS must be an integer of at least 1"):
+        kernel_fn(X)

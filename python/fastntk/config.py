@@ -66,7 +66,7 @@ def resolve_options(backend: str | None = None, num_threads: int | None = None) 
     name = "num_threads"
     if threads is None and (given := os.environ.get("FASTNTK_NUM_THREADS")):
         name = "FASTNTK_NUM_THREADS"
-        threads = int(given) if given.isdecimal() else given
+        threads = int(given) if given.isdecimal() and given.isascii() and len(given) < 10 else given
     threads = available_cpus() if threads is None else threads
     if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 1:
         raise ValueError(f"{name} must be an integer of at least 1, given {threads!r}")

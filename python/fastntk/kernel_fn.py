@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import allocate, contiguous
+from .arrays import FLOATS, allocate, contiguous
 from .backends import Engine, select
 from .device import Place, place_of
 from .door import door
 from .gram import PairInput, Units, run_diagonal, run_pairs
 from .image_call import ImageCall, images_of
 from .image_gram import BUDGET, Explanation, explain
-from .inputs import Input, check_inputs
+from .inputs import Input, axes_of, check_inputs
 from .kernel import Exact, Kernel
-from .layers import Layer
+from .layers import Layer, integer
 from .program import Lowered, Value, lower
 from .results import FIELDS, check_get, check_targets, flags, named, tree_of
 
 Array = npt.NDArray[Any]
 
+_POSITIONS = 1 << 24  # of an image that `explain` plans: maps of all of them are made
 PLANES = ("nngp", "ntk", "defect")  # what an engine writes for each output
 
 
@@ -283,8 +285,8 @@ class KernelFn:
 
         Raises
         ------
-        ValueError
-            For a shape without spatial axes, and as :meth:`__call__`.
+        TypeError, ValueError
+            For a shape without spatial axes or with more than 2^24 positions, another dtype, and as :meth:`__call__`.
 
         Examples
         --------
@@ -293,12 +295,35 @@ class KernelFn:
         >>> net.kernel_fn.explain((1, 8, 8, 3)).entries
         4097
         """
-        given = np.broadcast_to(np.zeros((), dtype), (1, *tuple(input_shape)[1:]))
-        inputs, tree = check_inputs(self.layer, given, None, 0)
+        shape = self._explained(input_shape, dtype)
+        inputs, tree = check_inputs(self.layer, np.broadcast_to(np.zeros((), dtype), shape), None, 0)
         if not inputs[0].value.spatial:
             raise ValueError(f"[explain] input_shape must have spatial axes, given {tuple(input_shape)}")
+        positions = math.prod(inputs[0].value.spatial)
+        if positions > _POSITIONS:
+            raise ValueError(
+                f"[explain] input_shape {tuple(input_shape)} has {positions:,} positions, more than the {_POSITIONS:,} "
+                "whose pairs can be counted"
+            )
         lowered = lower(self.layer, _values(tree))
         return explain(lowered.program, select(backend, num_threads), images_of(inputs, False), inputs[0].dtype)
+
+    def _explained(self, input_shape: Any, dtype: Any) -> tuple[int, ...]:
+        """A shape of one sample, checked."""
+        try:
+            kind = np.dtype(dtype)
+        except TypeError:
+            kind = np.dtype(object)
+        if kind not in FLOATS:
+            raise TypeError(f"[explain] dtype must be float32 or float64, given {dtype!r}")
+        if not isinstance(input_shape, (tuple, list)) or not input_shape:
+            raise TypeError(f"[explain] input_shape must be a tuple of integers, given {input_shape!r}")
+        sizes = [integer("explain", "input_shape", n, None if n == -1 else 0) for n in input_shape]
+        batch = axes_of(self.layer)[0] % len(sizes)
+        shape = tuple(1 if axis == batch else n for axis, n in enumerate(sizes))
+        if -1 in shape:
+            raise ValueError(f"[explain] input_shape must say every size but the samples', given {input_shape!r}")
+        return shape
 
     # ---- the road from arguments to the engine
 
