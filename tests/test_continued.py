@@ -105,7 +105,7 @@ def test_overflow_and_nan_in_a_kernel_stay_where_they_are():
     assert np.isinf(k.cov1[1])
     found = REST.kernel_fn(k, None, "nngp")
     whole = stax.serial(FIRST, REST).kernel_fn(x, None, "nngp")
-    assert np.array_equal(found, whole, equal_nan=True)
+    np.testing.assert_allclose(found, whole, rtol=1e-6)  # whole, pairs beyond the range are float64's
 
 
 REFUSED = [
