@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,12 @@ def one_blas_thread() -> AbstractContextManager[Any]:
 
 
 def available_memory() -> int | None:
-    """Bytes that an allocation can count on; None where the system does not say."""
+    """Bytes that an allocation can count on, in a container too; None where the system does not say."""
+    known = [free for free in (_system_memory(), container_memory()) if free is not None]
+    return min(known, default=None)
+
+
+def _system_memory() -> int | None:
     try:
         with open("/proc/meminfo") as lines:
             for line in lines:
@@ -107,6 +113,46 @@ def available_memory() -> int | None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+# Of control groups, version 2 and 1: where they lie, the files of their limit and use, what of that is given back.
+_GROUPS = {
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def container_memory(root: str = "/") -> int | None:
+    """Bytes below the limits of this process's control groups and of those around them; None: there are none."""
+    found: list[int] = []
+    try:
+        lines = Path(root, "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        for name in set(controllers.split(",")) & set(_GROUPS):
+            base, limit, use, given_back = _GROUPS[name]
+            top = Path(root, base)
+            group = Path(top, path.lstrip("/"))
+            # in a container the path may be the host's: then the top is the own group
+            for place in (group, *group.parents):
+                if top in (place, *place.parents):
+                    found += _below(place, limit, use, given_back)
+    return min(found, default=None)
+
+
+def _below(group: Path, limit: str, use: str, given_back: str) -> list[int]:
+    """What a control group leaves: nothing is known where a file is missing or the limit is none."""
+    try:
+        most, used = (group / limit).read_text().strip(), int((group / use).read_text())
+        stat = dict(line.split()[:2] for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return []
+    if not most.isdecimal():
+        return []
+    return [max(0, int(most) - used + int(stat.get(given_back, 0)))]
 
 
 def show_config(mode: str = "print") -> dict[str, Any] | None:

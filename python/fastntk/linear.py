@@ -340,8 +340,11 @@ class Conv(_Weighted):
         outputs = self._specs[2]
         window = self._window(builder.where, value.spatial)
         builder.check_axes(value, *self.axes())
+        w2, b2, f, g = self._params(value.channels * window.taps)
+        inside = window.inside()
+        kept = inside.taps / window.taps  # the op takes the mean over the taps that are left
         return builder.emit(
-            "conv", value, params=self._params(value.channels * window.taps), window=window, gaussian=True,
+            "conv", value, params=(w2 * kept, b2, f * kept, g), window=inside, gaussian=True,
             channels=self._width(self.out_chan), spatial=window.size_out, batch_axis=outputs.index("N"),
             channel_axis=outputs.index("C"),
         )  # fmt: skip

@@ -276,12 +276,18 @@ def _pull(window: Window, pool: bool, axis: int, need: Iterable[int]) -> set[int
     n_in, n_out = window.size_in[axis], window.size_out[axis]
     reads = window.positions(axis)
     wanted = np.isin((np.arange(n_out)[None, :] - np.arange(n_out)[:, None]) % n_out, sorted(need))
+    found = np.zeros(n_in, bool)
+    if pool:  # every tap meets every other one: positions read from both sides
+        read = np.zeros((n_out, n_in + 1), np.float32)
+        read[np.arange(n_out)[:, None], reads] = 1  # -1, outside, is the last
+        a, b = np.nonzero(read[:, :n_in].T @ (wanted.astype(np.float32) @ read[:, :n_in]))
+        found[(b - a) % n_in] = True
+        return set(np.flatnonzero(found).tolist())
     first, second = np.nonzero(wanted)
-    a, b = reads[first], reads[second]
-    if pool:
-        a, b = a[:, :, None], b[:, None, :]
-    inside = (a >= 0) & (b >= 0)
-    return set(np.unique(((b - a) % n_in)[inside]).tolist())
+    for tap in reads.T:
+        a, b = tap[first], tap[second]
+        found[((b - a) % n_in)[(a >= 0) & (b >= 0)]] = True
+    return set(np.flatnonzero(found).tolist())
 
 
 def _spread(nodes: list[_Node], needs: Needs) -> None:

@@ -120,8 +120,10 @@ class AvgPool(_Spatial):
         value = builder.one(values)
         window = self._window(builder.where, value.spatial)
         builder.check_axes(value, self.batch_axis, self.channel_axis)
-        scale = 1 / window.taps if self.mean else 1.0
-        return builder.emit("pool", value, params=(scale,), window=window, spatial=window.size_out)
+        inside = window.inside()
+        taps = inside.taps if window.normalize_edges else window.taps
+        scale = 1 / taps if self.mean else 1.0
+        return builder.emit("pool", value, params=(scale,), window=inside, spatial=window.size_out)
 
 
 def _spatial_behind_first(x: Any, axes: list[int], xp: Any) -> Any:

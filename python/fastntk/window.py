@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,25 @@ class Window:
     def aligned(self) -> bool:
         """Stride 1 everywhere: positions keep their displacement."""
         return all(t == 1 for t in self.strides)
+
+    def inside(self) -> Window:
+        """The same window without the taps at the ends of each axis that meet padding wherever it stands.
+
+        Its ``taps`` are fewer: whoever divides by them all multiplies by ``self.taps``.
+        """
+        if self.circular:
+            return self
+        shape, low = [], []
+        for n, m, k, t, e, before in zip(
+            self.size_in, self.size_out, self.shape, self.strides, self.dilation, self.low, strict=True
+        ):
+            first = max(0, -((((m - 1) * t) - before) // e))
+            last = min(k - 1, (n - 1 + before) // e)
+            if first > last:  # none is inside: one that is outside stands for all
+                first = last = 0
+            shape.append(last - first + 1)
+            low.append(before - first * e)
+        return replace(self, shape=tuple(shape), low=tuple(low))
 
     def positions(self, axis: int) -> Positions:
         """Input position of each output and tap along an axis, (size_out, shape); -1 where it is outside."""
