@@ -51,13 +51,13 @@ def _function(f: Any) -> Any:
 
 
 def _class(cls: Any) -> Any:
-    """Bases of this package too, in place: estimators share theirs."""
-    package = __name__.partition(".")[0]
+    """Bases of this package too, in place: estimators share theirs. A class may say which methods users call."""
+    package, only = __name__.partition(".")[0], getattr(cls, "_doors", None)
     for kind in cls.__mro__:
         if kind.__module__.partition(".")[0] != package:
             continue
         for name, member in list(vars(kind).items()):
-            if name.startswith("_") and name not in _DUNDERS:
+            if name not in only if only else name.startswith("_") and name not in _DUNDERS:
                 continue
             if inspect.isfunction(member):
                 setattr(kind, name, _function(member))

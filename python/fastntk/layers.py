@@ -31,6 +31,8 @@ def is_one(shape: Any) -> bool:
 class Layer:
     """Base of all layers; ``init_fn, apply_fn, kernel_fn = layer`` works for each."""
 
+    _doors = ("init_fn", "apply_fn")  # the rest runs behind those of the kernel function, many times a call
+
     def output_shape(self, shape: Shape) -> Shape:
         """Shape behind the layer; -1 (unknown batch) passes through."""
         raise NotImplementedError
