@@ -133,8 +133,8 @@ REFUSED = [
     ),
     (lambda: mse(K.ntk, Y[:, 0]), ValueError, "targets of one output are (n, 1)"),
     (lambda: mse(K.ntk, Y[:4]), ValueError, "k_train_train has shape (5, 5); targets of shape (4, 2)"),
-    (lambda: mse(K.ntk, Y.tolist()), TypeError, "y_train must be a NumPy or CuPy array, given list"),
-    (lambda: mse(K.ntk.tolist(), Y), TypeError, "k_train_train must be a NumPy or CuPy array, given list"),
+    (lambda: mse(K.ntk, {1.0}), TypeError, "y_train must be a numpy.ndarray or convert to one, given set"),
+    (lambda: mse({1.0}, Y), TypeError, "k_train_train must be a numpy.ndarray or convert to one, given set"),
     (lambda: mse(K, Y), TypeError, "k_train_train must be one kernel, k.ntk or k.nngp; given"),
     (lambda: mse(K.ntk.astype(np.float16), Y), TypeError, "must be float32 or float64, given float16"),
     (lambda: mse(K.ntk + np.triu(K.ntk), Y), ValueError, "is not symmetric"),
@@ -318,3 +318,27 @@ def test_mixed_libraries_are_refused(monkeypatch):
     ):
         with pytest.raises(TypeError, match="NumPy and CuPy arrays are mixed"):
             call()
+
+
+def test_targets_and_kernels_of_other_kinds_are_converted():
+    """Lists, frames, tensors in host memory: what converts is taken, as kernel functions take it."""
+    pandas = pytest.importorskip("pandas")
+    expected = predict.gp_inference(K.nngp, Y, 1e-2)("nngp", CROSS.nngp)
+    for convert in (np.ndarray.tolist, pandas.DataFrame):
+        found = predict.gp_inference(convert(K.nngp), convert(Y), 1e-2)("nngp", convert(CROSS.nngp))
+        assert np.array_equal(found, expected)
+        again = predict.log_marginal_likelihood(convert(K.nngp), convert(Y), 1e-2)
+        assert again.value == predict.log_marginal_likelihood(K.nngp, Y, 1e-2).value
+
+
+@pytest.mark.parametrize("wrong", [None, "abc", 1j, True, np.ones(2), {}])
+def test_a_diag_reg_that_is_no_number_is_named(wrong):
+    for call in (gp, mse, predict.leave_one_out):
+        with pytest.raises(TypeError, match=r"diag_reg must be a number, given"):
+            call(K.nngp, Y, diag_reg=wrong)
+
+
+def test_fit_says_what_a_network_is():
+    for wrong in (network(), network().kernel_fn, lambda depth: None, 3):
+        with pytest.raises(TypeError, match=r"\[fit\] network must be a function network\(depth=, W_std=, b_std=\)"):
+            predict.fit(wrong, draw(5, 2), Y)

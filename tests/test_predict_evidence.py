@@ -294,7 +294,7 @@ BAD = [
     (lambda k, y: (k, nan_at(y, 2, 1)), {}, ValueError, r"y_train is not finite: 1 of 72 values, first at \(2, 1\)"),
     (lambda k, y: (k[:9, :9], y), {}, ValueError, r"k_train_train has shape \(9, 9\).*want \(24, 24\)"),
     (lambda k, y: (k, y[:, 0]), {}, ValueError, r"targets of one output are \(n, 1\)"),
-    (lambda k, y: (k.tolist(), y), {}, TypeError, "k_train_train must be a NumPy or CuPy array, given list"),
+    (lambda k, y: ({1.0}, y), {}, TypeError, "k_train_train must be a numpy.ndarray or convert to one, given set"),
     (lambda k, y: (np.zeros_like(k), y), {}, ValueError, "kernel.* (is zero|must be positive)"),
     (lambda k, y: (k + 0j, y), {}, TypeError, "must be float32 or float64, given complex128"),
     (lambda k, y: (noisy(k, -0.5), y), {}, IndefiniteError, "indefinite: its smallest eigenvalue is -"),

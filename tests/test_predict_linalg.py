@@ -241,7 +241,8 @@ BAD_TARGETS = [
     (np.array([[1.0], [np.nan]]), (-1,), ValueError, r"y_train is not finite: 1 of 2 values, first at \(1, 0\)"),
     (np.zeros((3, 2)), (2,), ValueError, "not axes"),
     (np.array([["a"]]), (-1,), TypeError, "real numbers"),
-    ([[1.0]], (-1,), TypeError, "NumPy or CuPy array, given list"),
+    ({1.0}, (-1,), TypeError, "y_train must be a numpy.ndarray or convert to one, given set"),
+    (np.zeros((3, 2)), 0.5, TypeError, "trace_axes must be an integer or a tuple of integers, given 0.5"),
 ]
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ..arrays import FLOATS, as_input, check_out, describe
 from ..config import available_memory
 from ..progress import Report, bar
-from .linalg import TRAIN, check_finite, check_gram
+from .linalg import TRAIN, check_finite, check_gram, given_array
 from .targets import Targets, targets_of
 from .units import halves, unit_of
 
@@ -369,6 +369,7 @@ def outputs_of(y: Any, trace_axes: Any, n: int, what: str) -> tuple[Targets, Arr
         As :func:`fastntk.predict.targets.targets_of`; an array of CuPy; another number of samples, or axes beside
         samples and outputs.
     """
+    y = given_array(y, "y_train", what)
     targets = targets_of(y, trace_axes, what)
     if not isinstance(y, np.ndarray):
         raise TypeError(f"[{what}] y_train must be a numpy.ndarray, given {describe(y)}")

@@ -17,7 +17,7 @@ from ..inputs import axes_of
 from ..kernel_fn import KernelFn
 from .descent import Descent, twice
 from .grams import Grams, copied
-from .linalg import Conditioning, Spectrum, check_finite, namespace, product, solve_dtype_of
+from .linalg import Conditioning, Spectrum, check_finite, given_array, namespace, product, solve_dtype_of
 from .posterior import Gaussian, by_get, names_of, result
 from .targets import Targets, targets_of
 from .tiles import BUDGET, Evolved, Found, Prediction, empty_covariances, predict_tiles, settle
@@ -425,6 +425,7 @@ def gradient_descent_mse_ensemble(
         raise ValueError(f"[{what}] memory_budget must be a positive number of bytes, given {memory_budget!r}")
     if not isinstance(progress, (bool, np.bool_)):
         raise TypeError(f"[{what}] progress must be True or False, given {progress!r}")
+    y_train = given_array(y_train, "y_train", what)
     targets = targets_of(y_train, trace_axes, what)
     descent = Descent(learning_rate, y_train.size, discrete, what)
     grams = Grams(targets, y_train, diag_reg, diag_reg_absolute_scale, solve_dtype_of(solve_dtype, what))

@@ -28,6 +28,7 @@ from .linalg import (
     Spectrum,
     absolute_reg,
     check_gram,
+    given_array,
     mean_diagonal,
     namespace,
     solve_dtype_of,
@@ -377,6 +378,7 @@ class Problem:
         """Raise TypeError or ValueError for shapes, dtypes and values that cannot be used."""
         dtype = solve_dtype_of(solve_dtype, what)
         k = one_kernel(k, "k_train_train", what)
+        y = given_array(y, "y_train", what)
         targets = targets_of(y, trace_axes, what)
         xp = namespace(k, y, what=what)
         matrix = targets.train(k, "k_train_train")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -232,8 +233,7 @@ def fit(
     if not 0 < tol < 1:
         raise ValueError(f"[{_WHAT}] tol must lie between 0 and 1, given {tol!r}")
     maker = fully_connected if network is None else network
-    if not callable(maker):
-        raise TypeError(f"[{_WHAT}] network must be callable or None, given {describe(network)}")
+    _check_network(maker)
     model = _Model(maker, x, y, get, ranges["diag_reg"], diag_reg_absolute_scale, amplitude, trace_axes, solve_dtype)
     searches = [_Search(model, each, ranges, int(restarts), tol) for each in depths]
     with bar(sum(search.allowance for search in searches), progress, "Gram") as report:
@@ -444,6 +444,21 @@ def _local_maxima(values: Array) -> Iterator[tuple[int, ...]]:
 
 
 # ---------------------------------------------------------------- checks, and what is said at the end
+
+
+def _check_network(network: Any) -> None:
+    wanted = "a function network(depth=, W_std=, b_std=) that makes a layer or a kernel function, or None"
+    if isinstance(network, (KernelFn, stax.Layer)) or not callable(network):
+        finished = "" if not callable(network) and not isinstance(network, stax.Layer) else ", which is finished"
+        raise TypeError(f"[{_WHAT}] network must be {wanted}; given {describe(network)}{finished}")
+    try:
+        inspect.signature(network).bind(depth=1, W_std=1.0, b_std=0.0)
+    except TypeError as error:
+        raise TypeError(
+            f"[{_WHAT}] network must be {wanted}; {describe(network)} does not take these: {error}"
+        ) from None
+    except ValueError:  # a signature that Python does not know
+        return
 
 
 def _check_depths(depth: Any) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from .linalg import (
     Conditioning,
     Spectrum,
     absolute_reg,
+    given_array,
     gram_figures,
     largest_eigenvalue,
     mirrored,
@@ -181,6 +182,7 @@ class Grams:
 
     def add(self, name: str, k: Array, given: str, own: bool = False) -> None:
         """Take a kernel of the training points, called ``given`` in messages; ``own``: nobody else has the array."""
+        k = given_array(k, given, self.what, real=False)
         namespace(k, self.y, what=self.what)
         matrix = self.targets.train(k, given)
         self._grams[name] = Gram(matrix, self._diag_reg, self._absolute, self.dtype, self.what, own)

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from scipy import linalg as scipy_linalg
 from scipy.linalg import lapack
 from scipy.sparse.linalg import LinearOperator, onenormest
 
+from ..arraylike import as_array
 from ..arrays import FLOATS, describe, refuse_masked
 from .units import in_units, unit_of
 
@@ -99,6 +101,27 @@ def namespace(*arrays: Any, what: str) -> Any:
     raise TypeError(f"[{what}] arrays must be NumPy's or CuPy's, given {describe(other)}")
 
 
+def given_array(x: Any, name: str, what: str, real: bool = True) -> Any:
+    """An array of numbers as given by a user: CuPy's as it is, what converts to NumPy's converted once.
+
+    ``real=False`` leaves the dtype to the caller.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`fastntk.arraylike.as_array`; TypeError for complex numbers, text, objects and dates.
+    """
+    if describe(x).split(".")[0] == "cupy":
+        found = x
+    elif isinstance(x, (bool, int, float, complex, np.generic)):
+        found = np.asarray(x)
+    else:
+        found = as_array(x, name, what)
+    if real and found.dtype.kind not in "fiub":
+        raise TypeError(f"[{what}] {name} must hold real numbers, given {found.dtype}")
+    return found
+
+
 def warn(message: str, category: type[Warning] = IllConditionedWarning) -> None:
     """Warn at the line outside fastntk from which the call came."""
     frame: Any = sys._getframe(1)
@@ -132,7 +155,10 @@ def solve_dtype_of(dtype: Any, what: str) -> np.dtype[Any]:
     ValueError
         Another dtype than float32 or float64.
     """
-    found = np.dtype(np.float64 if dtype is None else dtype)
+    try:
+        found = np.dtype(np.float64 if dtype is None else dtype)
+    except TypeError:
+        raise ValueError(f"[{what}] solve_dtype must be float32 or float64, given {dtype!r}") from None
     if found not in FLOATS:
         raise ValueError(f"[{what}] solve_dtype must be float32 or float64, given {dtype!r}")
     return found
@@ -243,7 +269,9 @@ def absolute_reg(k: Any, diag_reg: float, absolute: bool, what: str) -> float:
     ValueError
         Negative or not finite.
     """
-    if not (np.isfinite(diag_reg) and diag_reg >= 0):
+    if isinstance(diag_reg, (bool, np.bool_)) or not isinstance(diag_reg, Real):
+        raise TypeError(f"[{what}] diag_reg must be a number, given {describe(diag_reg)}")
+    if not 0 <= diag_reg < np.inf:
         raise ValueError(f"[{what}] diag_reg must be finite and not negative, given {diag_reg!r}")
     return float(diag_reg) if absolute else float(diag_reg) * mean_diagonal(k)
 

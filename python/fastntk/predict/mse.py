@@ -16,6 +16,7 @@ from .linalg import (
     Conditioning,
     Spectrum,
     check_finite,
+    given_array,
     largest_eigenvalue,
     namespace,
     product,
@@ -50,7 +51,14 @@ class MsePredictor:
             raise ValueError(f"[{what}] fx_train_0 and fx_test_0 are both None: nothing is to be predicted")
         if fx_test_0 is not None and k_test_train is None:
             raise ValueError(f"[{what}] fx_test_0 is given, which asks for test predictions: k_test_train is missing")
-        xp = namespace(self._y, fx_train_0, fx_test_0, k_test_train, what=what)
+        if fx_test_0 is not None:
+            k_test_train = one_kernel(k_test_train, "k_test_train", what)
+        fx_train_0, fx_test_0 = (
+            None if fx is None else given_array(fx, name, what)
+            for fx, name in ((fx_train_0, "fx_train_0"), (fx_test_0, "fx_test_0"))
+        )
+        of_shape = [fx for fx in (fx_train_0, fx_test_0) if fx is not None and fx.ndim]
+        xp = namespace(self._y, *of_shape, None if fx_test_0 is None else k_test_train, what=what)
         times = None if t is None else self._descent.times(t)
         start = start_of(0.0 if fx_train_0 is None else fx_train_0, targets.shape, "fx_train_0", xp, what)
         error = targets.matrix(self._y).astype(np.float64) - targets.matrix(start).astype(np.float64)
@@ -197,6 +205,7 @@ def gradient_descent_mse(
     Jacot et al. (2018), arXiv:1806.07572, section 5; Lee et al. (2019), arXiv:1902.06720, eqs. (10) and (11).
     """
     what = "gradient_descent_mse"
+    y_train = given_array(y_train, "y_train", what)
     targets = targets_of(y_train, trace_axes, what)
     k = one_kernel(k_train_train, "k_train_train", what)
     namespace(k, y_train, what=what)
@@ -269,6 +278,4 @@ def one_kernel(k: Any, name: str, what: str) -> Any:
     """
     if hasattr(k, "nngp") or hasattr(k, "ntk"):
         raise TypeError(f"[{what}] {name} must be one kernel, k.ntk or k.nngp; given {describe(k)}")
-    if not hasattr(k, "dtype") or not hasattr(k, "ndim"):
-        raise TypeError(f"[{what}] {name} must be a NumPy or CuPy array, given {describe(k)}")
-    return k
+    return given_array(k, name, what, real=False)

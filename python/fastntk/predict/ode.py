@@ -15,7 +15,7 @@ from ..door import door
 from .descent import Descent
 from .flow import METHODS, NO_LIMIT, Flow
 from .grams import Gram
-from .linalg import Conditioning, Spectrum, check_finite, namespace, product, to_host
+from .linalg import Conditioning, Spectrum, check_finite, given_array, namespace, product, to_host
 from .losses import CrossEntropy, Loss, loss_of
 from .mse import one_kernel
 from .targets import Targets, start_of, targets_of
@@ -126,8 +126,15 @@ class OdePredictor:
             raise ValueError(f"[{what}] the state has velocities, qx_train or qx_test, but momentum is None")
         if state.fx_test is None and state.qx_test is not None:
             raise ValueError(f"[{what}] the state has qx_test, but no fx_test")
-        arrays = (state.fx_train, state.fx_test, state.qx_train, state.qx_test)
-        xp = namespace(self._y, *arrays, k_test_train, what=what)
+        given = (state.fx_train, state.fx_test, state.qx_train, state.qx_test)
+        arrays = [
+            None if x is None else given_array(x, name, what)
+            for x, name in zip(given, ("fx_train_0", "fx_test_0", "qx_train", "qx_test"), strict=True)
+        ]
+        state = ODEState(*arrays)
+        if k_test_train is not None:
+            k_test_train = one_kernel(k_test_train, "k_test_train", what)
+        xp = namespace(self._y, *(x for x in arrays if x is not None and x.ndim), k_test_train, what=what)
 
         def matrix(values: Any, shape: tuple[int, ...], name: str) -> Array:
             return targets.matrix(start_of(values, shape, name, xp, what)).astype(np.float64)
@@ -301,6 +308,7 @@ def gradient_descent(
     algorithms", Neural Networks 12.
     """
     what = "gradient_descent"
+    y_train = given_array(y_train, "y_train", what)
     targets = targets_of(y_train, trace_axes, what)
     k = one_kernel(k_train_train, "k_train_train", what)
     namespace(k, y_train, what=what)

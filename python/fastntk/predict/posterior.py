@@ -9,11 +9,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..arraylike import is_array
 from ..arrays import describe
 from ..door import door
 from ..results import named
 from .grams import Grams
-from .linalg import Conditioning, Spectrum, check_finite, check_floats, check_gram, namespace, solve_dtype_of
+from .linalg import (
+    Conditioning,
+    Spectrum,
+    check_finite,
+    check_floats,
+    check_gram,
+    given_array,
+    namespace,
+    solve_dtype_of,
+)
 from .targets import Targets, targets_of
 from .tiles import BUDGET, Found, Prediction, predict_tiles
 from .units import unit_of
@@ -114,7 +124,8 @@ class _Given:
 
 
 def _is_array(k: Any) -> bool:
-    return hasattr(k, "dtype") and hasattr(k, "ndim")
+    several = hasattr(k, "nngp") or hasattr(k, "ntk")
+    return not several and (is_array(k) or (hasattr(k, "dtype") and hasattr(k, "ndim")))
 
 
 def _field(k: Any, name: str, given: str, what: str) -> Any:
@@ -190,7 +201,8 @@ class GPPredictor:
 
     def _cross(self, k: Any, name: str, rows: tuple[int, ...] | None) -> tuple[Array, tuple[int, ...]]:
         """A kernel between test and training points as a matrix, and the lengths of its test axes."""
-        given, what = _field(k, name, "k_test_train", self._grams.what), self._grams.what
+        what = self._grams.what
+        given = given_array(_field(k, name, "k_test_train", what), "k_test_train", what, real=False)
         namespace(self._grams.y, given, what=what)
         found, have = self._grams.targets.cross(given, "k_test_train")
         check_finite(found, "k_test_train", what)
@@ -201,7 +213,8 @@ class GPPredictor:
     def _prior(self, k: Any, name: str, rows: tuple[int, ...]) -> Array:
         """The prior's covariances of the test points as a matrix, or their variances as a vector."""
         found: Array
-        given, targets = _field(k, name, "k_test_test", self._grams.what), self._grams.targets
+        targets = self._grams.targets
+        given = given_array(_field(k, name, "k_test_test", targets.what), "k_test_test", targets.what, real=False)
         namespace(self._grams.y, given, what=targets.what)
         if given.ndim == len(rows):
             check_floats(given, "k_test_test", targets.what)
@@ -223,7 +236,7 @@ class GPPredictor:
         mean = grams.y.astype(entry)
         if k_test_test is None:
             return mean
-        vector = _is_array(k_test_test) and k_test_test.ndim == len(rows)
+        vector = _is_array(k_test_test) and np.ndim(k_test_test) == len(rows)
         shape = rows if vector else tuple(n for n in rows for _ in range(2))
         return Gaussian(mean, namespace(mean, what=grams.what).zeros(shape, entry))
 
@@ -302,6 +315,7 @@ def gp_inference(
     (2019), arXiv:1902.06720, eq. (16) (ntk); He et al. (2020), arXiv:2007.05864 (ntkgp).
     """
     what = "gp_inference"
+    y_train = given_array(y_train, "y_train", what)
     targets = targets_of(y_train, trace_axes, what)
     grams = Grams(targets, y_train, diag_reg, diag_reg_absolute_scale, solve_dtype_of(solve_dtype, what))
     single = _is_array(k_train_train)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import describe, refuse_masked
-from .linalg import check_finite, check_floats
+from ..arrays import refuse_masked
+from .linalg import check_finite, check_floats, given_array
 
 Array = npt.NDArray[Any]
 
@@ -121,12 +121,8 @@ def targets_of(y: Any, trace_axes: Any, what: str) -> Targets:
     ValueError
         Without samples or outputs, not finite, or ``trace_axes`` out of range.
     """
-    if not hasattr(y, "dtype") or not hasattr(y, "ndim"):
-        raise TypeError(f"[{what}] y_train must be a NumPy or CuPy array, given {describe(y)}")
-    refuse_masked(y, "y_train", what)
-    if y.dtype.kind not in "fiub":
-        raise TypeError(f"[{what}] y_train must hold real numbers, given {y.dtype}")
-    axes = (trace_axes,) if isinstance(trace_axes, (int, np.integer)) else tuple(trace_axes)
+    y = given_array(y, "y_train", what)
+    axes = axes_of(trace_axes, what)
     if any(not -y.ndim <= axis < y.ndim for axis in axes):
         raise ValueError(f"[{what}] trace_axes {axes} are not axes of y_train of shape {y.shape}")
     axes = tuple(dict.fromkeys(int(axis) % y.ndim for axis in axes))
@@ -134,6 +130,20 @@ def targets_of(y: Any, trace_axes: Any, what: str) -> Targets:
         raise ValueError(f"[{what}] y_train is empty: shape {y.shape}")
     check_finite(y, "y_train", what)
     return Targets(tuple(y.shape), axes, what)
+
+
+def axes_of(trace_axes: Any, what: str) -> tuple[int, ...]:
+    """``trace_axes`` as a tuple.
+
+    Raises
+    ------
+    TypeError
+        Neither an integer nor a sequence of them.
+    """
+    axes = tuple(trace_axes) if isinstance(trace_axes, (tuple, list, set, frozenset, np.ndarray)) else (trace_axes,)
+    if any(isinstance(axis, (bool, np.bool_)) or not isinstance(axis, (int, np.integer)) for axis in axes):
+        raise TypeError(f"[{what}] trace_axes must be an integer or a tuple of integers, given {trace_axes!r}")
+    return tuple(int(axis) for axis in axes)
 
 
 def start_of(fx: Any, shape: tuple[int, ...], name: str, xp: Any, what: str) -> Array:
@@ -146,10 +156,7 @@ def start_of(fx: Any, shape: tuple[int, ...], name: str, xp: Any, what: str) -> 
     ValueError
         Of another shape, or not finite.
     """
-    refuse_masked(fx, name, what)
-    fx = xp.asarray(fx)
-    if fx.dtype.kind not in "fiub":
-        raise TypeError(f"[{what}] {name} must hold real numbers, given {fx.dtype}")
+    fx = xp.asarray(given_array(fx, name, what))
     check_finite(fx, name, what)
     try:
         found: Array = xp.broadcast_to(fx, shape)
