@@ -113,6 +113,60 @@ def test_rows_of_any_size(name, dtype, backend):
         assert_pairs(net.kernel_fn(x, x[-1:], BOTH), net, x, x[-1:])
 
 
+def erf_dual(q1, c, q2):
+    product = (1 + 2 * q1) * (1 + 2 * q2)
+    return 2 / mp.pi * mpmath.asin(2 * c / mpmath.sqrt(product)), 4 / mp.pi / mpmath.sqrt(product - 4 * c * c)
+
+
+@reaches
+@pytest.mark.parametrize("b_std", [None, 0.2])
+def test_rows_of_any_size_through_erf(b_std, dtype, backend):
+    """Williams (1997) in 1,500 digits: rows of size 1e300 leave that many to cancel."""
+    if backend.startswith("cuda"):
+        pytest.skip("on a device nothing waits for the lengths of rows")
+    net = stax.serial(stax.Dense(1, 1.4, b_std), stax.Erf(), stax.Dense(1, 1.1, b_std))
+    rng = np.random.default_rng(2)
+    for size in SIZES[dtype.name]:
+        x, y = ((rng.standard_normal((1, 4)) * a).astype(dtype) for a in (size, 1.0))
+        for one, two in ((x, y), (x, (rng.standard_normal((1, 4)) * size).astype(dtype))):
+            found = net.kernel_fn(one, two, BOTH)
+            with mp.workdps(1500):
+                u, v = ([mpf(float(value)) for value in row[0]] for row in (one, two))
+                dots = [sum(a * b for a, b in zip(*pair, strict=True)) / 4 for pair in ((u, u), (u, v), (v, v))]
+                b2 = mpf(b_std or 0) ** 2
+                q1, c, q2 = (mpf(1.4) ** 2 * k + b2 for k in dots)
+                k, kdot = erf_dual(q1, c, q2)
+                k1, k2 = erf_dual(q1, q1, q1)[0], erf_dual(q2, q2, q2)[0]
+                w2 = mpf(1.1) ** 2
+                for name, value in (("nngp", w2 * k + b2), ("ntk", w2 * k + b2 + w2 * c * kdot)):
+                    got = getattr(found, name)[0, 0]
+                    scale = max(abs(value), FLOOR * (w2 * mpmath.sqrt(k1 * k2) + b2))
+                    allowed = bound("ntk 10", dtype.name) * scale + float(np.finfo(dtype).smallest_subnormal)
+                    assert abs(mpf(float(got)) - value) <= allowed, (name, size, got, mpmath.nstr(value, 10))
+
+
+@reaches
+@pytest.mark.parametrize("nonlinearity", [stax.Relu(), stax.Erf(), stax.ABRelu(-0.3, 1.2)])
+@pytest.mark.parametrize("b_std", [None, 0.2])
+def test_what_belongs_to_one_row_of_any_size(nonlinearity, b_std, dtype, backend):
+    """``diagonal``, ``cov1`` and ``depths`` give what the Gram has; the Gram is held to mpmath."""
+    if backend.startswith("cuda"):
+        pytest.skip("on a device nothing waits for the lengths of rows")
+    net = stax.serial(stax.Dense(1, 1.4, b_std), nonlinearity, stax.Dense(1, 1.1, b_std), nonlinearity, stax.Dense(1))
+    least = float(np.finfo(dtype).smallest_subnormal)
+    for size in SIZES[dtype.name]:
+        x = (np.random.default_rng(4).standard_normal((3, 4)) * size).astype(dtype)
+        gram = net.kernel_fn(x, None, (*BOTH, "cov1"))
+        alone = net.kernel_fn.diagonal(x, BOTH)
+        depths = net.kernel_fn.depths(x, None, "ntk")
+        for found, due in (
+            (alone.nngp, np.diag(gram.nngp)), (alone.ntk, np.diag(gram.ntk)), (gram.cov1, np.diag(gram.nngp)),
+            (depths[-1], gram.ntk),
+        ):  # fmt: skip
+            assert not np.isnan(due).any()
+            np.testing.assert_allclose(found, due, rtol=bound("ntk 10", dtype.name), atol=4 * least)
+
+
 @reaches
 def test_rows_within_range_keep_their_bits_beside_one_beyond(dtype, backend):
     net = stax.serial(*ROWS["ntk"])

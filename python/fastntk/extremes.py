@@ -8,7 +8,6 @@ NaN. Others keep their dtype, and every bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -22,22 +21,23 @@ Array = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
 
 # Standard deviations whose products, and sums of thousands of these, stay normal numbers.
-_LARGEST = {np.dtype(np.float32): 1e12, np.dtype(np.float64): 1e140}
+_LARGEST = {np.dtype(np.float32): 1e12, np.dtype(np.float64): 1e70}
 
 
-def extreme(program: Program, sizes: Array, dtype: np.dtype[Any], pixels: Callable[[], Array] | None = None) -> Flags:
-    """Which inputs the program takes out of ``dtype``'s range.
+def limits(program: Program, dtype: np.dtype[Any]) -> tuple[float, float, bool]:
+    """The least and the largest standard deviation of inputs that the program keeps within ``dtype``'s range.
 
-    ``sizes``: standard deviations of inputs, of images the largest; ``pixels()``: the least of an image's that is not
-    0. Such a pixel matters where the NTK does not vanish with it: that needs its correlations.
+    And whether that of a single pixel matters too: where the NTK does not vanish with K, it needs the correlations of
+    whatever is not 0.
     """
     most, least, matters = _gains(program)
     limit = _LARGEST[dtype]
-    with np.errstate(all="ignore"):
-        found = (sizes > limit / most) | ((sizes > 0) & (sizes < 1 / (limit * least)))
-        if pixels is not None and matters:
-            found |= pixels() < 1 / (limit * least)
-    return np.asarray(found)
+    return 1 / (limit * least), limit / most, matters
+
+
+def outside(sizes: Array, least: float, most: float) -> Flags:
+    """Which sizes are beyond these, 0 and NaN apart."""
+    return np.asarray((sizes > most) | ((sizes < least) & (sizes > 0)))
 
 
 @lru_cache(maxsize=256)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .arrays import direct
 from .backends import Engine, Tile, TileInput
-from .extremes import Flags, extreme
+from .extremes import Flags, limits, outside
 from .program import Program
 from .reference import NumpyEngine
 
@@ -58,9 +58,18 @@ class Units:
             self._engine.normalise(x, units, norms.reshape(-1))
         return units
 
-    def extreme(self, program: Program, dtype: np.dtype[Any]) -> Flags:
-        """Rows that leave the dtype's range on the way, (batch, n)."""
-        return extreme(program, self._norms[:, 0] / math.sqrt(self.d), dtype)
+    def outside(self, least: float, most: float) -> Flags:
+        """Rows whose standard deviations are beyond these, (batch, n)."""
+        root, norms = math.sqrt(self.d), self._norms[:, 0]
+        if not norms.size or (norms.min() >= least * root and norms.max() <= most * root):  # soon over
+            return np.zeros(norms.shape, np.bool_)
+        return outside(norms, least * root, most * root)
+
+    def further(self, rows: Flags) -> Array:
+        """Variances of some rows, flags (batch * n,), in the type that reaches further."""
+        some = self._x.reshape(-1, self.d)[rows].astype(np.float64)
+        q: Array = Units(some[None], NumpyEngine(np.longdouble)).q
+        return q
 
     def again(self, engine: Engine, batch: int, rows: slice = slice(None)) -> Units:
         """Some rows, in float64 on an engine."""
@@ -94,8 +103,11 @@ class PairInput:
 class RowTables:
     """Row tables of one side, made for as many rows at a time as a tile needs."""
 
-    def __init__(self, program: Program, engine: Engine, q: Sequence[Array], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, program: Program, engine: Engine, q: Sequence[Array], dtype: np.dtype[Any], units: Sequence[Units | None]
+    ) -> None:
         self._program, self._engine, self._q, self._dtype = program, engine, q, dtype
+        self._units = [u for u in units if u is not None]
         self._span = (-1, -1)
         self._table: Any = None
 
@@ -117,7 +129,14 @@ class RowTables:
             stop = min(n, start + step)
             table, first = self.table(start, stop)
             parts.append(table.variance(output)[first : first + stop - start])
-        return self._engine.deliver(self._engine.xp.concatenate(parts or [self._q[0]]))
+        found = self._engine.deliver(self._engine.xp.concatenate(parts or [self._q[0]]))
+        wide = _outside(self._program, self._engine, self._units, np.dtype(np.float64))
+        if wide is not None and len(self._units) == len(self._q):
+            further = NumpyEngine(np.longdouble)
+            rows = further.rows(self._program, [u.further(wide) for u in self._units], self._dtype)
+            with np.errstate(over="ignore", under="ignore"):
+                found[wide] = rows.variance(output)
+        return found
 
 
 def rows_per_table(program: Program, dtype: np.dtype[Any], engine: Engine) -> int:
@@ -130,8 +149,10 @@ def run_pairs(
     shape: tuple[int, int, int], symmetric: bool,
 ) -> tuple[RowTables, RowTables]:  # fmt: skip
     """Fill the output planes, each (batch, n1, n2) or None, of any strides; return both sides' row tables."""
-    tables1 = RowTables(program, engine, [i.q1 for i in inputs], dtype)
-    tables2 = tables1 if symmetric else RowTables(program, engine, [i.q2 for i in inputs], dtype)
+    tables1 = RowTables(program, engine, [i.q1 for i in inputs], dtype, [i.units1 for i in inputs])
+    tables2 = tables1
+    if not symmetric:
+        tables2 = RowTables(program, engine, [i.q2 for i in inputs], dtype, [i.units2 for i in inputs])
     if 0 in shape or all(plane is None for planes in outputs for plane in planes):
         return tables1, tables2
     pairs = engine.tile_size(shape, dtype, outputs, symmetric)
@@ -189,12 +210,21 @@ def _extremes(
     shape: tuple[int, int, int],
 ) -> None:  # fmt: skip
     """Compute pairs with rows beyond the dtype's range again, in a type that reaches further (extremes.py)."""
-    if engine.real is not np.float64 or any(i.units1 is None or i.units2 is None for i in inputs):
+    if engine.real is not np.float64:
         return
-    sides = [[u for u in units if u is not None] for units in zip(*((i.units1, i.units2) for i in inputs), strict=True)]
-    wide1, wide2 = (np.any([u.extreme(program, dtype) for u in side], axis=0) for side in sides)
-    if not (wide1.any() or wide2.any()):
+    least, most, _ = limits(program, dtype)
+    found: dict[int, Flags] = {}
+    sides: tuple[list[Units], list[Units]] = [], []
+    for given in inputs:
+        for side, units in zip(sides, (given.units1, given.units2), strict=True):
+            if units is None:
+                return
+            side.append(units)
+            if id(units) not in found:
+                found[id(units)] = units.outside(least, most)
+    if not any(flags.any() for flags in found.values()):
         return
+    wide1, wide2 = (np.any([found[id(units)] for units in side], axis=0) for side in sides)
     if dtype == np.float64:
         engine = NumpyEngine(np.longdouble)
     panel = engine.panel or 1
@@ -266,8 +296,11 @@ def _tile_input(given: PairInput, engine: Engine, tile: Tile, dtype: np.dtype[An
     return tile_input
 
 
-def run_diagonal(program: Program, engine: Engine, q: Sequence[Array], outputs: Planes, dtype: np.dtype[Any]) -> None:
+def run_diagonal(
+    program: Program, engine: Engine, units: Sequence[Units], outputs: Planes, dtype: np.dtype[Any]
+) -> None:
     """Fill (nngp, ntk, defect) of pairs (x, x), shape (1, n, 1), in O(n)."""
+    q = [u.q for u in units]
     n, step = len(q[0]), rows_per_table(program, dtype, engine)
     step = min(step, engine.tile_size((1, n, 1), dtype, outputs, False)) if n else 1
     for i in range(0, n, step):
@@ -275,3 +308,26 @@ def run_diagonal(program: Program, engine: Engine, q: Sequence[Array], outputs: 
         rows = engine.rows(program, [v[i : i + m] for v in q], dtype)
         tile = Tile(n, n, 0, 1, i, m, 0, 1, diagonal=True)
         engine.run(program, rows, rows, dtype, tile, [TileInput() for _ in q], outputs)
+    wide = _outside(program, engine, units, dtype)
+    if wide is None:
+        return
+    further = NumpyEngine(np.longdouble)
+    rows = further.rows(program, [u.further(wide) for u in units], np.dtype(np.float64))
+    n = int(np.count_nonzero(wide))
+    fresh = [[None if p is None else np.empty((1, n, 1), further.real) for p in planes] for planes in outputs]
+    tile = Tile(n, n, 0, 1, 0, n, 0, 1, diagonal=True)
+    further.run(program, rows, rows, np.dtype(np.float64), tile, [TileInput() for _ in q], fresh)
+    with np.errstate(over="ignore", under="ignore"):
+        for planes, found in zip(outputs, fresh, strict=True):
+            for plane, values in zip(planes, found, strict=True):
+                if plane is not None and values is not None:
+                    plane[0, wide] = values[0]
+
+
+def _outside(program: Program, engine: Engine, units: Sequence[Units], dtype: np.dtype[Any]) -> Flags | None:
+    """Rows that leave the dtype's range on the way, (batch * n,), or None; on a device nothing waits for lengths."""
+    if engine.xp is not np or engine.real is not np.float64 or not units:
+        return None
+    least, most, _ = limits(program, dtype)
+    found = np.any([u.outside(least, most) for u in units], axis=0).reshape(-1)
+    return found if found.any() else None

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .backends import CpuEngine, CudaEngine, Engine
-from .extremes import Flags, extreme
+from .extremes import Flags, limits, outside
 from .image_cuda import CudaRunner, bytes_of
 from .image_runner import Images, Outputs, Runner, size_text
 from .images import image_kernels
@@ -42,7 +42,9 @@ def run_image_pairs(
         _further(program, engine, x1, x2, wide1, wide2, outputs, spatial)
         return
     runner = _runner(program, engine, x1)
-    again = _runner(program, engine, x1, np.dtype(np.float64)) if runner.lossy else None
+    wide = bool(wide1.any() or wide2.any())
+    twice = runner.lossy or (wide and runner.dtype == np.float32)
+    again = _runner(program, engine, x1, np.dtype(np.float64)) if twice else None
     mirrored = x2 is None
     written = [plane for planes in outputs for plane in planes if plane is not None]
     if not written:
@@ -74,15 +76,13 @@ def run_image_pairs(
             else:
                 lacking(runner.run(tables1, tables2, rows, cols, outputs, mirrored, report))
     lacking(runner.finish())
-    if runner.dtype == np.float32 and (wide1.any() or wide2.any()):
-        if again is None:
-            again = _runner(program, engine, x1, np.dtype(np.float64))
-        pairs = np.argwhere(wide1[:, None] | wide2)
-        if mirrored:
-            pairs = pairs[pairs[:, 0] <= pairs[:, 1]]
-        _again(again, x1, second, pairs.tolist(), outputs, mirrored)
-    else:
+    if not wide:
+        return
+    if runner.dtype == np.float64:
         _further(program, engine, x1, x2, wide1, wide2, outputs, spatial)
+        return
+    pairs = np.argwhere(wide1[:, None] | wide2)
+    lacking((pairs[pairs[:, 0] <= pairs[:, 1]] if mirrored else pairs).tolist())
 
 
 def _extreme(program: Program, x: Images) -> Flags:
@@ -94,17 +94,16 @@ def _extreme(program: Program, x: Images) -> Flags:
     dtype = x.arrays[0].dtype.newbyteorder("=")
     if dtype == np.float32 and not scales:  # images are brought to one brightness
         return found
+    least, most, matters = limits(program, dtype)
     for start in range(0, x.n, _CHUNK):
         part = slice(start, min(x.n, start + _CHUNK))
         for own in _on_host(x, part).arrays:
-
-            def pixels(own: Array = own) -> Array:
-                sizes = np.abs(own).max(axis=-1).reshape(len(own), -1).astype(np.float64)
-                return np.asarray(np.min(sizes, axis=1, where=sizes > 0, initial=np.inf))
-
-            rows = own.reshape(len(own), -1)
-            largest = np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
-            found[part] |= extreme(program, largest, dtype, pixels)
+            values = own.reshape(len(own), -1)
+            largest = np.maximum(values.max(axis=1), -values.min(axis=1)).astype(np.float64)
+            found[part] |= outside(largest, least, most)
+            if matters:
+                pixels = np.abs(own).max(axis=-1).reshape(len(own), -1).astype(np.float64)
+                found[part] |= outside(pixels, least, np.inf).any(axis=1)
     return found
 
 

@@ -206,8 +206,8 @@ class KernelFn:
             for _ in range(lowered.program.n_outputs)
         ]
         with engine.call():
-            q = [Units(_batched(i.x1, place), engine).q for i in inputs if i.x1 is not None]
-            run_diagonal(lowered.program, engine, q, planes, first.dtype)
+            units = [Units(_batched(i.x1, place), engine) for i in inputs if i.x1 is not None]
+            run_diagonal(lowered.program, engine, units, planes, first.dtype)
 
         def result(value: Value) -> Any:
             arrays = {n: p for n, p in zip(("nngp", "ntk"), planes[value.slot], strict=False) if p is not None}
