@@ -256,6 +256,28 @@ def test_extreme_norms_of_any_network(name, dtype, backend):
             assert np.max(error) <= promised, scale
 
 
+@pytest.mark.parametrize("scale", [1e19, 1e25, 3e37])
+def test_float32_beyond_its_squares(scale, backend):
+    """K of the first layer is above float32's range, what Erf makes of it and its NTK are not."""
+    net = serial(Dense(1, 1.4, 0.1), stax.Erf(), Dense(1))
+    x, y = (scale * X).astype(np.float32), X.astype(np.float32)
+    for second in (None, y):
+        wide = net.kernel_fn(x.astype(float), None if second is None else second.astype(float), BOTH, backend="numpy")
+        for found, expected in zip(net.kernel_fn(x, second, BOTH), wide, strict=True):
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [1e150, 1e160, 1e300])
+def test_float64_beyond_its_squares(scale, backend):
+    """Where K itself leaves the range, Erf's NNGP does not, and its NTK is a number or infinite, never NaN."""
+    net = serial(Dense(1, 1.4, 0.1), stax.Erf(), Dense(1))
+    nngp, ntk = net.kernel_fn(scale * X, None, BOTH)
+    limit = net.kernel_fn(1e100 * X, None, "nngp")
+    np.testing.assert_allclose(nngp, limit, rtol=1e-12, atol=1e-15)
+    assert not np.isnan(ntk).any()
+
+
 def test_a_tiny_variance_is_not_zero(backend):
     """A trained bias of standard deviation 0 gives an NTK where K vanishes: the angle must not be lost with K."""
     x = (1e-23 * X).astype(np.float32)  # K is about 1e-46, which float32 does not hold

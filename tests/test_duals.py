@@ -25,12 +25,16 @@ def grid(dtype):
 
 
 def next_to_one(dtype):
-    """Fibonacci numbers: ``F(n-1) F(n+1) - F(n)^2 = +-1``, as close to rho = 1 as integers come, on either side."""
+    """Fibonacci numbers: ``F(n-1) F(n+1) - F(n)^2 = +-1``, as close to rho = 1 as integers come, on either side.
+
+    Beyond it by rounding alone: small ones past the bound are refused.
+    """
     digits = np.finfo(dtype).nmant + 1
     F = [1, 1]
     while F[-1] + F[-2] < 2**digits:
         F.append(F[-1] + F[-2])
-    triples = [(a, b, c) for a, b, c in zip(F, F[1:], F[2:], strict=False)]
+    near = [b * b <= a * c or b > np.finfo(dtype).eps ** -0.25 for a, b, c in zip(F, F[1:], F[2:], strict=False)]
+    triples = [(a, b, c) for a, b, c, kept in zip(F, F[1:], F[2:], near, strict=False) if kept]
     q11, q12, q22 = (np.array(q, dtype=np.float64) for q in zip(*triples, strict=True))
     size = 2.0 ** np.round(np.log2(q12))  # a power of two: exact
     q11, q12, q22 = q11 / size, q12 / size, q22 / size
@@ -52,7 +56,16 @@ def zero_variance(dtype):
     return q11, np.zeros(5, dtype), q22
 
 
-CASES = {make.__name__: make for make in (grid, next_to_one, beyond_one, zero_variance)}
+def any_units(dtype):
+    """Variances from 1e-22 to 1e22, alike and apart: relu's k at rho = -1 stays in float32's range."""
+    rng = np.random.default_rng(2)
+    q11, q22 = 10.0 ** rng.uniform(-22, 22, (2, 300))
+    q22[::2] = q11[::2] * 10.0 ** rng.uniform(-1, 1, 150)
+    rho = rng.choice([-1, 1], 300) * (1 - rng.choice([0.0, 1e-9, 1e-4, 0.3, 1.0], 300))
+    return tuple(q.astype(dtype) for q in (q11, rho * np.sqrt(q11) * np.sqrt(q22), q22))
+
+
+CASES = {make.__name__: make for make in (grid, next_to_one, beyond_one, zero_variance, any_units)}
 
 
 @functools.cache
@@ -82,6 +95,51 @@ def test_dual_map(name, case, dtype, backend):
     found = dict(zip(("k", "kdot"), getattr(dual, name)(*CASES[case](dtype), *NONLINEARITIES[name][1]), strict=True))
     for quantity, values in found.items():
         assert_close(values, expected[quantity], quantity, dtype, scale=scales[quantity], record=(name, backend))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [1e-300, 1e-150, 1e-40, 1e40, 1e150, 1e300])
+def test_far_units(name, size, backend):
+    """float64 up to the ends of its range."""
+    args = NONLINEARITIES[name][1]
+    q11, q12, q22 = size * np.array([[1, 1, 3, 2], [0.5, -1, 1, 0], [1, 1, 0.5, 2]])
+    found = getattr(dual, name)(q11, q12, q22, *args)
+    with oracles.mp.workdps(1000):
+        exact = oracles.dual(name, args, q11, q12, q22)
+    for values, expected in zip(found, exact, strict=True):
+        assert_close(values, expected, "k", np.float64, scale=0.5 * np.abs(expected.high).max())
+
+
+def test_the_largest_float32(backend):
+    q = np.float32([1e36, 1e37, 1e38])
+    for c in (q, -q, q / 2):
+        for values, expected in zip(dual.erf(q, c, q), oracles.dual("erf", (), q, c, q), strict=True):
+            assert_close(values, expected, "k", np.float32)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("q", [(1.0, 1.0, 0.4), (1.0, -1.5, 1.0), (2.0, 2.1, 2.0), (1e300, 1e300, 1e290), (0, 0.5, 1)])
+def test_a_covariance_out_of_bounds_is_refused(name, q, backend):
+    args = NONLINEARITIES[name][1]
+    with pytest.raises(ValueError, match=rf"\[{name}\] q12 must lie within sqrt\(q11 q22\) of 0, given q11 = .*order"):
+        getattr(dual, name)(*q, *args)
+    with pytest.raises(ValueError, match=r"at \(1, 0\)"):
+        getattr(dual, name)([[1.0], [q[0]]], [[0.0], [q[1]]], [[1.0], [q[2]]], *args)
+
+
+@pytest.mark.parametrize(
+    "q", [(np.float32(1), np.float32(1.0002), np.float32(1)), (1.0, 1 + 1e-8, 1.0), (0.0, 1e-160, 1.0)]
+)
+def test_rounding_is_not_refused(q, backend):
+    k, kdot = dual.relu(*q)
+    assert np.isfinite([k, kdot]).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_out_of_bounds_on_a_device_is_nan(name, dtype, cuda):
+    q11, q12, q22 = (cuda.cupy.asarray(np.array(q, dtype)) for q in ([1, 1, 1], [1.5, -1.1, 0.9], [1, 1, 1]))
+    for found in getattr(dual, name)(q11, q12, q22, *NONLINEARITIES[name][1]):
+        assert np.isnan(found.get()).tolist() == [True, True, False]
 
 
 def test_the_oracle_has_digits_to_spare():

@@ -269,26 +269,55 @@ class Erf(Nonlinearity):
         return erf(x, xp)
 
     def variance(self, q: Array) -> Array:
-        return 2 / np.pi * np.arctan2(2 * q, np.sqrt(1 + 4 * q))
+        return 2 / np.pi * _erf_row(q).angle
 
     def pair(self, c: Correlation, q11: Array, q22: Array) -> tuple[Array, Array, Array]:
-        s1, s2 = np.sqrt(1 + 4 * q11), np.sqrt(1 + 4 * q22)
-        a1, a2 = np.arctan2(2 * q11, s1), np.arctan2(2 * q22, s2)
-        r = np.sqrt(q11) * np.sqrt(q22)
-        inverse, m = 1 / np.where(r == 0, 1, r), np.maximum(r, 1)  # divide before squaring: q may be huge or tiny
-        sine2 = c.w * (2 - c.w)
-        root = m * np.sqrt(4 * (r / m) ** 2 * sine2 + (2 * (q11 / m + q22 / m) + 1 / m) / m)
-        a12 = np.arctan2(2 * r * c.a, root)
-        top = 8 * (r * sine2 + (q11 - q22) * inverse * (q11 - q22) / (s1 + s2) ** 2)
-        bottom = 2 * (q11 * inverse * s2 + q22 * inverse * s1) + 4 * c.a * root
-        g1, g2 = np.sqrt(a1), np.sqrt(a2)
-        alive = g1 * g2 != 0
-        product = np.where(alive, g1 * g2, 1)
-        # 1 - |A12| / (g1 g2): for close pairs from (A1 + A2) / 2 - A12 with no difference of nearly equal numbers
-        close = (c.w < 0.5) & ((g1 - g2) ** 2 < product / 4)
-        w = np.where(close, np.arctan2(top, bottom) - (g1 - g2) ** 2 / 2, product - a12) / product
-        v = np.where(alive, signed_defect(c.near, np.maximum(w, 0)), 1)
-        return v, np.where(c.near, a12, -a12) / product, 4 / np.pi / root
+        x1, x2 = _erf_row(q11), _erf_row(q22)
+        p = np.sqrt(x1.sine) * np.sqrt(x2.sine)
+        sine = p * c.a  # of A12 = asin(|rho| sqrt(sin A1 sin A2)); |rho'| = A12 / sqrt(A1 A2)
+        fall = p**2 * c.w * (2 - c.w)  # sin A1 sin A2 - sin^2 A12
+        cosine = np.sqrt(fall + (x1.n**2 + x2.n**2 - x1.n**2 * x2.n**2))
+        # Nearly linear: |rho'| = |rho| exp(-D), D the mean of log(A / sin A) less that of A12, a series without a
+        # negative term in what z = sin^2 A loses.
+        apart = x1.sine - x2.sine
+        z, less, cross = sine**2, apart**2 / 2 + fall, (apart * (x1.sine + x2.sine) / 2) ** 2
+        mean = z + less
+        slope = 1 / 6 + 11 / 180 * (mean + z) + 191 / 5670 * (mean**2 + mean * z + z**2)
+        curvature = 11 / 180 + 191 / 1890 * mean
+        drop = -c.a * np.expm1(-(less * slope + cross * curvature))
+        # Else close pairs from (A1 + A2) / 2 - A12, no difference of nearly equal numbers; and what is left is large.
+        g1, g2 = np.sqrt(x1.angle), np.sqrt(x2.angle)
+        alive = (x1.sine != 0) & (x2.sine != 0)
+        product, spread = np.where(alive, g1 * g2, 1), (g1 - g2) ** 2
+        close = (c.w < 0.1) & (spread < product)
+        top = 2 * fall + (x1.t * x2.n - x1.n * x2.t) ** 2 / 2
+        bottom = x1.sine * x2.cosine + x2.sine * x1.cosine + 2 * sine * cosine
+        angle = np.arctan2(np.where(close, top, sine), np.where(close, bottom, cosine))
+        w = np.maximum(np.where(close, angle - spread / 2, product - angle), 0) / product
+        linear = np.maximum(x1.sine, x2.sine) < 0.01
+        w, a = np.where(linear, c.w + drop, w), np.where(linear, c.a - drop, np.where(close, 1 - w, angle / product))
+        kdot = 4 / np.pi * (x1.n * x2.n + 5e-324) / (cosine + 5e-324)  # of variances beyond the range no 0 / 0
+        return np.where(alive, signed_defect(c.near, w), 1), np.where(c.near, a, -a), kdot
+
+
+@dataclass(frozen=True)
+class _ErfRow:
+    """What Erf's formulas need of one input: ``sin A = 2 q / (1 + 2 q)``, A, and what keeps their digits at any q."""
+
+    sine: Array
+    cosine: Array
+    angle: Array
+    n: Array  # 1 / sqrt(1 + 2 q)
+    t: Array  # n (sqrt(1 + 4 q) - 1)
+
+
+def _erf_row(q: Array) -> _ErfRow:
+    y = 0.5 / (0.5 + q)
+    n, large = np.sqrt(y), q > 0.5
+    sine = np.where(large, 1 - y, 2 * q * y)
+    half = np.sqrt(1 + sine)
+    t = np.where(large, half - n, 4 * q * y / (n + half))
+    return _ErfRow(sine, n * half, np.arctan2(sine, n * half), n, t)
 
 
 # Every nonlinearity once, by its name in fastntk.dual, with the parameters that tests, tables and benches use.

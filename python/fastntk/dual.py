@@ -38,8 +38,9 @@ def dual(
     layer : Nonlinearity
         Such as ``stax.Relu()``.
     q11, q12, q22 : array_like, float32 or float64, broadcastable
-        Variances and covariance; integers count as float64. A covariance beyond ``sqrt(q11 q22)`` by rounding counts
-        as that bound. Or arrays on one CUDA device (as for kernel functions), and numbers.
+        Variances and covariance; integers count as float64. A covariance beyond ``sqrt(q11 q22)`` by rounding (half
+        of the dtype's digits: 3.5e-4 of it in float32, 1.5e-8 in float64) counts as that bound. Or arrays on one CUDA
+        device (as for kernel functions), and numbers.
     out : (k, kdot), optional
         Arrays of the broadcast shape and dtype to write to.
     backend, num_threads : optional
@@ -57,8 +58,8 @@ def dual(
     TypeError
         Mixed float dtypes or another dtype; arrays in host memory beside arrays on a device.
     ValueError
-        Shapes that do not broadcast, a negative variance (on a device that gives NaN: to look is to wait), a wrong
-        ``out``; arrays on two devices.
+        Shapes that do not broadcast, a negative variance or a covariance out of bounds (on a device these give NaN: to
+        look is to wait), a wrong ``out``; arrays on two devices.
 
     Notes
     -----
@@ -94,10 +95,12 @@ def _dual(
         shape = np.broadcast_shapes(*(a.shape for a in arrays))
     except ValueError:
         raise ValueError(f"[{name}] shapes {[a.shape for a in arrays]} do not broadcast") from None
-    # To look at a device's numbers is to wait for them; there, the maps of a negative variance are NaN.
-    for label, array in (("q11", arrays[0]), ("q22", arrays[2])) if xp is np else ():
-        if array.size and (array < 0).any():
-            raise ValueError(f"[{name}] {label} is a variance, given {np.nanmin(array)}")
+    # To look at a device's numbers is to wait for them; there, the maps of what is refused here are NaN.
+    if xp is np:
+        for label, array in (("q11", arrays[0]), ("q22", arrays[2])):
+            if array.size and (array < 0).any():
+                raise ValueError(f"[{name}] {label} is a variance, given {np.nanmin(array)}")
+        _check_covariance(name, arrays[0], arrays[1], arrays[2], dtype)
     if out is not None and (not isinstance(out, (tuple, list)) or len(out) != 2):
         raise TypeError(f"[{name}] out must be a pair (k, kdot), given {describe(out)}")
     targets = None if out is None else [check_out(o, shape, dtype, arrays, name, place) for o in out]
@@ -120,6 +123,22 @@ def _dual(
             target[...] = result
         return place.give(targets[0]), place.give(targets[1])
     return place.give(shaped[0][()]), place.give(shaped[1][()])
+
+
+def _check_covariance(name: str, q11: Array, q12: Array, q22: Array, dtype: np.dtype[Any]) -> None:
+    """Refuse a covariance beyond ``sqrt(q11 q22)`` by more than rounding, or than a variance too small to be held."""
+    limits = np.finfo(dtype)
+    with np.errstate(all="ignore"):
+        s1, s2 = (np.sqrt(np.asarray(q, np.float64) + float(limits.tiny)) for q in (q11, q22))
+        beyond = np.abs(q12) > (1 + float(limits.eps) ** 0.5) * s1 * s2
+    if beyond.any():
+        at = np.unravel_index(int(np.argmax(beyond)), beyond.shape)
+        a, c, b = (np.broadcast_to(q, beyond.shape)[at] for q in (q11, q12, q22))
+        raise ValueError(
+            f"[{name}] q12 must lie within sqrt(q11 q22) of 0, given q11 = {a}, q12 = {c}, q22 = {b}"
+            + (f" at {tuple(int(i) for i in at)}" if at else "")
+            + "; the arguments are q11, q12, q22 in this order"
+        )
 
 
 def _array(q: Any, label: str, what: str, place: Place) -> Array:
