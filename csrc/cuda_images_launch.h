@@ -85,10 +85,11 @@ FNTK_HD void chain_number(const ChainTables<T>& c, long at) {
   const long quads = layer.n_arrays > 8 ? kChainQuads<true> : kChainQuads<false>;
   const long k = in_image / kChainQuad % quads * 4 + in_image % 4, line = in_image / (quads * kChainQuad);
   const long x = (line / c.held * kChainLanes + in_image / 4 % kChainLanes) % c.lanes, row = line % c.held % c.rows;
-  T value = T(0);
+  double value = 0;
   if (k < layer.n_arrays)
-    value = T(double(c.tables[image * c.table_size + layer.arrays[k] + row * layer.strides[k] + x]) * layer.factors[k]);
-  c.chains[image * c.chain_size + layer.table + in_image] = value;
+    value = double(c.tables[image * c.table_size + layer.arrays[k] + row * layer.strides[k] + x]) * layer.factors[k];
+  constexpr double most = sizeof(T) == sizeof(float) ? 1e18 : 1e150;  // both images' product is a number of T
+  c.chains[image * c.chain_size + layer.table + in_image] = T(k == kChainInverse && value > most ? most : value);
 }
 
 template <class T>

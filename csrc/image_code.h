@@ -62,6 +62,8 @@ constexpr int kTileEnds = 2 * kTileRows, kTileRowsAt = 2 * kTileEnds, kTileNumbe
 // bias adds to r + K besides its defect.
 enum ChainNumber { kRescale, kAlpha, kBeta, kConstant, kChainNumbers };
 
+constexpr long kChainInverse = 3;  // place of 1 / s among a layer's arrays
+
 // The tables of a convolution and its rectifier in registers.
 struct ChainLayer {
   long table;          // where it begins in an image's chain tables: blocks of 32 lanes x rows held x quads x 32 x 4
