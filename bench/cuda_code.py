@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("cuda_pairs_float", "cuda_pairs_double", "cuda_run")
+SOURCES = ("dense/pairs_float", "dense/pairs_double", "run")
 FLAGS = ("-cubin", "-arch=sm_90", "-O3", "-std=c++17", "--fmad=false", "-DFNTK_ISA=cuda", "-Xptxas", "-v")
 RESULT = ROOT / "bench" / "results" / "cuda-sm90.json"
 
@@ -212,8 +212,8 @@ def measure() -> dict:
     with tempfile.TemporaryDirectory() as folder:
 
         def build(name: str) -> tuple[str, str]:
-            cubin = str(Path(folder, f"{name}.cubin"))
-            report = output(nvcc, *FLAGS, str(ROOT / "csrc" / f"{name}.cu"), "-o", cubin)
+            cubin = str(Path(folder, f"{Path(name).name}.cubin"))
+            report = output(nvcc, *FLAGS, f"-I{ROOT / 'csrc'}", str(ROOT / "csrc/cuda" / f"{name}.cu"), "-o", cubin)
             return report, output(nvdisasm, "-c", cubin)
 
         with ThreadPoolExecutor() as pool:

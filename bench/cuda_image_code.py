@@ -49,7 +49,7 @@ def compiled(kernel: tuple[str, int, bool, int | None], nvcc: str, nvdisasm: str
     flag = "true" if bias else "false"
     name = f"tiles_kernel<{dtype}, {flag}>" if mode is None else f"chain_kernel<{dtype}, {rows}, {flag}, {mode}>"
     text = (
-        f'#include "cuda_chains.h"\nnamespace fntk {{ namespace {{\ntemplate __global__ void {name}'
+        f'#include "cuda/images/chains.h"\nnamespace fntk {{ namespace {{\ntemplate __global__ void {name}'
         f"(const __grid_constant__ ImageLaunch<{dtype}>);\n}} }}\n"
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ import sys
 import cupy
 import numpy as np
 from fastntk import dual, stax
-from fastntk.activations import NONLINEARITIES
+from fastntk.network.activations import NONLINEARITIES
 
 BOTH = ("nngp", "ntk")
 

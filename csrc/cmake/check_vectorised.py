@@ -15,7 +15,7 @@ source = Path(sys.argv[1])
 remarks = Path(sys.argv[2]).read_text()
 width = int(sys.argv[3])
 
-duals = len(re.findall(r"^\s*X\(", (source.parent / "duals.h").read_text(), flags=re.M))
+duals = len(re.findall(r"^\s*X\(", (source.parents[1] / "math/duals.h").read_text(), flags=re.M))
 pattern = rf"{re.escape(source.name)}:(\d+):\d+: optimized: +loop vectorized using {width} byte"
 seen = Counter(int(line) for line in re.findall(pattern, remarks))
 loops, failures = 0, []

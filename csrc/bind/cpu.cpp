@@ -1,0 +1,145 @@
+// Thin: views in, GIL released, one call of dense/run.h, results in arrays that Python allocated.
+#include <variant>
+
+#include "bind/common.h"
+#include "bind/cpu_images.h"
+#include "dense/run.h"
+
+namespace py = pybind11;
+using namespace fntk;
+
+namespace {
+
+struct PyRows {
+  std::variant<RowTable<float>, RowTable<double>> table;
+  long n() const {
+    return std::visit([](const auto& t) { return t.n; }, table);
+  }
+  py::array_t<double> variance(size_t output) const {
+    return std::visit(
+        [&](const auto& t) {
+          FNTK_CHECK(output < t.variances.size(), "output ", output, " of ", t.variances.size());
+          return py::array_t<double>(py::ssize_t(t.variances[output].size()), t.variances[output].data());
+        },
+        table);
+  }
+};
+
+PyRows make_py_rows(const Program& program, const std::vector<py::array_t<double, py::array::c_style>>& q,
+                    const py::dtype& dtype, int threads) {
+  FNTK_CHECK(int(q.size()) == program.n_inputs, "one variance array per program input");
+  std::vector<const double*> pointers;
+  for (const auto& array : q) {
+    FNTK_CHECK(array.ndim() == 1 && array.size() == q[0].size(), "variances must be 1-D, of one length");
+    pointers.push_back(array.data());
+  }
+  const long n = long(q[0].size());
+  const bool single = dtype.equal(py::dtype::of<float>());
+  return released([&]() -> PyRows {
+    if (single) return {make_rows<float>(program, pointers, n, threads, signalled)};
+    return {make_rows<double>(program, pointers, n, threads, signalled)};
+  });
+}
+
+void run_tile(const Program& program, const PyRows& rows1, const PyRows& rows2, const py::dtype& dtype,
+              const std::array<long, 8>& place, long n1, long n2, const std::vector<PyInput>& inputs,
+              const std::vector<std::array<py::object, 3>>& outputs, bool symmetric, bool diagonal,
+              const std::string& isa, int threads) {
+  const Isa& table = find_isa(isa);
+  const Tile tile =
+      make_tile(program, place, n1, n2, rows1.n(), rows2.n(), inputs.size(), outputs.size(), symmetric, diagonal);
+  FNTK_CHECK(diagonal || (tile.i0 % kPanel == 0 && tile.j0 % kPanel == 0), "tiles begin at whole panels");
+  with_dtype(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const auto* table1 = std::get_if<RowTable<T>>(&rows1.table);
+    const auto* table2 = std::get_if<RowTable<T>>(&rows2.table);
+    FNTK_CHECK(table1 && table2, "row tables of another dtype");
+    const auto in = make_inputs<T>(inputs, tile, host_view);
+    const auto out = make_outputs<T>(outputs, tile, host_view);
+    for (const auto& input : in) {
+      FNTK_CHECK(!input.product, "the CPU backend takes panels of unit rows, not a product");
+      FNTK_CHECK(!input.raw1 || ((input.raw1.stride == input.d || tile.lines <= 1) &&
+                                 (input.raw2.stride == input.d || tile.cols <= 1)),
+                 "raw rows must be packed");
+    }
+    released([&] { run(program, *table1, *table2, tile, in, out, table, threads, signalled); });
+  });
+}
+
+template <class T>
+bool pack_typed(const py::array& x, py::array& panels, py::array_t<double>& norms, const std::string& isa,
+                int threads) {
+  if (!x.dtype().equal(py::dtype::of<T>())) return false;
+  FNTK_CHECK(x.ndim() == 3 && x.flags() & py::array::c_style, "x must be batch x rows x features, C-contiguous");
+  const long batches = long(x.shape(0)), n = long(x.shape(1)), d = long(x.shape(2));
+  FNTK_CHECK(panels.ndim() == 3 && panels.flags() & py::array::c_style && panels.dtype().equal(x.dtype()) &&
+                 panels.shape(0) == batches && panels.shape(1) == (n + kPanel - 1) / kPanel &&
+                 panels.shape(2) == d * kPanel && norms.size() == batches * n,
+             "panels must be batch x panels x (features ", kPanel, ") of x's dtype, norms one entry a row");
+  const T* in = static_cast<const T*>(x.data());
+  T* out = static_cast<T*>(panels.mutable_data());
+  double* lengths = norms.mutable_data();
+  const Isa& table = find_isa(isa);
+  released([&] { pack<T>(in, batches, n, d, out, lengths, table, threads, signalled); });
+  return true;
+}
+
+template <class T>
+bool dual_typed(const std::string& name, const std::vector<double>& params, const py::array& q11, const py::array& q12,
+                const py::array& q22, double scale, py::array& k, py::array& kdot, const std::string& isa,
+                int threads) {
+  if (!q11.dtype().equal(py::dtype::of<T>())) return false;
+  const py::array* all[] = {&q11, &q12, &q22, &k, &kdot};
+  for (const py::array* array : all)
+    FNTK_CHECK(array->ndim() == 1 && array->size() == q11.size() && array->dtype().equal(q11.dtype()) &&
+                   array->flags() & py::array::c_style,
+               "dual maps take contiguous 1-D arrays of one length and dtype");
+  const auto in = [](const py::array& array) { return static_cast<const T*>(array.data()); };
+  T *k_out = static_cast<T*>(k.mutable_data()), *kdot_out = static_cast<T*>(kdot.mutable_data());
+  const Isa& table = find_isa(isa);
+  const long n = long(q11.size());
+  released([&] {
+    dual_map<T>(name, params, n, in(q11), in(q12), in(q22), T(scale), k_out, kdot_out, table, threads, signalled);
+  });
+  return true;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
+  m.doc() = "fastntk's compiled CPU backend: private, reached through fastntk.backends.";
+
+  bind_inputs(m);
+  py::class_<Program>(m, "Program", py::module_local())
+      .def(py::init(&make_program), py::arg("ops"), py::arg("n_inputs"), py::arg("n_slots"), py::arg("n_outputs"));
+  py::class_<PyRows>(m, "Rows", py::module_local()).def("variance", &PyRows::variance, py::arg("output"));
+  m.def("rows", &make_py_rows, py::arg("program"), py::arg("q"), py::arg("dtype"), py::arg("threads"));
+  bind_images(m);
+  m.attr("PANEL") = kPanel;
+  m.def("isas", [] {
+    std::vector<std::pair<std::string, bool>> all;
+    for (const Isa& isa : isas()) all.emplace_back(isa.name, isa.available);
+    return all;
+  });
+  m.def("run", &run_tile, py::arg("program"), py::arg("rows1"), py::arg("rows2"), py::arg("dtype"), py::arg("place"),
+        py::arg("n1"), py::arg("n2"), py::arg("inputs"), py::arg("outputs"), py::arg("symmetric"), py::arg("diagonal"),
+        py::arg("isa"), py::arg("threads"));
+  m.def(
+      "pack",
+      [](const py::array& x, py::array panels, py::array_t<double> norms, const std::string& isa, int threads) {
+        FNTK_CHECK(
+            pack_typed<float>(x, panels, norms, isa, threads) || pack_typed<double>(x, panels, norms, isa, threads),
+            "pack takes float32 or float64");
+      },
+      py::arg("x"), py::arg("panels"), py::arg("norms"), py::arg("isa"), py::arg("threads"));
+  m.def(
+      "dual",
+      [](const std::string& name, const std::vector<double>& params, const py::array& q11, const py::array& q12,
+         const py::array& q22, double scale, py::array k, py::array kdot, const std::string& isa, int threads) {
+        FNTK_CHECK(dual_typed<float>(name, params, q11, q12, q22, scale, k, kdot, isa, threads) ||
+                       dual_typed<double>(name, params, q11, q12, q22, scale, k, kdot, isa, threads),
+                   "dual maps take float32 or float64");
+      },
+      py::arg("name"), py::arg("params"), py::arg("q11"), py::arg("q12"), py::arg("q22"), py::arg("scale"),
+      py::arg("k"), py::arg("kdot"), py::arg("isa"), py::arg("threads"));
+}

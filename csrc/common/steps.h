@@ -1,0 +1,36 @@
+// A program as a machine with one accumulator executes it: what the row pass and CUDA read.
+//
+// The accumulator holds one slot's pair state (or, in the row pass, its variance). Most ops follow each other on one
+// slot, so nothing moves; `load` and `save` stand only where branches meet. A nonlinearity and the Dense layer behind
+// it are one step, as in the CPU's block loops.
+#pragma once
+#include <vector>
+
+#include "common/program.h"
+
+namespace fntk {
+
+// Step codes beside kDense, kStore and the duals. A sum is a row of kPart steps.
+constexpr int kInput = 16, kLoad = 17, kSave = 18, kPart = 19, kStage = 20, kEnd = 21;
+
+// What a Dense layer does to the defect; kNoDense: none stands behind this nonlinearity.
+constexpr int kNoDense = 0, kPlain = 1, kGuard = 2, kBias = 3;
+
+struct StepHead {
+  int code;
+  int after;  // dense and duals: the kind of Dense; kPart: parts still to come; kStage: row arrays
+  int slot;   // kInput: input; kStore: output; else a slot
+  int row;    // the first of its row arrays; of a dual those of the Dense behind it follow its own
+};
+
+struct Step {
+  StepHead head;
+  double dense[4];  // w2, b2, f, g
+  double phi[2];
+};
+
+// Ends with kEnd. rows_at_once > 0: a kStage before the first step that reads row arrays beyond those staged so far,
+// each of at most so many.
+std::vector<Step> encode(const Program& program, int rows_at_once = 0);
+
+}  // namespace fntk

@@ -1,0 +1,193 @@
+#define FNTK_ISA cuda
+#include <memory>
+
+#include "common/row_pass.h"
+#include "common/rows.h"
+#include "cuda/check.h"
+#include "cuda/dense/block.h"
+#include "math/lengths.h"
+
+namespace fntk {
+
+std::vector<CudaDevice> cuda_devices(std::string& reason) {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  std::vector<CudaDevice> found;
+  if (status != cudaSuccess) {
+    cudaGetLastError();
+    reason = cudaGetErrorString(status);
+    return found;
+  }
+  for (int device = 0; device < count; ++device) {
+    cudaDeviceProp properties;
+    cuda_check(cudaGetDeviceProperties(&properties, device), "devices", "cudaGetDeviceProperties");
+    found.push_back({properties.name, properties.major, properties.minor, properties.totalGlobalMem});
+  }
+  if (found.empty()) reason = "the driver reports no device";
+  return found;
+}
+
+std::string device_code(const Program& program) {
+  FNTK_CHECK(program.n_slots <= kMaxSlots, "the CUDA backend keeps ", kMaxSlots, " slots, the network needs ",
+             program.n_slots, " (branches held at once)");
+  FNTK_CHECK(program.n_outputs <= kMaxOutputs, "the CUDA backend writes ", kMaxOutputs, " outputs a call, given ",
+             program.n_outputs);
+  std::string code;
+  for (const Step& step : encode(program, kStagedRows)) {
+    DeviceStep own = {};
+    static_cast<Step&>(own) = step;
+    FNTK_ISA::set_constants(step, own.single);
+    FNTK_ISA::set_constants(step, own.exact);
+    code.append(reinterpret_cast<const char*>(&own), sizeof(own));
+  }
+  return code;
+}
+
+// ---------------------------------------------------------------- unit rows: a warp for each
+
+namespace {
+
+template <class T>
+FNTK_HD void normalise_row(const NormaliseCall<T>& call, long row) {
+  const long b = row / call.n, i = row % call.n;
+  const T* x = FNTK_ISA::place(call.x, b, i, 0);
+  T* unit = FNTK_ISA::place(call.units, b, i, 0);
+  const auto sum = [&](double scale) {
+    const auto add = [&](long k, double before) {
+      const double t = double(x[k]) * scale;
+      return FNTK_ISA::fma(t, t, before);
+    };
+    return FNTK_ISA::reduce(call.d, add, FNTK_ISA::Plus());
+  };
+  const auto largest = [&] {
+    const auto add = [&](long k, double before) {
+      return FNTK_ISA::Larger()(before, FNTK_ISA::magnitude(double(x[k])));
+    };
+    return FNTK_ISA::reduce(call.d, add, FNTK_ISA::Larger());
+  };
+  const FNTK_ISA::Length length = FNTK_ISA::length_of(sum, largest);
+  FNTK_ISA::over_lanes(call.d, [&](long k) { unit[k] = T(double(x[k]) * length.first * length.second); });
+  FNTK_ISA::over_lanes(1, [&](long) { *FNTK_ISA::place(call.norms, b, 0, i) = length.norm; });
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) normalise_kernel(const __grid_constant__ NormaliseCall<T> call) {
+  const long row = (long(blockIdx.x) * kThreads + threadIdx.x) / kWarp;
+  if (row < call.batches * call.n) normalise_row(call, row);
+}
+
+}  // namespace
+
+template <class T>
+void cuda_normalise(const NormaliseCall<T>& call, const Place& place) {
+  const long rows = call.batches * call.n, step = kThreads / kWarp;
+  cuda_work(
+      place, "normalise", (rows + step - 1) / step,
+      [&](unsigned blocks, cudaStream_t stream) { normalise_kernel<T><<<blocks, kThreads, 0, stream>>>(call); },
+      [&] {
+        for (long row = 0; row < rows; ++row) normalise_row(call, row);
+      });
+}
+
+// ---------------------------------------------------------------- row arrays: a thread for each input
+
+namespace {
+
+template <class T>
+struct RowsLaunch {
+  const DeviceStep* steps;
+  Strided<const double> q[kMaxInputs];
+  FNTK_ISA::RowArrays<T> table;
+  double* variances;
+};
+
+template <class T>
+FNTK_HD void one_row(const RowsLaunch<T>& launch, long i) {
+  FNTK_ISA::SlotFile<double, kMaxSlots> slots = {};
+  FNTK_ISA::row_pass(
+      launch.steps, [&](int input) { return launch.q[input].data[i * launch.q[input].stride]; }, slots, launch.table, i,
+      [&](int output, double q) { launch.variances[output * launch.table.n + i] = q; });
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) rows_kernel(const __grid_constant__ RowsLaunch<T> launch) {
+  const long i = long(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < launch.table.n) one_row(launch, i);
+}
+
+}  // namespace
+
+template <class T>
+void cuda_rows(const RowsCall<T>& call, const Place& place) {
+  RowsLaunch<T> launch = {};
+  launch.steps = call.steps;
+  std::copy(call.q.begin(), call.q.end(), launch.q);
+  launch.table = {call.table, call.n};
+  launch.variances = call.variances;
+  cuda_work(
+      place, "rows", (call.n + kThreads - 1) / kThreads,
+      [&](unsigned blocks, cudaStream_t stream) { rows_kernel<T><<<blocks, kThreads, 0, stream>>>(launch); },
+      [&] {
+        for (long i = 0; i < call.n; ++i) one_row(launch, i);
+      });
+}
+
+// ---------------------------------------------------------------- dual maps: a thread for each entry
+
+namespace {
+
+template <class Phi, class T>
+struct DualLaunch {
+  Phi phi;
+  Strided<const T> q11, q12, q22;
+  Strided<T> k, kdot;
+  T scale;
+  long n;
+};
+
+template <class Phi, class T>
+FNTK_HD void one_dual(const DualLaunch<Phi, T>& launch, long i) {
+  const auto q = [i](const Strided<const T>& array) { return array.data[i * array.stride]; };
+  const auto d = FNTK_ISA::covariance_dual(launch.phi, launch.scale, q(launch.q11), q(launch.q12), q(launch.q22));
+  launch.k.data[i * launch.k.stride] = d.k;
+  launch.kdot.data[i * launch.kdot.stride] = d.kdot;
+}
+
+template <class Phi, class T>
+__global__ void __launch_bounds__(kThreads) dual_kernel(const __grid_constant__ DualLaunch<Phi, T> launch) {
+  const long i = long(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < launch.n) one_dual(launch, i);
+}
+
+template <class Phi, class T>
+void run_dual(const DualCall<T>& call, const Place& place) {
+  const DualLaunch<Phi, T> launch = {
+      Phi(call.params.data()), call.q11, call.q12, call.q22, call.k, call.kdot, call.scale, call.n};
+  cuda_work(
+      place, "dual", (call.n + kThreads - 1) / kThreads,
+      [&](unsigned blocks, cudaStream_t stream) { dual_kernel<<<blocks, kThreads, 0, stream>>>(launch); },
+      [&] {
+        for (long i = 0; i < call.n; ++i) one_dual(launch, i);
+      });
+}
+
+}  // namespace
+
+template <class T>
+void cuda_dual(const DualCall<T>& call, const Place& place) {
+  FNTK_CHECK(call.params.size() == dual_n_params(call.name), call.name, " takes ", dual_n_params(call.name),
+             " parameters, given ", call.params.size());
+#define FNTK_RUN_DUAL(Phi, called) \
+  if (call.name == called) return run_dual<FNTK_ISA::Phi<T>>(call, place);
+  FNTK_DUALS(FNTK_RUN_DUAL)
+#undef FNTK_RUN_DUAL
+}
+
+#define FNTK_INSTANTIATE(T)                                               \
+  template void cuda_normalise<T>(const NormaliseCall<T>&, const Place&); \
+  template void cuda_rows<T>(const RowsCall<T>&, const Place&);           \
+  template void cuda_dual<T>(const DualCall<T>&, const Place&);
+FNTK_INSTANTIATE(float)
+FNTK_INSTANTIATE(double)
+
+}  // namespace fntk

@@ -1,3 +1,0 @@
-#include "cuda_chains.h"
-
-template void fntk::launch_chains<double>(const ImageLaunch<double>&, long, bool, const Place&);

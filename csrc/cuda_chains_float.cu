@@ -1,3 +1,0 @@
-#include "cuda_chains.h"
-
-template void fntk::launch_chains<float>(const ImageLaunch<float>&, long, bool, const Place&);

@@ -1,3 +1,0 @@
-#include "cuda_pairs.h"
-
-template void fntk::cuda_pairs<double>(const PairsCall<double>&, const Place&);

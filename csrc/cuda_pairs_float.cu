@@ -1,3 +1,0 @@
-#include "cuda_pairs.h"
-
-template void fntk::cuda_pairs<float>(const PairsCall<float>&, const Place&);

@@ -1,0 +1,26 @@
+// What the binding calls: a program on one tile of pairs, unit rows, dual maps.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "common/isa.h"
+#include "common/rows.h"
+
+namespace fntk {
+
+template <class T>
+void run(const Program& program, const RowTable<T>& rows1, const RowTable<T>& rows2, const Tile& tile,
+         const std::vector<PairInput<T>>& inputs, const std::vector<PairOutput<T>>& outputs, const Isa& isa,
+         int threads, const Interrupt& interrupt);
+
+// Unit rows x / |x| (0 for zero rows) in panels, each batch padded to whole panels, and the norms in double.
+template <class T>
+void pack(const T* x, long batches, long n, long d, T* panels, double* norms, const Isa& isa, int threads,
+          const Interrupt& interrupt);
+
+// k and kdot of phi(sqrt(scale) x) for covariances q.
+template <class T>
+void dual_map(const std::string& name, const std::vector<double>& params, long n, const T* q11, const T* q12,
+              const T* q22, T scale, T* k, T* kdot, const Isa& isa, int threads, const Interrupt& interrupt);
+
+}  // namespace fntk

@@ -1,0 +1,69 @@
+// Geometry of image programs, made once for each set of displacements: which lanes and rows a step reads, and where a
+// link adds what up.
+#pragma once
+#include <map>
+#include <memory>
+
+#include "common/rows.h"
+#include "images/program.h"
+
+namespace fntk {
+
+// Fills what images/program.h marks as set by prepare, and checks every index.
+void prepare(ImageProgram& program);
+
+// Axes of a grid as a window counts them: one position has any number of axes.
+std::vector<int> axes_of(const ImageGrid& grid, const Window& window);
+
+// Input position of output position `at` and tap `tap` along an axis, -1 outside.
+int tap_position(const Window& window, int axis, int at, int tap);
+
+// Input positions of output position (y, x) under every tap of a window's axes first .. last - 1, as flat indices over
+// those axes of `sizes`, -1 outside. Taps in row-major order.
+std::vector<long> tap_positions(const Window& window, const std::vector<int>& sizes, size_t first, size_t last,
+                                long at);
+
+// The tap at distance 0 among those of axes first .. last - 1, or any.
+size_t center_of(const Window& window, size_t first, size_t last);
+
+// Where an input position of a window, flat over axes from `first` on, lies on a grid that may have more positions.
+long on_grid(const std::vector<int>& sizes, const Window& window, size_t first, long flat);
+
+template <class T>
+struct Reads {  // of a window that keeps displacements
+  std::vector<long> shift_in, shift_out;
+  std::vector<std::vector<T>> mask_in;   // for each group: reads x lanes
+  std::vector<std::vector<T>> mask_out;  // for each displacement of axis 0: reads x rows
+  bool three = false;                    // three reads along each, of which the first is at distance 0
+};
+
+template <class T>
+struct GridLayout {
+  std::vector<int> shifts;                            // displacements along axis 0
+  std::vector<std::vector<std::vector<int>>> groups;  // displacements along the inner axes, `packed` to a group
+  std::vector<std::vector<int32_t>> lanes_from;       // for each group: where each lane of the second image lies
+  bool direct = false;                                // one displacement, 0: no need to gather
+  std::vector<std::shared_ptr<Reads<T>>> reads;       // for each step that has a window
+};
+
+struct LinkLayout {
+  struct Add {
+    long from, to;
+  };
+  std::vector<std::vector<Add>> rows;   // for each displacement of axis 0: source row -> sum row
+  std::vector<std::vector<Add>> lanes;  // for each source group: lane -> place in a plane of the target
+  long n_rows = 0;                      // sum rows: shifts x rows of the target
+  long size = 0;                        // of one plane of the target: groups x shifts x rows x lanes
+};
+
+template <class T>
+struct Layout {
+  std::vector<GridLayout<T>> grids;
+  std::vector<LinkLayout> links;
+};
+
+// own: an image with itself, for the variances behind pooling.
+template <class T>
+Layout<T> make_layout(const ImageProgram& program, bool own);
+
+}  // namespace fntk

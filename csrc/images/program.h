@@ -1,0 +1,131 @@
+// The contract of kernels of inputs with spatial axes, between Python's plan.py, the tables, the plane loops and the
+// executor: plain structs, no logic.
+//
+// A pair of images has a covariance for every two positions p and p'. On a grid, displacements d = p' - p are problems
+// of their own; on the torus of n positions d stands for d and d - n, and p meets (p + d) mod n. A plane holds one
+// number for each position of the first image: `rows` positions of axis 0, and in each row `lanes` numbers: one or
+// several displacements of the other axes (`packed` of them), side by side. Tables hold what depends on one image:
+// for each step `n_arrays` arrays a row, array after array, in the lanes' order; those of the second image are
+// gathered for a group of displacements, and read from row (y + d) mod rows on.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "math/forms.h"
+
+namespace fntk {
+
+struct Window {
+  std::vector<int> size_in, size_out, shape, strides, dilation, low;
+  bool circular = false, edges = false;
+};
+
+// For each tap of a stage, the position that every position reads; the number of positions where there is none.
+struct Taps {
+  std::vector<std::vector<int32_t>> inner, outer;
+  size_t center_inner = 0, center_outer = 0;
+};
+
+enum class Kind { input, land, conv, dense, sum, convert, store, join, dual };
+
+struct ImageStep {
+  std::string name;
+  int dst = 0;
+  std::vector<int> src;
+  Form in = Form::cov, out = Form::cov;
+  std::vector<int> extent;
+  std::vector<double> params;
+  Window window;
+  bool fused = false;
+  // set by prepare
+  Kind kind = Kind::dual;
+  int dual = -1;  // index into the duals, or -1
+  int n_arrays = 0;
+  long first = 0;            // of this step's arrays in a row of the grid's tables, counted in arrays
+  int n_coords[2] = {0, 0};  // of the stages along the inner axes and along axis 0
+  bool bias = false;
+  std::shared_ptr<const Taps> taps;  // conv
+};
+
+struct ImageGrid {
+  std::vector<int> sizes;
+  std::vector<std::vector<int>> need, self_need;
+  std::vector<ImageStep> steps;
+  int n_slots = 0;
+  // set by prepare
+  long rows = 1, inner = 1;  // positions of axis 0, of all others together
+  long packed = 1, lanes = 16;
+  long n_arrays = 0;  // of all steps
+  long table = 0;     // where its tables begin in an image's
+};
+
+struct ImageLink {
+  int source = 0, target = 0;
+  Window window;
+  bool pool = false;
+  Form form = Form::cov;
+};
+
+struct ImageProgram {
+  std::vector<ImageGrid> grids;
+  std::vector<ImageLink> links;
+  std::vector<int> channels;  // of each input
+  int n_outputs = 0;
+  // set by prepare
+  long table_size = 0;      // numbers of one image's tables
+  bool homogeneous = true;  // c x has c times the output: images are brought to one brightness
+};
+
+// Arguments of one step on one displacement. Planes have `lanes` readable numbers before and behind them.
+template <class T>
+struct PlaneArgs {
+  long rows, lanes, shift;  // shift: displacement along axis 0
+  T* dst[3];                // K or s s' - K, s s' + K, NTK
+  const T* src[3];
+  const T* const* sources;  // sum: three planes of each source
+  int n_src;
+  const T *a, *b;              // tables of both images
+  long stride;                 // numbers in a row of them
+  const T *after_a, *after_b;  // of the nonlinearity that is done in the same pass
+  long stride_after;
+  const double* params;  // of the nonlinearity
+  int n_in, n_out;       // reads along the inner axes and along axis 0, the first at distance 0
+  const long *shift_in, *shift_out;
+  const T *mask_in, *mask_out;  // n_in x lanes, n_out x rows
+  int coords_in, coords_out;
+  Weights<T> weights;
+  bool bias;
+  int channels;
+  T* scratch;
+  T* lost;  // land_pool: for each lane the sum of s s' where a difference has lost its digits; then of all s s'
+};
+
+template <class T>
+using PlaneOp = void (*)(const PlaneArgs<T>&);
+
+constexpr int kMaxDuals = 12, kFastLanes = 32;
+
+template <class T>
+struct PlaneKernels {
+  PlaneOp<T> fused[kMaxDuals][2][2][2][2];  // [dual][both defects][cov out][bias][kFastLanes]: 3 x 3 taps
+  PlaneOp<T> conv3[3][2];                   // [form][bias]
+  PlaneOp<T> conv[3];                       // [form]
+  PlaneOp<T> dual[kMaxDuals][2][2];         // [dual][both defects][cov out]
+  PlaneOp<T> input[3], land_conv[3], land_pool[3], sum[3];
+  PlaneOp<T> to_cov[3], to_both;
+  void (*add)(long n, const T* in, double* out);
+  // Tables, in double. found += q[from]; the factors of a stage from deviations s before it and `whole` behind it
+  // (images/planes.cpp); s[from] scale; roots and inverses; and into table rows.
+  void (*tap_sum)(long n, const int32_t* from, const double* q, double* found);
+  void (*tap_factor)(long n, const int32_t* center, const double* s, const double* whole, double* scale,
+                     double* factor);
+  void (*tap_coordinate)(long n, const int32_t* from, const double* s, const double* scale, double* out);
+  void (*square_root)(long n, const double* in, double* out);
+  void (*inverse)(long n, double least, const double* in, double* out);
+  void (*put)(long rows, long inner, long packed, long stride, const double* in, T* out);
+  void (*gather)(long rows, long arrays, long lanes, const T* in, const int32_t* from, T* out);
+};
+
+}  // namespace fntk

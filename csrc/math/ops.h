@@ -1,0 +1,60 @@
+// Element rules of the linear ops, for one pair: compiled for every instruction set and for CUDA.
+#pragma once
+#include "math/vmath.h"
+
+namespace fntk {
+namespace FNTK_ISA {
+
+// Finite for subnormal rows too.
+FNTK_HD double inverse_norm(double norm) { return 1 / select(norm < 1e-300, 1e-300, norm); }
+
+// One coordinate of x / |x| - sign y / |y| from the raw rows, |x| >= |y|, t = -sign (|x| / |y| - 1): both terms
+// are small where the difference is. What rounds t lies along y and changes the distance at second order only.
+FNTK_HD double unit_difference(double x, double y, double sign, double t, double inverse) {
+  return fma(t, y, x - sign * y) * inverse;
+}
+
+// dense: K -> w2 K + b2, theta -> w2 theta + f K_old + g. std: sqrt(f q) of each input, so that the product is
+// symmetric to the last bit.
+template <class T>
+FNTK_HD T dense_theta(T w2, T g, T std1, T std2, T rho, T theta) {
+  return fma(w2, theta, fma(std1 * std2, rho, g));
+}
+
+// A sum of independent parts, p = sqrt(q_part / q_sum): 1 - rho is the sum of p1 p2 (1 - rho_part) + (p1 - p2)^2 / 2,
+// and 1 + rho that of p1 p2 (1 + rho_part) + (p1 - p2)^2 / 2. With sum p^2 = 1 no term is negative, and equal rows give
+// 0.
+template <class T>
+FNTK_HD T part_defect(T p1, T p2, T defect) {
+  return fma(p1 * p2, defect, T(0.5) * square(p1 - p2));
+}
+template <class T>
+FNTK_HD T sum_defect(T minus, T plus) {  // 1 - rho and 1 + rho
+  return select(minus > T(1), signed_defect(false, plus), minus);
+}
+
+// dense with a bias: a part with the old defect, C = sqrt(w2 q / q'), and a constant one, S = sqrt(b2 / q').
+template <class T, bool positive>
+FNTK_HD T bias_defect(T C1, T C2, T S1, T S2, T v) {
+  const T part = square(C1 - C2);
+  if constexpr (positive) return fma(C1 * C2, v, T(0.5) * (part + square(S1 - S2)));
+  const T w = magnitude(v);
+  const bool near = !(v < T(0));
+  const T minus = fma(C1 * C2, select(near, w, T(2) - w), T(0.5) * (part + square(S1 - S2)));  // 1 - rho
+  const T plus = fma(C1 * C2, w, T(0.5) * (part + square(S1 + S2)));                           // 1 + rho, where rho < 0
+  return select(near, minus, select(plus > T(1), minus, signed_defect(false, plus)));
+}
+
+// dense without a bias: unchanged; a zero variance counts as rho = 0 where the NTK does not vanish with it (g != 0).
+template <class T>
+FNTK_HD T guarded_defect(T std1, T std2, T v) {
+  return select(std1 == T(0), T(1), select(std2 == T(0), T(1), v));  // their product may underflow
+}
+
+template <class T>
+FNTK_HD T covariance(T std1, T std2, T v) {
+  return std1 * std2 * rho_of(v);
+}
+
+}  // namespace FNTK_ISA
+}  // namespace fntk
