@@ -15,7 +15,7 @@ import helpers
 import numpy as np
 import pytest
 import tolerances
-from fastntk import backends
+from fastntk.engines import select
 from on_host import cuda_on_host
 
 
@@ -24,12 +24,12 @@ def _backends() -> list:
 
     With FASTNTK_TEST_CUDA_ON_HOST=1 also ``cuda:on-host``, its stand-in.
     """
-    module, _ = backends.load("cpu")
+    module, _ = select.load("cpu")
     found = []
     for isa, present in module.isas() if module is not None else ():
         absent = pytest.mark.skipif(not present, reason=f"{isa}: not on this processor")
         found.append(pytest.param(f"cpu:{isa}", marks=absent))
-    if backends.availability()["cuda"].startswith("available"):
+    if select.availability()["cuda"].startswith("available"):
         found.append(pytest.param("cuda", marks=pytest.mark.gpu))
     if os.environ.get("FASTNTK_TEST_CUDA_ON_HOST") == "1":
         found.append("cuda:on-host")
@@ -68,7 +68,7 @@ def pytest_addoption(parser):
 
 
 def pytest_report_header(config):
-    return [f"fastntk {fastntk.__version__}: {name} {state}" for name, state in backends.availability().items()]
+    return [f"fastntk {fastntk.__version__}: {name} {state}" for name, state in select.availability().items()]
 
 
 def _processor() -> str:

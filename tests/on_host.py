@@ -9,9 +9,9 @@ from unittest import mock
 
 import fake_cupy
 import pytest
-from fastntk import backends
+from fastntk.engines import select
 
-MODULE, STATE = backends.load("cuda")
+MODULE, STATE = select.load("cuda")
 DEVICES = ("one on the host", "another on the host")
 
 
@@ -46,13 +46,13 @@ class Native:
 @contextmanager
 def cuda_on_host() -> Any:
     """Inside, backend 'cuda' is there: (the stand-in for CuPy, the module)."""
-    native, load = Native(), backends.load
+    native, load = Native(), select.load
     with pytest.MonkeyPatch.context() as patch:
         cupy = fake_cupy.install(patch)
-        patch.setattr(backends, "load", lambda name: (native, "available") if name == "cuda" else load(name))
-        backends._cuda_devices.cache_clear()
+        patch.setattr(select, "load", lambda name: (native, "available") if name == "cuda" else load(name))
+        select._cuda_devices.cache_clear()
         try:
             yield cupy, native
         finally:
-            with mock.patch.object(backends, "load", load):
-                backends._cuda_devices.cache_clear()
+            with mock.patch.object(select, "load", load):
+                select._cuda_devices.cache_clear()

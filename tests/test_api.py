@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from api_inputs import APART, BOTH, NET, NETWORKS, Dense, assert_same_kernels, data, distance, same, serial, signs
 from fastntk import stax
-from fastntk.activations import NONLINEARITIES
+from fastntk.network.activations import NONLINEARITIES
 
 # ---------------------------------------------------------------- names, order and defaults
 

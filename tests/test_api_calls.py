@@ -25,8 +25,9 @@ from api_inputs import (
     serial,
     signs,
 )
-from fastntk import backends, dual, stax
-from fastntk.activations import NONLINEARITIES
+from fastntk import dual, stax
+from fastntk.engines import select
+from fastntk.network.activations import NONLINEARITIES
 
 # ---------------------------------------------------------------- backend, threads, options
 
@@ -72,7 +73,7 @@ def test_arguments_win_over_options():
     assert_same_kernels(found, NET.kernel_fn(x, backend="numpy"))
 
 
-ABSENT = [name for name, state in backends.availability().items() if not state.startswith("available")]
+ABSENT = [name for name, state in select.availability().items() if not state.startswith("available")]
 
 
 @pytest.mark.parametrize("name", ["nowhere", *ABSENT])
@@ -90,8 +91,8 @@ def test_a_backend_that_is_not_there(name):
         NET.kernel_fn(x, backend="nowhere")
 
 
-COMPILED = backends.availability()["cpu"].startswith("available")
-compiled = pytest.mark.skipif(not COMPILED, reason="needs the compiled backend: " + backends.availability()["cpu"])
+COMPILED = select.availability()["cpu"].startswith("available")
+compiled = pytest.mark.skipif(not COMPILED, reason="needs the compiled backend: " + select.availability()["cpu"])
 
 
 @compiled

@@ -14,8 +14,9 @@ import numpy as np
 import oracles
 import pytest
 from boundary_inputs import BOTH, HALF, NET, REST, Dense, X, Y, all_same, kernel_fn, same, serial
-from fastntk import backends, catapult, dual, meanfield, quadrature, stax
-from fastntk.activations import NONLINEARITIES
+from fastntk import catapult, dual, meanfield, quadrature, stax
+from fastntk.engines import select
+from fastntk.network.activations import NONLINEARITIES
 
 HOMOGENEOUS = serial(
     *(Dense(8, 1.3), stax.Relu(), Dense(8, 1.1), stax.LeakyRelu(0.2)),
@@ -485,7 +486,7 @@ with fastntk.options(backend=backend):
 """
 
 # Not cuda: a device is faster than the interruption, and no CUDA library outlives a fork.
-BACKENDS = [name for name, state in backends.availability().items() if state.startswith("available") and name != "cuda"]
+BACKENDS = [name for name, state in select.availability().items() if state.startswith("available") and name != "cuda"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT to a child process on Windows")

@@ -6,15 +6,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fastntk import backends, show_config, stax
-from fastntk.activations import NONLINEARITIES
-from fastntk.backends import Tile, TileInput
-from fastntk.program import Value, lower
-from fastntk.reference import NumpyEngine, Rows
+from fastntk import show_config, stax
+from fastntk.engines import select
+from fastntk.engines.engine import Tile, TileInput
+from fastntk.engines.numpy_rows import NumpyEngine, Rows
+from fastntk.network.activations import NONLINEARITIES
+from fastntk.network.lower import lower
+from fastntk.network.program import Value
 from helpers import assert_close, same
 from test_duals import CASES, exact
 
-MODULE, STATE = backends.load("cuda")
+MODULE, STATE = select.load("cuda")
 pytestmark = pytest.mark.skipif(MODULE is None, reason=f"backend 'cuda': {STATE}")
 FLOATS = [np.float32, np.float64]
 PLANES = ("nngp", "ntk", "defect")
@@ -367,7 +369,7 @@ def test_unit_rows(dtype):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_row_tables_are_those_of_the_cpu(dtype):
     """One text: the variances agree to the last bits, and each row array is written."""
-    cpu = backends.load("cpu")[0]
+    cpu = select.load("cpu")[0]
     if cpu is None:
         pytest.skip("needs the CPU's module")
     q = np.concatenate([[0.0], np.geomspace(1e-300, 1e300, 500)])

@@ -9,9 +9,11 @@ import fastntk
 import numpy as np
 import pytest
 from fake_cupy import WAITS, Capsule, Device, Stream, ndarray
-from fastntk import backends, dual, gram, staged, stax
-from fastntk.activations import NONLINEARITIES
-from fastntk.kernel import Kernel
+from fastntk import dual, stax
+from fastntk.base.kernel import Kernel
+from fastntk.call import gram
+from fastntk.engines import select, staged
+from fastntk.network.activations import NONLINEARITIES
 from helpers import assert_close, same
 from on_host import DEVICES, MODULE, STATE
 
@@ -128,8 +130,8 @@ def test_tiles(pairs, dtype, cuda, monkeypatch):
     batch = np.stack([x, 2 * x, 3 * x])
     whole = [RELU(ndarray(x), None, BOTH), RELU(ndarray(x), ndarray(y), BOTH)]
     whole.append(RELU(ndarray(batch), None, BOTH, batch_dims=1))
-    monkeypatch.setattr(backends.CudaEngine, "tile_pairs", pairs)
-    monkeypatch.setattr(backends.CudaEngine, "cache_bytes", 100)
+    monkeypatch.setattr(select.CudaEngine, "tile_pairs", pairs)
+    monkeypatch.setattr(select.CudaEngine, "cache_bytes", 100)
     monkeypatch.setattr(gram, "rows_per_table", lambda *_: 4)
     found = [RELU(ndarray(x), None, BOTH), RELU(ndarray(x), ndarray(y), BOTH)]
     found.append(RELU(ndarray(batch), None, BOTH, batch_dims=1))
@@ -373,7 +375,7 @@ def test_refused(name, cuda):
 
 def test_without_cupy(cuda, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    backends._cuda_devices.cache_clear()
+    select._cuda_devices.cache_clear()
     for call in (lambda: RELU(X, backend="cuda"), lambda: RELU(Tensor(X))):
         with pytest.raises(RuntimeError, match=r"CuPy.*pip install 'fastntk\[cuda13\]'.*fastntk\[cuda12\]"):
             call()
@@ -381,8 +383,8 @@ def test_without_cupy(cuda, monkeypatch):
 
 
 def test_without_the_module(cuda, monkeypatch):
-    monkeypatch.setattr(backends, "load", lambda name: (None, "not available: not built"))
-    backends._cuda_devices.cache_clear()
+    monkeypatch.setattr(select, "load", lambda name: (None, "not available: not built"))
+    select._cuda_devices.cache_clear()
     with pytest.raises(RuntimeError, match="arrays lie on cuda:0, but backend 'cuda' is not available: not built"):
         RELU(ndarray(X))
 

@@ -8,7 +8,7 @@ import numpy as np
 import oracles
 import pytest
 from fastntk import dual
-from fastntk.activations import NONLINEARITIES
+from fastntk.network.activations import NONLINEARITIES
 from helpers import assert_close
 from tolerances import CROSSES_ZERO, DUAL_FLOOR
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fastntk import cli, files
+from fastntk import cli
+from fastntk.base import files
 
 X, Y = np.arange(60.0).reshape(20, 3) % 7, np.arange(20) % 2
 

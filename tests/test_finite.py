@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastntk import stax
-from fastntk.activations import NONLINEARITIES
+from fastntk.network.activations import NONLINEARITIES
 
 Dense = stax.Dense
 SIGMAS = 4

@@ -7,12 +7,13 @@ import threading
 
 import numpy as np
 import pytest
-from fastntk import backends, dual, stax
-from fastntk.activations import NONLINEARITIES
+from fastntk import dual, stax
+from fastntk.engines import select
+from fastntk.network.activations import NONLINEARITIES
 from helpers import assert_close, same
 from test_device import BOTH, NETWORKS, RELU, exact, points
 
-STATE = backends.availability()["cuda"]
+STATE = select.availability()["cuda"]
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not STATE.startswith("available"), reason=f"backend 'cuda': {STATE}"),

@@ -9,14 +9,16 @@ import image_oracle
 import numpy as np
 import pytest
 import test_images
-from fastntk import backends, stax
-from fastntk.plan import make_plan
-from fastntk.program import Value, lower
+from fastntk import stax
+from fastntk.engines import select
+from fastntk.network.lower import lower
+from fastntk.network.program import Value
+from fastntk.plan.grids import make_plan
 from images_inputs import conv, images
 from on_host import MODULE, STATE, cuda_on_host
 from test_images import BOTH, DEEP, NETWORKS, check, deep, hard_images, pooling, relative
 
-READY = MODULE is not None and backends.load("cpu")[0] is not None
+READY = MODULE is not None and select.load("cpu")[0] is not None
 pytestmark = pytest.mark.skipif(not READY, reason=f"backend 'cuda' (and 'cpu' for its tables): {STATE}")
 Relu, serial = stax.Relu, stax.serial
 
@@ -76,7 +78,7 @@ def test_hard_images(readout, b_std, make, dtype, cuda):
     assert layers_in_registers(net, x.shape[1:], dtype)[0] > 2
     exact = image_oracle.kernels(net, x)
     for registers in (True, False):
-        with mock.patch.object(backends.CudaEngine, "registers", registers):
+        with mock.patch.object(select.CudaEngine, "registers", registers):
             found = net.kernel_fn(x, None, BOTH, backend="cuda")
             alone = net.kernel_fn.diagonal(x, BOTH, backend="cuda")
         for name in BOTH:
@@ -181,13 +183,13 @@ def test_scales_of_a_deep_chain(shape, cuda):
 def test_elements_of_a_pass_do_not_wait_for_each_other(name, dtype, cuda):
     x = images(3, dtype=dtype)
     expected = NETWORKS[name].kernel_fn(x, None, BOTH, backend="cuda")
-    forwards = backends.CudaEngine.image_pairs
+    forwards = select.CudaEngine.image_pairs
 
     def backwards(self, plan, *arrays):
         assert arrays[-1] is False
         forwards(self, plan, *arrays[:-1], True)
 
-    with mock.patch.object(backends.CudaEngine, "image_pairs", backwards):
+    with mock.patch.object(select.CudaEngine, "image_pairs", backwards):
         test_images.assert_same(NETWORKS[name].kernel_fn(x, None, BOTH, backend="cuda"), expected)
 
 
@@ -221,8 +223,8 @@ def test_pairs_that_lack_digits_are_done_again(where, cuda):
     x = images(4, (8, 8, 2), dtype=np.float32)
     x[1], x[2] = x[0] * np.float32(1 + 1e-6), x[0] + np.float32(1e-5)
     net = pooling("gap", 0.1)
-    seen = mock.Mock(side_effect=backends.CudaEngine.image_plan)
-    with mock.patch.object(backends.CudaEngine, "image_plan", lambda self, *args: seen(self, *args)):
+    seen = mock.Mock(side_effect=select.CudaEngine.image_plan)
+    with mock.patch.object(select.CudaEngine, "image_plan", lambda self, *args: seen(self, *args)):
         found = net.kernel_fn(cuda[0].asarray(x) if where == "device" else x, None, BOTH, backend="cuda")
     assert {call.args[-1] for call in seen.call_args_list} == {np.dtype(np.float32), np.dtype(np.float64)}
     exact = net.kernel_fn(x.astype(np.float64), None, BOTH, backend="cpu")
@@ -251,7 +253,7 @@ def test_progress_and_interrupt(cuda, capsys):
         kernel_fn(x, None, "ntk", progress=True, backend="cuda")
     assert capsys.readouterr().err.endswith("15 of 15 pairs\n")
     begun = 0
-    work = backends.CudaEngine.image_pairs
+    work = select.CudaEngine.image_pairs
 
     def stopped(self, *args):
         nonlocal begun
@@ -261,8 +263,8 @@ def test_progress_and_interrupt(cuda, capsys):
         work(self, *args)
 
     with (
-        mock.patch("fastntk.image_cuda._PAIRS", 2),
-        mock.patch.object(backends.CudaEngine, "image_pairs", stopped),
+        mock.patch("fastntk.engines.cuda_images._PAIRS", 2),
+        mock.patch.object(select.CudaEngine, "image_pairs", stopped),
         pytest.raises(KeyboardInterrupt),
     ):
         kernel_fn(x, None, "ntk", backend="cuda")
@@ -271,7 +273,7 @@ def test_progress_and_interrupt(cuda, capsys):
 
 def test_a_failed_launch_returns_nothing(cuda):
     cuda[1].failing["image_pairs"] = 2
-    with mock.patch("fastntk.image_cuda._PAIRS", 2), pytest.raises(RuntimeError, match="image_pairs"):
+    with mock.patch("fastntk.engines.cuda_images._PAIRS", 2), pytest.raises(RuntimeError, match="image_pairs"):
         NETWORKS["residual, gap"].kernel_fn(images(7, dtype=np.float32), None, "ntk", backend="cuda")
 
 
@@ -299,9 +301,11 @@ def test_device_arrays(name, dtype, cuda):
 
 
 def test_tables_need_the_cpu_module(cuda):
-    load = backends.load
+    load = select.load
     with (
-        mock.patch("fastntk.image_cuda.load", lambda name: (None, "not here") if name == "cpu" else load(name)),
+        mock.patch(
+            "fastntk.engines.cuda_images.load", lambda name: (None, "not here") if name == "cpu" else load(name)
+        ),
         pytest.raises(RuntimeError, match=r"needs backend 'cpu' for the tables of images, which is not here"),
     ):
         NETWORKS["positions"].kernel_fn(images(2), backend="cuda")
@@ -320,14 +324,14 @@ def test_tables_need_the_cpu_module(cuda):
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(index, change, pattern, cuda):
-    work = backends.CudaEngine.image_pairs
+    work = select.CudaEngine.image_pairs
 
     def changed(self, plan, *arrays):
         given = list(arrays)
         given[index] = change(given[index])
         work(self, plan, *given)
 
-    with mock.patch.object(backends.CudaEngine, "image_pairs", changed), pytest.raises(ValueError, match=pattern):
+    with mock.patch.object(select.CudaEngine, "image_pairs", changed), pytest.raises(ValueError, match=pattern):
         NETWORKS["residual, gap"].kernel_fn(images(3, dtype=np.float32), None, "nngp", backend="cuda")
 
 

@@ -8,13 +8,16 @@ from unittest import mock
 import fastntk
 import numpy as np
 import pytest
-from fastntk import backends, image_gram, stax
-from fastntk.activations import NONLINEARITIES
-from fastntk.plan import make_plan
-from fastntk.program import Value, lower
+from fastntk import stax
+from fastntk.call import image_gram
+from fastntk.engines import select
+from fastntk.network.activations import NONLINEARITIES
+from fastntk.network.lower import lower
+from fastntk.network.program import Value
+from fastntk.plan.grids import make_plan
 from helpers import same
 
-compiled = pytest.mark.skipif(backends.load("cpu")[0] is None, reason="the compiled CPU module is not installed")
+compiled = pytest.mark.skipif(select.load("cpu")[0] is None, reason="the compiled CPU module is not installed")
 
 
 def conv(**keywords):

@@ -6,7 +6,8 @@ import fastntk
 import image_oracle
 import numpy as np
 import pytest
-from fastntk import backends, stax
+from fastntk import stax
+from fastntk.engines import select
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tolerances import FLOOR
@@ -16,7 +17,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 BOUND = 1e-12
 CHANNELS = 3
 
-MODULE, STATE = backends.load("cpu")
+MODULE, STATE = select.load("cpu")
 ISAS = [isa for isa, present in MODULE.isas() if present] if MODULE is not None else []
 compiled = pytest.mark.skipif(not ISAS, reason=f"backend 'cpu': {STATE}")
 

@@ -12,7 +12,7 @@ import numpy as np
 import oracles
 import pytest
 from fastntk import stax
-from fastntk.activations import NONLINEARITIES
+from fastntk.network.activations import NONLINEARITIES
 from helpers import assert_close, geometric_mean_of_diagonals
 from tolerances import DEPTHS, FLOOR
 

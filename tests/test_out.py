@@ -8,7 +8,8 @@ import textwrap
 
 import numpy as np
 import pytest
-from fastntk import gram, stax
+from fastntk import stax
+from fastntk.call import gram
 from helpers import same
 from images_inputs import conv, images
 

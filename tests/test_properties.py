@@ -12,8 +12,10 @@ from unittest import mock
 import fastntk
 import numpy as np
 import pytest
-from fastntk import backends, dual, gram, stax
-from fastntk.activations import NONLINEARITIES
+from fastntk import dual, stax
+from fastntk.call import gram
+from fastntk.engines import select
+from fastntk.network.activations import NONLINEARITIES
 from helpers import assert_same, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -160,7 +162,7 @@ def test_permutations_copies_and_parts_of_inputs(backend, net, seed, n, d, dtype
 def tiles(pairs, rows):
     """Every call inside cuts its work into tiles of about so many pairs, and row tables of so many rows."""
     with ExitStack() as stack:
-        for engine in (backends.CpuEngine, backends.NumpyEngine):
+        for engine in (select.CpuEngine, select.NumpyEngine):
             stack.enter_context(mock.patch.object(engine, "tile_pairs", pairs))
         stack.enter_context(mock.patch.object(gram, "rows_per_table", return_value=rows))
         yield
@@ -197,13 +199,13 @@ def test_the_tiles_of_these_tests_are_tiles():
     """The patches above reach what they mean to reach."""
     x = sign_points(0, 40, 64, np.float64)
     runs = []
-    original = backends.NumpyEngine.run
+    original = select.NumpyEngine.run
 
     def counted(self, *args, **kwargs):
         runs.append(1)
         return original(self, *args, **kwargs)
 
-    with mock.patch.object(backends.NumpyEngine, "run", counted):
+    with mock.patch.object(select.NumpyEngine, "run", counted):
         for pairs, rows in ((10**6, 10**6), (50, 10**6), (10**6, 7)):
             runs.append(0)
             with tiles(pairs, rows):
@@ -293,7 +295,7 @@ def test_copies_are_told_apart_from_nothing(backend, net, seed, dtype):
 
 def instruction_sets():
     """Of the compiled backend, the ones on this processor."""
-    state = backends.availability()["cpu"]
+    state = select.availability()["cpu"]
     if not state.startswith("available: "):
         return []
     return [name for name in state.removeprefix("available: ").split(", ") if "not on this processor" not in name]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fake_cupy import WAITS, Device, Stream, ndarray
-from fastntk import backends, gram, staged
+from fastntk.call import gram
+from fastntk.engines import select, staged
 from helpers import assert_close, same
 from on_host import MODULE, STATE
 from test_device import BOTH, RELU, RESIDUAL, exact, points
@@ -28,7 +29,7 @@ def staged_calls(net, x, y, **kwargs):
 @pytest.mark.parametrize("kept", [0, 1 << 20])
 def test_host_arrays(pairs, kept, dtype, cuda, monkeypatch):
     monkeypatch.setattr(staged.StagedEngine, "tile_pairs", pairs)
-    monkeypatch.setattr(backends.CudaEngine, "cache_bytes", kept)
+    monkeypatch.setattr(select.CudaEngine, "cache_bytes", kept)
     monkeypatch.setattr(gram, "rows_per_table", lambda *_: 4 if kept == 0 else 1000)
     x, y = points(dtype, 9, 5), points(dtype, 6, 5)[::-1]
     batch = np.stack([x, 2 * x, 3 * x])

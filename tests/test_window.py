@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fastntk import config, stax
-from fastntk.window import Window
+from fastntk import stax
+from fastntk.base import options
+from fastntk.network.window import Window
 from helpers import assert_close
 
 BOTH = ("nngp", "ntk")
@@ -98,11 +99,11 @@ V1, V2 = "sys/fs/cgroup/memory", "sys/fs/cgroup"
 )
 def test_the_memory_of_a_container(membership, files, found, tmp_path, monkeypatch):
     write(tmp_path, {"proc/self/cgroup": membership, **files})
-    assert config.container_memory(str(tmp_path)) == found
-    monkeypatch.setattr(config, "container_memory", lambda: found)
-    everything = config._system_memory()
-    assert config.available_memory() == (everything if found is None else min(found, everything))
+    assert options.container_memory(str(tmp_path)) == found
+    monkeypatch.setattr(options, "container_memory", lambda: found)
+    everything = options._system_memory()
+    assert options.available_memory() == (everything if found is None else min(found, everything))
 
 
 def test_without_control_groups(tmp_path):
-    assert config.container_memory(str(tmp_path)) is None
+    assert options.container_memory(str(tmp_path)) is None

@@ -8,18 +8,15 @@
 """
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from . import dual, stax
-from .config import options, show_config
-from .kernel import Kernel
-from .names import missing
-
-try:
-    __version__ = version("fastntk")
-except PackageNotFoundError:  # used from a source tree
-    __version__ = "0+source"
+from .base.kernel import Kernel
+from .base.names import missing
+from .base.options import options
+from .base.version import __version__
+from .call import kernel_fn as _kernel_fn  # noqa: F401 - gives every layer its kernels
+from .info import show_config
 
 __all__ = ["Kernel", "__version__", "dual", "options", "show_config", "stax"]
 
@@ -45,4 +42,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_OPTIONAL]
+    return sorted([*__all__, *_OPTIONAL])

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import __version__
-from .config import show_config
+from .base.version import __version__
+from .info import show_config
 
 # Of the study, where an option is not given: in full, and with --quick.
 _STUDY: dict[str, tuple[Any, Any]] = {

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .activations import NONLINEARITIES, Nonlinearity
-from .arrays import FLOATS, check_out, contiguous, describe, overlap
-from .backends import select
-from .device import Place, place_of
-from .door import door
-from .names import missing
+from .base.arraylike import describe
+from .base.arrays import FLOATS, check_out, contiguous, overlap
+from .base.door import door
+from .base.names import missing
+from .base.place import Place, place_of
+from .engines.select import select
+from .network.activations import NONLINEARITIES, Nonlinearity
 
 Array = npt.NDArray[Any]
 Out = tuple[Array, Array] | None

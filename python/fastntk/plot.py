@@ -23,8 +23,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from .arrays import describe
-from .door import doors
+from .base.arraylike import describe
+from .base.door import doors
 
 __all__ = ["learning_curve", "posterior_band", "spectrum", "training_curves"]
 

@@ -27,14 +27,13 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from .activation_like import TANH as TANH
-from .activation_like import Function as Function
-from .activation_like import Smooth, SmoothLike, named, smooth_like
-from .activations import Nonlinearity
-from .arraylike import as_reals
-from .arrays import describe
-from .door import doors
-from .names import missing
+from .base.arraylike import as_reals, describe
+from .base.door import doors
+from .base.names import missing
+from .network.activation_like import TANH as TANH
+from .network.activation_like import Function as Function
+from .network.activation_like import Smooth, SmoothLike, named, smooth_like
+from .network.activations import Nonlinearity
 
 Array = npt.NDArray[np.float64]
 

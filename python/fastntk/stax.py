@@ -6,12 +6,13 @@
 
 from typing import NoReturn
 
-from .activations import ABRelu, Abs, Erf, LeakyRelu, Relu
-from .door import doors
-from .layers import FanInSum, FanOut, Identity, Layer, parallel, serial
-from .linear import Conv, Dense
-from .names import STAX, missing
-from .pooling import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, SumPool
+from .base.door import doors
+from .base.names import STAX, missing
+from .network.activations import ABRelu, Abs, Erf, LeakyRelu, Relu
+from .network.combinators import FanInSum, FanOut, Identity, parallel, serial
+from .network.layer import Layer
+from .network.positions import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, SumPool
+from .network.weights import Conv, Dense
 
 __all__ = [
     "ABRelu",

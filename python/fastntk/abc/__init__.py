@@ -27,7 +27,7 @@ Yang and Hu (2021), Feature learning in infinite-width neural networks, arXiv:20
 (2021), Training integrable parameterizations of deep neural networks in the infinite-width limit, arXiv:2110.15596.
 """
 
-from ..door import doors
+from ..base.door import doors
 from .architectures import Training, hidden_layers, train
 from .check import CoordinateCheck, PowerLaw, coordinate_check
 from .limits import LinearLimit, MeanFieldFlow, linear_mup_limit, two_layer_mean_field_flow

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import describe
-from ..checks import generator
-from ..layers import FanInSum, FanOut, Layer, Parallel, Serial, integer
-from ..linear import Conv, Dense
-from ..progress import bar
+from ..base.arraylike import describe
+from ..base.checks import generator, integer
+from ..base.progress import bar
+from ..network.combinators import FanInSum, FanOut, Parallel, Serial
+from ..network.layer import Layer
+from ..network.weights import Conv, Dense
 from .network import batches, blown_from, check_parameterization, mean_square, rates_of, targets_of
 from .parameterization import Array, Parameterization
 

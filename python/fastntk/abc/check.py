@@ -9,16 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..checks import generator
-from ..layers import integer
-from ..progress import bar
-from .network import (
-    check_parameterization,
-    init,
-    inputs_of,
-    sgd,
-    targets_of,
-)
+from ..base.checks import generator, integer
+from ..base.progress import bar
+from .network import check_parameterization, init, inputs_of, sgd, targets_of
 from .parameterization import Array, Parameterization
 
 

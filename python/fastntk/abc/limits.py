@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import generator
-from ..layers import integer
+from ..base.checks import generator, integer
 from .network import (
     Activation,
     _factors,

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import generator
-from ..layers import integer
+from ..base.checks import generator, integer
 from ..quadrature import TANH, smooth
 from .parameterization import Array, Parameterization
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..layers import integer
+from ..base.checks import integer
 
 Array = npt.NDArray[np.float64]
 

@@ -24,17 +24,8 @@ Lewkowycz, Bahri, Dyer, Sohl-Dickstein and Gur-Ari (2020), The large learning ra
 mechanism, arXiv:2003.02218.
 """
 
-from ..door import doors
-from .model import (
-    Thresholds,
-    Trajectory,
-    final_curvature,
-    phase,
-    step,
-    thresholds,
-    trajectory,
-    two_layer_gd,
-)
+from ..base.door import doors
+from .model import Thresholds, Trajectory, final_curvature, phase, step, thresholds, trajectory, two_layer_gd
 from .networks import Scan, TwoLayer, scan
 
 __all__ = [

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arraylike import as_reals
-from ..checks import number, positive
-from ..layers import integer
+from ..base.arraylike import as_reals
+from ..base.checks import integer, number, positive
 
 Array = npt.NDArray[np.float64]
 

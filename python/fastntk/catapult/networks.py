@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import describe
-from ..layers import Layer, integer
+from ..base.arraylike import describe
+from ..base.checks import integer
+from ..network.layer import Layer
 from .model import Array
 
 _BLOWN = 1e12  # times the initial loss: no catapult of a network that fits into memory goes there

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..files import printable, read_npz
+from ..base.files import printable, read_npz
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]

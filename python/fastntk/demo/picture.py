@@ -15,7 +15,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from scipy.stats import norm
 
-from ..files import write_whole
+from ..base.files import write_whole
 from ..plot import training_curves
 from .data import Array, Index
 from .experiment import Result

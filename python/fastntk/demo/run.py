@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..config import show_config
-from ..files import check_output
+from ..base.files import check_output
+from ..info import show_config
 from .data import MIN_SAMPLES, DemoError, load_digits, load_npz, subsample
 from .experiment import Convolution, Result, Settings, evaluate
 from .picture import FORMATS, draw

@@ -29,7 +29,7 @@ Geiger, Spigler, Jacot and Wyart (2020), Disentangling feature and lazy training
 arXiv:1906.08034; Geiger, Petrini and Wyart (2021), Landscape and training regimes in deep learning, arXiv:2012.15110.
 """
 
-from ..door import doors
+from ..base.door import doors
 from .flow import Run, Trace, Unfinished, run
 from .scans import AlphaStar, Ensemble, Scan, alpha_star, ensemble, scan
 

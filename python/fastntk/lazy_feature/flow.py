@@ -12,9 +12,8 @@ import numpy.typing as npt
 
 from ..abc import Parameterization
 from ..abc.network import Activation, init, inputs_of
-from ..checks import generator, positive
-from ..config import one_blas_thread
-from ..layers import integer
+from ..base.checks import generator, integer, positive
+from ..base.options import one_blas_thread
 from ..quadrature import expectation, smooth
 
 Array = npt.NDArray[np.float64]

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..checks import generator, positive
-from ..config import one_blas_thread
-from ..files import write_whole
-from ..layers import integer
-from ..progress import bar
+from ..base.checks import generator, integer, positive
+from ..base.files import write_whole
+from ..base.options import one_blas_thread
+from ..base.progress import bar
 from .flow import STATUS, Array, Problem, Run, Unfinished
 from .workers import in_processes, refuse_in_worker
 

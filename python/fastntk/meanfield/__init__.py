@@ -17,18 +17,11 @@ Nonlinearities: those of :mod:`fastntk.stax`, ``"tanh"``, and any smooth functio
 
 from typing import NoReturn
 
-from ..door import doors
-from ..names import missing
+from ..base.door import doors
+from ..base.names import missing
 from .maps import DepthScales, c_map, c_star, chi1, depth_scales, q_map, q_star
 from .phases import CriticalLine, PhaseDiagram, critical_line, phase_diagram
-from .trajectories import (
-    NTKTrajectory,
-    ResNetTrajectory,
-    Trajectory,
-    ntk_trajectory,
-    resnet_trajectory,
-    trajectory,
-)
+from .trajectories import NTKTrajectory, ResNetTrajectory, Trajectory, ntk_trajectory, resnet_trajectory, trajectory
 
 __all__ = [
     "CriticalLine",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arraylike import as_reals, refuse_masked
+from ..base.arraylike import as_reals, refuse_masked
 from .statistics import Array, PairMap, Rows, Statistics, statistics_of
 
 UNBOUNDED = 1e6  # variances beyond it are taken to grow for ever, except of rectifiers, where it is known

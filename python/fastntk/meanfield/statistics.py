@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from .. import dual as compiled
 from .. import quadrature
-from ..activations import NONLINEARITIES, ABRelu, Correlation, Nonlinearity, rho_of, signed_defect
+from ..network.activations import NONLINEARITIES, ABRelu, Correlation, Nonlinearity, rho_of, signed_defect
 
 Array = npt.NDArray[np.float64]
 

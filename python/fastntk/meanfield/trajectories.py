@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..activations import rho_of
-from ..layers import integer
+from ..base.checks import integer
+from ..network.activations import rho_of
 from .maps import numbers, variances
 from .statistics import Array, Statistics, both, signed, statistics_of
 

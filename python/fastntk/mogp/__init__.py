@@ -19,8 +19,8 @@ try:
 except ImportError as error:
     raise ImportError("fastntk.mogp needs SciPy (pip install 'fastntk[predict]')") from error
 
-from ..door import doors
-from . import node_scaling
+from ..base.door import doors
+from ..mogp import node_scaling
 from .atoms import Atoms
 from .families import Bernoulli, Beta, Horseshoe, Iid, InverseGamma, RegularizedHorseshoe, Stable
 from .inference import EffectiveSampleSizeWarning, Posterior, posterior, sample_prior

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special
 
-from ..checks import Array
-from ..config import one_blas_thread
-from ..progress import bar
+from ..base.checks import Array
+from ..base.options import one_blas_thread
+from ..base.progress import bar
 from .kernels import Problem, next_kernel, refuse_overflow
 
 Index = npt.NDArray[np.integer[Any]]

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
-from ..checks import Array
+from ..base.checks import Array
 
-if TYPE_CHECKING:
-    from .measures import LevyMeasure
+
+class Part(Protocol):
+    """What merging asks of a measure (``measures.LevyMeasure``)."""
+
+    def _inv_tail(self, arrivals: Array) -> Array: ...
+    def _tail(self, x: Array) -> Array: ...
+    def _point_mass(self, x: Array) -> Array: ...
+    def _remainder(self, arrivals: Array) -> Array: ...
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Atoms:
     bulk: Array
 
 
-def merge(parts: Sequence[LevyMeasure], arrivals: Array, a: float) -> Atoms:
+def merge(parts: Sequence[Part], arrivals: Array, a: float) -> Atoms:
     """The largest points of several measures together.
 
     Each part is read in the order of its arrivals (n, parts, n_atoms), up to the smallest point kept: what is left of

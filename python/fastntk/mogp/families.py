@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special
 from scipy.integrate import quad
 
-from ..checks import Array, between, positive
+from ..base.checks import Array, between, positive
 from .measures import LevyMeasure
 
 

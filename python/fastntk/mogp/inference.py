@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import linalg, special
 
-from ..checks import Array, count, generator, positive, rows
-from ..config import one_blas_thread
+from ..base.checks import Array, count, generator, positive, rows
+from ..base.options import one_blas_thread
 from ..predict.linalg import IllConditionedWarning, warn
 from .annealing import anneal
 from .kernels import Problem, draw, factor

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 from scipy.linalg import lapack
 
-from ..activations import ABRelu, Erf, Nonlinearity, Relu
-from ..arrays import describe
-from ..checks import Array, count, generator, not_negative, positive, rows
-from ..config import one_blas_thread
+from ..base.arraylike import describe
+from ..base.checks import Array, count, generator, not_negative, positive, rows
+from ..base.options import one_blas_thread
+from ..base.progress import bar
 from ..dual import dual
-from ..progress import bar
+from ..network.activations import ABRelu, Erf, Nonlinearity, Relu
 from .atoms import Atoms
 from .measures import LevyMeasure
 

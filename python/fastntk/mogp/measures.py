@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import Array, count, generator, points, positive
+from ..base.checks import Array, count, generator, points, positive
 from .atoms import Atoms, merge
 
 

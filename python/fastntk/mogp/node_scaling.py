@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from ..activations import Nonlinearity, Relu
-from ..arrays import describe
-from ..checks import Array, between, count, generator, number, points, positive, rows
+from ..base.arraylike import describe
+from ..base.checks import Array, between, count, generator, number, points, positive, rows
+from ..base.progress import bar
 from ..dual import dual
-from ..progress import bar
+from ..network.activations import Nonlinearity, Relu
 from .families import Iid
 from .kernels import Layer, factor
 from .training import blown_up

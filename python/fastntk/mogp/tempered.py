@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from ..checks import Array, between, positive
+from ..base.checks import Array, between, positive
 from .measures import LevyMeasure
 
 _FAR = 4.0  # from here the continued fraction takes over: before, the difference loses x / alpha roundings

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import Array, count, generator, not_negative, positive, rows
-from ..config import one_blas_thread
-from ..progress import bar
+from ..base.checks import Array, count, generator, not_negative, positive, rows
+from ..base.options import one_blas_thread
+from ..base.progress import bar
 from .kernels import Layer, Problem, factor, layers_of, refuse_overflow, weighted_gram
 
 BLOWN_UP = 1e8  # a loss of so many times its first value is a run that diverges

@@ -10,8 +10,8 @@ try:
 except ImportError as error:
     raise ImportError("fastntk.predict needs SciPy (pip install 'fastntk[predict]')") from error
 
-from ..door import doors
-from ..names import missing
+from ..base.door import doors
+from ..base.names import missing
 from .classify import (
     Reliability,
     calibrate,

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import FLOATS, as_input, check_out, describe
-from ..config import available_memory
-from ..progress import Report, bar
+from ..base.arraylike import describe
+from ..base.arrays import FLOATS, as_input, check_out
+from ..base.options import available_memory
+from ..base.progress import Report, bar
 from .linalg import TRAIN, check_finite, check_gram, given_array
 from .targets import Targets, targets_of
 from .units import halves, unit_of

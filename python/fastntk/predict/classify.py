@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy import special as scipy_special
 from scipy.optimize import minimize_scalar
 
-from ..arrays import describe
+from ..base.arraylike import describe
 from .linalg import check_finite, namespace, to_host
 
 Array = npt.NDArray[Any]  # or CuPy's

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import describe, refuse_masked
+from ..base.arraylike import describe, refuse_masked
 from .linalg import WARN_BLURRED, WARN_DIGITS, Spectrum, namespace, to_host, warn
 
 Array = npt.NDArray[Any]

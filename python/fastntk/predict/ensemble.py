@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arraylike import as_array, is_array, is_numbers
-from ..arrays import describe, refuse_masked
-from ..device import device_of
-from ..door import door
-from ..inputs import axes_of
-from ..kernel_fn import KernelFn
+from ..base.arraylike import as_array, describe, is_array, is_numbers, refuse_masked
+from ..base.door import door
+from ..base.place import device_of
+from ..call.inputs import axes_of
+from ..call.kernel_fn import KernelFn
 from .descent import Descent, twice
 from .grams import Grams, copied
 from .linalg import Conditioning, Spectrum, check_finite, given_array, namespace, product, solve_dtype_of

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import refuse_masked
+from ..base.arraylike import refuse_masked
 from .linalg import (
     Cholesky,
     Conditioning,

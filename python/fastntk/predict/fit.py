@@ -13,10 +13,10 @@ import numpy.typing as npt
 from scipy.optimize import minimize, minimize_scalar
 
 from .. import stax
-from ..arrays import describe
-from ..inputs import axes_of
-from ..kernel_fn import KernelFn
-from ..progress import Report, bar
+from ..base.arraylike import describe
+from ..base.progress import Report, bar
+from ..call.inputs import axes_of
+from ..call.kernel_fn import KernelFn
 from .evidence import Amplitude, Problem, SearchWarning, SpectralEvidence, check_amplitude, check_nonzero
 from .grams import copied
 from .linalg import Conditioning, namespace, solve_dtype_of, warn, warn_of_few_digits

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from scipy import linalg as scipy_linalg
 from scipy.sparse.linalg import LinearOperator, cg
 
-from ..door import door
-from ..progress import Bar, bar
+from ..base.door import door
+from ..base.progress import Bar, bar
 from .blocks import Blocks, blocks_of, check_memory, outputs_of
 from .linalg import (
     TRAIN,

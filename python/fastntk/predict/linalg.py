@@ -21,8 +21,8 @@ from scipy import linalg as scipy_linalg
 from scipy.linalg import lapack
 from scipy.sparse.linalg import LinearOperator, onenormest
 
-from ..arraylike import as_array
-from ..arrays import FLOATS, describe, refuse_masked
+from ..base.arraylike import as_array, describe, refuse_masked
+from ..base.arrays import FLOATS
 from .units import in_units, unit_of
 
 Array = npt.NDArray[Any]  # or CuPy's

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.linalg import helmert
 from scipy.optimize import linprog
 
-from ..arrays import describe
+from ..base.arraylike import describe
 from .linalg import namespace, to_host
 from .targets import Targets
 from .units import unit_of

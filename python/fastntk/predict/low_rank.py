@@ -9,20 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg as scipy_linalg
 
-from ..arrays import describe
-from ..door import door
-from ..progress import Report, bar
+from ..base.arraylike import describe
+from ..base.door import door
+from ..base.progress import Report, bar
 from .blocks import Blocks, KernelBlocks, blocks_of, check_memory, outputs_of
-from .linalg import (
-    TRAIN,
-    Cholesky,
-    Conditioning,
-    absolute_reg,
-    entry_rounding,
-    inverse_norm,
-    warn,
-    warn_of_few_digits,
-)
+from .linalg import TRAIN, Cholesky, Conditioning, absolute_reg, entry_rounding, inverse_norm, warn, warn_of_few_digits
 from .posterior import Gaussian
 from .targets import Targets
 from .tiles import BUDGET, Found, settle

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..arrays import describe
-from ..door import door
+from ..base.arraylike import describe
+from ..base.door import door
 from .descent import Descent
 from .grams import Gram, copied
 from .linalg import (

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..door import door
+from ..base.door import door
 from .descent import Descent
 from .flow import METHODS, NO_LIMIT, Flow
 from .grams import Gram

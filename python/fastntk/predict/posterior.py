@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..arraylike import is_array
-from ..arrays import describe
-from ..door import door
-from ..results import named
+from ..base.arraylike import describe, is_array
+from ..base.door import door
+from ..call.results import named
 from .grams import Grams
 from .linalg import (
     Conditioning,

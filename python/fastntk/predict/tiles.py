@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..config import available_memory
-from ..progress import bar
+from ..base.options import available_memory
+from ..base.progress import bar
 from .linalg import Cholesky, IndefiniteError, Spectrum, namespace, product
 from .units import in_units, restored
 

@@ -8,7 +8,7 @@ try:
 except ImportError as error:
     raise ImportError("fastntk.sklearn needs scikit-learn (pip install 'fastntk[sklearn]')") from error
 
-from ..door import doors
+from ..base.door import doors
 from .classification import NNGPClassifier, NTKClassifier
 from .kernel import InfiniteWidthKernel
 from .regression import NNGPRegressor, NTKRegressor

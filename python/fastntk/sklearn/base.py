@@ -12,8 +12,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, check_non_negative
 
-from ..arrays import refuse_masked
-from ..kernel_fn import KernelFn
+from ..base.arraylike import refuse_masked
+from ..call.kernel_fn import KernelFn
 from ..predict.evidence import CRITERIA, select_diag_reg
 from ..predict.linalg import Conditioning
 from .network import check_matrix, inputs_of, kernel_fn_of

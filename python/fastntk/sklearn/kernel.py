@@ -9,8 +9,8 @@ import numpy.typing as npt
 from sklearn.gaussian_process.kernels import Hyperparameter, Kernel
 from sklearn.utils import check_array
 
-from ..arrays import refuse_masked
-from ..kernel_fn import KernelFn
+from ..base.arraylike import refuse_masked
+from ..call.kernel_fn import KernelFn
 from .network import check_matrix, inputs_of, kernel_fn_of
 
 Array = npt.NDArray[np.float64]

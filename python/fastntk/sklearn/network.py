@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..activations import NONLINEARITIES, Nonlinearity
-from ..arrays import describe
-from ..kernel_fn import KernelFn
-from ..layers import Layer, integer
+from ..base.arraylike import describe
+from ..base.checks import integer
+from ..call.kernel_fn import KernelFn
+from ..network.activations import NONLINEARITIES, Nonlinearity
+from ..network.layer import Layer
 from ..predict.fit import fully_connected
 
 Array = npt.NDArray[Any]
@@ -32,7 +33,8 @@ def kernel_fn_of(what: str, depth: Any, W_std: Any, b_std: Any, nonlinearity: An
             return network
         if not isinstance(network, Layer):
             raise TypeError(f"[{what}] network must be a stax layer or its kernel_fn, given {describe(network)}")
-        return network.kernel_fn
+        given: KernelFn = network.kernel_fn
+        return given
     if isinstance(nonlinearity, str):
         if nonlinearity not in NONLINEARITIES:
             raise ValueError(f"[{what}] nonlinearity must be one of {sorted(NONLINEARITIES)}, given {nonlinearity!r}")
@@ -44,7 +46,8 @@ def kernel_fn_of(what: str, depth: Any, W_std: Any, b_std: Any, nonlinearity: An
         raise TypeError(
             f"[{what}] nonlinearity must be a name or a nonlinearity of stax, given {describe(nonlinearity)}"
         )
-    return fully_connected(integer(what, "depth", depth), W_std, b_std, phi).kernel_fn
+    found: KernelFn = fully_connected(integer(what, "depth", depth), W_std, b_std, phi).kernel_fn
+    return found
 
 
 def inputs_of(what: str, x: Array, input_shape: Any) -> Array:

@@ -11,7 +11,7 @@ References
 Lee et al. (2020), Finite versus infinite neural networks: an empirical study, arXiv:2007.15801.
 """
 
-from ..door import doors
+from ..base.door import doors
 from .data import Data, load, zca_matrix
 from .experiment import Configuration, Row, Score, Study, finite_vs_infinite, one_at_a_time
 from .networks import Ensemble, Trained, draw, empirical_ntk, train

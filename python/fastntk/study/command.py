@@ -6,7 +6,7 @@ import argparse
 import sys
 from time import perf_counter
 
-from ..files import check_output, write_whole
+from ..base.files import check_output, write_whole
 from .data import load
 from .experiment import Study, finite_vs_infinite, one_at_a_time
 from .picture import draw

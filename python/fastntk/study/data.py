@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..files import read_npz
-from ..layers import integer
+from ..base.checks import integer
+from ..base.files import read_npz
 from ..predict import one_hot
 
 Array = npt.NDArray[Any]

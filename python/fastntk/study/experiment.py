@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import stax
-from ..layers import finite, integer
+from ..base.checks import finite, integer
+from ..base.progress import bar
 from ..predict import gradient_descent_mse, max_learning_rate
-from ..progress import bar
 from .data import Array, Data
 from .networks import PARAMETERIZATIONS, Ensemble, Trained, draw, empirical_ntk, train
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..abc.network import blown_from
-from ..layers import integer
+from ..base.checks import integer
 
 Array = npt.NDArray[Any]
 

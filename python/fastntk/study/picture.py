@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from ..files import write_whole
+from ..base.files import write_whole
 from ..plot import COLORS, DASHES, INK
 from .experiment import Row, Score, Study
 

@@ -1,0 +1,79 @@
+"""Arrays of other libraries, for the finite networks of ``apply_fn``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .arraylike import describe as describe
+
+Array = npt.NDArray[Any]
+
+
+# ---------------------------------------------------------------- other libraries, for apply_fn
+
+
+def _first(x: Any) -> Any:
+    while isinstance(x, (tuple, list)) and x:
+        x = x[0]
+    return x
+
+
+def library(x: Any) -> Any:
+    """The array library of ``x`` (or of the first array of a tuple), as an array-API namespace."""
+    x = _first(x)
+    if isinstance(x, np.ndarray):
+        return np
+    try:
+        from array_api_compat import array_namespace
+    except ImportError as error:
+        raise ImportError(
+            f"apply_fn on {describe(x)} needs the package array-api-compat (pip install 'fastntk[arrays]')"
+        ) from error
+    try:
+        return array_namespace(x)
+    except TypeError:
+        raise TypeError(
+            f"[apply_fn] inputs must be arrays of NumPy, CuPy, PyTorch or JAX, given {describe(x)}"
+        ) from None
+
+
+def to_library(params: Any, inputs: Any, xp: Any) -> Any:
+    """NumPy parameters as arrays of ``xp``, on the inputs' device; others as they are."""
+    if params is None or isinstance(params, (tuple, list)):
+        return params if params is None else tuple(to_library(p, inputs, xp) for p in params)
+    if xp is np and not isinstance(params, np.ndarray):
+        raise TypeError(f"[apply_fn] inputs are NumPy arrays, params must be too, given {describe(params)}")
+    if xp is np or not isinstance(params, np.ndarray):
+        return params
+    from array_api_compat import device
+
+    return xp.asarray(params, device=device(_first(inputs)))
+
+
+def erf(x: Any, xp: Any) -> Any:
+    """The error function of the library ``xp``; NumPy's is SciPy's where installed."""
+    name = getattr(xp, "__name__", "")
+    if xp is np:
+        try:
+            from scipy.special import erf as scipy_erf
+        except ImportError:
+            values = np.vectorize(math.erf, otypes=[np.float64])(x) if np.size(x) else np.asarray(x)
+            return values.astype(np.asarray(x).dtype)
+        return scipy_erf(x)
+    if "torch" in name:
+        import torch
+
+        return torch.erf(x)
+    if "cupy" in name:
+        from cupyx.scipy.special import erf as cupy_erf
+
+        return cupy_erf(x)
+    if "jax" in name:
+        from jax.scipy.special import erf as jax_erf
+
+        return jax_erf(x)
+    raise NotImplementedError(f"[Erf] no error function known for arrays of {name}")

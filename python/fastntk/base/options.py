@@ -1,0 +1,154 @@
+"""What runs a call and why: options (arguments, ``with options(...)``, environment) and ``show_config``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Options:
+    """None: decided by the environment, then by what is there."""
+
+    backend: str | None = None
+    isa: str | None = None
+    num_threads: int | None = None
+
+
+_options: ContextVar[Options] = ContextVar("fastntk_options", default=Options())  # noqa: B039 - frozen
+
+
+@contextmanager
+def options(backend: str | None = None, isa: str | None = None, num_threads: int | None = None) -> Iterator[None]:
+    """Set backend, instruction set and threads of every call inside a ``with`` block.
+
+    Parameters
+    ----------
+    backend : {'cpu', 'cuda', 'numpy'}, optional
+        As ``FASTNTK_BACKEND``. Default: 'cuda' for arrays on a device; for others 'cpu' where the compiled module
+        loads, else 'numpy'.
+    isa : str, optional
+        As ``FASTNTK_ISA``: instruction set of the 'cpu' backend ('baseline', 'avx2', 'avx512', 'neon').
+    num_threads : int, optional
+        As ``FASTNTK_NUM_THREADS``. Default: the processors this process may use. 'numpy' leaves the matrix product to
+        NumPy's BLAS and its own settings.
+
+    Raises
+    ------
+    ValueError, RuntimeError
+        By the next call: an unknown backend or instruction set; a backend that is not there, with the reason.
+    """
+    current = _options.get()
+    token = _options.set(
+        Options(
+            backend=current.backend if backend is None else backend,
+            isa=current.isa if isa is None else isa,
+            num_threads=current.num_threads if num_threads is None else num_threads,
+        )
+    )
+    try:
+        yield
+    finally:
+        _options.reset(token)
+
+
+def resolve_options(backend: str | None = None, num_threads: int | None = None) -> Options:
+    """Argument over context over environment; threads filled in, backend and isa possibly None."""
+    current = _options.get()
+    threads: Any = num_threads if num_threads is not None else current.num_threads
+    name = "num_threads"
+    if threads is None and (given := os.environ.get("FASTNTK_NUM_THREADS")):
+        name = "FASTNTK_NUM_THREADS"
+        threads = int(given) if given.isdecimal() and given.isascii() and len(given) < 10 else given
+    threads = available_cpus() if threads is None else threads
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, given {threads!r}")
+    return Options(
+        backend=backend or current.backend or os.environ.get("FASTNTK_BACKEND") or None,
+        isa=current.isa or os.environ.get("FASTNTK_ISA") or None,
+        num_threads=int(threads),
+    )
+
+
+def available_cpus() -> int:
+    """Processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """One BLAS thread inside, where threadpoolctl is installed: many small products are slower with more."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return nullcontext()
+    limits: AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
+    return limits
+
+
+def available_memory() -> int | None:
+    """Bytes that an allocation can count on, in a container too; None where the system does not say."""
+    known = [free for free in (_system_memory(), container_memory()) if free is not None]
+    return min(known, default=None)
+
+
+def _system_memory() -> int | None:
+    try:
+        with open("/proc/meminfo") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+# Of control groups, version 2 and 1: where they lie, the files of their limit and use, what of that is given back.
+_GROUPS = {
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def container_memory(root: str = "/") -> int | None:
+    """Bytes below the limits of this process's control groups and of those around them; None: there are none."""
+    found: list[int] = []
+    try:
+        lines = Path(root, "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        for name in set(controllers.split(",")) & set(_GROUPS):
+            base, limit, use, given_back = _GROUPS[name]
+            top = Path(root, base)
+            group = Path(top, path.lstrip("/"))
+            # in a container the path may be the host's: then the top is the own group
+            for place in (group, *group.parents):
+                if top in (place, *place.parents):
+                    found += _below(place, limit, use, given_back)
+    return min(found, default=None)
+
+
+def _below(group: Path, limit: str, use: str, given_back: str) -> list[int]:
+    """What a control group leaves: nothing is known where a file is missing or the limit is none."""
+    try:
+        most, used = (group / limit).read_text().strip(), int((group / use).read_text())
+        stat = dict(line.split()[:2] for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return []
+    if not most.isdecimal():
+        return []
+    return [max(0, int(most) - used + int(stat.get(given_back, 0)))]

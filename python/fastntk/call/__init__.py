@@ -1,0 +1,1 @@
+"""The road of a call: inputs in, tiles covered, results out."""

@@ -1,0 +1,52 @@
+"""Inputs whose numbers leave a dtype's range on the way, although they and their results may lie in it.
+
+A variance is a square and an NTK a sum of products: between 1e19 and 3e38 float32 holds an input, and not its variance.
+Pairs with such an input are computed in a type that reaches further, float64 for float32 and for that
+``numpy.longdouble``, whose exponent has 15 bits on x86 and under Linux on ARM; elsewhere what overflows there is inf or
+NaN. Others keep their dtype, and every bit.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..engines.numpy_rows import Rows
+from ..network.program import Op, Program
+
+Array = npt.NDArray[Any]
+Flags = npt.NDArray[np.bool_]
+
+# Standard deviations whose products, and sums of thousands of these, stay normal numbers.
+_LARGEST = {np.dtype(np.float32): 1e12, np.dtype(np.float64): 1e70}
+
+
+def limits(program: Program, dtype: np.dtype[Any]) -> tuple[float, float, bool]:
+    """The least and the largest standard deviation of inputs that the program keeps within ``dtype``'s range.
+
+    And whether that of a single pixel matters too: where the NTK does not vanish with K, it needs the correlations of
+    whatever is not 0.
+    """
+    most, least, matters = _gains(program)
+    limit = _LARGEST[dtype]
+    return 1 / (limit * least), limit / most, matters
+
+
+def outside(sizes: Array, least: float, most: float) -> Flags:
+    """Which sizes are beyond these, 0 and NaN apart."""
+    return np.asarray((sizes > most) | ((sizes < least) & (sizes > 0)))
+
+
+@lru_cache(maxsize=256)
+def _gains(program: Program) -> tuple[float, float, bool]:
+    """The largest and the least deviation that inputs of variance 1 meet; whether the NTK may not vanish with K."""
+    ops = tuple(Op("dense", op.dst, op.src, op.params) if op.name == "conv" else op for op in program.ops)
+    ops = tuple(Op("dense", op.dst, op.src, (op.params[0] ** 2, 0, 0, 0)) if op.name == "pool" else op for op in ops)
+    with np.errstate(all="ignore"):
+        rows = Rows(Program(ops, program.n_inputs, program.n_slots, program.n_outputs), [np.ones(1)] * program.n_inputs)
+    met = np.sqrt([1.0, *(float(q[0]) for sources in rows.before for q in sources)])
+    matters = any(op.name == "dense" and op.params[1] == 0 != op.params[3] for op in ops)
+    return float(met.max()), float(min(met[met > 0])), matters

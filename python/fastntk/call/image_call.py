@@ -1,0 +1,119 @@
+"""A call on inputs with spatial axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from ..base.arrays import allocate
+from ..base.kernel import Kernel
+from ..base.progress import bar
+from ..engines.cpu_images import Images
+from ..engines.engine import Engine
+from ..network.program import Lowered, Value, leaves
+from .image_gram import count_pairs, run_image_diagonal, run_image_pairs
+from .inputs import Input
+from .results import FIELDS, check_targets, flags, named, tree_of
+
+Array = npt.NDArray[Any]
+
+
+def images_of(inputs: Sequence[Input], second: bool, batch: int | None = None) -> Images:
+    """Arrays of one side."""
+    found = []
+    for i in inputs:
+        x = i.x2 if second else i.x1
+        if x is None:
+            raise NotImplementedError("[kernel_fn] a Kernel beside inputs with spatial axes is not taken")
+        found.append(x if batch is None else x[batch])
+    return Images(found)
+
+
+class ImageCall:
+    """A call on inputs with spatial axes."""
+
+    def __init__(self, lowered: Lowered, inputs: Sequence[Input], engine: Engine, budget: int) -> None:
+        self.lowered, self.inputs, self.engine, self.budget = lowered, inputs, engine, int(budget)
+        self.first = inputs[0]
+        self.values = list(leaves(lowered.outputs))
+        self.spatial = [value.spatial for value in self.values]
+
+    def shape(self, output: int, *samples: int) -> tuple[int, ...]:
+        return (*self.first.batch, *samples, *(n for n in self.spatial[output] for _ in range(2)))
+
+    def _batches(self) -> list[int | None]:
+        return list(range(self.first.batch[0])) if self.first.batch else [None]
+
+    def __call__(self, names: tuple[str, ...] | None, get: Any, out: Any, progress: bool) -> Any:
+        first, count = self.first, len(self.values)
+        shapes = [self.shape(k, first.n1, first.n2) for k in range(count)]
+        targets = check_targets(out, get, names, count, self.inputs, shapes[0])
+        wanted = [n for n in ("nngp", "ntk") if names is None or n in names]
+        missing = [(k, name) for k in range(count) for name in wanted if (k, name) not in targets]
+        if missing:
+            fresh = allocate([shapes[k] for k, _ in missing], [first.dtype] * len(missing), "kernel_fn", first.place)
+            targets.update(zip(missing, fresh, strict=True))
+        pairs = count_pairs(first.n1, first.n2, first.symmetric) * len(self._batches())
+        if targets:
+            with bar(pairs, progress) as report:
+                for b in self._batches():
+                    planes = [[_entry(targets.get((k, name)), b) for name in ("nngp", "ntk")] for k in range(count)]
+                    second = None if first.symmetric else images_of(self.inputs, True, b)
+                    run_image_pairs(
+                        self.lowered.program, self.engine, images_of(self.inputs, False, b), second, planes,
+                        self.spatial, self.budget, report,
+                    )  # fmt: skip
+        variances: dict[tuple[int, bool], Array] = {}
+
+        def variance(output: int, second: bool) -> Array:
+            if (output, second) not in variances:
+                variances.update({(k, second): v[0] for k, v in enumerate(self._diagonal(["nngp"], second))})
+            return variances[output, second]
+
+        def result(value: Value) -> Any:
+            def field(name: str) -> Any:
+                if name in ("nngp", "ntk"):
+                    return first.place.give(targets.get((value.slot, name)))
+                if name == "cov1":
+                    return first.place.give(variance(value.slot, False))
+                if name == "cov2":
+                    return None if first.symmetric else first.place.give(variance(value.slot, True))
+                return None if name == "exact" else flags(name, value, first)
+
+            if names is None:
+                return Kernel(**{name: field(name) for name in FIELDS})
+            found = [field(name) for name in names]
+            return found[0] if isinstance(get, str) else named(names)(*found)
+
+        return tree_of(self.lowered.outputs, result)
+
+    def _diagonal(self, names: Sequence[str], second: bool = False) -> list[list[Array]]:
+        """Each output's fields for each sample with itself."""
+        n = self.first.n2 if second else self.first.n1
+        found = [
+            [self.first.place.xp.empty(self.shape(k, n), self.first.dtype) for _ in names]
+            for k in range(len(self.values))
+        ]
+        for b in self._batches():
+            planes = [
+                [_entry(arrays[names.index(name)], b)[:, None] if name in names else None for name in ("nngp", "ntk")]
+                for arrays in found
+            ]
+            side = images_of(self.inputs, second, b)
+            run_image_diagonal(self.lowered.program, self.engine, side, planes, self.spatial, self.budget)
+        return found
+
+    def diagonals(self, names: tuple[str, ...], get: Any) -> Any:
+        found = self._diagonal(names)
+
+        def result(value: Value) -> Any:
+            arrays = [self.first.place.give(array) for array in found[value.slot]]
+            return arrays[0] if isinstance(get, str) else named(names)(*arrays)
+
+        return result
+
+
+def _entry(array: Any, batch: int | None) -> Any:
+    return array if array is None or batch is None else array[batch]

@@ -1,0 +1,201 @@
+"""The arguments of a kernel function, checked: arrays or kernels to continue, and what ``lower()`` knows of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..base.arraylike import DEEPEST, describe, is_numbers
+from ..base.arrays import as_input
+from ..base.kernel import Kernel
+from ..base.place import HOST, Place
+from ..network.combinators import Parallel, Serial
+from ..network.layer import Layer
+from ..network.positions import Flatten
+from ..network.program import Value
+from ..network.weights import Conv
+from .continued import check_kernel
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Input:
+    """One checked input of a call: arrays (batch, n, *spatial axes, channels), or a kernel to continue."""
+
+    x1: Array | None
+    x2: Array | None  # None: x1 again
+    kernel: Kernel | None
+    value: Value
+    dtype: np.dtype[Any]
+    batch: tuple[int, ...]
+    n1: int
+    n2: int
+    symmetric: bool
+    place: Place = HOST
+
+
+def axes_of(layer: Layer, inputs: Sequence[Input] = ()) -> tuple[int, int]:
+    """(batch_axis, channel_axis): the layers', else those of a kernel that they continue."""
+    kernels = [(i.kernel.batch_axis, i.kernel.channel_axis) for i in inputs if i.kernel is not None]
+    return layer.axes() or (kernels[0] if kernels else (0, -1))
+
+
+def check_inputs(layer: Layer, x1: Any, x2: Any, batch_dims: int, place: Place = HOST) -> tuple[list[Input], Any]:
+    """Check arguments, all of whose arrays lie at ``place``; return the inputs in order, and their tree."""
+    if isinstance(batch_dims, bool) or batch_dims not in (0, 1):
+        raise ValueError(f"[kernel_fn] batch_dims must be 0 or 1, given {batch_dims!r}")
+    found: list[Input] = []
+
+    def visit(a: Any, b: Any, name: str, depth: int = 0) -> Any:
+        if isinstance(a, (tuple, list)) and not is_numbers(a):
+            if not a or not any(place.holds(v) or isinstance(v, (Kernel, tuple, list)) for v in a):
+                raise TypeError(f"[kernel_fn] {name} must be {place.array}, given {_entries(a)}")
+            if any(getattr(v, "ndim", 2) < 2 for v in a):
+                raise ValueError(
+                    f"[kernel_fn] {name} is a {describe(a)} of arrays, which counts as one input for each branch of "
+                    "the network; numpy.asarray makes rows one array"
+                )
+            if b is not None and (not isinstance(b, (tuple, list)) or is_numbers(b) or len(b) != len(a)):
+                raise ValueError(f"[kernel_fn] {name} has {len(a)} entries, x2 must too, given {_entries(b)}")
+            if depth == DEEPEST:
+                raise TypeError(f"[kernel_fn] {name}: inputs lie more than {DEEPEST} lists or tuples deep")
+            return tuple(visit(v, None if b is None else b[k], f"{name}[{k}]", depth + 1) for k, v in enumerate(a))
+        if isinstance(a, Kernel):
+            _check_axes(layer, a, name)
+            own = _continue(a, b, name, batch_dims, place)
+        else:
+            own = _arrays(layer, a, b, name, batch_dims, place)
+        found.append(own)
+        return own
+
+    tree = visit(x1, x2, "x1")
+    first = found[0]
+    for other in found[1:]:
+        if (other.n1, other.n2, other.batch) != (first.n1, first.n2, first.batch):
+            raise ValueError(
+                f"[kernel_fn] inputs differ in samples: {(*first.batch, first.n1, first.n2)} and "
+                f"{(*other.batch, other.n1, other.n2)}"
+            )
+        if other.dtype != first.dtype:
+            raise TypeError(f"[kernel_fn] inputs have dtypes {first.dtype} and {other.dtype}: convert one of them")
+        if other.symmetric != first.symmetric:
+            raise TypeError("[kernel_fn] x2 is missing for some of the inputs: give it for all, or for none")
+    return found, tree
+
+
+def _entries(x: Any) -> str:
+    """What an argument is, for messages, lists and tuples with what they hold."""
+    if not isinstance(x, (tuple, list)) or is_numbers(x):
+        return describe(x)
+    return f"{describe(x)} of {', '.join(sorted({describe(v) for v in x})) or 'nothing'}"
+
+
+def _check_axes(layer: Layer, k: Kernel, name: str) -> None:
+    axes = layer.axes()
+    if axes is not None and [a % 2 for a in axes] != [k.batch_axis % 2, k.channel_axis % 2]:
+        raise ValueError(
+            f"[kernel_fn] {name} has batch_axis, channel_axis = {k.batch_axis}, {k.channel_axis}, the network {axes}"
+        )
+
+
+def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int, place: Place) -> Input:
+    what = f"kernel_fn of {type(layer).__name__}"
+    second = name.replace("x1", "x2")
+    given = [place.take(x, label, what) for x, label in ((x1, name), (x2, second)) if x is not None or label == name]
+    least = 2 + batch_dims
+    arrays = [
+        as_input(x, label, max(least, x.ndim), what, place) for x, label in zip(given, (name, second), strict=False)
+    ]
+    a, b = arrays[0], arrays[-1]
+    if a.ndim != b.ndim:
+        raise ValueError(f"[{what}] {name} has {a.ndim} dims, x2 has {b.ndim}: shapes {a.shape}, {b.shape}")
+    rank = a.ndim - batch_dims
+    if rank > 5:
+        raise ValueError(f"[{what}] {name} has {rank - 2} spatial axes, shape {a.shape}; expected at most 3")
+    axes = axes_of(layer)
+    if not all(-rank <= axis < rank for axis in axes):
+        raise ValueError(_rank_text(layer, what, name, arrays[0].shape, batch_dims))
+    batch_axis, channel_axis = (axis % rank for axis in axes)
+    if batch_axis == channel_axis:
+        raise ValueError(f"[{what}] batch_axis and channel_axis are the same axis, {batch_axis}")
+    spatial_axes = [axis for axis in range(rank) if axis not in (batch_axis, channel_axis)]
+    order = [*range(batch_dims), *(batch_dims + axis for axis in (batch_axis, *spatial_axes, channel_axis))]
+    a, b = (x.transpose(*order) for x in (a, b))
+    batch, spatial, channels = a.shape[:batch_dims], a.shape[batch_dims + 1 : -1], a.shape[-1]
+    if channels != b.shape[-1]:
+        features = f"channels (axis {channel_axis})" if spatial else "features"
+        raise ValueError(
+            f"[{what}] {name} has {channels} {features}, x2 has {b.shape[-1]}: shapes {arrays[0].shape}, "
+            f"{arrays[-1].shape}"
+        )
+    if spatial != b.shape[batch_dims + 1 : -1]:
+        raise ValueError(
+            f"[{what}] {name} has positions {spatial}, x2 {b.shape[batch_dims + 1 : -1]} (axis {batch_axis} counts "
+            f"samples, axis {channel_axis} channels): shapes {arrays[0].shape}, {arrays[-1].shape}"
+        )
+    if channels == 0:
+        raise ValueError(f"[{what}] {name} has no features: shape {arrays[0].shape}")
+    if 0 in spatial:
+        raise ValueError(f"[{what}] {name} has no positions: shape {arrays[0].shape}")
+    if batch != b.shape[:batch_dims]:
+        raise ValueError(f"[{what}] {name} has batch {batch}, x2 has {b.shape[:batch_dims]}")
+    dtypes = {x.dtype.newbyteorder("=") for x in arrays}
+    if len(dtypes) > 1:
+        texts = [str(x.dtype) + (" (counts as float64)" if x.dtype.kind in "iub" else "") for x in given]
+        raise TypeError(f"[{what}] {name} is {texts[0]}, {second} is {texts[1]}: convert one of them")
+    if spatial and batch_axis == 0 and _flattens(layer):  # positions are features then, as NumPy's reshape has them
+        channels *= math.prod(spatial)
+        a, b = (x.reshape(*batch, x.shape[batch_dims], channels) for x in (a, b))
+        spatial, channel_axis = (), 1
+    value = Value(0, channels, spatial=spatial, batch_axis=batch_axis, channel_axis=channel_axis)
+    n1, n2 = a.shape[batch_dims], b.shape[batch_dims]
+    return Input(a, None if x2 is None else b, None, value, dtypes.pop(), batch, n1, n2, x2 is None, place)
+
+
+def _rank_text(layer: Layer, what: str, name: str, shape: tuple[int, ...], batch_dims: int) -> str:
+    """What to say where inputs have too few axes for the layer that names them first."""
+    own = shape[batch_dims:]
+    while isinstance(layer, (Serial, Parallel)):
+        layer = next(part for part in layer.layers if part.axes() is not None)
+    if not isinstance(layer, Conv):
+        return f"[{what}] batch_axis, channel_axis = {layer.axes()} do not fit {name} of shape {own}, {len(own)} axes"
+    axes = layer.dimension_numbers[0]  # type: ignore[index]
+    hint = (
+        "x[..., None] adds the axis of one channel"
+        if axes[-1] == "C" and len(own) == len(axes) - 1
+        else (
+            f"x.reshape(n, {', '.join(['height', 'width', 'depth'][: len(axes) - 2])}, channels) makes images of rows"
+        )
+    )
+    return (
+        f"[{what}] {name} has shape {own}, {len(own)} axes; Conv takes {len(axes)}, {axes}: samples, "
+        f"{len(axes) - 2} spatial, channels. {hint if len(own) < len(axes) else ''}".strip()
+    )
+
+
+def _flattens(layer: Layer) -> bool:
+    """Whether a network begins with Flatten."""
+    if isinstance(layer, Serial):
+        return bool(layer.layers) and _flattens(layer.layers[0])
+    return isinstance(layer, Flatten) and layer.batch_axis == 0
+
+
+def _continue(k: Kernel, x2: Any, name: str, batch_dims: int, place: Place) -> Input:
+    """Check a kernel that a network continues."""
+    what = "kernel_fn"
+    if x2 is not None:
+        raise ValueError(f"[{what}] {name} is a Kernel, which holds both inputs: x2 must be None, given {describe(x2)}")
+    known = check_kernel(k, name, batch_dims, what, place)
+    *batch, n1, n2 = known.nngp.shape
+    value = Value(
+        0, channels=k.shape1[k.channel_axis], gaussian=k.is_gaussian, batch_axis=k.batch_axis % 2,
+        channel_axis=k.channel_axis % 2,
+    )  # fmt: skip
+    dtype = known.nngp.dtype.newbyteorder("=")
+    return Input(None, None, known, value, dtype, tuple(batch), n1, n2, k.x1_is_x2, place)

@@ -1,0 +1,74 @@
+"""The compiled modules: loaded once, programs and plans compiled once, a tile as both take it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..network.program import Program
+from ..plan.grids import Plan
+from .engine import Tile, TileInput
+from .numpy_rows import CLOSE
+
+Array = npt.NDArray[Any]  # or CuPy's
+
+
+@lru_cache(maxsize=2)
+def load(name: str) -> tuple[ModuleType | None, str]:
+    """The compiled module of a backend, or None and why it is not there."""
+    if os.environ.get("FASTNTK_HIDE_COMPILED") == "1":  # the test suite runs once like this
+        return None, "not available: hidden by FASTNTK_HIDE_COMPILED"
+    try:
+        return import_module(f"fastntk._{name}"), "available"
+    except ModuleNotFoundError:
+        return None, f"not available: this installation has no compiled module fastntk._{name}"
+    except ImportError as error:
+        return None, f"not available: {error}"
+
+
+# Pairs within this of rho = 1 or -1 take their distance from the inputs themselves: the rounding of the product, about
+# 3 eps, would show in kdot ~ sqrt(2 (1 - rho)) / pi.
+_CLOSE = {np.dtype(np.float32): 0.06, np.dtype(np.float64): CLOSE}
+
+
+@lru_cache(maxsize=256)
+def _compile(module: ModuleType, program: Program) -> Any:
+    ops = [(op.name, op.dst, list(op.src), list(op.params)) for op in program.ops]
+    missing = {op.name for op in program.ops} - set(module.op_names())
+    if missing:
+        raise NotImplementedError(
+            f"{module.__name__} has no op {sorted(missing)}; it has {module.op_names()} (backend='numpy' runs all)"
+        )
+    return module.Program(ops, program.n_inputs, program.n_slots, program.n_outputs)
+
+
+def _call(
+    module: ModuleType, dtype: np.dtype[Any], tile: Tile, inputs: Sequence[TileInput],
+    outputs: Sequence[Sequence[Array | None]],
+) -> tuple[Any, ...]:  # fmt: skip
+    """A tile as the ``run`` of both compiled modules takes it: its place, inputs and outputs."""
+    views = []
+    for given in inputs:
+        view = module.Input()
+        for field in fields(TileInput):
+            setattr(view, field.name, getattr(given, field.name))
+        view.close = _CLOSE[dtype]
+        views.append(view)
+    place = (tile.batch0, tile.batches, tile.i0, tile.lines, tile.j0, tile.cols, tile.row1, tile.row2)
+    return place, views, [tuple(planes) for planes in outputs]
+
+
+@lru_cache(maxsize=16)
+def _image_plan(
+    module: ModuleType, plan: Plan, channels: tuple[int, ...], n_outputs: int, single: bool, *registers: bool
+) -> Any:
+    make = module.ImagePlan32 if single else module.ImagePlan64
+    return make(plan, list(channels), n_outputs, *registers)

@@ -1,0 +1,74 @@
+"""The engine of the compiled block loops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..network.program import Program
+from ..plan.grids import Plan
+from .compiled import _call, _compile, _image_plan
+from .engine import Tile, TileInput
+from .memory import HostMemory
+
+Array = npt.NDArray[Any]  # or CuPy's
+
+
+class CpuEngine(HostMemory):
+    """The compiled block loops."""
+
+    name = "cpu"
+    tile_pairs = 1 << 26
+
+    def __init__(self, module: ModuleType, isa: str | None, num_threads: int) -> None:
+        self._module = module
+        self._threads = min(num_threads, 2**31 - 1)
+        self.panel: int | None = module.PANEL
+        available = [name for name, present in module.isas() if present]
+        if isa is not None and isa not in available:
+            raise ValueError(f"isa '{isa}' is not available here; choose from {available}")
+        self.isa = isa or available[-1]
+
+    def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        return dtype
+
+    @property
+    def threads(self) -> int:
+        return self._threads
+
+    def image_plan(self, plan: Plan, channels: tuple[int, ...], n_outputs: int, dtype: np.dtype[Any]) -> Any:
+        """The compiled plan for inputs with spatial axes: ``table_bytes``, ``worker_bytes``, ``tables``, ``run``."""
+        return _image_plan(self._module, plan, channels, n_outputs, dtype == np.float32)
+
+    def normalise(self, x: Array, units: Array, norms: Array) -> None:
+        self._module.pack(x, units, norms, self.isa, self._threads)
+
+    def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
+        return self._module.rows(_compile(self._module, program), list(q), dtype, self._threads)
+
+    def run(
+        self, program: Program, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
+        inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
+    ) -> None:  # fmt: skip
+        place, views, planes = _call(self._module, dtype, tile, inputs, outputs)
+        self._module.run(
+            _compile(self._module, program), rows1, rows2, dtype, place, tile.n1, tile.n2, views, planes,
+            tile.symmetric, tile.diagonal, self.isa, self._threads,
+        )  # fmt: skip
+
+    def dual(
+        self,
+        name: str,
+        params: Sequence[float],
+        q11: Array,
+        q12: Array,
+        q22: Array,
+        scale: float,
+        k: Array,
+        kdot: Array,
+    ) -> None:
+        self._module.dual(name, list(params), q11, q12, q22, scale, k, kdot, self.isa, self._threads)

@@ -1,0 +1,161 @@
+"""A program on the compiled CPU engine for inputs of one shape: tables of images, and pairs of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..base.progress import Report
+from ..network.program import Program
+from ..plan.grids import make_plan
+from .cpu import CpuEngine
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Images:
+    """Inputs of one side, (n, *spatial axes, channels), one array for each input of the program."""
+
+    arrays: Sequence[Array]
+
+    @property
+    def n(self) -> int:
+        return int(self.arrays[0].shape[0])
+
+    @property
+    def spatial(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(x.shape[1:-1] or (1,) for x in self.arrays)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return tuple(x.shape[-1] for x in self.arrays)
+
+    def part(self, start: int, stop: int) -> list[Array]:
+        """Images start .. stop as (images, positions, channels)."""
+        return [np.ascontiguousarray(x[start:stop]).reshape(stop - start, -1, x.shape[-1]) for x in self.arrays]
+
+
+Outputs = Sequence[Sequence[Array | None]]  # (nngp, ntk) of each program output
+
+
+def size_text(count: int) -> str:
+    """Bytes, for messages."""
+    return f"{count / 2**20:.1f} MiB" if count >= 1 << 20 else f"{count / 2**10:.1f} KiB"
+
+
+class Runner:
+    """A program, planned for inputs of one shape, on the compiled engine."""
+
+    def __init__(self, program: Program, engine: CpuEngine, x: Images, dtype: np.dtype[Any] | None = None) -> None:
+        if any(op.name in ("dense", "conv") and op.params[0] == 0 != op.params[2] for op in program.ops):
+            raise NotImplementedError(
+                "[kernel_fn] W_std = 0 under 'standard' leaves an NTK without its covariance, which compiled backends "
+                "do not carry for inputs with spatial axes: backend='numpy' does"
+            )
+        self._dtype = x.arrays[0].dtype.newbyteorder("=") if dtype is None else dtype
+        self._engine = engine
+        self._plan = make_plan(program, x.spatial)
+        self._compiled = engine.image_plan(self._plan, x.channels, program.n_outputs, self._dtype)
+        self.images = 2  # whose tables are kept at a time
+        self.threads = engine.threads
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pairs' numbers."""
+        return self._dtype
+
+    @property
+    def lossy(self) -> bool:
+        """Whether pairs may have to be done again in float64."""
+        return self._dtype == np.float32 and any(all(grid.self_need) for grid in self._plan.grids)
+
+    @property
+    def fixed(self) -> int:
+        """Bytes that the work takes beside tables and threads' buffers."""
+        return 0
+
+    @property
+    def worker(self) -> int:
+        """Bytes of one thread's buffers."""
+        return int(self._compiled.worker_bytes)
+
+    @property
+    def table(self) -> int:
+        """Bytes of one image's tables."""
+        return max(1, int(self._compiled.table_bytes))
+
+    @property
+    def needs(self) -> str:
+        """What the least is taken for, in words."""
+        return "buffers of one thread"
+
+    def units(self, n: int, other: int, spare: int) -> int:
+        """Blocks of pairs, of which a thread takes one at a time, where ``spare`` bytes hold tables; other 0: of n."""
+        images = 2 + spare // self.table
+        if other == 0:
+            return min(n, images)
+        if n + other > images:
+            n, other = (min(count, max(1, images // 2)) for count in (n, other))
+        first, second = (int(side) for side in self._compiled.block)
+        return -(-n // first) * -(-other // second)
+
+    def share(self, spare: int) -> None:
+        """Take bytes beyond the least: tables of more images."""
+        self.images = 2 + spare // self.table
+
+    def tiles(self, n: int, other: int) -> Iterator[slice]:
+        """Parts of n images, so that theirs and those of a part of the others fit."""
+        if n + other <= self.images:
+            yield slice(0, n)
+            return
+        step = max(1, self.images // 2)
+        for start in range(0, n, step):
+            yield slice(start, min(n, start + step))
+
+    def writes(self, plane: Array) -> bool:
+        """Whether ``run`` writes to an output as it lies: aligned, native, strides of whole elements."""
+        return plane.flags.aligned and plane.dtype.isnative and all(s % plane.itemsize == 0 for s in plane.strides)
+
+    def empty(self, shape: tuple[int, ...], like: Array) -> Array:
+        """An array of this runner's dtype where ``like`` lies."""
+        return np.empty(shape, self._dtype)
+
+    def tables(self, x: Images, part: slice) -> Any:
+        arrays = [np.require(a, self._dtype, ["C", "A"]) for a in x.part(part.start, part.stop)]
+        return self._compiled.tables(arrays, self._engine.isa, self.threads)
+
+    def run(
+        self, tables1: Any, tables2: Any, rows: slice, cols: slice, outputs: Outputs, mirrored: bool, report: Report
+    ) -> list[list[int]]:
+        """Pairs of a tile, some columns at a time, so that progress shows; the pairs that lack digits."""
+        lost: list[list[int]] = []
+        planes = [tuple(pair) for pair in outputs]
+        step = max(1, int(1.0 / (1e-9 + self._plan.seconds() * (rows.stop - rows.start) / self.threads)))
+        for start in range(cols.start, cols.stop, step):
+            stop = min(cols.stop, start + step)
+            if mirrored and stop <= rows.start:
+                continue
+            place = (0, rows.stop - rows.start, start - cols.start, stop - start, rows.start, start)
+            lost += self._compiled.run(tables1, tables2, place, planes, mirrored, [], self._engine.isa, self.threads)
+            report(_pairs(rows, start, stop) if mirrored else (rows.stop - rows.start) * (stop - start))
+        return lost
+
+    def finish(self) -> list[list[int]]:
+        """Wait for what ``run`` has begun; the pairs that lack digits among it."""
+        return []
+
+    def listed(self, tables1: Any, tables2: Any, pairs: list[list[int]], outputs: Outputs) -> None:
+        """Pairs (i, j) of the tables, one row of the outputs each."""
+        planes = [tuple(pair) for pair in outputs]
+        place = (0, 0, 0, 0, 0, 0)
+        self._compiled.run(tables1, tables2, place, planes, False, pairs, self._engine.isa, self.threads)
+
+
+def _pairs(rows: slice, start: int, stop: int) -> int:
+    """Pairs i <= j of rows i and columns start <= j < stop."""
+    return sum(max(0, min(rows.stop, j + 1) - rows.start) for j in range(start, stop))

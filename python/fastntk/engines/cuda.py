@@ -1,0 +1,141 @@
+"""The engine of a CUDA device, for arrays that lie on it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..base.place import DevicePlace
+from ..network.program import Program
+from ..plan.grids import Plan
+from .compiled import _call, _compile, _image_plan
+from .engine import Tile, TileInput
+from .memory import WhereTheyLie
+
+Array = npt.NDArray[Any]  # or CuPy's
+
+
+@dataclass
+class DeviceRows:
+    """Row tables on a device: arrays of one program, (rows of it, n), and each output's variances, (outputs, n)."""
+
+    table: Array
+    variances: Array
+
+    def variance(self, output: int) -> Array:
+        found: Array = self.variances[output]
+        return found
+
+
+class CudaEngine(WhereTheyLie):
+    """A CUDA device, for arrays that lie on it: memory is CuPy's, and all work goes to one stream in its order."""
+
+    name = "cuda"
+    tile_pairs = 1 << 26
+    cache_bytes = 512 << 20
+    panel: int | None = None
+    square = False
+    any_strides = False
+    registers = True  # convolutions of images in registers where they fit; else element by element
+
+    def __init__(self, module: Any, place: DevicePlace, label: str) -> None:
+        self._module, self._place = module, place
+        self._codes: dict[Program, Array] = {}
+        self.xp = place.xp
+        self.isa = label
+
+    @property
+    def where(self) -> tuple[int, int]:
+        """Device and stream of all work."""
+        assert self._place.ordinal is not None
+        return self._place.ordinal, int(self._place.stream.ptr)
+
+    def tile_size(
+        self, shape: tuple[int, int, int], dtype: np.dtype[Any], outputs: Sequence[Sequence[Array | None]],
+        symmetric: bool,
+    ) -> int:  # fmt: skip
+        """Fewer pairs where memory is short of a product."""
+        return fitting(min(math.prod(shape), self.tile_pairs), lambda pairs: self.xp.empty(pairs, dtype))[0]
+
+    def image_plan(self, plan: Plan, channels: tuple[int, ...], n_outputs: int, dtype: np.dtype[Any]) -> Any:
+        """The plan for inputs with spatial axes, as device code: ``code`` and sizes."""
+        return _image_plan(self._module, plan, channels, n_outputs, dtype == np.float32, self.registers)
+
+    def image_chains(self, plan: Any, *arrays: Any) -> None:
+        """What registers read of images, from their tables."""
+        self._module.image_chains(plan, *arrays, *self.where)
+
+    def image_pairs(self, plan: Any, *arrays: Any) -> None:
+        """Pairs of images through a plan."""
+        self._module.image_pairs(plan, *arrays, *self.where)
+
+    def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        return dtype
+
+    def normalise(self, x: Array, units: Array, norms: Array) -> None:
+        self._module.normalise(x, units, norms.reshape(x.shape[:2]), *self.where)
+
+    def multiply(self, units1: Array, units2: Array, out: Array) -> None:
+        """By cuBLAS. CuPy multiplies matrices in TF32 where CUPY_TF32 asks for that, batches never."""
+        if len(units1) == 1 and os.environ.get("CUPY_TF32", "0") == "0":
+            self.xp.matmul(units1[0], units2[0].T, out=out[0])  # of a batch it would transpose a copy
+        else:
+            self.xp.matmul(units1, units2.transpose(0, 2, 1), out=out)
+
+    def _compiled(self, program: Program) -> tuple[Any, Array]:
+        """The program, and what device code reads of it, uploaded once a call."""
+        compiled = _compile(self._module, program)
+        if program not in self._codes:
+            self._codes[program] = self.xp.asarray(np.frombuffer(compiled.code(), np.uint8))
+        return compiled, self._codes[program]
+
+    def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> DeviceRows:
+        compiled, code = self._compiled(program)
+        n = len(q[0])
+        table = self.xp.empty((max(1, compiled.n_rows), n), dtype)
+        variances = self.xp.empty((program.n_outputs, n), np.float64)
+        if n:
+            self._module.rows(compiled, code, list(q), table, variances, *self.where)
+        return DeviceRows(table, variances)
+
+    def run(
+        self, program: Program, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
+        inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
+    ) -> None:  # fmt: skip
+        compiled, code = self._compiled(program)
+        place, views, planes = _call(self._module, dtype, tile, inputs, outputs)
+        self._module.run(
+            compiled, code, rows1.table, rows2.table, dtype, place, tile.n1, tile.n2, views, planes, tile.symmetric,
+            tile.diagonal, *self.where,
+        )  # fmt: skip
+
+    def dual(
+        self,
+        name: str,
+        params: Sequence[float],
+        q11: Array,
+        q12: Array,
+        q22: Array,
+        scale: float,
+        k: Array,
+        kdot: Array,
+    ) -> None:
+        if k.size:
+            self._module.dual(name, list(params), q11, q12, q22, scale, k, kdot, *self.where)
+
+
+def fitting(pairs: int, make: Callable[[int], Any]) -> tuple[int, Any]:
+    """The number of pairs, halved until ``make`` finds memory for them, and what it made."""
+    while True:
+        try:
+            return pairs, make(pairs)
+        except MemoryError:
+            if pairs <= 1 << 16:
+                raise
+            pairs //= 2

@@ -1,0 +1,259 @@
+"""Images on a CUDA device: tables made on the host, uploaded a tile of images at a time, pairs in batches.
+
+The compiled CPU module makes the tables (everything about one image), the device all that belongs to pairs. A launch
+goes through one grid of the plan for a batch of pairs; the results of a batch reach the host while the next one is
+computed, and Ctrl-C is seen between batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..base.options import resolve_options
+from ..base.progress import Report
+from ..network.program import Program
+from .compiled import load
+from .cpu import CpuEngine
+from .cpu_images import Images, Outputs, Runner, size_text
+from .cuda import CudaEngine
+
+Array = npt.NDArray[Any]  # or CuPy's
+
+_UNITS = 2112  # that scratch memory is kept for: what 132 multiprocessors run at a time
+_LEAST_UNITS = 4  # of one block
+_PAIRS = 1 << 16  # of a batch, at most
+_FLOPS = 5e11  # of a batch: a fraction of a second, after which Ctrl-C is seen
+_IN_FLIGHT = 2  # batches whose results are still on their way
+
+
+@dataclass
+class _Tables:
+    """Tables of some images on the device; ``names`` tell identical images."""
+
+    tables: Array
+    chains: Array
+    lengths: Array
+    names: Array
+
+
+@dataclass
+class _Batch:
+    """Results on their way, of pairs (row, column) of the outputs."""
+
+    ready: Callable[[], list[Array]]
+    keys: list[tuple[int, int]]
+    rows: Array
+    cols: Array
+    outputs: Outputs
+    mirrored: bool
+    report: Report
+
+
+def bytes_of(plan: Any, dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Of one image's tables, and of one pair between grids."""
+    return dtype.itemsize * (plan.table_size + plan.chain_size), 8 * plan.pair_doubles
+
+
+class CudaRunner(Runner):
+    """A program, planned for inputs of one shape, on a CUDA device."""
+
+    def __init__(self, program: Program, engine: CudaEngine, x: Images, dtype: np.dtype[Any] | None = None) -> None:
+        cpu, state = load("cpu")
+        if cpu is None:
+            raise RuntimeError(
+                f"[kernel_fn] backend 'cuda' needs backend 'cpu' for the tables of images, which is {state}"
+            )
+        threads = resolve_options().num_threads
+        assert threads is not None
+        super().__init__(program, CpuEngine(cpu, None, threads), x, dtype)
+        self._cuda, self._xp = engine, engine.xp
+        self._pairs_plan = engine.image_plan(self._plan, x.channels, program.n_outputs, self._dtype)
+        self._code = self._xp.asarray(np.frombuffer(self._pairs_plan.code(), np.uint8))
+        self._batch = 1  # pairs
+        self._units = _LEAST_UNITS
+        self._scratch: Any = None
+        self._linked: Any = None
+        self._pending: deque[_Batch] = deque()
+
+    # ---------------------------------------------------------------- memory
+
+    @property
+    def _unit(self) -> int:
+        """Bytes of scratch memory that one pair and group of displacements works on."""
+        return int(self._dtype.itemsize * self._pairs_plan.scratch)
+
+    @property
+    def _pair(self) -> int:
+        """Bytes of one pair of a batch: between grids, and its results."""
+        plan = self._pairs_plan
+        results = self._dtype.itemsize * 2 * sum(plan.sizes) + 16 * plan.lost_units
+        return int(8 * plan.pair_doubles + (1 + _IN_FLIGHT) * results + 64)
+
+    @property
+    def fixed(self) -> int:
+        return self._unit * _LEAST_UNITS + self._pair + int(self._code.nbytes)
+
+    @property
+    def table(self) -> int:
+        return max(1, bytes_of(self._pairs_plan, self._dtype)[0])
+
+    @property
+    def worker(self) -> int:
+        return 0  # threads make tables in host memory
+
+    @property
+    def needs(self) -> str:
+        return f"{size_text(self.fixed)} of the device's memory"
+
+    def units(self, n: int, other: int, spare: int) -> int:
+        return max(n, other)
+
+    def share(self, spare: int) -> None:
+        """A quarter to scratch memory, a quarter to pairs, the rest to tables."""
+        most = int(_FLOPS / max(1.0, self._plan.flops()))
+        self._batch = 1 + min(most, _PAIRS, spare // 4 // self._pair)
+        wanted = self._batch * max(groups for groups, _ in self._pairs_plan.grids)
+        self._units = _LEAST_UNITS + min(_UNITS, wanted, spare // 4 // self._unit)
+        used = (self._batch - 1) * self._pair + (self._units - _LEAST_UNITS) * self._unit
+        self.images = 2 + (spare - used) // self.table
+        self.threads = max(1, min(self.threads, spare // max(1, super().worker)))
+
+    # ---------------------------------------------------------------- work
+
+    def writes(self, plane: Array) -> bool:
+        return True
+
+    def empty(self, shape: tuple[int, ...], like: Array) -> Array:
+        xp = np if isinstance(like, np.ndarray) else self._xp
+        found: Array = xp.empty(shape, self._dtype)
+        return found
+
+    def tables(self, x: Images, part: slice) -> _Tables:
+        if not isinstance(x.arrays[0], np.ndarray):
+            part, x = slice(0, part.stop - part.start), Images([a[part].get() for a in x.arrays])
+        made = super().tables(x, part)
+        data = made.data
+        names = np.empty((len(data), 2), np.uint64)
+        for name, row in zip(names, data, strict=True):
+            digest = hashlib.blake2b(digest_size=16)
+            for start, count in self._compiled.inputs:
+                digest.update(row[start : start + count])
+            name[:] = np.frombuffer(digest.digest(), np.uint64)
+        tables = self._xp.asarray(data)
+        chains = self._xp.empty((len(data), self._pairs_plan.chain_size), self._dtype)
+        self._cuda.image_chains(self._pairs_plan, self._code, tables, chains)
+        return _Tables(tables, chains, made.lengths, names)
+
+    def run(
+        self, tables1: Any, tables2: Any, rows: slice, cols: slice, outputs: Outputs, mirrored: bool, report: Report
+    ) -> list[list[int]]:
+        second, first = np.mgrid[cols, rows].reshape(2, -1)
+        if mirrored:
+            keep = first <= second
+            first, second = first[keep], second[keep]
+        place = first, second, first - rows.start, second - cols.start
+        return self._batches(tables1, tables2, place, outputs, mirrored, report)
+
+    def listed(self, tables1: Any, tables2: Any, pairs: list[list[int]], outputs: Outputs) -> None:
+        first, second = np.asarray(pairs, np.int64).reshape(-1, 2).T
+        rows = np.arange(len(pairs))
+        self._batches(tables1, tables2, (rows, 0 * rows, first, second), outputs, False, lambda done: None)
+        self.finish()
+
+    def finish(self) -> list[list[int]]:
+        lost: list[list[int]] = []
+        while self._pending:
+            lost += self._collect(self._pending.popleft())
+        return lost
+
+    def _batches(
+        self, tables1: _Tables, tables2: _Tables, place: Sequence[Array], outputs: Outputs, mirrored: bool,
+        report: Report,
+    ) -> list[list[int]]:  # fmt: skip
+        """``place``: rows and columns of the outputs, images of both tables."""
+        lost: list[list[int]] = []
+        try:
+            for start in range(0, len(place[0]), self._batch):
+                own = [index[start : start + self._batch] for index in place]
+                self._pending.append(self._begin(tables1, tables2, own, outputs, mirrored, report))
+                while len(self._pending) > _IN_FLIGHT:
+                    lost += self._collect(self._pending.popleft())
+        except BaseException:
+            for batch in self._pending:  # nobody else may be given what is still being written
+                batch.ready()
+            self._pending.clear()
+            raise
+        return lost
+
+    def _begin(
+        self, tables1: _Tables, tables2: _Tables, place: Sequence[Array], outputs: Outputs, mirrored: bool,
+        report: Report,
+    ) -> _Batch:  # fmt: skip
+        xp, plan = self._xp, self._pairs_plan
+        rows, cols, first, second = place
+        n = len(rows)
+        if self._scratch is None:
+            self._scratch = xp.empty(self._units * plan.scratch, self._dtype)
+            self._linked = xp.empty((self._batch, plan.pair_doubles), np.float64)
+        same = (tables1.names[first] == tables2.names[second]).all(axis=1)
+        flags = same + 2 * ((rows == cols) & mirrored)
+        pairs = np.stack([first, second, flags], axis=1).astype(np.int64)
+        lost = xp.empty((n, plan.lost_units, 2), np.float64)
+        keys = [(k, p) for k, planes in enumerate(outputs) for p, plane in enumerate(planes) if plane is not None]
+        found = {(k, p): xp.empty((n, plan.sizes[k]), self._dtype) for k, p in keys}
+        self._cuda.image_pairs(
+            plan, self._code, (tables1.tables, tables2.tables), (tables1.chains, tables2.chains),
+            xp.asarray(np.frombuffer(pairs.tobytes(), np.uint8)),
+            xp.asarray(tables1.lengths[first] * tables2.lengths[second]), self._linked, lost, self._scratch,
+            [(found.get((k, 0)), found.get((k, 1))) for k in range(len(outputs))], False,
+        )  # fmt: skip
+        ready = self._download([lost, *(found[key] for key in keys)], outputs)
+        return _Batch(ready, keys, rows, cols, outputs, mirrored, report)
+
+    def _download(self, arrays: Sequence[Array], outputs: Outputs) -> Callable[[], list[Array]]:
+        """Begin to bring arrays where the outputs lie; the result waits and gives them."""
+        on_host = any(isinstance(plane, np.ndarray) for planes in outputs for plane in planes)
+        found, cuda = list(arrays), self._xp.cuda
+        for k, array in enumerate(arrays):
+            if array.size and (on_host or k == 0):
+                pinned = np.frombuffer(cuda.alloc_pinned_memory(array.nbytes), array.dtype, array.size)
+                found[k] = pinned.reshape(array.shape)
+                array.get(out=found[k], blocking=False)  # type: ignore[attr-defined]
+            elif on_host or k == 0:
+                found[k] = np.empty(array.shape, array.dtype)
+        done = cuda.get_current_stream().record() if on_host or arrays[0].size else None
+
+        def ready() -> list[Array]:
+            if done is not None:
+                done.synchronize()
+            return found
+
+        return ready
+
+    def _collect(self, batch: _Batch) -> list[list[int]]:
+        """Put a batch's results into their places; the pairs that lack digits."""
+        lost, *planes = batch.ready()
+        at = batch.rows, batch.cols
+        apart = at[0] != at[1]
+        for (k, p), values in zip(batch.keys, planes, strict=True):
+            plane = batch.outputs[k][p]
+            assert plane is not None
+            rows, cols, other = (i if isinstance(plane, np.ndarray) else self._xp.asarray(i) for i in (*at, apart))
+            own = values.reshape(len(at[0]), *plane.shape[2:])
+            plane[rows, cols] = own
+            if batch.mirrored:  # the second image's positions come first in the mirror image
+                swapped = own.transpose([0, *(((a - 1) ^ 1) + 1 for a in range(1, own.ndim))])
+                plane[cols[other], rows[other]] = swapped[other]
+        batch.report(len(apart))
+        some, whole = lost.sum(axis=1).T
+        # what is lost is 1e-4 of an entry's NTK at most: it matters where they are many
+        lacking = some > 2e-3 * whole
+        found: list[list[int]] = np.stack([at[0][lacking], at[1][lacking]], axis=1).tolist()
+        return found

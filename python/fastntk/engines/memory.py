@@ -1,0 +1,55 @@
+"""What engines share that compute on arrays where they lie, in host memory or on a device."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]  # or CuPy's
+_PRODUCT_FLOPS = 2e10  # of one call of NumPy's BLAS: a fraction of a second, after which Ctrl-C is seen
+
+
+class WhereTheyLie:
+    """What engines share that compute on arrays where they lie, in host memory or on a device."""
+
+    real: Any = np.float64  # of lengths and variances
+
+    def call(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def bring(self, x: Array) -> Array:
+        return x
+
+    def deliver(self, x: Array) -> Array:
+        return x
+
+
+class HostMemory(WhereTheyLie):
+    """NumPy's arrays; a device's are ``backends.CudaEngine``'s."""
+
+    xp: Any = np
+    cache_bytes = 64 << 20
+    square = False
+    any_strides = False
+    tile_pairs: int
+
+    def tile_size(self, shape: Any, dtype: Any, outputs: Any, symmetric: bool) -> int:
+        return self.tile_pairs
+
+    def multiply(self, units1: Array, units2: Array, out: Array) -> None:
+        """By NumPy's BLAS, in calls that end soon."""
+        batch, n1, d = units1.shape
+        n2 = units2.shape[1]
+        if 2 * batch * n1 * n2 * d <= _PRODUCT_FLOPS:
+            np.matmul(units1, units2.transpose(0, 2, 1), out=out)
+            return
+        lines = max(1, min(n1, 256))
+        cols = max(1, min(n2, int(_PRODUCT_FLOPS / (2 * lines * d))))
+        for b in range(batch):
+            for i in range(0, n1, lines):
+                for j in range(0, n2, cols):
+                    right = units2[b, j : j + cols].T
+                    np.matmul(units1[b, i : i + lines], right, out=out[b, i : i + lines, j : j + cols])

@@ -1,0 +1,223 @@
+"""The NumPy engine: fallback, and the readable definition of what every backend computes.
+
+It works in float64 throughout, whatever the dtype of the result, and keeps a pair's signed defect and NTK
+as ``csrc/`` does; formulas of nonlinearities stand in ``activations.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..network.activations import Correlation, of_dual, rho_of, signed_defect
+from ..network.program import Op, Program
+from .engine import Tile, TileInput
+from .memory import HostMemory
+
+Real = type[np.floating[Any]]
+
+Array = npt.NDArray[Any]
+
+CLOSE = 1e-3  # of rho = 1 or -1: within it the inputs themselves replace the rounded product
+
+
+class Rows:
+    """Variances of every op, per input; quantities derived from them are made where they are used."""
+
+    def __init__(self, program: Program, q: Sequence[Array]) -> None:
+        slots: dict[int, Array] = {slot: np.asarray(v, np.result_type(v, np.float64)) for slot, v in enumerate(q)}
+        self.before: list[tuple[Array, ...]] = []  # variances of an op's sources
+        self.outputs: dict[int, Array] = {}
+        for op in program.ops:
+            sources = tuple(slots[s] for s in op.src)
+            self.before.append(sources)
+            if op.name == "store":
+                self.outputs[op.dst] = sources[0]
+            elif op.name == "dense":
+                slots[op.dst] = op.params[0] * sources[0] + op.params[1]
+            elif op.name == "sum":
+                slots[op.dst] = np.sum(sources, axis=0)
+            else:
+                slots[op.dst] = of_dual(op.name, op.params).variance(sources[0])
+
+    def variance(self, output: int) -> Array:
+        return self.outputs[output]
+
+
+def _shares(parts: Sequence[Array]) -> list[Array]:
+    """Standard deviations of independent parts over that of their sum: unit vectors, 0 where the sum is 0."""
+    return [
+        np.where(
+            part == 0, 0, 1 / np.sqrt(1 + sum(p for k, p in enumerate(parts) if k != b) / np.where(part == 0, 1, part))
+        )
+        for b, part in enumerate(parts)
+    ]
+
+
+def _join(parts: Sequence[Array], shares1: Sequence[Array], shares2: Sequence[Array]) -> Array:
+    """Signed defect of a sum of independent parts with signed defects ``v_b``.
+
+    ``1 - rho`` is the sum of ``p1 p2 (1 - rho_b) + (p1 - p2)^2 / 2``, ``1 + rho`` that of ``p1 p2 (1 + rho_b) + ...``.
+    """
+    minus: Any = 0
+    plus: Any = 0
+    for v, p1, p2 in zip(parts, shares1, shares2, strict=True):
+        w, near = np.abs(v), ~(v < 0)
+        minus = minus + p1 * p2 * np.where(near, w, 2 - w) + (p1 - p2) ** 2 / 2
+        plus = plus + p1 * p2 * np.where(near, 2 - w, w) + (p1 - p2) ** 2 / 2
+    return np.where(minus > 1, signed_defect(np.asarray(False), plus), minus)
+
+
+def run_op(
+    op: Op, q1: tuple[Array, ...], q2: tuple[Array, ...], sources: Sequence[tuple[Array, Array]]
+) -> tuple[Array, Array]:
+    """One op on broadcastable blocks: sources' (v, theta) -> (v, theta)."""
+    v, theta = sources[0]
+    if op.name == "dense":
+        w2, b2, f, g = op.params
+        k = np.sqrt(q1[0]) * np.sqrt(q2[0]) * rho_of(v)
+        theta = w2 * theta + f * k + g
+        if b2 > 0:
+            shares1, shares2 = (_shares([w2 * q, np.full_like(q, b2)]) for q in (q1[0], q2[0]))
+            v = _join([v, np.zeros(1)], shares1, shares2)
+        elif g != 0:  # a zero variance counts as rho = 0 where the NTK does not vanish with it
+            v = np.where((q1[0] == 0) | (q2[0] == 0), 1, v)
+        return v, theta
+    if op.name == "sum":
+        return _join([s[0] for s in sources], _shares(q1), _shares(q2)), np.asarray(sum(s[1] for s in sources))
+    v, _, kdot = of_dual(op.name, op.params).pair(Correlation.of_defect(v), q1[0], q2[0])
+    return v, theta * kdot
+
+
+class NumpyEngine(HostMemory):
+    """Pure NumPy, float64 inside; lengths, variances and NTKs are of type ``real``, which may reach further."""
+
+    name = "numpy"
+    isa = "float64 throughout"
+    tile_pairs = 1 << 17
+    any_strides = True
+    panel: int | None = None
+
+    def __init__(self, real: Real = np.float64) -> None:
+        self.real = real
+
+    def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        return np.dtype(np.float64)
+
+    def normalise(self, x: Array, units: Array, norms: Array) -> None:
+        x = x.reshape(-1, x.shape[2]).astype(np.result_type(x, np.float64))
+        largest = np.max(np.abs(x), axis=1, initial=0)
+        usable = np.isfinite(largest) & (largest > 0)
+        scale = np.ldexp(1.0, np.minimum(-np.frexp(np.where(usable, largest, 1))[1], 1000))  # squares stay in range
+        with np.errstate(invalid="ignore", over="ignore"):
+            scaled = x * scale[:, None]
+            square = np.einsum("ij,ij->i", scaled, scaled)
+            lengths = np.sqrt(square).astype(norms.dtype) / scale
+            norms[...] = np.where(np.isinf(largest), np.nan, lengths)  # no direction: all NaN
+            unit = scaled / np.sqrt(np.where(square > 0, square, 1))[:, None]
+            units[...] = np.where(np.isnan(norms)[:, None], np.nan, unit).reshape(units.shape)
+
+    def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Rows:
+        with np.errstate(all="ignore"):
+            return Rows(program, q)
+
+    def dual(
+        self,
+        name: str,
+        params: Sequence[float],
+        q11: Array,
+        q12: Array,
+        q22: Array,
+        scale: float,
+        k: Array,
+        kdot: Array,
+    ) -> None:
+        q11, q12, q22 = (q.astype(np.float64) for q in (q11, q12, q22))
+        layer = of_dual(name, params)
+        with np.errstate(all="ignore"):
+            c = Correlation.of_covariances(q11, q12, q22)
+            q11, q22 = scale * q11, scale * q22
+            _, rho, kdot[...] = layer.pair(c, q11, q22)
+            k[...] = np.sqrt(layer.variance(q11)) * np.sqrt(layer.variance(q22)) * rho
+
+    def run(
+        self, program: Program, rows1: Rows, rows2: Rows, dtype: np.dtype[Any], tile: Tile,
+        inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
+    ) -> None:  # fmt: skip
+        with np.errstate(all="ignore"):  # NaN and infinity in the inputs, confined to their pairs
+            for batch in range(tile.batches):
+                self._run_batch(program, rows1, rows2, tile, inputs, outputs, batch)
+
+    def _run_batch(
+        self, program: Program, rows1: Rows, rows2: Rows, tile: Tile,
+        inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]], batch: int,
+    ) -> None:  # fmt: skip
+        b = tile.batch0 + batch
+        first1, first2 = tile.row1 + batch * tile.n1, tile.row2 + batch * tile.n2
+        lines = slice(first1, first1 + tile.lines)
+        cols = lines if tile.diagonal else slice(first2, first2 + tile.cols)
+        shape = (tile.lines, tile.cols)
+        slots: dict[int, tuple[Array, Array]] = {}
+        for slot, given in enumerate(inputs):
+            theta = np.zeros(shape, self.real) if given.theta is None else given.theta[batch].astype(self.real)
+            slots[slot] = (_input_defect(given, batch, shape, self.real), theta)
+        for op, before1, before2 in zip(program.ops, rows1.before, rows2.before, strict=True):
+            q1 = tuple(q[lines, None] for q in before1)
+            q2 = tuple(q[cols, None] if tile.diagonal else q[None, cols] for q in before2)
+            if op.name != "store":
+                slots[op.dst] = run_op(op, q1, q2, [slots[s] for s in op.src])
+                continue
+            v, theta = slots[op.src[0]]
+            nngp = np.sqrt(q1[0]) * np.sqrt(q2[0]) * rho_of(v)
+            for plane, value in zip(outputs[op.dst], (nngp, theta, v), strict=True):
+                if plane is not None:
+                    _place(plane[b], np.broadcast_to(value, shape), tile)
+
+
+def _input_defect(given: TileInput, batch: int, shape: tuple[int, int], real: Real) -> Array:
+    if given.defect is not None:
+        return np.asarray(given.defect[batch], dtype=np.float64)
+    if given.product is None:
+        return np.zeros(shape)
+    near = ~(given.product[batch] < 0)
+    w = np.maximum(1 - np.abs(given.product[batch]), 0)
+    if given.raw1 is None or given.raw2 is None or given.norms1 is None or given.norms2 is None:
+        return signed_defect(near, w)
+    norms1, norms2 = given.norms1[batch, 0], given.norms2[batch, 0]
+    lines, cols = np.nonzero(w < CLOSE)
+    step = max(1, (1 << 20) // given.raw1.shape[2])
+    for start in range(0, len(lines), step):
+        i, j = lines[start : start + step], cols[start : start + step]
+        sign = np.where(near[i, j], 1.0, -1.0)
+        rows1, rows2 = given.raw1[batch, i].astype(real), given.raw2[batch, j].astype(real)
+        w[i, j] = _unit_distance(rows1, norms1[i], rows2, norms2[j], sign)
+    return signed_defect(near, w)
+
+
+def _unit_distance(x: Array, norm: Array, y: Array, other: Array, sign: Array) -> Array:
+    """``|x / |x| - sign y / |y||^2 / 2`` row by row, from rows as given.
+
+    With ``t = |x| / |y| - 1``, |x| the larger, it is ``|(x - sign y) - sign t y|^2 / (2 |x|^2)``: both terms are small
+    where the difference is, and what rounds t lies along y and changes it at second order only.
+    """
+    swap = norm < other
+    x, y = np.where(swap[:, None], y, x), np.where(swap[:, None], x, y)
+    norm, other = np.maximum(norm, other), np.minimum(norm, other)
+    t = sign * (norm / other - 1)
+    v = ((x - sign[:, None] * y) - t[:, None] * y) / np.maximum(norm, np.finfo(norm.dtype).tiny)[:, None]
+    return np.asarray(np.einsum("ij,ij->i", v, v) / 2)
+
+
+def _place(out: Array, value: Array, tile: Tile) -> None:
+    """Write a tile; of a symmetric one the upper part and its mirror image."""
+    rows, cols = slice(tile.i0, tile.i0 + tile.lines), slice(tile.j0, tile.j0 + tile.cols)
+    if not tile.symmetric:
+        out[rows, cols] = value
+        return
+    i = np.arange(tile.i0, tile.i0 + tile.lines)[:, None]
+    j = np.arange(tile.j0, tile.j0 + tile.cols)[None, :]
+    out[rows, cols] = np.where(j >= i, value, out[rows, cols])
+    out[cols, rows] = np.where(j.T > i.T, value.T, out[cols, rows])

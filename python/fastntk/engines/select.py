@@ -1,0 +1,76 @@
+"""The engines that run programs: which there are, why one is missing, and the one a call uses."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy.typing as npt
+
+from ..base.options import resolve_options
+from ..base.place import HOST, PIP, DevicePlace, Place, import_cupy
+from .compiled import load
+from .cpu import CpuEngine
+from .cuda import CudaEngine
+from .engine import Engine
+from .numpy_rows import NumpyEngine
+
+Array = npt.NDArray[Any]  # or CuPy's
+
+
+@lru_cache(maxsize=1)
+def _cuda_devices() -> tuple[tuple[str, ...], str]:
+    """Names of the devices, and the backend's state."""
+    module, state = load("cuda")
+    if module is None:
+        return (), state
+    devices, reason = module.devices()
+    if not devices:
+        return (), f"compiled, but no device: {reason}"
+    if find_spec("cupy") is None:
+        return tuple(devices), f"not available: CuPy is not installed: {PIP}"
+    return tuple(devices), f"available: {', '.join(devices)}"
+
+
+def _cuda(place: Place) -> Engine:
+    """The engine of arrays at ``place``; of arrays in host memory, that of CuPy's current device behind them."""
+    devices, state = _cuda_devices()
+    if not state.startswith("available"):
+        where = "" if place.ordinal is None else f"arrays lie on {place.name}, but "
+        raise RuntimeError(f"{where}backend 'cuda' is {state}")
+    module = load("cuda")[0]
+    if isinstance(place, DevicePlace):
+        return CudaEngine(module, place, devices[place.ordinal or 0])
+    from .staged import StagedEngine
+
+    here = DevicePlace(int(import_cupy().cuda.Device().id))
+    return StagedEngine(module, here, devices[here.ordinal or 0])
+
+
+def availability() -> dict[str, str]:
+    """State of every backend: 'available', or why not."""
+    module, state = load("cpu")
+    if module is not None:
+        isas = ", ".join(name if present else f"{name} (not on this processor)" for name, present in module.isas())
+        state = f"available: {isas}"
+    return {"cpu": state, "cuda": _cuda_devices()[1], "numpy": "available"}
+
+
+def select(backend: str | None = None, num_threads: int | None = None, place: Place = HOST) -> Engine:
+    """The engine of a call on arrays at ``place``: what was asked for, or raise; else the compiled one that loads."""
+    chosen = resolve_options(backend, num_threads)
+    assert chosen.num_threads is not None
+    module, reason = load("cpu")
+    name = chosen.backend or ("cuda" if place.ordinal is not None else "cpu" if module is not None else "numpy")
+    if name not in ("cpu", "cuda", "numpy"):
+        raise ValueError(f"unknown backend '{name}'; choose from {list(availability())}")
+    if name == "cuda":
+        return _cuda(place)
+    if place.ordinal is not None:
+        raise ValueError(f"backend '{name}' takes arrays in host memory, given some on {place.name}")
+    if name == "numpy":
+        return NumpyEngine()
+    if module is None:
+        raise RuntimeError(f"backend 'cpu' is {reason}")
+    return CpuEngine(module, chosen.isa, chosen.num_threads)

@@ -1,0 +1,121 @@
+"""The base of all layers: immutable data that knows its shape, its finite network, and how to lower itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from ..base.libraries import library, to_library
+from .program import Builder, Values
+
+Shape: TypeAlias = "tuple[Any, ...]"  # of one array, or a tuple of shapes for parallel branches
+InitFn: TypeAlias = Callable[..., tuple[Shape, Any]]
+ApplyFn: TypeAlias = Callable[..., Any]
+
+
+def is_one(shape: Any) -> bool:
+    """Whether a shape tree is one array's shape."""
+    return all(isinstance(n, (int, np.integer)) for n in shape)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Base of all layers; ``init_fn, apply_fn, kernel_fn = layer`` works for each."""
+
+    kernel_fn: ClassVar[Any]  # the infinite network's kernels: a property that call/kernel_fn.py sets, from above
+    _doors = ("init_fn", "apply_fn")  # the rest runs behind those of the kernel function, many times a call
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape behind the layer; -1 (unknown batch) passes through."""
+        raise NotImplementedError
+
+    def init(self, rng: np.random.Generator, shape: Shape, dtype: Any) -> Any:
+        """Parameters of one finite network, nested tuples of NumPy arrays."""
+        return ()
+
+    def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
+        """The finite network's layer on arrays of the library ``xp``."""
+        raise NotImplementedError
+
+    def lower(self, builder: Builder, values: Values) -> Values:
+        """Append this layer's ops; raise for inputs it cannot take."""
+        raise NotImplementedError
+
+    def lower_each(self, builder: Builder, values: Values) -> Iterator[Values]:
+        """The values behind each part of a stack: for one layer, its own."""
+        yield self.lower(builder, values)
+
+    def axes(self) -> tuple[int, int] | None:
+        """(batch_axis, channel_axis) of the first layer that names them."""
+        return None
+
+    # ---- Neural Tangents' triple
+
+    def init_fn(
+        self, rng: np.random.Generator | int, input_shape: Sequence[Any], dtype: Any = np.float64
+    ) -> tuple[Shape, Any]:
+        """Draw the parameters of a finite network.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator or int
+            Source of randomness, or the seed of a new one.
+        input_shape : tuple of int
+            Shape of the inputs, batch included (-1 where unknown); a tuple of shapes for parallel branches.
+        dtype : dtype
+            float32 or float64, of all parameters.
+
+        Returns
+        -------
+        output_shape : tuple of int
+        params : nested tuple of numpy.ndarray
+
+        Raises
+        ------
+        TypeError
+            If ``rng`` is neither a Generator nor an integer.
+        """
+        if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool):
+            rng = np.random.default_rng(rng)
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(
+                f"[init_fn] rng must be a numpy.random.Generator or an integer seed, given {type(rng).__name__}"
+            )
+        if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
+            raise TypeError(f"[init_fn] dtype must be float32 or float64, given {np.dtype(dtype)}")
+        shape = _as_shape(input_shape)
+        return self.output_shape(shape), self.init(rng, shape, np.dtype(dtype))
+
+    def apply_fn(self, params: Any, inputs: Any, **_: Any) -> Any:
+        """Apply a finite network.
+
+        Parameters
+        ----------
+        params : nested tuple of arrays
+            From ``init_fn``, or the same structure in the inputs' library.
+        inputs : array (batch, d) of NumPy, CuPy, PyTorch or JAX, or a tuple of them for parallel branches
+
+        Returns
+        -------
+        array of the inputs' library; differentiable in inputs and parameters where the library differentiates.
+        """
+        xp = library(inputs)
+        return self.apply(to_library(params, inputs, xp), inputs, xp)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.init_fn, self.apply_fn, self.kernel_fn))
+
+    def __getitem__(self, index: int) -> Any:
+        return (self.init_fn, self.apply_fn, self.kernel_fn)[index]
+
+    def __len__(self) -> int:
+        return 3
+
+
+def _as_shape(shape: Any) -> Shape:
+    if not isinstance(shape, (tuple, list)) or not shape:
+        raise TypeError(f"[init_fn] input_shape must be a tuple of integers, or a tuple of shapes, given {shape!r}")
+    return tuple(int(n) for n in shape) if is_one(shape) else tuple(_as_shape(s) for s in shape)

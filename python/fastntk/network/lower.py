@@ -1,0 +1,82 @@
+"""``lower()``: a layer to a program, slots used again once their last reader has run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from .layer import Layer
+from .program import Builder, Lowered, Op, Program, Value, Values, leaves
+
+
+def _renumber(values: Values, counter: Iterator[int]) -> Values:
+    if isinstance(values, Value):
+        return replace(values, slot=next(counter))
+    return tuple(_renumber(v, counter) for v in values)
+
+
+def finish(builder: Builder, n_inputs: int, outputs: Values) -> Lowered:
+    """Place a store behind each output and reuse slots whose last reader has run."""
+    found = list(leaves(outputs))
+    ops: list[Op] = []
+    stored: dict[int, list[int]] = {}
+    for index, value in enumerate(found):
+        stored.setdefault(value.slot, []).append(index)
+    for slot in range(n_inputs):
+        ops.extend(Op("store", index, (slot,)) for index in stored.get(slot, ()))
+    for op in builder.ops:
+        ops.append(op)
+        ops.extend(Op("store", index, (op.dst,)) for index in stored.get(op.dst, ()))
+
+    last_read = {slot: position for position, op in enumerate(ops) for slot in op.src}
+    place = {slot: slot for slot in range(n_inputs)}
+    free: list[int] = []
+    n_slots = n_inputs
+    placed: list[Op] = []
+    for position, op in enumerate(ops):
+        src = tuple(place[s] for s in op.src)
+        dying = [place[s] for s in dict.fromkeys(op.src) if last_read[s] == position]
+        if op.name == "store":
+            free.extend(dying)
+            placed.append(replace(op, src=src))
+            continue
+        if op.name != "sum":  # a sum writes before it has read every source; other ops may work in place
+            free.extend(dying)
+        if free:
+            dst = free.pop()
+        else:
+            dst = n_slots
+            n_slots += 1
+        if op.name == "sum":
+            free.extend(dying)
+        place[op.dst] = dst
+        if op.dst not in last_read:
+            free.append(dst)
+        placed.append(replace(op, dst=dst, src=src))
+    program = Program(tuple(placed), n_inputs, n_slots, len(found))
+    return Lowered(program, _renumber(outputs, iter(range(len(found)))))
+
+
+def _input_values(inputs: Any, counter: Iterator[int]) -> Values:
+    if isinstance(inputs, Value):
+        return replace(inputs, slot=next(counter))
+    return tuple(_input_values(i, counter) for i in inputs)
+
+
+@lru_cache(maxsize=256)
+def lower(layer: Layer, inputs: Values, depths: bool = False) -> Lowered:
+    """Lower ``layer`` for a tree of input values (slots are renumbered); ``depths`` keeps every Gaussian layer."""
+    n_inputs = len(list(leaves(inputs)))
+    builder = Builder(type(layer).__name__, n_inputs)
+    values = _input_values(inputs, iter(range(n_inputs)))
+    if not depths:
+        return finish(builder, n_inputs, layer.lower(builder, values))
+    kept: dict[int, Value] = {}  # by slot: a layer that adds nothing repeats none
+    for value in layer.lower_each(builder, values):
+        if isinstance(value, Value) and value.gaussian:
+            kept.setdefault(value.slot, value)
+    if not kept:
+        raise ValueError("depths: no layer of the stack has a Gaussian output (Dense or FanInSum)")
+    return finish(builder, n_inputs, tuple(kept.values()))

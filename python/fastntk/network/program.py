@@ -1,0 +1,137 @@
+"""The compiler: immutable layers -> a flat program of named ops on slots, which a backend runs on blocks of pairs.
+
+A *slot* stands for one random function at one place of the network. For a pair of inputs it holds the signed
+defect of its correlation (activations.py) and the NTK; what depends on one input alone (variances, and what the ops
+derive from them) is made once per input by the row pass. A slot's ``layout`` says which positions of a pair are kept:
+``"point"`` is one number per pair. Branches are ops that read one slot twice and ``sum`` ops that join them again.
+
+Ops and their parameters (the same names in C++, ``csrc/dense/blocks.cpp``, and NumPy, ``reference.py``):
+
+==========  ======================  =============================================================================
+dense       w2, b2, f, g            K -> w2 K + b2,  NTK -> w2 NTK + f K + g
+conv        w2, b2, f, g            K -> w2 A(K) + b2,  NTK -> w2 A(NTK) + f A(K) + g
+pool        scale                   K -> s s' P(K),  NTK -> s s' P(NTK);  s = scale, or 1 / taps inside at each position
+sum                                 covariances and NTKs of independent branches add
+store                               K and NTK of the source become output ``dst``
+a dual      the nonlinearity's own  K -> E phi(u) phi(v),  NTK -> NTK E phi'(u) phi'(v)   (activations.py)
+==========  ======================  =============================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from .window import Window
+
+
+@dataclass(frozen=True)
+class Op:
+    """One step: ``dst <- name(src; params)``. For ``store``, ``dst`` counts outputs."""
+
+    name: str
+    dst: int
+    src: tuple[int, ...]
+    params: tuple[float, ...] = ()
+    window: Window | None = None  # conv and pool: the geometry
+
+
+@dataclass(frozen=True)
+class Value:
+    """What ``lower()`` knows of a slot: the shape side of the computation."""
+
+    slot: int
+    channels: int  # features of one sample
+    gaussian: bool = False  # pre-activations; a nonlinearity needs it, and its output has lost it
+    spatial: tuple[int, ...] = ()  # sizes of the axes that are neither batch nor channels, in their order
+    batch_axis: int = 0
+    channel_axis: int = 1
+
+
+Values: TypeAlias = "Value | tuple[Values, ...]"
+
+
+@dataclass(frozen=True)
+class Program:
+    """Straight-line ops; slots ``0 .. n_inputs - 1`` are loaded before the first."""
+
+    ops: tuple[Op, ...]
+    n_inputs: int
+    n_slots: int
+    n_outputs: int
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A program with what its outputs are: the tree of values, whose ``slot`` counts outputs."""
+
+    program: Program
+    outputs: Values
+
+
+class Builder:
+    """Collects ops while layers lower themselves; every value has a slot of its own until ``finish``."""
+
+    def __init__(self, name: str, n_inputs: int) -> None:
+        self.name = name
+        self.ops: list[Op] = []
+        self.n_slots = n_inputs
+        self.path: list[str] = []
+
+    @property
+    def where(self) -> str:
+        """The layer being lowered, for messages: ``serial[2] Relu``."""
+        return " ".join(self.path) or self.name
+
+    @contextmanager
+    def entering(self, name: str) -> Iterator[None]:
+        self.path.append(name)
+        yield
+        self.path.pop()
+
+    def emit(
+        self, name: str, *sources: Value, params: Sequence[float] = (), window: Window | None = None, **changes: Any
+    ) -> Value:
+        """Append an op; the new value is the first source's with ``changes``."""
+        slot = self.n_slots
+        self.n_slots += 1
+        self.ops.append(Op(name, slot, tuple(s.slot for s in sources), tuple(float(p) for p in params), window))
+        return replace(sources[0], slot=slot, **changes)
+
+    def check_axes(self, value: Value, batch_axis: int, channel_axis: int | None) -> None:
+        """Check that a layer names the axes that its input has."""
+        rank = 2 + len(value.spatial)
+        channels = value.channel_axis if channel_axis is None else channel_axis
+        if not (-rank <= batch_axis < rank and -rank <= channels < rank):
+            raise ValueError(
+                f"[{self.where}] has batch_axis={batch_axis}, channel_axis={channel_axis}, which do not fit inputs of "
+                f"{rank} dims"
+            )
+        if (batch_axis % rank, channels % rank) != (value.batch_axis, value.channel_axis):
+            raise ValueError(
+                f"[{self.where}] has batch_axis={batch_axis}, channel_axis={channel_axis}, "
+                f"layers before it {value.batch_axis} and {value.channel_axis}: all must agree"
+            )
+
+    def one(self, values: Values) -> Value:
+        """Check that a layer that takes one input got one."""
+        if isinstance(values, Value):
+            return values
+        raise ValueError(f"[{self.where}] takes one input, given {len(values)} (branches must be joined by FanInSum)")
+
+    def several(self, values: Values) -> tuple[Value, ...]:
+        """Check that a fan-in got branches."""
+        if isinstance(values, Value) or not values:
+            raise ValueError(f"[{self.where}] takes the outputs of several branches, given one (FanOut makes branches)")
+        return tuple(self.one(v) for v in values)
+
+
+def leaves(values: Values) -> Iterator[Value]:
+    """The values of a tree, in order."""
+    if isinstance(values, Value):
+        yield values
+    else:
+        for value in values:
+            yield from leaves(value)

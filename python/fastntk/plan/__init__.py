@@ -1,0 +1,1 @@
+"""What of a pair of images is computed: grids, links and displacements."""
