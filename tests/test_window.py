@@ -22,7 +22,7 @@ def test_a_window_without_its_outer_taps_reads_the_same(seed):
     assert left.shape[1] <= k
     for own, all_ in zip(left, reads, strict=True):
         assert own[own >= 0].tolist() == all_[all_ >= 0].tolist()
-    if (reads >= 0).any():  # what is left is used
+    if k > 3 and (reads >= 0).any():  # what is left is used; three taps stay whole
         assert (left[:, [0, -1]] >= 0).any(axis=0).all()
 
 
