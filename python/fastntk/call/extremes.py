@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..engines.numpy_rows import Rows
+from ..network.activations import is_homogeneous
 from ..network.program import Op, Program
 
 Array = npt.NDArray[Any]
@@ -22,6 +23,9 @@ Flags = npt.NDArray[np.bool_]
 
 # Standard deviations whose products, and sums of thousands of these, stay normal numbers.
 _LARGEST = {np.dtype(np.float32): 1e12, np.dtype(np.float64): 1e70}
+# The same of networks that scale with their inputs, whose numbers on the way are not far from their results: their
+# squares are in range, and the sum of as many large ones as there are layers.
+_SCALING = {np.dtype(np.float32): 2.0**63, np.dtype(np.float64): 2.0**511}
 
 
 def limits(program: Program, dtype: np.dtype[Any]) -> tuple[float, float, bool]:
@@ -31,6 +35,9 @@ def limits(program: Program, dtype: np.dtype[Any]) -> tuple[float, float, bool]:
     whatever is not 0.
     """
     most, least, matters = _gains(program)
+    if all(map(is_homogeneous, program.ops)):
+        limit, layers = _SCALING[dtype], len(program.ops)
+        return 1 / (limit * least), limit / (most * layers**0.5), matters
     limit = _LARGEST[dtype]
     return 1 / (limit * least), limit / most, matters
 

@@ -18,6 +18,7 @@ from ..engines.cuda_images import CudaRunner
 from ..engines.engine import Engine
 from ..engines.numpy_images import image_kernels
 from ..engines.numpy_rows import NumpyEngine, Real
+from ..network.activations import is_homogeneous
 from ..network.program import Program
 from .extremes import Flags, limits, outside
 
@@ -87,12 +88,9 @@ def run_image_pairs(
 
 def _extreme(program: Program, x: Images) -> Flags:
     """Which images leave the range of their dtype on the way (extremes.py)."""
-    scales = any(any(op.params[1::2]) for op in program.ops if op.name in ("dense", "conv")) or any(
-        op.name not in ("dense", "conv", "pool", "sum", "store", "relu", "abrelu") for op in program.ops
-    )
     found = np.zeros(x.n, np.bool_)
     dtype = x.arrays[0].dtype.newbyteorder("=")
-    if dtype == np.float32 and not scales:  # images are brought to one brightness
+    if dtype == np.float32 and all(map(is_homogeneous, program.ops)):  # images are brought to one brightness
         return found
     least, most, matters = limits(program, dtype)
     for start in range(0, x.n, _CHUNK):

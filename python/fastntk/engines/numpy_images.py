@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..network.activations import of_dual, rho_of, signed_defect
+from ..network.activations import is_homogeneous, of_dual, rho_of, signed_defect
 from ..network.program import Op, Program
 from ..network.window import Positions
 from .numpy_rows import NumpyEngine, Real, run_op
@@ -196,12 +196,7 @@ def _lengths(steps: list[_Step], x: Sequence[Array]) -> Array:
     """What each image is divided by: where brighter copies only scale kernels, they become equal, bit by bit."""
     largest = np.max([np.abs(values).max(axis=tuple(range(1, values.ndim))) for values in x], axis=0)
     usable = np.isfinite(largest) & (largest > 0)
-    for name, params in ((step.op.name, step.op.params) for step in steps):
-        usable &= (
-            not any(params[1::2])
-            if name in ("dense", "conv")
-            else name in ("input", "store", "pool", "sum", "relu", "abrelu")
-        )
+    usable &= all(is_homogeneous(step.op) for step in steps)
     return np.where(usable, largest, 1).astype(np.float64)
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from ..base.checks import finite
 from ..base.libraries import erf
 from .layer import Layer, Shape
-from .program import Builder, Value, Values
+from .program import Builder, Op, Value, Values
 
 Array = npt.NDArray[np.float64]
 
@@ -97,6 +97,7 @@ class Nonlinearity(Layer):
 
     dual_name: ClassVar[str]
     positive: ClassVar[bool] = False  # the dual is never negative
+    homogeneous: ClassVar[bool] = False  # phi(c x) = c phi(x) for c > 0
 
     @property
     def affine(self) -> tuple[float, float, float]:
@@ -170,6 +171,7 @@ class ABRelu(Nonlinearity):
     b: float
     do_stabilize: bool = False
     dual_name: ClassVar[str] = "abrelu"
+    homogeneous: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("a", "b"):
@@ -297,7 +299,8 @@ class Erf(Nonlinearity):
         w = np.maximum(np.where(close, angle - spread / 2, product - angle), 0) / product
         linear = np.maximum(x1.sine, x2.sine) < 0.01
         w, a = np.where(linear, c.w + drop, w), np.where(linear, c.a - drop, np.where(close, 1 - w, angle / product))
-        kdot = 4 / np.pi * (x1.n * x2.n + 5e-324) / (cosine + 5e-324)  # of variances beyond the range no 0 / 0
+        least = np.finfo(cosine.dtype).smallest_subnormal  # of variances beyond the range no 0 / 0
+        kdot = 4 / np.pi * (x1.n * x2.n + least) / (cosine + least)
         return np.where(alive, signed_defect(c.near, w), 1), np.where(c.near, a, -a), kdot
 
 
@@ -331,7 +334,7 @@ NONLINEARITIES: dict[str, tuple[Callable[..., Nonlinearity], tuple[float, ...]]]
 }
 
 # By the op's name: the class that defines it, ABRelu for Relu.
-_BY_DUAL: dict[str, Callable[..., Nonlinearity]] = {
+_BY_DUAL: dict[str, type[Nonlinearity]] = {
     vars(kind)["dual_name"]: kind
     for make, args in NONLINEARITIES.values()
     for kind in type(make(*args)).__mro__
@@ -342,3 +345,10 @@ _BY_DUAL: dict[str, Callable[..., Nonlinearity]] = {
 def of_dual(name: str, params: Sequence[float]) -> Nonlinearity:
     """The bare nonlinearity of a dual op."""
     return _BY_DUAL[name](*params)
+
+
+def is_homogeneous(op: Op) -> bool:
+    """Whether an op's output, and its NTK's part, scale with its inputs: no biases, no curved function."""
+    if op.name in ("dense", "conv"):
+        return not any(op.params[1::2])
+    return _BY_DUAL[op.name].homogeneous if op.name in _BY_DUAL else True
