@@ -489,7 +489,7 @@ def test_refused_values(call, words):
     [
         (lambda: meanfield.critical_line("tanh"), "takes exactly one of q_star and sigma_b2"),
         (lambda: meanfield.critical_line("tanh", q_star=1, sigma_b2=1), "takes exactly one of q_star and sigma_b2"),
-        (lambda: meanfield.q_map(np.tanh, 1.0, 0.1, 1.0), "a nonlinearity is an object with functions phi and dphi"),
+        (lambda: meanfield.q_map(len, 1.0, 0.1, 1.0), "a nonlinearity is an object with functions phi and dphi"),
         (lambda: meanfield.q_map(stax.Dense(3), 1.0, 0.1, 1.0), "a nonlinearity is an object"),
         (lambda: meanfield.q_map("tanh", "1x", 0.1, 1.0), "sigma_w2 must be a number or an array of numbers"),
         (lambda: meanfield.trajectory("tanh", 1.0, 0.1, 1.0, 0.5, 2.5), "depth must be an integer"),

@@ -254,7 +254,7 @@ def test_progress_shows_draws(x, capsys):
 
 REFUSED = [
     ({"x": np.ones(3)}, ValueError, "[sample_kernels] x has 1 dims"),
-    ({"x": [[1.0]]}, TypeError, "[sample_kernels] x must be a numpy.ndarray, given list"),
+    ({"x": {1.0}}, TypeError, "[sample_kernels] x must be a numpy.ndarray or convert to one, given set"),
     ({"x": np.ones((0, 3))}, ValueError, "[sample_kernels] x is empty: shape (0, 3)"),
     ({"x": np.array([[1.0], [np.nan]])}, ValueError, "[sample_kernels] x is not finite, first at (1, 0)"),
     ({"layers": []}, TypeError, "[sample_kernels] layers must be a list of mogp.Layer, at least one"),

@@ -465,7 +465,7 @@ def test_node_scaling_refuses(make, words):
         (lambda: node_scaling.init(2.5, 2, 0.5, [0.5], 0), "[node_scaling.init] m must be an integer, given float"),
         (lambda: node_scaling.train(1, X, X[:, :1], 0.1, 1), "network must be a node_scaling.Shallow, given int"),
         (lambda: node_scaling.train(INFINITE, X, X[:, :1], 0.1, 1), "starts at random: give rng"),
-        (lambda: mogp.train(network(stax.Relu()), X.tolist(), X, 0.1, 1), "[Network] x must be a numpy.ndarray"),
+        (lambda: mogp.train(network(stax.Relu()), {1.0}, X, 0.1, 1), "[Network] x must be a numpy.ndarray"),
     ],
 )
 def test_node_scaling_refuses_other_types(make, words):

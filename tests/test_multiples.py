@@ -12,7 +12,8 @@ import image_oracle
 import numpy as np
 import oracles
 import pytest
-from fastntk import activations, stax
+from fastntk import stax
+from fastntk.network import activations
 from helpers import assert_close
 from images_inputs import Conv, Dense, Erf, Flatten, GlobalAvgPool, Relu, serial
 from test_images import check as check_images

@@ -542,7 +542,11 @@ BAD_FITS = [
     ({"amplitude": -1.0}, ValueError, "amplitude must be positive or None, given -1.0"),
     ({"restarts": 0}, ValueError, "restarts must be a positive integer, given 0"),
     ({"tol": 0.0}, ValueError, "tol must lie between 0 and 1, given 0.0"),
-    ({"network": 3}, TypeError, "network must be callable or None, given int"),
+    (
+        {"network": 3},
+        TypeError,
+        "that makes a layer or a kernel function, or None; given int",
+    ),
     ({"network": lambda **_: 3}, TypeError, "network must give a layer, its triple or a kernel function; given int"),
     ({"W_std": (1.0, 1e149)}, ValueError, r"not finite, first in row 0; at depth=1, W_std=\d.*e\+\d+, b_std="),
     ({"x": np.zeros((12, 3)), "b_std": 0.0}, ValueError, "diagonal must be positive, it is 0; at depth=1, W_std="),
