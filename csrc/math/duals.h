@@ -238,7 +238,7 @@ struct Erf {
     const T fall = p * p * (c.w * (T(2) - c.w));  // sin A1 sin A2 - sin^2 A12
     const T cosine = sqrt(fall + fma(-y1, y2, y1 + y2));
 
-    const bool nearly_linear = (s1 < small) & (s2 < small);
+    const bool nearly_linear = select(s1 < small, s2, small) < small;  // no & of bools: SSE2's loops stay scalar
     const T apart = s1 - s2, cross = T(0.5) * apart * (s1 + s2);
     const T z = square(sine), less = fma(T(0.5) * apart, apart, fall), mean = z + less;
     const T sum = mean + z, l1 = T(1.0 / 6), l2 = T(11.0 / 180), l3 = T(191.0 / 5670);
@@ -248,7 +248,7 @@ struct Erf {
 
     const T step = x1.t * x2.n - x1.n * x2.t;  // its square is 2 (1 - cos(A1 - A2))
     const T spread = square(x1.g - x2.g), product = x1.g * x2.g, scale = x1.over_g * x2.over_g;
-    const bool close = (spread < product) & (c.w < T(0.1));
+    const bool close = select(spread < product, c.w, T(1)) < T(0.1);
     const T c1 = fma(x1.n, x1.t, y1), c2 = fma(x2.n, x2.t, y2);  // cosines of A1, A2
     const T top = fma(T(2), fall, T(0.5) * (step * step)), bottom = s1 * c2 + s2 * c1 + T(2) * (sine * cosine);
     const T angle = arctangent<false>(select(close, top, sine), select(close, bottom, cosine));
