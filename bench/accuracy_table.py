@@ -55,6 +55,19 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def in_short(report: dict[str, Any]) -> str:
+    """One row per dtype: the worst error of all nonlinearities, dual maps and kernels by depth, beside its bound."""
+    lines = ["| dtype | dual maps | kernels, depth 1 | depth 10 | depth 50 |", "|---|--:|--:|--:|--:|"]
+    groups = (("k", "kdot"), ("nngp 1", "ntk 1"), ("nngp 10", "ntk 10"), ("nngp 50", "ntk 50"))
+    for dtype in DTYPES:
+        numbers = []
+        for group in groups:
+            cells = [cell for cell in report["cells"] if cell["dtype"] == dtype and cell["quantity"] in group]
+            numbers.append(f"{max(c['error'] for c in cells):.1e} of {max(c['bound'] for c in cells):.1e}")
+        lines.append(f"| {dtype} | {' | '.join(numbers)} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)

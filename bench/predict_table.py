@@ -21,7 +21,7 @@ def _where(report: dict[str, Any], names: tuple[str, ...]) -> str:
     )
 
 
-def _describe(p: dict[str, Any]) -> str:
+def describe(p: dict[str, Any]) -> str:
     time = "t = None" if p["t"] is None else f"t = {p['t']:g}"
     what = "mean and covariance" if p["covariance"] else "mean"
     return f"{time}, {what}, n = {p['n']}, d = {p['d']}, {p['m']} test points, depth {p['depth']}, {p['dtype']}"
@@ -45,7 +45,7 @@ def speed(report: dict[str, Any]) -> str:
         cells += [f"{max(accuracy[who].values()):.1e}" if who in accuracy else "" for who in judged]
         states = {None: "", True: ": yes", False: ": no"}
         goals = [f">= {t['at_least']:g} x{states[t['met']]}" for t in case["targets"]]
-        rows.append([_describe(case["parameters"]), *cells, "; ".join(goals)])
+        rows.append([describe(case["parameters"]), *cells, "; ".join(goals)])
     names = ("numpy", "scipy", "neural-tangents", "jax", "jaxlib")
     parts = [f"{_where(report, names)} Medians; in brackets least and largest of a round.", "", _table(head, rows)]
     for who, sizes in report.get("memory", {}).items():

@@ -1,4 +1,4 @@
-"""Write the tables of a Markdown file from results, between <!-- speed --> ... <!-- /speed --> and the like."""
+"""Write the tables of README.md and docs/ from results, between <!-- speed --> ... <!-- /speed --> and the like."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,24 @@ import accuracy_table
 import gpu_table
 import predict_table
 
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench/results"
 RIVALS = {"nt": "Neural Tangents", "botorch": "BoTorch"}
+
+# Results by name: the file that is kept. Of GPUs the last one by name, where there is any.
+KEPT = {
+    "speed": "avx512.json",
+    "images": "images-avx512.json",
+    "accuracy": "accuracy.json",
+    "gpu": "gpu-*.json",
+    "predict": "predict-avx512.json",
+    "predict-real": "real-predict.json",
+}
+
+# Cases of the short table of times.
+SHORT = ("relu-d784", "relu-d64", "relu-d784-f64", "erf-d784", "nngp-d784")
+SHORT_IMAGES = ("deep-gap", "deep-flatten", "myrtle-10", "wide-resnet-16")
+SHORT_PREDICT = ("endless-d784-mean-float32", "deep-d784-mean-float32")
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -168,6 +186,43 @@ def _memory(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+def in_short(speed: dict[str, Any], images: dict[str, Any], predict: dict[str, Any]) -> str:
+    """Some cases of each, beside the rivals."""
+    rows = []
+
+    def add(what: str, seconds: float, case: dict[str, Any], *ratios: str) -> None:
+        found = (case["ratios"].get(name) for name in ratios)
+        rows.append([what, number(seconds), *(f"{r['value']:.3g}" if r else "" for r in found)])
+
+    for name in SHORT:
+        case = speed["cases"][name]
+        seconds = case["seconds"]["fastntk"]["median"]
+        add(describe(case["parameters"]), seconds, case, "fastntk/product", "nt/fastntk", "botorch/fastntk")
+    for name in SHORT_IMAGES:
+        case, p = images["cases"][name], images["cases"][name]["parameters"]
+        what = f"{p['network']}, a pair of {p['size']} x {p['size']} x {p['channels']}, NNGP + NTK, {p['dtype']}"
+        add(what, case["entry_seconds"]["fastntk"]["median"], case, "", "nt/fastntk by entry", "")
+    for name in SHORT_PREDICT:
+        case = predict["cases"][name]
+        what = f"prediction by both kernels, {predict_table.describe(case['parameters'])}"
+        add(what, case["seconds"]["fastntk"]["median"], case, "", "nt_jit/fastntk", "")
+    head = ["case", "fastntk", "times `x @ x.T`", "Neural Tangents takes, times", "BoTorch takes, times"]
+    where = f"{speed['machine']['cpu']}, {speed['threads']} threads, {speed['isa']}. Medians."
+    return f"{where}\n\n{table(head, rows)}"
+
+
+TABLES: dict[str, tuple[str, tuple[str, ...], Callable[..., str]]] = {  # page, results, what makes it
+    "in-short": ("README.md", ("speed", "images", "predict"), in_short),
+    "accuracy-in-short": ("README.md", ("accuracy",), accuracy_table.in_short),
+    "speed": ("docs/speed.md", ("speed",), speed),
+    "images": ("docs/speed.md", ("images",), images),
+    "gpu": ("docs/speed.md", ("gpu",), gpu_table.gpu),
+    "accuracy": ("docs/accuracy.md", ("accuracy",), accuracy_table.markdown),
+    "predict": ("docs/prediction.md", ("predict",), predict_table.speed),
+    "predict-real": ("docs/prediction.md", ("predict-real",), predict_table.real),
+}
+
+
 def rewrite(text: str, name: str, body: str) -> str:
     """``text`` with ``body`` between the markers of ``name``."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -176,33 +231,31 @@ def rewrite(text: str, name: str, body: str) -> str:
     return pattern.sub(lambda match: f"{match[1]}\n{body}\n\n{match[2]}", text)
 
 
-def main() -> int:
-    makers = {
-        "speed": speed,
-        "images": images,
-        "accuracy": accuracy_table.markdown,
-        "gpu": gpu_table.gpu,
-        "predict": predict_table.speed,
-        "predict-real": predict_table.real,
-    }
+def results(name: str, given: Path | None) -> dict[str, Any] | None:
+    """Results as given, or as kept; None: of a GPU, where none was at hand."""
+    found = [given] if given else sorted(RESULTS.glob(KEPT[name]))
+    if not found and name != "gpu":
+        raise SystemExit(f"no results {RESULTS / KEPT[name]}: give them by --{name}")
+    return json.loads(found[-1].read_text()) if found else None
+
+
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path, help="Markdown file to rewrite in place")
-    for name in makers:
-        more = "; none: not yet measured" if name == "gpu" else ""
-        parser.add_argument(f"--{name}", type=Path, metavar="JSON", help=f"results of that table{more}")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if the file is behind")
-    given = parser.parse_args()
-    before = text = given.file.read_text()
-    for name, make in makers.items():
-        source = getattr(given, name.replace("-", "_"))
-        if source:
-            absent = name == "gpu" and str(source) == "none"
-            text = rewrite(text, name, make(None if absent else json.loads(source.read_text())))
-    if given.check:
-        return int(text != before)
-    if text != before:
-        given.file.write_text(text)
-    return 0
+    for name, kept in KEPT.items():
+        parser.add_argument(f"--{name}", type=Path, metavar="JSON", help=f"in place of bench/results/{kept}")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a page is behind")
+    given = vars(parser.parse_args(arguments))
+    reports = {name: results(name, given[name.replace("-", "_")]) for name in KEPT}
+    before = {page: (ROOT / page).read_text() for page, _, _ in TABLES.values()}
+    after = dict(before)
+    for name, (page, sources, make) in TABLES.items():
+        after[page] = rewrite(after[page], name, make(*(reports[source] for source in sources)))
+    behind = [page for page in before if after[page] != before[page]]
+    for page in behind:
+        print(page, "is behind" if given["check"] else "written")
+        if not given["check"]:
+            (ROOT / page).write_text(after[page])
+    return int(given["check"] and bool(behind))
 
 
 if __name__ == "__main__":

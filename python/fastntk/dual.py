@@ -64,7 +64,7 @@ def dual(
 
     Notes
     -----
-    Accuracy: README, table "Accuracy", columns k and kdot; relative to k also near rho = -1, where k vanishes.
+    Accuracy: docs/accuracy.md, columns k and kdot; relative to k also near rho = -1, where k vanishes.
     """
     if not isinstance(layer, Nonlinearity):
         raise TypeError(f"[dual] layer must be a nonlinearity such as stax.Relu(), given {describe(layer)}")

@@ -114,7 +114,7 @@ class KernelFn:
         copy of x1, from a given product of the inputs; with spatial axes, (x1, x2) and (x2, x1) agree to rounding.
 
         Accuracy: float64 1e-12 relative, float32 2e-6 at depth 10 and 1e-5 at depth 50, near-duplicates included
-        (README, table "Accuracy"). With spatial axes float32 2e-6 at 21 layers; behind pooling, float64 of images at
+        (docs/accuracy.md). With spatial axes float32 2e-6 at 21 layers; behind pooling, float64 of images at
         a relative distance r is right to about 1e-16 / r where a nonlinearity follows.
 
         References

@@ -160,7 +160,7 @@ class ABRelu(Nonlinearity):
     (pi - theta) cos theta) / (2 pi)``, ``kdot1 = (pi - theta) / (2 pi)``, ``r = sqrt(q11 q22)``,
     ``cos theta = q12 / r``. Where a variance is 0, theta counts as pi/2.
 
-    Accuracy: README, table "Accuracy", rows relu, leaky_relu, abrelu, abs.
+    Accuracy: docs/accuracy.md, rows relu, leaky_relu, abrelu, abs.
 
     References
     ----------
@@ -247,7 +247,7 @@ class Erf(Nonlinearity):
     For a = b = 1, c = 0: ``k = (2/pi) asin(2 q12 / sqrt((1 + 2 q11)(1 + 2 q22)))``, ``kdot = (4/pi) / sqrt(S2)``,
     ``S2 = 1 + 2 (q11 + q22) + 4 (q11 q22 - q12^2)``. The scales are linear ops around it.
 
-    Accuracy: README, table "Accuracy", row erf.
+    Accuracy: docs/accuracy.md, row erf.
 
     References
     ----------

@@ -1,8 +1,7 @@
-"""README's table of a GPU: what stands there where nothing was measured, and what results become."""
+"""The tables of README.md and docs/: they show the results that are kept, and what those of a GPU become."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -33,14 +32,32 @@ def tables(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_readme_shows_what_was_measured(tables):
-    found = sorted((BENCH / "results").glob("gpu-*.json"))
-    text = (ROOT / "README.md").read_text()
-    block = text.split("<!-- gpu -->")[1].split("<!-- /gpu -->")[0].strip()
-    assert block in [tables.gpu_table.gpu(json.loads(path.read_text())) for path in found] or not found
-    assert ("Not yet measured" in block) == (not found)
-    if not found:
-        assert block == tables.gpu_table.gpu(None)
+def test_pages_show_the_results_that_are_kept(tables, capsys):
+    assert tables.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_a_page_that_is_behind_is_found_and_written(tables, tmp_path, monkeypatch, capsys):
+    for page in {page for page, _, _ in tables.TABLES.values()}:
+        (tmp_path / page).parent.mkdir(exist_ok=True)
+        (tmp_path / page).write_text((ROOT / page).read_text())
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    page = tmp_path / "docs/accuracy.md"
+    before = page.read_text()
+    page.write_text(before.replace("| relu | float32 |", "| relu | float16 |"))
+    assert tables.main(["--check"]) == 1
+    assert "docs/accuracy.md is behind" in capsys.readouterr().out
+    assert page.read_text() != before
+    assert tables.main([]) == 0
+    assert page.read_text() == before
+    page.write_text(before.replace("<!-- accuracy -->", ""))
+    with pytest.raises(SystemExit, match="<!-- accuracy -->"):
+        tables.main([])
+
+
+def test_where_no_gpu_was_at_hand_the_page_says_so(tables):
+    block = (ROOT / "docs/speed.md").read_text().split("<!-- gpu -->")[1].split("<!-- /gpu -->")[0].strip()
+    assert ("Not yet measured" in block) == (not list((BENCH / "results").glob("gpu-*.json")))
+    assert tables.gpu_table.gpu(None).startswith("Not yet measured")
 
 
 def test_instructions_are_counted(tables, monkeypatch):
