@@ -60,7 +60,7 @@ class ImageCase:
     def layers(self) -> int:
         """Entry-layers of one pair of images: covariance entries that the plan computes, times nonlinearities."""
         plan = self.make(stax).explain((1, self.size, self.size, self.channels)).plan
-        return sum(grid.entries * sum(step.kind not in LINEAR for step in grid.steps) for grid in plan.grids)
+        return sum(grid.entries * sum(step.name not in LINEAR for step in grid.steps) for grid in plan.grids)
 
 
 def unique(n: int) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fastntk import show_config, stax
 from fastntk.engines import select
+from fastntk.engines.compiled import compiled_program
 from fastntk.engines.engine import Tile, TileInput
 from fastntk.engines.numpy_rows import NumpyEngine, Rows
 from fastntk.network.activations import NONLINEARITIES
@@ -42,9 +43,8 @@ def run(name, *args, device=None, **kwargs):
     return getattr(MODULE, name)(*args, device=MODULE.ON_HOST if device is None else device, stream=0, **kwargs)
 
 
-def compiled(program):
-    ops = [(op.name, op.dst, list(op.src), list(op.params)) for op in program.ops]
-    return MODULE.Program(ops, program.n_inputs, program.n_slots, program.n_outputs)
+def compiled(lowered, module=MODULE):
+    return compiled_program(module, lowered.program)
 
 
 class Tables:
@@ -52,9 +52,9 @@ class Tables:
 
     def __init__(self, program, q, dtype):
         self.program = compiled(program)
-        self.bytes = np.frombuffer(self.program.code(), np.uint8)
+        self.bytes = np.frombuffer(self.program.code(program.numbers), np.uint8)
         self.table = np.full((max(1, self.program.n_rows), len(q[0])), np.nan, dtype)
-        self.variances = np.full((program.n_outputs, len(q[0])), np.nan)
+        self.variances = np.full((program.program.n_outputs, len(q[0])), np.nan)
         run("rows", self.program, seen(self.bytes), list(map(seen, q)), seen(self.table), seen(self.variances))
 
 
@@ -111,8 +111,8 @@ def gram(program, x1, x2=None, planes=PLANES, given=None):
     dtype, other = x1.dtype.type, x1 if x2 is None else x2
     tables1, tables2 = Tables(program, [variances(x1)], dtype), Tables(program, [variances(other)], dtype)
     shape = (x1.shape[0], x1.shape[1], other.shape[1])
-    found = {name: np.full((program.n_outputs, *shape), np.nan, dtype) for name in planes}
-    outputs = [[found[name][k] if name in found else None for name in PLANES] for k in range(program.n_outputs)]
+    found = {name: np.full((program.program.n_outputs, *shape), np.nan, dtype) for name in planes}
+    outputs = [[found[name][k] if name in found else None for name in PLANES] for k in range(program.program.n_outputs)]
     tile = Tile(shape[1], shape[2], 0, shape[0], 0, shape[1], 0, shape[2], symmetric=x2 is None)
     run_tile(tables1, tables2, tile, [given or tile_input(x1, x2)], outputs, dtype)
     return SimpleNamespace(**found)
@@ -123,8 +123,8 @@ def reference(program, x1, x2):
     x1, x2 = x1.astype(np.float64), x2.astype(np.float64)
     q1, q2 = variances(x1), variances(x2)
     shape = (x1.shape[0], x1.shape[1], x2.shape[1])
-    found = {name: np.full((program.n_outputs, *shape), np.nan) for name in PLANES}
-    outputs = [[found[name][k] for name in PLANES] for k in range(program.n_outputs)]
+    found = {name: np.full((program.program.n_outputs, *shape), np.nan) for name in PLANES}
+    outputs = [[found[name][k] for name in PLANES] for k in range(program.program.n_outputs)]
     tile = Tile(shape[1], shape[2], 0, shape[0], 0, shape[1], 0, shape[2])
     with np.errstate(all="ignore"):
         rows1, rows2 = Rows(program, [q1]), Rows(program, [q2])
@@ -133,7 +133,7 @@ def reference(program, x1, x2):
 
 
 def program_of(net, d=30, depths=False):
-    return lower(net.kernel_fn.layer, Value(0, d), depths).program
+    return lower(net.kernel_fn.layer, Value(0, d), depths)
 
 
 def wide(branches, depth=1):
@@ -163,7 +163,7 @@ def check(found, program, x1, x2):
     wanted = reference(program, x1, x2)
     for name in ("nngp", "ntk"):
         exact_values = getattr(wanted, name)
-        depth = 50 if len(program.ops) > 30 else 10
+        depth = 50 if len(program.program.ops) > 30 else 10
         scale = 0.5 * np.abs(exact_values).max()
         assert_close(getattr(found, name), exact_values, f"{name} {depth}", x1.dtype, scale=scale)
 
@@ -261,7 +261,7 @@ def test_strided_outputs_and_absent_planes(symmetric):
     n2 = 40 if symmetric else 37
     room = np.full((3, 40 + 5, 2, n2 + 6), -7.0)
     tables1, tables2 = (Tables(program, [variances(rows)], np.float64) for rows in (x, x if symmetric else other))
-    outputs = [(None, None, None)] * (program.n_outputs - 1) + [(room[1:2, 2:42, 0, 3 : n2 + 3], None, None)]
+    outputs = [(None, None, None)] * (program.program.n_outputs - 1) + [(room[1:2, 2:42, 0, 3 : n2 + 3], None, None)]
     tile = Tile(40, n2, 0, 1, 0, 40, 0, n2, symmetric=symmetric)
     run_tile(tables1, tables2, tile, [given], outputs, np.float64)
     place = np.zeros(room.shape, bool)
@@ -290,9 +290,7 @@ def test_kernels_go_on_from_kernels():
     half = stax.serial(stax.Dense(3, 1.2, 0.1), stax.Erf(), stax.Dense(3, 1.1, 0.2))
     program, whole = program_of(half), program_of(stax.serial(half, stax.Relu(), stax.Dense(2), stax.Relu()))
     first, wanted = gram(program, x), gram(whole, x)
-    rest = lower(
-        stax.serial(stax.Relu(), stax.Dense(2), stax.Relu()).kernel_fn.layer, Value(0, 30, gaussian=True)
-    ).program
+    rest = lower(stax.serial(stax.Relu(), stax.Dense(2), stax.Relu()).kernel_fn.layer, Value(0, 30, gaussian=True))
     table = Tables(rest, [Tables(program, [variances(x)], np.float64).variances[0]], np.float64)
     room = np.empty((1, 70, 100))
     room[:, :, 9:79] = first.defect[0]
@@ -306,7 +304,7 @@ def test_kernels_go_on_from_kernels():
 def test_several_inputs():
     """Two inputs of a program, each with rows of its own."""
     net = stax.serial(stax.parallel(stax.Dense(3, 1.2, 0.1), stax.Dense(3, 0.7)), stax.FanInSum(), stax.Relu())
-    program = lower(net.kernel_fn.layer, (Value(0, 30), Value(1, 30))).program
+    program = lower(net.kernel_fn.layer, (Value(0, 30), Value(1, 30)))
     x, y = points(np.float64), points(np.float64)[:, ::-1].copy()
     tables = Tables(program, [variances(x), variances(y)], np.float64)
     inputs = [tile_input(rows, rows) for rows in (x, y)]
@@ -376,9 +374,7 @@ def test_row_tables_are_those_of_the_cpu(dtype):
     for net in networks():
         program = program_of(net)
         table = Tables(program, [q], dtype)
-        ops = [(op.name, op.dst, list(op.src), list(op.params)) for op in program.ops]
-        own = cpu.Program(ops, program.n_inputs, program.n_slots, program.n_outputs)
-        wanted = cpu.rows(own, [q], np.dtype(dtype), 1).variance(0)
+        wanted = cpu.rows(compiled(program, cpu), program.numbers, [q], np.dtype(dtype), 1).variance(0)
         assert np.allclose(table.variances[0], wanted, rtol=1e-15, atol=0)  # CUDA fuses products with sums
         assert not np.isnan(table.table[: table.program.n_rows]).any()
 
@@ -422,7 +418,7 @@ def test_no_pairs_no_work():
 def test_arguments_are_checked():
     program = program_of(stax.serial(stax.Dense(1, 1.0, 0.1), stax.Relu()))
     own = compiled(program)
-    code = np.frombuffer(own.code(), np.uint8)
+    code = np.frombuffer(own.code(program.numbers), np.uint8)
     q = np.ones(4)
 
     def rows(code=code, q=q, table=(own.n_rows, 4), variances=(1, 4), dtype=np.float32):

@@ -46,16 +46,17 @@ def fits(grid, window, dtype):
 def layers_in_registers(net, shape, dtype):
     """Convolutions that run in registers, and those that could: behind inputs and rectifiers."""
     value = Value(0, 2, spatial=shape[:-1], batch_axis=0, channel_axis=len(shape))
-    plan = make_plan(lower(net, value).program, (shape[:-1],))
+    lowered = lower(net, value)
+    plan = make_plan(lowered.program, (shape[:-1],))
     make = MODULE.ImagePlan32 if dtype == np.float32 else MODULE.ImagePlan64
     could = sum(
         step.fused
-        and (step.form_in == "defect" or (before.kind == "input" and after.form_out == "defect"))
+        and (step.form_in == "defect" or (before.name == "input" and after.form_out == "defect"))
         and fits(grid, step.window, dtype)
         for grid in plan.grids
         for before, step, after in zip(grid.steps, grid.steps[1:], grid.steps[2:], strict=False)
     )
-    return sum(layers for _, layers in make(plan, [shape[-1]], 1, True).grids), could
+    return sum(layers for _, layers in make(plan, [shape[-1]], 1).code(lowered.numbers, True).grids), could
 
 
 # ---------------------------------------------------------------- every kind of step

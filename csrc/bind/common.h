@@ -97,15 +97,28 @@ Plane<T> optional_plane(const py::object& object, const std::vector<long>& shape
   return result;
 }
 
-inline Program make_program(const std::vector<std::tuple<std::string, int, std::vector<int>, std::vector<double>>>& ops,
-                            int n_inputs, int n_slots, int n_outputs) {
+// The kind of a dense or a conv, by its name in Python.
+inline int kind_of(const std::string& name) {
+  if (name.empty()) return kNoDense;
+  if (name == "plain") return kPlain;
+  if (name == "guard") return kGuard;
+  FNTK_CHECK(name == "bias", "no kind named '", name, "'");
+  return kBias;
+}
+
+// Name, destination, sources, kind, and where the parameters stand among those of a call: first and one past the last.
+using PyOp = std::tuple<std::string, int, std::vector<int>, std::string, std::pair<int, int>>;
+
+inline Program make_program(const std::vector<PyOp>& ops, int n_inputs, int n_slots, int n_outputs) {
   Program program;
-  for (const auto& [name, dst, src, params] : ops) {
+  for (const auto& [name, dst, src, kind, numbers] : ops) {
     Op op;
     op.name = name;
     op.dst = dst;
     op.src = src;
-    op.params = params;
+    op.kind = kind_of(kind);
+    op.first_number = numbers.first;
+    op.n_numbers = numbers.second - numbers.first;
     program.ops.push_back(op);
   }
   program.n_inputs = n_inputs;

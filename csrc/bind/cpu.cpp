@@ -25,8 +25,9 @@ struct PyRows {
   }
 };
 
-PyRows make_py_rows(const Program& program, const std::vector<py::array_t<double, py::array::c_style>>& q,
-                    const py::dtype& dtype, int threads) {
+PyRows make_py_rows(const Program& program, const std::vector<double>& numbers,
+                    const std::vector<py::array_t<double, py::array::c_style>>& q, const py::dtype& dtype,
+                    int threads) {
   FNTK_CHECK(int(q.size()) == program.n_inputs, "one variance array per program input");
   std::vector<const double*> pointers;
   for (const auto& array : q) {
@@ -36,15 +37,15 @@ PyRows make_py_rows(const Program& program, const std::vector<py::array_t<double
   const long n = long(q[0].size());
   const bool single = dtype.equal(py::dtype::of<float>());
   return released([&]() -> PyRows {
-    if (single) return {make_rows<float>(program, pointers, n, threads, signalled)};
-    return {make_rows<double>(program, pointers, n, threads, signalled)};
+    if (single) return {make_rows<float>(program, numbers, pointers, n, threads, signalled)};
+    return {make_rows<double>(program, numbers, pointers, n, threads, signalled)};
   });
 }
 
-void run_tile(const Program& program, const PyRows& rows1, const PyRows& rows2, const py::dtype& dtype,
-              const std::array<long, 8>& place, long n1, long n2, const std::vector<PyInput>& inputs,
-              const std::vector<std::array<py::object, 3>>& outputs, bool symmetric, bool diagonal,
-              const std::string& isa, int threads) {
+void run_tile(const Program& program, const std::vector<double>& numbers, const PyRows& rows1, const PyRows& rows2,
+              const py::dtype& dtype, const std::array<long, 8>& place, long n1, long n2,
+              const std::vector<PyInput>& inputs, const std::vector<std::array<py::object, 3>>& outputs, bool symmetric,
+              bool diagonal, const std::string& isa, int threads) {
   const Isa& table = find_isa(isa);
   const Tile tile =
       make_tile(program, place, n1, n2, rows1.n(), rows2.n(), inputs.size(), outputs.size(), symmetric, diagonal);
@@ -62,7 +63,7 @@ void run_tile(const Program& program, const PyRows& rows1, const PyRows& rows2, 
                                  (input.raw2.stride == input.d || tile.cols <= 1)),
                  "raw rows must be packed");
     }
-    released([&] { run(program, *table1, *table2, tile, in, out, table, threads, signalled); });
+    released([&] { run(program, numbers, *table1, *table2, tile, in, out, table, threads, signalled); });
   });
 }
 
@@ -113,7 +114,8 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   py::class_<Program>(m, "Program", py::module_local())
       .def(py::init(&make_program), py::arg("ops"), py::arg("n_inputs"), py::arg("n_slots"), py::arg("n_outputs"));
   py::class_<PyRows>(m, "Rows", py::module_local()).def("variance", &PyRows::variance, py::arg("output"));
-  m.def("rows", &make_py_rows, py::arg("program"), py::arg("q"), py::arg("dtype"), py::arg("threads"));
+  m.def("rows", &make_py_rows, py::arg("program"), py::arg("numbers"), py::arg("q"), py::arg("dtype"),
+        py::arg("threads"));
   bind_images(m);
   m.attr("PANEL") = kPanel;
   m.def("isas", [] {
@@ -121,9 +123,9 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
     for (const Isa& isa : isas()) all.emplace_back(isa.name, isa.available);
     return all;
   });
-  m.def("run", &run_tile, py::arg("program"), py::arg("rows1"), py::arg("rows2"), py::arg("dtype"), py::arg("place"),
-        py::arg("n1"), py::arg("n2"), py::arg("inputs"), py::arg("outputs"), py::arg("symmetric"), py::arg("diagonal"),
-        py::arg("isa"), py::arg("threads"));
+  m.def("run", &run_tile, py::arg("program"), py::arg("numbers"), py::arg("rows1"), py::arg("rows2"), py::arg("dtype"),
+        py::arg("place"), py::arg("n1"), py::arg("n2"), py::arg("inputs"), py::arg("outputs"), py::arg("symmetric"),
+        py::arg("diagonal"), py::arg("isa"), py::arg("threads"));
   m.def(
       "pack",
       [](const py::array& x, py::array panels, py::array_t<double> norms, const std::string& isa, int threads) {

@@ -12,7 +12,8 @@ struct Typed {
   ImagePlan<T> plan;
   Typed(ImageProgram program) : plan(std::move(program)) {}
 
-  ImageTables<T> tables(const std::vector<py::array>& x, const std::string& isa, int threads) const {
+  ImageTables<T> tables(const std::vector<double>& numbers, const std::vector<py::array>& x, const std::string& isa,
+                        int threads) const {
     FNTK_CHECK(x.size() == plan.program.channels.size(), "one array for each input");
     std::vector<const T*> data;
     for (size_t k = 0; k < x.size(); ++k) {
@@ -27,11 +28,11 @@ struct Typed {
     }
     const long n = long(x[0].shape(0));
     const Isa& table = find_isa(isa);
-    return released([&] { return make_image_tables<T>(plan, data, n, table, threads, signalled); });
+    return released([&] { return make_image_tables<T>(plan, numbers, data, n, table, threads, signalled); });
   }
 
-  auto run(const ImageTables<T>& one, const ImageTables<T>& two, const std::array<long, 6>& place,
-           const std::vector<std::array<py::object, 2>>& given, bool symmetric,
+  auto run(const std::vector<double>& numbers, const ImageTables<T>& one, const ImageTables<T>& two,
+           const std::array<long, 6>& place, const std::vector<std::array<py::object, 2>>& given, bool symmetric,
            const std::vector<std::array<long, 2>>& listed, const std::string& isa, int threads) const {
     const ImagePairs pairs = {place[0], place[1], place[2], place[3], place[4], place[5], symmetric, listed};
     for (long value : place) FNTK_CHECK(value >= 0, "negative place");
@@ -56,7 +57,7 @@ struct Typed {
       outputs.push_back(output);
     }
     const Isa& table = find_isa(isa);
-    return released([&] { return run_images<T>(plan, one, two, pairs, outputs, table, threads, signalled); });
+    return released([&] { return run_images<T>(plan, numbers, one, two, pairs, outputs, table, threads, signalled); });
   }
 };
 
@@ -84,9 +85,9 @@ void bind_typed(py::module_& m, const char* plan_name, const char* tables_name) 
       .def_property_readonly("inputs", [](const Typed<T>& self) { return input_tables(self.plan.program); })
       .def_property_readonly("worker_bytes", [](const Typed<T>& self) { return self.plan.worker_bytes; })
       .def_property_readonly("block", [](const Typed<T>& self) { return std::pair(self.plan.side1, self.plan.side2); })
-      .def("tables", &Typed<T>::tables, py::arg("x"), py::arg("isa"), py::arg("threads"))
-      .def("run", &Typed<T>::run, py::arg("tables1"), py::arg("tables2"), py::arg("place"), py::arg("outputs"),
-           py::arg("symmetric"), py::arg("listed"), py::arg("isa"), py::arg("threads"));
+      .def("tables", &Typed<T>::tables, py::arg("numbers"), py::arg("x"), py::arg("isa"), py::arg("threads"))
+      .def("run", &Typed<T>::run, py::arg("numbers"), py::arg("tables1"), py::arg("tables2"), py::arg("place"),
+           py::arg("outputs"), py::arg("symmetric"), py::arg("listed"), py::arg("isa"), py::arg("threads"));
 }
 
 }  // namespace

@@ -11,10 +11,11 @@ void bind_cuda_images(py::module_& m);
 namespace {
 
 struct CudaProgram : Program {
-  std::string code;
-  explicit CudaProgram(const Program& program) : Program(program), code(device_code(program)) {}
+  size_t code_size;
+  explicit CudaProgram(const Program& program)
+      : Program(program), code_size(device_code(program, std::vector<double>(size_t(program.n_numbers))).size()) {}
   const DeviceStep* steps(const py::object& copy) const {
-    return static_cast<const DeviceStep*>(bytes_of(copy, code.size(), "code"));
+    return static_cast<const DeviceStep*>(bytes_of(copy, code_size, "code"));
   }
 };
 
@@ -109,15 +110,19 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
     return py::make_tuple(names, reason);
   });
   py::class_<CudaProgram>(m, "Program", py::module_local())
-      .def(py::init([](const std::vector<std::tuple<std::string, int, std::vector<int>, std::vector<double>>>& ops,
-                       int n_inputs, int n_slots,
-                       int n_outputs) { return CudaProgram(make_program(ops, n_inputs, n_slots, n_outputs)); }),
+      .def(py::init([](const std::vector<PyOp>& ops, int n_inputs, int n_slots, int n_outputs) {
+             return CudaProgram(make_program(ops, n_inputs, n_slots, n_outputs));
+           }),
            py::arg("ops"), py::arg("n_inputs"), py::arg("n_slots"), py::arg("n_outputs"))
       .def_property_readonly("n_rows", [](const CudaProgram& program) { return program.n_rows; })
       .def(
-          "code", [](const CudaProgram& program) { return py::bytes(program.code); },
-          "What device code reads of the program: to be copied to the device as uint8, and kept as long as the "
-          "program.");
+          "code",
+          [](const CudaProgram& program, const std::vector<double>& numbers) {
+            return py::bytes(device_code(program, numbers));
+          },
+          py::arg("numbers"),
+          "What device code reads of the program and of its numbers: to be copied to the device as uint8, and kept as "
+          "long as the program.");
   m.def(
       "normalise",
       [](const py::object& x, const py::object& units, const py::object& norms, int device, uintptr_t stream) {

@@ -7,13 +7,24 @@ namespace fntk {
 namespace {
 
 template <class T>
-struct Typed {
+struct Geometry {  // of a plan, whatever the numbers
   ImageProgram program;
-  ImageCode code;
-  Typed(ImageProgram given, bool registers) : program(std::move(given)) {
+  Layout<T> layout;
+  explicit Geometry(ImageProgram given) : program(std::move(given)) {
     prepare(program);
-    code = make_image_code<T>(program, make_layout<T>(program, false), registers);
+    layout = make_layout<T>(program, false);
   }
+};
+
+template <class T>
+struct Typed {
+  std::shared_ptr<const Geometry<T>> geometry;
+  ImageCode code;
+  const ImageProgram& program;
+  Typed(std::shared_ptr<const Geometry<T>> given, const std::vector<double>& numbers, bool registers)
+      : geometry(std::move(given)),
+        code(make_image_code<T>(geometry->program, geometry->layout, numbers, registers)),
+        program(geometry->program) {}
 
   const char* copy_of(const py::object& copy) const {
     return static_cast<const char*>(bytes_of(copy, code.bytes.size(), "code"));
@@ -80,13 +91,20 @@ void image_pairs(const Typed<T>& plan, const py::object& code, const std::array<
 }
 
 template <class T>
-void bind_typed(py::module_& m, const char* name) {
-  py::class_<Typed<T>>(m, name, py::module_local())
-      .def(py::init([](const py::object& plan, const std::vector<int>& channels, int n_outputs, bool registers) {
-             return std::make_unique<Typed<T>>(program_of(plan, channels, n_outputs), registers);
+void bind_typed(py::module_& m, const char* plan_name, const char* code_name) {
+  py::class_<Geometry<T>, std::shared_ptr<Geometry<T>>>(m, plan_name, py::module_local())
+      .def(py::init([](const py::object& plan, const std::vector<int>& channels, int n_outputs) {
+             return std::make_shared<Geometry<T>>(program_of(plan, channels, n_outputs));
            }),
-           py::arg("plan"), py::arg("channels"), py::arg("n_outputs"), py::arg("registers"))
-      .def("code", [](const Typed<T>& self) { return py::bytes(self.code.bytes.data(), self.code.bytes.size()); })
+           py::arg("plan"), py::arg("channels"), py::arg("n_outputs"))
+      .def(
+          "code",
+          [](const std::shared_ptr<Geometry<T>>& self, const std::vector<double>& numbers, bool registers) {
+            return std::make_unique<Typed<T>>(self, numbers, registers);
+          },
+          py::arg("numbers"), py::arg("registers"));
+  py::class_<Typed<T>>(m, code_name, py::module_local())
+      .def("bytes", [](const Typed<T>& self) { return py::bytes(self.code.bytes.data(), self.code.bytes.size()); })
       .def_property_readonly("table_size", [](const Typed<T>& self) { return self.program.table_size; })
       .def_property_readonly("chain_size", [](const Typed<T>& self) { return self.code.chain_size; })
       .def_property_readonly("pair_doubles", [](const Typed<T>& self) { return self.code.pair_doubles; })
@@ -114,8 +132,8 @@ void bind_typed(py::module_& m, const char* name) {
 }  // namespace
 
 void bind_cuda_images(py::module_& m) {
-  bind_typed<float>(m, "ImagePlan32");
-  bind_typed<double>(m, "ImagePlan64");
+  bind_typed<float>(m, "ImagePlan32", "ImageCode32");
+  bind_typed<double>(m, "ImagePlan64", "ImageCode64");
 }
 
 }  // namespace fntk

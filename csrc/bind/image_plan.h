@@ -43,13 +43,15 @@ inline ImageProgram program_of(const py::handle& plan, const std::vector<int>& c
     grid.n_slots = given.attr("n_slots").cast<int>();
     for (const py::handle from : given.attr("steps")) {
       ImageStep step;
-      step.name = from.attr("kind").cast<std::string>();
+      step.name = from.attr("name").cast<std::string>();
       step.dst = from.attr("dst").cast<int>();
       step.src = from.attr("src").cast<std::vector<int>>();
       step.in = form_of(from.attr("form_in").cast<std::string>());
       step.out = form_of(from.attr("form_out").cast<std::string>());
       step.extent = from.attr("extent").cast<std::vector<int>>();
-      step.params = from.attr("params").cast<std::vector<double>>();
+      step.shift = kind_of(from.attr("kind").cast<std::string>());
+      step.first_number = from.attr("numbers").attr("start").cast<int>();
+      step.n_numbers = from.attr("numbers").attr("stop").cast<int>() - step.first_number;
       if (!from.attr("window").is_none()) step.window = window_of(from.attr("window"));
       step.fused = from.attr("fused").cast<bool>();
       grid.steps.push_back(step);

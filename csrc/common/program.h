@@ -16,12 +16,16 @@ namespace fntk {
 // Op codes: the linear ops, then the duals in the order of FNTK_DUALS.
 constexpr int kDense = 0, kSum = 1, kStore = 2, kFirstDual = 3;
 
+// What a Dense layer does to the defect; kNoDense: none stands behind this nonlinearity.
+constexpr int kNoDense = 0, kPlain = 1, kGuard = 2, kBias = 3;
+
 struct Op {
   std::string name;
   int dst = 0;
   std::vector<int> src;
-  std::vector<double> params;
-  int code = -1;  // index into op_names()
+  int kind = 0;                         // dense: kPlain, kGuard or kBias
+  int first_number = 0, n_numbers = 0;  // its parameters among those of a call
+  int code = -1;                        // index into op_names()
   int first_row = 0;
   int n_rows = 0;
   bool fused = false;  // the next op, a dense on the same slot, runs in this one's pass over the block
@@ -33,6 +37,7 @@ struct Program {
   int n_slots = 0;
   int n_outputs = 0;
   int n_rows = 0;
+  int n_numbers = 0;  // parameters of all ops, given with each call: a program is structure alone
 };
 
 // batch x lines x cols numbers, columns adjacent; null: absent.
@@ -85,7 +90,7 @@ struct Block {
 template <class T>
 struct OpView {
   const double* params;
-  int dst, n_src;
+  int kind, dst, n_src;
   const int* src;
   const T* const* rows1;
   const T* const* rows2;

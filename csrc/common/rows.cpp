@@ -76,8 +76,8 @@ void prepare(Program& program) {
     size_t n_params = 0;
     if (op.code == kDense) {
       n_params = 4;
-      FNTK_CHECK(op.params.size() == 4, "dense takes 4 parameters");
-      op.n_rows = op.params[1] > 0 ? 3 : 1;
+      FNTK_CHECK(op.kind == kPlain || op.kind == kGuard || op.kind == kBias, "dense has kind ", op.kind);
+      op.n_rows = op.kind == kBias ? 3 : 1;
     } else if (op.code == kSum) {
       op.n_rows = int(op.src.size());
     } else if (op.code == kStore) {
@@ -86,7 +86,9 @@ void prepare(Program& program) {
       n_params = size_t(duals()[size_t(op.code - kFirstDual)].n_params);
       op.n_rows = duals()[size_t(op.code - kFirstDual)].n_rows;
     }
-    FNTK_CHECK(op.params.size() == n_params, op.name, " takes ", n_params, " parameters, given ", op.params.size());
+    FNTK_CHECK(size_t(op.n_numbers) == n_params && op.first_number >= 0, op.name, " takes ", n_params,
+               " parameters, given ", op.n_numbers);
+    program.n_numbers = std::max(program.n_numbers, op.first_number + op.n_numbers);
     FNTK_CHECK(op.code == kSum ? !op.src.empty() : op.src.size() == 1, op.name, " has ", op.src.size(), " sources");
     const int n_dst = op.code == kStore ? program.n_outputs : program.n_slots;
     FNTK_CHECK(op.dst >= 0 && op.dst < n_dst, op.name, " writes slot ", op.dst, " of ", n_dst);
@@ -105,6 +107,11 @@ void prepare(Program& program) {
   }
 }
 
+void check_numbers(const Program& program, const std::vector<double>& numbers) {
+  FNTK_CHECK(long(numbers.size()) >= program.n_numbers, "the program reads ", program.n_numbers, " numbers, given ",
+             numbers.size());
+}
+
 // ---------------------------------------------------------------- row pass
 
 namespace {
@@ -120,13 +127,13 @@ constexpr long kRowChunk = 1024;
 }  // namespace
 
 template <class T>
-RowTable<T> make_rows(const Program& program, const std::vector<const double*>& q, long n, int threads,
-                      const Interrupt& interrupt) {
+RowTable<T> make_rows(const Program& program, const std::vector<double>& numbers, const std::vector<const double*>& q,
+                      long n, int threads, const Interrupt& interrupt) {
   RowTable<T> table;
   table.n = n;
   table.data.resize(size_t(program.n_rows) * size_t(n));
   table.variances.assign(size_t(program.n_outputs), std::vector<double>(size_t(n)));
-  const std::vector<Step> steps = encode(program);
+  const std::vector<Step> steps = encode(program, numbers);
   const long chunks = (n + kRowChunk - 1) / kRowChunk;
   parallel_for(chunks, n * long(program.ops.size()) < 50000 ? 1 : threads, interrupt,
                [&](long chunk, int, Watch& watch) {
@@ -142,8 +149,9 @@ RowTable<T> make_rows(const Program& program, const std::vector<const double*>& 
   return table;
 }
 
-#define FNTK_INSTANTIATE(T) \
-  template RowTable<T> make_rows<T>(const Program&, const std::vector<const double*>&, long, int, const Interrupt&);
+#define FNTK_INSTANTIATE(T)                                                                                        \
+  template RowTable<T> make_rows<T>(const Program&, const std::vector<double>&, const std::vector<const double*>&, \
+                                    long, int, const Interrupt&);
 FNTK_INSTANTIATE(float)
 FNTK_INSTANTIATE(double)
 

@@ -24,6 +24,7 @@ size_t dual_n_params(const std::string& name);
 
 // Fills code, first_row and n_rows of each op and checks every index.
 void prepare(Program& program);
+void check_numbers(const Program& program, const std::vector<double>& numbers);
 
 template <class T>
 struct RowTable {
@@ -36,7 +37,7 @@ struct RowTable {
 
 // Variances of every op for n inputs; q holds one array of n for each program input.
 template <class T>
-RowTable<T> make_rows(const Program& program, const std::vector<const double*>& q, long n, int threads,
-                      const Interrupt& interrupt);
+RowTable<T> make_rows(const Program& program, const std::vector<double>& numbers, const std::vector<const double*>& q,
+                      long n, int threads, const Interrupt& interrupt);
 
 }  // namespace fntk

@@ -3,13 +3,17 @@
 #include <algorithm>
 
 #include "common/check.h"
+#include "common/rows.h"
 
 namespace fntk {
 namespace {
 
 class Encoder {
  public:
-  Encoder(const Program& program, int rows_at_once) : program_(program), rows_at_once_(rows_at_once) {}
+  Encoder(const Program& program, const std::vector<double>& numbers, int rows_at_once)
+      : program_(program), numbers_(numbers), rows_at_once_(rows_at_once) {
+    check_numbers(program, numbers);
+  }
 
   std::vector<Step> steps() {
     for (int input = 0; input < program_.n_inputs; ++input) {
@@ -37,10 +41,10 @@ class Encoder {
       const Op* dense = op.code == kDense ? &op : op.fused ? &program_.ops[k + 1] : nullptr;
       Step& step = emit(op.code, op.dst, op.first_row, op.n_rows + (op.fused ? dense->n_rows : 0));
       if (dense) {
-        std::copy(dense->params.begin(), dense->params.end(), step.dense);
-        step.head.after = dense->params[1] > 0 ? kBias : dense->params[3] != 0 ? kGuard : kPlain;
+        copy(*dense, step.dense);
+        step.head.after = dense->kind;
       }
-      if (op.code != kDense) std::copy(op.params.begin(), op.params.end(), step.phi);
+      if (op.code != kDense) copy(op, step.phi);
       k += op.fused;
       hold(op.dst);
     }
@@ -49,6 +53,7 @@ class Encoder {
   }
 
  private:
+  void copy(const Op& op, double* to) const { std::copy_n(numbers_.begin() + op.first_number, op.n_numbers, to); }
   // Whether an op from k on reads what the slot holds now.
   bool needed(int slot, size_t k) const {
     for (; k < program_.ops.size(); ++k) {
@@ -86,6 +91,7 @@ class Encoder {
   }
 
   const Program& program_;
+  const std::vector<double>& numbers_;
   int rows_at_once_;
   std::vector<Step> steps_;
   int held_ = -1;       // the slot in the accumulator,
@@ -95,6 +101,8 @@ class Encoder {
 
 }  // namespace
 
-std::vector<Step> encode(const Program& program, int rows_at_once) { return Encoder(program, rows_at_once).steps(); }
+std::vector<Step> encode(const Program& program, const std::vector<double>& numbers, int rows_at_once) {
+  return Encoder(program, numbers, rows_at_once).steps();
+}
 
 }  // namespace fntk

@@ -13,9 +13,6 @@ namespace fntk {
 // Step codes beside kDense, kStore and the duals. A sum is a row of kPart steps.
 constexpr int kInput = 16, kLoad = 17, kSave = 18, kPart = 19, kStage = 20, kEnd = 21;
 
-// What a Dense layer does to the defect; kNoDense: none stands behind this nonlinearity.
-constexpr int kNoDense = 0, kPlain = 1, kGuard = 2, kBias = 3;
-
 struct StepHead {
   int code;
   int after;  // dense and duals: the kind of Dense; kPart: parts still to come; kStage: row arrays
@@ -31,6 +28,6 @@ struct Step {
 
 // Ends with kEnd. rows_at_once > 0: a kStage before the first step that reads row arrays beyond those staged so far,
 // each of at most so many.
-std::vector<Step> encode(const Program& program, int rows_at_once = 0);
+std::vector<Step> encode(const Program& program, const std::vector<double>& numbers, int rows_at_once = 0);
 
 }  // namespace fntk

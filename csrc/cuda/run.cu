@@ -27,13 +27,13 @@ std::vector<CudaDevice> cuda_devices(std::string& reason) {
   return found;
 }
 
-std::string device_code(const Program& program) {
+std::string device_code(const Program& program, const std::vector<double>& numbers) {
   FNTK_CHECK(program.n_slots <= kMaxSlots, "the CUDA backend keeps ", kMaxSlots, " slots, the network needs ",
              program.n_slots, " (branches held at once)");
   FNTK_CHECK(program.n_outputs <= kMaxOutputs, "the CUDA backend writes ", kMaxOutputs, " outputs a call, given ",
              program.n_outputs);
   std::string code;
-  for (const Step& step : encode(program, kStagedRows)) {
+  for (const Step& step : encode(program, numbers, kStagedRows)) {
     DeviceStep own = {};
     static_cast<Step&>(own) = step;
     FNTK_ISA::set_constants(step, own.single);

@@ -29,7 +29,7 @@ struct Place {
 // What device code reads of a program: steps, to be copied to the device byte by byte. Throws where the program is too
 // wide for a device.
 struct DeviceStep;
-std::string device_code(const Program& program);
+std::string device_code(const Program& program, const std::vector<double>& numbers);
 
 template <class E>
 struct Strided {  // one axis, in elements

@@ -15,7 +15,7 @@ enum class Shift { none, guard, bias };  // what dense does to the defect
 
 template <class T>
 Shift shift_of(const OpView<T>& op) {
-  return op.params[1] > 0 ? Shift::bias : op.params[3] != 0 ? Shift::guard : Shift::none;
+  return op.kind == kBias ? Shift::bias : op.kind == kGuard ? Shift::guard : Shift::none;
 }
 
 template <class T, Shift shift>

@@ -35,6 +35,7 @@ struct TileRun {
   };
 
   const Program& program;
+  const std::vector<double>& numbers;
   const Tile& tile;
   const std::vector<PairInput<T>>& inputs;
   const std::vector<PairOutput<T>>& outputs;
@@ -47,9 +48,16 @@ struct TileRun {
   static RawRows<T> raw_rows(const Plane<const T>& raw, const Plane<const double>& norms, long batch, long first) {
     return raw ? RawRows<T>{raw.at(batch, first, 0), norms.at(batch, 0, first)} : RawRows<T>{nullptr, nullptr};
   }
-  TileRun(const Program& p, const RowTable<T>& rows1, const RowTable<T>& rows2, const Tile& t,
-          const std::vector<PairInput<T>>& in, const std::vector<PairOutput<T>>& out, const Isa& isa, int n_workers)
-      : program(p), tile(t), inputs(in), outputs(out), kernels(isa.kernels<T>()), products(isa.products<T>()) {
+  TileRun(const Program& p, const std::vector<double>& n, const RowTable<T>& rows1, const RowTable<T>& rows2,
+          const Tile& t, const std::vector<PairInput<T>>& in, const std::vector<PairOutput<T>>& out, const Isa& isa,
+          int n_workers)
+      : program(p),
+        numbers(n),
+        tile(t),
+        inputs(in),
+        outputs(out),
+        kernels(isa.kernels<T>()),
+        products(isa.products<T>()) {
     for (const auto& output : outputs) ntk = ntk || output.planes[1];
     for (int k = 0; k < program.n_rows; ++k) {
       pointers1.push_back(rows1.row(k));
@@ -68,7 +76,8 @@ struct TileRun {
     for (size_t k = 0; k < program.ops.size(); ++k) {
       const Op& op = program.ops[k];
       OpView<T>& view = own.views[k];
-      view.params = op.params.data();
+      view.params = numbers.data() + op.first_number;
+      view.kind = op.kind;
       view.dst = op.dst;
       view.n_src = int(op.src.size());
       view.src = op.src.data();
@@ -168,15 +177,16 @@ struct TileRun {
 }  // namespace
 
 template <class T>
-void run(const Program& program, const RowTable<T>& rows1, const RowTable<T>& rows2, const Tile& tile,
-         const std::vector<PairInput<T>>& inputs, const std::vector<PairOutput<T>>& outputs, const Isa& isa,
-         int threads, const Interrupt& interrupt) {
+void run(const Program& program, const std::vector<double>& numbers, const RowTable<T>& rows1, const RowTable<T>& rows2,
+         const Tile& tile, const std::vector<PairInput<T>>& inputs, const std::vector<PairOutput<T>>& outputs,
+         const Isa& isa, int threads, const Interrupt& interrupt) {
   const long pairs = tile.batches * tile.lines * tile.cols;
   const bool small = pairs * long(program.ops.size()) < 100000;
   const long groups = (tile.lines + kLines - 1) / kLines, chunks = (tile.cols + kCols - 1) / kCols;
   const long units = tile.diagonal ? (tile.lines + kDiagonal - 1) / kDiagonal : tile.batches * groups * chunks;
   const int workers = workers_of(units, small ? 1 : threads);
-  TileRun<T> work(program, rows1, rows2, tile, inputs, outputs, isa, workers);
+  check_numbers(program, numbers);
+  TileRun<T> work(program, numbers, rows1, rows2, tile, inputs, outputs, isa, workers);
   parallel_for(units, workers, interrupt, [&](long unit, int worker, Watch& watch) {
     if (tile.diagonal) return work.diagonal_unit(unit * kDiagonal, work.worker(worker));
     const long batch = unit / (groups * chunks), rest = unit % (groups * chunks);
@@ -236,9 +246,9 @@ void dual_map(const std::string& name, const std::vector<double>& params, long n
 }
 
 #define FNTK_INSTANTIATE(T)                                                                                            \
-  template void run<T>(const Program&, const RowTable<T>&, const RowTable<T>&, const Tile&,                            \
-                       const std::vector<PairInput<T>>&, const std::vector<PairOutput<T>>&, const Isa&, int,           \
-                       const Interrupt&);                                                                              \
+  template void run<T>(const Program&, const std::vector<double>&, const RowTable<T>&, const RowTable<T>&,             \
+                       const Tile&, const std::vector<PairInput<T>>&, const std::vector<PairOutput<T>>&, const Isa&,   \
+                       int, const Interrupt&);                                                                         \
   template void pack<T>(const T*, long, long, long, T*, double*, const Isa&, int, const Interrupt&);                   \
   template void dual_map<T>(const std::string&, const std::vector<double>&, long, const T*, const T*, const T*, T, T*, \
                             T*, const Isa&, int, const Interrupt&);

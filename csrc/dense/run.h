@@ -9,9 +9,9 @@
 namespace fntk {
 
 template <class T>
-void run(const Program& program, const RowTable<T>& rows1, const RowTable<T>& rows2, const Tile& tile,
-         const std::vector<PairInput<T>>& inputs, const std::vector<PairOutput<T>>& outputs, const Isa& isa,
-         int threads, const Interrupt& interrupt);
+void run(const Program& program, const std::vector<double>& numbers, const RowTable<T>& rows1, const RowTable<T>& rows2,
+         const Tile& tile, const std::vector<PairInput<T>>& inputs, const std::vector<PairOutput<T>>& outputs,
+         const Isa& isa, int threads, const Interrupt& interrupt);
 
 // Unit rows x / |x| (0 for zero rows) in panels, each batch padded to whole panels, and the norms in double.
 template <class T>

@@ -59,6 +59,7 @@ template <class T>
 struct PairBlock {
   const ImagePlan<T>& plan;
   const Layout<T>& layout;
+  const std::vector<double>& numbers;
   const PlaneKernels<T>& kernels;
   Worker<T>& worker;
   Watch& watch;
@@ -149,7 +150,7 @@ struct PairBlock {
       const long offset = step.first * g.rows * g.lanes;
       c.stride = c.stride_after = long(step.n_arrays) * g.lanes;
       c.bias = step.bias;
-      c.params = after ? after->params.data() : step.params.data();
+      c.params = (after ? *after : step).own(numbers);
       c.coords_in = step.n_coords[0];
       c.coords_out = step.n_coords[1];
       set_weights(step, c);
@@ -242,7 +243,8 @@ struct PairBlock {
     double taps = 1;
     if (step.kind != Kind::dense)
       for (int k : window.shape) taps *= k;
-    const double w2 = step.params[0], b2 = step.params[1], f = step.params[2], g = step.params[3];
+    const double* own = step.own(numbers);
+    const double w2 = own[0], b2 = own[1], f = own[2], g = own[3];
     const double alpha = w2 > 0 ? f / w2 : 0;
     c.weights.w = c.weights.wt = T(w2 / taps);
     c.weights.b2 = T(b2);

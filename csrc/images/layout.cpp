@@ -174,13 +174,13 @@ void prepare(ImageProgram& program) {
           pool = program.links[size_t(step.src[0])].pool;
           parts[0] = taps(*window, 0, window->shape.size());
         }
-        program.homogeneous =
-            program.homogeneous && (pool || (step.params.size() == 4 && step.params[1] == 0 && step.params[3] == 0));
-        FNTK_CHECK(step.params.size() == (pool ? 1u : 4u), step.name, " has ", step.params.size(), " parameters");
+        program.homogeneous = program.homogeneous && (pool || step.shift == kPlain);
+        FNTK_CHECK(pool ? step.n_numbers == 1 : step.n_numbers == 4 || step.n_numbers == 0, step.name, " has ",
+                   step.n_numbers, " parameters");
         if (pool) {
           step.n_arrays = cov ? 1 : 6;
         } else if (!cov) {
-          step.bias = step.params[1] > 0;
+          step.bias = step.shift == kBias;
           step.n_coords[0] = parts[0] - 1;
           step.n_coords[1] = parts[1] - 1;
           step.n_arrays = stage(parts[0]) + stage(parts[1]) + 2 * step.bias + 1;
@@ -197,7 +197,7 @@ void prepare(ImageProgram& program) {
           if (step.name == all[k].name) step.dual = int(k);
         FNTK_CHECK(step.dual >= 0 && step.dual < kMaxDuals, "no step named '", step.name, "'");
         const DualInfo& dual = all[size_t(step.dual)];
-        FNTK_CHECK(int(step.params.size()) == dual.n_params, step.name, " has ", step.params.size(), " parameters");
+        FNTK_CHECK(step.n_numbers == dual.n_params, step.name, " has ", step.n_numbers, " parameters");
         FNTK_CHECK(!cov && (step.out == Form::cov || dual.positive == (step.out == Form::defect)), step.name,
                    " between forms that do not fit");
         step.n_arrays = 2 + dual.n_rows;
@@ -206,6 +206,8 @@ void prepare(ImageProgram& program) {
       FNTK_CHECK(step.dst >= 0 && step.dst < limit, step.name, " writes ", step.dst, " of ", limit);
       if (step.kind != Kind::input && step.kind != Kind::land)
         for (int slot : step.src) FNTK_CHECK(slot >= 0 && slot < grid.n_slots, step.name, " reads slot ", slot);
+      FNTK_CHECK(step.n_numbers >= 0 && step.first_number >= 0, step.name, ": parameters begin nowhere");
+      program.n_numbers = std::max(program.n_numbers, step.first_number + step.n_numbers);
       grid.n_arrays += step.n_arrays;
     }
     grid.table = place;
@@ -215,6 +217,11 @@ void prepare(ImageProgram& program) {
     FNTK_CHECK(link.source >= 0 && link.source < link.target && link.target < int(program.grids.size()),
                "a link leads from grid ", link.source, " to ", link.target);
   program.table_size = place;
+}
+
+void check_numbers(const ImageProgram& program, const std::vector<double>& numbers) {
+  FNTK_CHECK(long(numbers.size()) >= program.n_numbers, "the program reads ", program.n_numbers, " numbers, given ",
+             numbers.size());
 }
 
 namespace {

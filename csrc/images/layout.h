@@ -11,6 +11,7 @@ namespace fntk {
 
 // Fills what images/program.h marks as set by prepare, and checks every index.
 void prepare(ImageProgram& program);
+void check_numbers(const ImageProgram& program, const std::vector<double>& numbers);
 
 // Axes of a grid as a window counts them: one position has any number of axes.
 std::vector<int> axes_of(const ImageGrid& grid, const Window& window);

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "common/program.h"
 #include "math/forms.h"
 
 namespace fntk {
@@ -36,7 +37,8 @@ struct ImageStep {
   std::vector<int> src;
   Form in = Form::cov, out = Form::cov;
   std::vector<int> extent;
-  std::vector<double> params;
+  int shift = kNoDense;                 // conv, dense, land: what it does to correlations (common/program.h)
+  int first_number = 0, n_numbers = 0;  // its parameters among those of a call
   Window window;
   bool fused = false;
   // set by prepare
@@ -47,6 +49,12 @@ struct ImageStep {
   int n_coords[2] = {0, 0};  // of the stages along the inner axes and along axis 0
   bool bias = false;
   std::shared_ptr<const Taps> taps;  // conv
+
+  // Its parameters; w2, b2, f, g of a mean over taps where it has none of its own.
+  const double* own(const std::vector<double>& numbers) const {
+    static constexpr double mean[] = {1, 0, 0, 0};
+    return n_numbers > 0 ? numbers.data() + first_number : mean;
+  }
 };
 
 struct ImageGrid {
@@ -75,6 +83,7 @@ struct ImageProgram {
   int n_outputs = 0;
   // set by prepare
   long table_size = 0;      // numbers of one image's tables
+  int n_numbers = 0;        // parameters of all steps, given with each call: a program is structure alone
   bool homogeneous = true;  // c x has c times the output: images are brought to one brightness
 };
 

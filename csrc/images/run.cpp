@@ -82,9 +82,11 @@ ImagePlan<T>::ImagePlan(ImageProgram given) : program(std::move(given)) {
 }
 
 template <class T>
-ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<const T*>& x, long n, const Isa& isa,
-                                 int threads, const Interrupt& interrupt) {
+ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<double>& numbers,
+                                 const std::vector<const T*>& x, long n, const Isa& isa, int threads,
+                                 const Interrupt& interrupt) {
   const ImageProgram& program = plan.program;
+  check_numbers(program, numbers);
   ImageTables<T> tables;
   tables.n = n;
   tables.size = program.table_size;
@@ -109,10 +111,10 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
     tables.lengths[size_t(image)] = length;
     std::vector<LinkVariance> links(program.links.size());
     PairBlock<T> block = {
-        plan, plan.own, kernels_of<T>(isa), worker, watch, nullptr, false, {{table, table, true, 0, 0, 1}}};
+        plan, plan.own, numbers, kernels_of<T>(isa), worker, watch, nullptr, false, {{table, table, true, 0, 0, 1}}};
     if (plan.has_own) block.clear_links();
     for (size_t k = 0; k < program.grids.size(); ++k) {
-      make_tables(program, k, own, length, kernels_of<T>(isa), links, table, watch);
+      make_tables(program, k, own, length, numbers, kernels_of<T>(isa), links, table, watch);
       if (!plan.has_own) continue;
       block.grid(k);
       for (size_t l = 0; l < program.links.size(); ++l) {
@@ -131,11 +133,12 @@ ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<con
 }
 
 template <class T>
-std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const ImageTables<T>& tables1,
-                                            const ImageTables<T>& tables2, const ImagePairs& pairs,
-                                            const std::vector<ImageOutput<T>>& outputs, const Isa& isa, int threads,
-                                            const Interrupt& interrupt) {
+std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const std::vector<double>& numbers,
+                                            const ImageTables<T>& tables1, const ImageTables<T>& tables2,
+                                            const ImagePairs& pairs, const std::vector<ImageOutput<T>>& outputs,
+                                            const Isa& isa, int threads, const Interrupt& interrupt) {
   const ImageProgram& program = plan.program;
+  check_numbers(program, numbers);
   FNTK_CHECK(pairs.first1 + pairs.count1 <= tables1.n && pairs.first2 + pairs.count2 <= tables2.n &&
                  int(outputs.size()) == program.n_outputs,
              "images outside their tables, or outputs missing");
@@ -151,7 +154,7 @@ std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const Imag
   std::vector<Worker<T>> workers(size_t(workers_of(units, threads)));
   parallel_for(units, threads, interrupt, [&](long unit, int index, Watch& watch) {
     Worker<T>& worker = workers[size_t(index)];
-    PairBlock<T> block = {plan, plan.pairs, kernels_of<T>(isa), worker, watch, &outputs, pairs.symmetric, {}};
+    PairBlock<T> block = {plan, plan.pairs, numbers, kernels_of<T>(isa), worker, watch, &outputs, pairs.symmetric, {}};
     const auto add = [&](long i, long j, long out1, long out2) {
       const T *first = tables1.of(plan, i), *second = tables2.of(plan, j);
       const bool same = std::all_of(inputs.begin(), inputs.end(), [&](const auto& input) {
@@ -182,13 +185,13 @@ std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const Imag
   return lost;
 }
 
-#define FNTK_INSTANTIATE(T)                                                                                         \
-  template struct ImagePlan<T>;                                                                                     \
-  template ImageTables<T> make_image_tables<T>(const ImagePlan<T>&, const std::vector<const T*>&, long, const Isa&, \
-                                               int, const Interrupt&);                                              \
-  template std::vector<std::array<long, 2>> run_images<T>(                                                          \
-      const ImagePlan<T>&, const ImageTables<T>&, const ImageTables<T>&, const ImagePairs&,                         \
-      const std::vector<ImageOutput<T>>&, const Isa&, int, const Interrupt&);
+#define FNTK_INSTANTIATE(T)                                                                                            \
+  template struct ImagePlan<T>;                                                                                        \
+  template ImageTables<T> make_image_tables<T>(const ImagePlan<T>&, const std::vector<double>&,                        \
+                                               const std::vector<const T*>&, long, const Isa&, int, const Interrupt&); \
+  template std::vector<std::array<long, 2>> run_images<T>(                                                             \
+      const ImagePlan<T>&, const std::vector<double>&, const ImageTables<T>&, const ImageTables<T>&,                   \
+      const ImagePairs&, const std::vector<ImageOutput<T>>&, const Isa&, int, const Interrupt&);
 FNTK_INSTANTIATE(float)
 FNTK_INSTANTIATE(double)
 

@@ -41,8 +41,9 @@ struct ImageTables {
 
 // x: for each input, n images x positions x channels.
 template <class T>
-ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<const T*>& x, long n, const Isa& isa,
-                                 int threads, const Interrupt& interrupt);
+ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<double>& numbers,
+                                 const std::vector<const T*>& x, long n, const Isa& isa, int threads,
+                                 const Interrupt& interrupt);
 
 // Place and length, in an image's tables, of those that hold its inputs: they tell identical images.
 std::vector<std::array<long, 2>> input_tables(const ImageProgram& program);
@@ -63,9 +64,9 @@ struct ImagePairs {
 
 // Returns the pairs, by their places in the outputs, for which T has too few digits (images/planes.cpp, land_pool).
 template <class T>
-std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const ImageTables<T>& tables1,
-                                            const ImageTables<T>& tables2, const ImagePairs& pairs,
-                                            const std::vector<ImageOutput<T>>& outputs, const Isa& isa, int threads,
-                                            const Interrupt& interrupt);
+std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const std::vector<double>& numbers,
+                                            const ImageTables<T>& tables1, const ImageTables<T>& tables2,
+                                            const ImagePairs& pairs, const std::vector<ImageOutput<T>>& outputs,
+                                            const Isa& isa, int threads, const Interrupt& interrupt);
 
 }  // namespace fntk

@@ -29,6 +29,7 @@ struct Tables {
   const ImageGrid& grid;
   const std::vector<const T*>& x;
   double length;
+  const std::vector<double>& numbers;
   const PlaneKernels<T>& kernels;
   std::vector<LinkVariance>& links;
   T* table;  // of this grid
@@ -93,7 +94,7 @@ struct Tables {
 
   // Behind the sum over the taps, q: bias and standard deviation; the new variance.
   double finish(const ImageStep& step, int first, long at, double q, int taps) {
-    const double scaled = step.params[0] / taps * q, b2 = step.params[1];
+    const double scaled = step.own(numbers)[0] / taps * q, b2 = step.own(numbers)[1];
     if (step.in == Form::cov) return scaled + b2;
     if (step.bias) {
       spread(step, first, at, {scaled, b2}, 0);
@@ -135,7 +136,7 @@ struct Tables {
   // `finish` at every position that counts.
   Variances finish_all(const ImageStep& step, int first, const Values& q, int taps) {
     const size_t n = size_t(positions());
-    const double w = step.params[0] / taps, b2 = step.params[1];
+    const double w = step.own(numbers)[0] / taps, b2 = step.own(numbers)[1];
     Variances found;
     found.q = zeros();
     const bool all = everywhere(step);
@@ -180,7 +181,8 @@ struct Tables {
         found[size_t(at)] = finish(step, n, at, q, taps);
         continue;
       }
-      const double weight = w.edges ? 1.0 / std::max(inside, 1) : step.params[0];  // none: a window on padding alone
+      const double weight =
+          w.edges ? 1.0 / std::max(inside, 1) : step.own(numbers)[0];  // none: a window on padding alone
       put(step, 0, at, weight);
       if (step.in == Form::cov) continue;
       double sum = 0;
@@ -235,7 +237,7 @@ struct Tables {
   void dual(const ImageStep& step) {
     const DualInfo& info = duals()[size_t(step.dual)];
     Variances& before = slots[size_t(step.src[0])];
-    const double* params = step.params.data();
+    const double* params = step.own(numbers);
     const long n = positions();
     const bool all = everywhere(step);
     constexpr double least = sizeof(T) == sizeof(float) ? 1e-34 : 1e-300;  // its inverse is a number of T
@@ -289,14 +291,17 @@ struct Tables {
 
 template <class T>
 void make_tables(const ImageProgram& program, size_t grid, const std::vector<const T*>& x, double length,
-                 const PlaneKernels<T>& kernels, std::vector<LinkVariance>& links, T* table, Watch& watch) {
+                 const std::vector<double>& numbers, const PlaneKernels<T>& kernels, std::vector<LinkVariance>& links,
+                 T* table, Watch& watch) {
   const ImageGrid& own = program.grids[grid];
-  Tables<T>{program, own, x, length, kernels, links, table + own.table, watch, {}, {}, {}, {}}.run();
+  Tables<T>{program, own, x, length, numbers, kernels, links, table + own.table, watch, {}, {}, {}, {}}.run();
 }
 
 template void make_tables<float>(const ImageProgram&, size_t, const std::vector<const float*>&, double,
-                                 const PlaneKernels<float>&, std::vector<LinkVariance>&, float*, Watch&);
+                                 const std::vector<double>&, const PlaneKernels<float>&, std::vector<LinkVariance>&,
+                                 float*, Watch&);
 template void make_tables<double>(const ImageProgram&, size_t, const std::vector<const double*>&, double,
-                                  const PlaneKernels<double>&, std::vector<LinkVariance>&, double*, Watch&);
+                                  const std::vector<double>&, const PlaneKernels<double>&, std::vector<LinkVariance>&,
+                                  double*, Watch&);
 
 }  // namespace fntk

@@ -15,6 +15,7 @@ struct LinkVariance {
 // `links`: what the grids before have left, and receives what this one leaves.
 template <class T>
 void make_tables(const ImageProgram& program, size_t grid, const std::vector<const T*>& x, double length,
-                 const PlaneKernels<T>& kernels, std::vector<LinkVariance>& links, T* table, Watch& watch);
+                 const std::vector<double>& numbers, const PlaneKernels<T>& kernels, std::vector<LinkVariance>& links,
+                 T* table, Watch& watch);
 
 }  // namespace fntk

@@ -15,6 +15,7 @@ template <class T>
 struct Builder {
   const ImageProgram& program;
   const Layout<T>& layout;
+  const std::vector<double>& numbers;
   bool registers;
   ImageCode code;
 
@@ -91,11 +92,12 @@ struct Builder {
     s.opposite = append(opposites);
   }
 
-  static void weights(const ImageStep& step, const Window* window, StepCode& s) {
+  void weights(const ImageStep& step, const Window* window, StepCode& s) const {
     double taps = 1;
     if (window)
       for (int k : window->shape) taps *= k;
-    const double w2 = step.params[0], b2 = step.params[1], f = step.params[2], g = step.params[3];
+    const double* own = step.own(numbers);
+    const double w2 = own[0], b2 = own[1], f = own[2], g = own[3];
     s.alpha = w2 > 0 ? f / w2 : 0;
     s.w = w2 / taps;
     s.b2 = b2;
@@ -133,8 +135,8 @@ struct Builder {
     } else if (step.kind == Kind::store) {
       store(g, where, step, s);
     } else if (step.kind == Kind::dual) {
-      FNTK_CHECK(step.params.size() <= 4, step.name, " has too many parameters for CUDA");
-      std::copy(step.params.begin(), step.params.end(), s.params);
+      FNTK_CHECK(step.n_numbers <= 4, step.name, " has too many parameters for CUDA");
+      std::copy_n(step.own(numbers), step.n_numbers, s.params);
     }
     return s;
   }
@@ -149,16 +151,16 @@ struct Builder {
     return w.low[0] == 1 ? kSameRows : w.low[0] == 0 ? kValidRows : -1;
   }
 
-  static bool links(const ImageStep& conv, const ImageStep& after) {
+  bool links(const ImageStep& conv, const ImageStep& after) const {
     return conv.kind == Kind::conv && conv.fused && conv.in == Form::defect && holds(conv, after);
   }
-  static bool holds(const ImageStep& conv, const ImageStep& after) {
-    return conv.params[0] > 0 && conv.params[2] >= 0 && conv.n_coords[0] == 2 && conv.n_coords[1] == 2 &&
+  bool holds(const ImageStep& conv, const ImageStep& after) const {
+    return conv.own(numbers)[0] > 0 && conv.own(numbers)[2] >= 0 && conv.n_coords[0] == 2 && conv.n_coords[1] == 2 &&
            after.kind == Kind::dual && after.name == "relu" && mode_of(conv) >= 0;
   }
   // The same behind an input, which has no NTK: both defects are all that registers need hold. Not where it ends in
   // covariances, whose digits near rho = -1 a defect does not keep.
-  static bool begins(const ImageGrid& g, size_t first) {
+  bool begins(const ImageGrid& g, size_t first) const {
     if (first == 0 || g.steps[first - 1].kind != Kind::input) return false;
     const ImageStep& conv = g.steps[first];
     return conv.kind == Kind::conv && conv.fused && conv.in == Form::both_defects &&
@@ -466,11 +468,14 @@ struct Builder {
 }  // namespace
 
 template <class T>
-ImageCode make_image_code(const ImageProgram& program, const Layout<T>& layout, bool registers) {
-  return Builder<T>{program, layout, registers, {}}.run();
+ImageCode make_image_code(const ImageProgram& program, const Layout<T>& layout, const std::vector<double>& numbers,
+                          bool registers) {
+  check_numbers(program, numbers);
+  return Builder<T>{program, layout, numbers, registers, {}}.run();
 }
 
-template ImageCode make_image_code<float>(const ImageProgram&, const Layout<float>&, bool);
-template ImageCode make_image_code<double>(const ImageProgram&, const Layout<double>&, bool);
+template ImageCode make_image_code<float>(const ImageProgram&, const Layout<float>&, const std::vector<double>&, bool);
+template ImageCode make_image_code<double>(const ImageProgram&, const Layout<double>&, const std::vector<double>&,
+                                           bool);
 
 }  // namespace fntk

@@ -121,6 +121,7 @@ struct ImageCode {
 
 // registers: chains where they fit (cuda/images/chain.h).
 template <class T>
-ImageCode make_image_code(const ImageProgram& program, const Layout<T>& layout, bool registers);
+ImageCode make_image_code(const ImageProgram& program, const Layout<T>& layout, const std::vector<double>& numbers,
+                          bool registers);
 
 }  // namespace fntk

@@ -14,7 +14,7 @@ from ..engines.cpu_images import Images
 from ..engines.cuda import CudaEngine
 from ..engines.cuda_images import bytes_of
 from ..engines.engine import Engine
-from ..network.program import Program
+from ..network.program import Lowered
 from ..plan.grids import Plan, make_plan
 
 Array = npt.NDArray[Any]
@@ -77,13 +77,15 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(program: Program, engine: Engine, x: Images, dtype: np.dtype[Any]) -> Explanation:
+def explain(lowered: Lowered, engine: Engine, x: Images, dtype: np.dtype[Any]) -> Explanation:
     """The plan for inputs shaped like ``x``."""
-    plan = make_plan(program, x.spatial)
+    plan = make_plan(lowered.program, x.spatial)
     table = worker = 0
     if isinstance(engine, CpuEngine):
-        compiled = engine.image_plan(plan, x.channels, program.n_outputs, dtype)
+        compiled = engine.image_plan(plan, x.channels, lowered.program.n_outputs, dtype)
         table, worker = compiled.table_bytes, compiled.worker_bytes
     elif isinstance(engine, CudaEngine):
-        table, worker = bytes_of(engine.image_plan(plan, x.channels, program.n_outputs, dtype), dtype)
+        table, worker = bytes_of(
+            engine.image_plan(plan, lowered.numbers, x.channels, lowered.program.n_outputs, dtype), dtype
+        )
     return Explanation(plan, dtype, table, worker)

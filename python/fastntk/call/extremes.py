@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..engines.numpy_rows import Rows
 from ..network.activations import is_homogeneous
-from ..network.program import Op, Program
+from ..network.program import Lowered
 
 Array = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
@@ -28,15 +28,15 @@ _LARGEST = {np.dtype(np.float32): 1e12, np.dtype(np.float64): 1e70}
 _SCALING = {np.dtype(np.float32): 2.0**63, np.dtype(np.float64): 2.0**511}
 
 
-def limits(program: Program, dtype: np.dtype[Any]) -> tuple[float, float, bool]:
+def limits(lowered: Lowered, dtype: np.dtype[Any]) -> tuple[float, float, bool]:
     """The least and the largest standard deviation of inputs that the program keeps within ``dtype``'s range.
 
     And whether that of a single pixel matters too: where the NTK does not vanish with K, it needs the correlations of
     whatever is not 0.
     """
-    most, least, matters = _gains(program)
-    if all(map(is_homogeneous, program.ops)):
-        limit, layers = _SCALING[dtype], len(program.ops)
+    most, least, matters = _gains(lowered)
+    if all(map(is_homogeneous, lowered.program.ops)):
+        limit, layers = _SCALING[dtype], len(lowered.program.ops)
         return 1 / (limit * least), limit / (most * layers**0.5), matters
     limit = _LARGEST[dtype]
     return 1 / (limit * least), limit / most, matters
@@ -48,12 +48,10 @@ def outside(sizes: Array, least: float, most: float) -> Flags:
 
 
 @lru_cache(maxsize=256)
-def _gains(program: Program) -> tuple[float, float, bool]:
+def _gains(lowered: Lowered) -> tuple[float, float, bool]:
     """The largest and the least deviation that inputs of variance 1 meet; whether the NTK may not vanish with K."""
-    ops = tuple(Op("dense", op.dst, op.src, op.params) if op.name == "conv" else op for op in program.ops)
-    ops = tuple(Op("dense", op.dst, op.src, (op.params[0] ** 2, 0, 0, 0)) if op.name == "pool" else op for op in ops)
     with np.errstate(all="ignore"):
-        rows = Rows(Program(ops, program.n_inputs, program.n_slots, program.n_outputs), [np.ones(1)] * program.n_inputs)
+        rows = Rows(lowered, [np.ones(1)] * lowered.program.n_inputs)
     met = np.sqrt([1.0, *(float(q[0]) for sources in rows.before for q in sources)])
-    matters = any(op.name == "dense" and op.params[1] == 0 != op.params[3] for op in ops)
+    matters = any(op.kind == "guard" for op in lowered.program.ops)
     return float(met.max()), float(min(met[met > 0])), matters

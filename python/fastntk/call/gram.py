@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..base.arrays import direct
 from ..engines.engine import Engine, Tile, TileInput
 from ..engines.numpy_rows import NumpyEngine
-from ..network.program import Program
+from ..network.program import Lowered
 from .extremes import Flags, limits, outside
 
 Array = npt.NDArray[Any]  # or of the engine's library, Engine.xp
@@ -104,9 +104,9 @@ class RowTables:
     """Row tables of one side, made for as many rows at a time as a tile needs."""
 
     def __init__(
-        self, program: Program, engine: Engine, q: Sequence[Array], dtype: np.dtype[Any], units: Sequence[Units | None]
+        self, lowered: Lowered, engine: Engine, q: Sequence[Array], dtype: np.dtype[Any], units: Sequence[Units | None]
     ) -> None:
-        self._program, self._engine, self._q, self._dtype = program, engine, q, dtype
+        self._lowered, self._engine, self._q, self._dtype = lowered, engine, q, dtype
         self._units = [u for u in units if u is not None]
         self._span = (-1, -1)
         self._table: Any = None
@@ -115,44 +115,44 @@ class RowTables:
         """A table that holds rows start .. stop, and the place of row ``start`` in it."""
         if not (self._span[0] <= start and stop <= self._span[1]):
             n = len(self._q[0])
-            step = rows_per_table(self._program, self._dtype, self._engine)
+            step = rows_per_table(self._lowered, self._dtype, self._engine)
             self._span = (0, n) if n <= step else (start, stop)
             rows = slice(*self._span)
-            self._table = self._engine.rows(self._program, [q[rows] for q in self._q], self._dtype)
+            self._table = self._engine.rows(self._lowered, [q[rows] for q in self._q], self._dtype)
         return self._table, start - self._span[0]
 
     def variance(self, output: int) -> Array:
         """K(x, x) of one output for every row, float64."""
-        n, step = len(self._q[0]), rows_per_table(self._program, self._dtype, self._engine)
+        n, step = len(self._q[0]), rows_per_table(self._lowered, self._dtype, self._engine)
         parts = []
         for start in range(0, n, step):
             stop = min(n, start + step)
             table, first = self.table(start, stop)
             parts.append(table.variance(output)[first : first + stop - start])
         found = self._engine.deliver(self._engine.xp.concatenate(parts or [self._q[0]]))
-        wide = _outside(self._program, self._engine, self._units, np.dtype(np.float64))
+        wide = _outside(self._lowered, self._engine, self._units, np.dtype(np.float64))
         if wide is not None and len(self._units) == len(self._q):
             further = NumpyEngine(np.longdouble)
-            rows = further.rows(self._program, [u.further(wide) for u in self._units], self._dtype)
+            rows = further.rows(self._lowered, [u.further(wide) for u in self._units], self._dtype)
             with np.errstate(over="ignore", under="ignore"):
                 found[wide] = rows.variance(output)
         return found
 
 
-def rows_per_table(program: Program, dtype: np.dtype[Any], engine: Engine) -> int:
+def rows_per_table(lowered: Lowered, dtype: np.dtype[Any], engine: Engine) -> int:
     """Rows whose table stays within the byte budget; five numbers an op (erf) is the most that any needs."""
-    return max(1024, engine.cache_bytes // (len(program.ops) * (5 * dtype.itemsize + 8)))
+    return max(1024, engine.cache_bytes // (len(lowered.program.ops) * (5 * dtype.itemsize + 8)))
 
 
 def run_pairs(
-    program: Program, engine: Engine, inputs: Sequence[PairInput], outputs: Planes, dtype: np.dtype[Any],
+    lowered: Lowered, engine: Engine, inputs: Sequence[PairInput], outputs: Planes, dtype: np.dtype[Any],
     shape: tuple[int, int, int], symmetric: bool,
 ) -> tuple[RowTables, RowTables]:  # fmt: skip
     """Fill the output planes, each (batch, n1, n2) or None, of any strides; return both sides' row tables."""
-    tables1 = RowTables(program, engine, [i.q1 for i in inputs], dtype, [i.units1 for i in inputs])
+    tables1 = RowTables(lowered, engine, [i.q1 for i in inputs], dtype, [i.units1 for i in inputs])
     tables2 = tables1
     if not symmetric:
-        tables2 = RowTables(program, engine, [i.q2 for i in inputs], dtype, [i.units2 for i in inputs])
+        tables2 = RowTables(lowered, engine, [i.q2 for i in inputs], dtype, [i.units2 for i in inputs])
     if 0 in shape or all(plane is None for planes in outputs for plane in planes):
         return tables1, tables2
     pairs = engine.tile_size(shape, dtype, outputs, symmetric)
@@ -161,7 +161,7 @@ def run_pairs(
     if apart:
         pairs = min(pairs, _APART)
     square = engine.square or apart
-    for tile in _tiles(shape, engine, pairs, rows_per_table(program, dtype, engine), symmetric, square):
+    for tile in _tiles(shape, engine, pairs, rows_per_table(lowered, dtype, engine), symmetric, square):
         span1 = (tile.batch0 * tile.n1 + tile.i0, (tile.batch0 + tile.batches - 1) * tile.n1 + tile.i0 + tile.lines)
         span2 = (tile.batch0 * tile.n2 + tile.j0, (tile.batch0 + tile.batches - 1) * tile.n2 + tile.j0 + tile.cols)
         if symmetric:  # one table serves lines and columns, from the tile's first line on
@@ -173,12 +173,12 @@ def run_pairs(
         given = [_tile_input(i, engine, tile, dtype) for i in inputs]
         if apart:
             local, fresh = _buffers(tile, engine, outputs)
-            engine.run(program, rows1, rows2, dtype, local, given, fresh)
+            engine.run(lowered, rows1, rows2, dtype, local, given, fresh)
             _put(tile, fresh, outputs)
         else:
-            engine.run(program, rows1, rows2, dtype, tile, given, outputs)
+            engine.run(lowered, rows1, rows2, dtype, tile, given, outputs)
     if engine.xp is np:  # on a device nothing waits for the lengths of rows
-        _extremes(program, engine, inputs, outputs, dtype, shape)
+        _extremes(lowered, engine, inputs, outputs, dtype, shape)
     return tables1, tables2
 
 
@@ -206,13 +206,13 @@ def _put(tile: Tile, fresh: Planes, outputs: Planes) -> None:
 
 
 def _extremes(
-    program: Program, engine: Engine, inputs: Sequence[PairInput], outputs: Planes, dtype: np.dtype[Any],
+    lowered: Lowered, engine: Engine, inputs: Sequence[PairInput], outputs: Planes, dtype: np.dtype[Any],
     shape: tuple[int, int, int],
 ) -> None:  # fmt: skip
     """Compute pairs with rows beyond the dtype's range again, in a type that reaches further (extremes.py)."""
     if engine.real is not np.float64:
         return
-    least, most, _ = limits(program, dtype)
+    least, most, _ = limits(lowered, dtype)
     found: dict[int, Flags] = {}
     sides: tuple[list[Units], list[Units]] = [], []
     for given in inputs:
@@ -239,7 +239,7 @@ def _extremes(
             first = [u.again(engine, b, lines) for u in sides[0]]
             own = [PairInput(u1.q, u2.q, u1, u2) for u1, u2 in zip(first, second, strict=True)]
             planes = [[None if p is None else np.empty((1, *wanted.shape), engine.real) for p in of] for of in outputs]
-            run_pairs(program, engine, own, planes, np.dtype(np.float64), (1, *wanted.shape), False)
+            run_pairs(lowered, engine, own, planes, np.dtype(np.float64), (1, *wanted.shape), False)
             for of, fresh in zip(outputs, planes, strict=True):
                 for plane, values in zip(of, fresh, strict=True):
                     if plane is not None and values is not None:
@@ -297,26 +297,26 @@ def _tile_input(given: PairInput, engine: Engine, tile: Tile, dtype: np.dtype[An
 
 
 def run_diagonal(
-    program: Program, engine: Engine, units: Sequence[Units], outputs: Planes, dtype: np.dtype[Any]
+    lowered: Lowered, engine: Engine, units: Sequence[Units], outputs: Planes, dtype: np.dtype[Any]
 ) -> None:
     """Fill (nngp, ntk, defect) of pairs (x, x), shape (1, n, 1), in O(n)."""
     q = [u.q for u in units]
-    n, step = len(q[0]), rows_per_table(program, dtype, engine)
+    n, step = len(q[0]), rows_per_table(lowered, dtype, engine)
     step = min(step, engine.tile_size((1, n, 1), dtype, outputs, False)) if n else 1
     for i in range(0, n, step):
         m = min(step, n - i)
-        rows = engine.rows(program, [v[i : i + m] for v in q], dtype)
+        rows = engine.rows(lowered, [v[i : i + m] for v in q], dtype)
         tile = Tile(n, n, 0, 1, i, m, 0, 1, diagonal=True)
-        engine.run(program, rows, rows, dtype, tile, [TileInput() for _ in q], outputs)
-    wide = _outside(program, engine, units, dtype)
+        engine.run(lowered, rows, rows, dtype, tile, [TileInput() for _ in q], outputs)
+    wide = _outside(lowered, engine, units, dtype)
     if wide is None:
         return
     further = NumpyEngine(np.longdouble)
-    rows = further.rows(program, [u.further(wide) for u in units], np.dtype(np.float64))
+    rows = further.rows(lowered, [u.further(wide) for u in units], np.dtype(np.float64))
     n = int(np.count_nonzero(wide))
     fresh = [[None if p is None else np.empty((1, n, 1), further.real) for p in planes] for planes in outputs]
     tile = Tile(n, n, 0, 1, 0, n, 0, 1, diagonal=True)
-    further.run(program, rows, rows, np.dtype(np.float64), tile, [TileInput() for _ in q], fresh)
+    further.run(lowered, rows, rows, np.dtype(np.float64), tile, [TileInput() for _ in q], fresh)
     with np.errstate(over="ignore", under="ignore"):
         for planes, found in zip(outputs, fresh, strict=True):
             for plane, values in zip(planes, found, strict=True):
@@ -324,10 +324,10 @@ def run_diagonal(
                     plane[0, wide] = values[0]
 
 
-def _outside(program: Program, engine: Engine, units: Sequence[Units], dtype: np.dtype[Any]) -> Flags | None:
+def _outside(lowered: Lowered, engine: Engine, units: Sequence[Units], dtype: np.dtype[Any]) -> Flags | None:
     """Rows that leave the dtype's range on the way, (batch * n,), or None; on a device nothing waits for lengths."""
     if engine.xp is not np or engine.real is not np.float64 or not units:
         return None
-    least, most, _ = limits(program, dtype)
+    least, most, _ = limits(lowered, dtype)
     found = np.any([u.outside(least, most) for u in units], axis=0).reshape(-1)
     return found if found.any() else None

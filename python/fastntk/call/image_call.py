@@ -62,7 +62,7 @@ class ImageCall:
                     planes = [[_entry(targets.get((k, name)), b) for name in ("nngp", "ntk")] for k in range(count)]
                     second = None if first.symmetric else images_of(self.inputs, True, b)
                     run_image_pairs(
-                        self.lowered.program, self.engine, images_of(self.inputs, False, b), second, planes,
+                        self.lowered, self.engine, images_of(self.inputs, False, b), second, planes,
                         self.spatial, self.budget, report,
                     )  # fmt: skip
         variances: dict[tuple[int, bool], Array] = {}
@@ -102,7 +102,7 @@ class ImageCall:
                 for arrays in found
             ]
             side = images_of(self.inputs, second, b)
-            run_image_diagonal(self.lowered.program, self.engine, side, planes, self.spatial, self.budget)
+            run_image_diagonal(self.lowered, self.engine, side, planes, self.spatial, self.budget)
         return found
 
     def diagonals(self, names: tuple[str, ...], get: Any) -> Any:

@@ -19,7 +19,7 @@ from ..engines.engine import Engine
 from ..engines.numpy_images import image_kernels
 from ..engines.numpy_rows import NumpyEngine, Real
 from ..network.activations import is_homogeneous
-from ..network.program import Program
+from ..network.program import Lowered
 from .extremes import Flags, limits, outside
 
 Array = npt.NDArray[Any]
@@ -29,23 +29,23 @@ _CHUNK = 64  # images that are looked through at a time
 
 
 def run_image_pairs(
-    program: Program, engine: Engine, x1: Images, x2: Images | None, outputs: Outputs,
+    lowered: Lowered, engine: Engine, x1: Images, x2: Images | None, outputs: Outputs,
     spatial: Sequence[tuple[int, ...]], budget: int, report: Report,
 ) -> None:  # fmt: skip
     """Fill the output planes, (n1, n2) or (n1, n2, h, h', w, w', ...); x2 None: x1 again."""
     second = x1 if x2 is None else x2
     if x1.n == 0 or second.n == 0:
         return
-    wide1 = _extreme(program, x1)
-    wide2 = wide1 if x2 is None else _extreme(program, x2)
+    wide1 = _extreme(lowered, x1)
+    wide2 = wide1 if x2 is None else _extreme(lowered, x2)
     if isinstance(engine, NumpyEngine):
-        _reference(program, engine, x1, x2, outputs, spatial, report)
-        _further(program, engine, x1, x2, wide1, wide2, outputs, spatial)
+        _reference(lowered, engine, x1, x2, outputs, spatial, report)
+        _further(lowered, engine, x1, x2, wide1, wide2, outputs, spatial)
         return
-    runner = _runner(program, engine, x1)
+    runner = _runner(lowered, engine, x1)
     wide = bool(wide1.any() or wide2.any())
     twice = runner.lossy or (wide and runner.dtype == np.float32)
-    again = _runner(program, engine, x1, np.dtype(np.float64)) if twice else None
+    again = _runner(lowered, engine, x1, np.dtype(np.float64)) if twice else None
     mirrored = x2 is None
     written = [plane for planes in outputs for plane in planes if plane is not None]
     if not written:
@@ -80,19 +80,19 @@ def run_image_pairs(
     if not wide:
         return
     if runner.dtype == np.float64:
-        _further(program, engine, x1, x2, wide1, wide2, outputs, spatial)
+        _further(lowered, engine, x1, x2, wide1, wide2, outputs, spatial)
         return
     pairs = np.argwhere(wide1[:, None] | wide2)
     lacking((pairs[pairs[:, 0] <= pairs[:, 1]] if mirrored else pairs).tolist())
 
 
-def _extreme(program: Program, x: Images) -> Flags:
+def _extreme(lowered: Lowered, x: Images) -> Flags:
     """Which images leave the range of their dtype on the way (extremes.py)."""
     found = np.zeros(x.n, np.bool_)
     dtype = x.arrays[0].dtype.newbyteorder("=")
-    if dtype == np.float32 and all(map(is_homogeneous, program.ops)):  # images are brought to one brightness
+    if dtype == np.float32 and all(map(is_homogeneous, lowered.program.ops)):  # images are brought to one brightness
         return found
-    least, most, matters = limits(program, dtype)
+    least, most, matters = limits(lowered, dtype)
     for start in range(0, x.n, _CHUNK):
         part = slice(start, min(x.n, start + _CHUNK))
         for own in _on_host(x, part).arrays:
@@ -106,7 +106,7 @@ def _extreme(program: Program, x: Images) -> Flags:
 
 
 def _further(
-    program: Program, engine: Engine, x1: Images, x2: Images | None, wide1: Flags, wide2: Flags, outputs: Outputs,
+    lowered: Lowered, engine: Engine, x1: Images, x2: Images | None, wide1: Flags, wide2: Flags, outputs: Outputs,
     spatial: Sequence[tuple[int, ...]],
 ) -> None:  # fmt: skip
     """Compute pairs that float64 does not hold in the type that reaches further."""
@@ -115,7 +115,7 @@ def _further(
         own1, own2 = (_on_host(x, slice(k, k + 1)) for x, k in ((x1, i), (second, j)))
         same = x2 is None and i == j
         planes = [[None if p is None else p[i : i + 1, j : j + 1] for p in pair] for pair in outputs]
-        _reference(program, engine, own1, None if same else own2, planes, spatial, lambda pairs: None, np.longdouble)
+        _reference(lowered, engine, own1, None if same else own2, planes, spatial, lambda pairs: None, np.longdouble)
 
 
 def _on_host(x: Images, part: slice) -> Images:
@@ -141,34 +141,34 @@ def _run_apart(
     return [[i + rows.start, j + cols.start] for i, j in lost]
 
 
-def _runner(program: Program, engine: Engine, x: Images, dtype: np.dtype[Any] | None = None) -> Runner:
+def _runner(lowered: Lowered, engine: Engine, x: Images, dtype: np.dtype[Any] | None = None) -> Runner:
     if isinstance(engine, CudaEngine):
-        return CudaRunner(program, engine, x, dtype)
+        return CudaRunner(lowered, engine, x, dtype)
     if isinstance(engine, CpuEngine):
-        return Runner(program, engine, x, dtype)
+        return Runner(lowered, engine, x, dtype)
     raise NotImplementedError(
         f"[kernel_fn] inputs with spatial axes have no backend '{engine.name}': 'cpu', 'cuda' and 'numpy' take them"
     )
 
 
 def run_image_diagonal(
-    program: Program, engine: Engine, x: Images, outputs: Outputs, spatial: Sequence[tuple[int, ...]], budget: int
+    lowered: Lowered, engine: Engine, x: Images, outputs: Outputs, spatial: Sequence[tuple[int, ...]], budget: int
 ) -> None:
     """Fill the output planes of each image with itself, (n, 1) or (n, 1, h, h', w, w', ...)."""
     if x.n == 0:
         return
-    wide = _extreme(program, x)
+    wide = _extreme(lowered, x)
 
     def reference(k: int, real: Real) -> None:
         planes = [[None if p is None else p[k : k + 1] for p in pair] for pair in outputs]
         one = _on_host(x, slice(k, k + 1))
-        _reference(program, engine, one, None, planes, spatial, lambda pairs: None, real)
+        _reference(lowered, engine, one, None, planes, spatial, lambda pairs: None, real)
 
     if isinstance(engine, NumpyEngine):
         for k in range(x.n):
             reference(k, np.longdouble if wide[k] else np.float64)
         return
-    runner = _runner(program, engine, x)
+    runner = _runner(lowered, engine, x)
     _share(budget, 0, [runner], x.n, 0)
     for rows in runner.tiles(x.n, 0):
         tables = runner.tables(x, rows)
@@ -179,7 +179,7 @@ def run_image_diagonal(
         if runner.dtype == np.float64:
             reference(k, np.longdouble)
             continue
-        again = again or _runner(program, engine, x, np.dtype(np.float64))
+        again = again or _runner(lowered, engine, x, np.dtype(np.float64))
         one = Images([a[k : k + 1] for a in x.arrays])
         planes = [[None if p is None else p[k : k + 1] for p in pair] for pair in outputs]
         _again(again, one, one, [[0, 0]], planes, False)
@@ -210,7 +210,7 @@ def _again(runner: Runner, x1: Images, x2: Images, pairs: list[list[int]], outpu
 
 
 def _reference(
-    program: Program, engine: Engine, x1: Images, x2: Images | None, outputs: Outputs,
+    lowered: Lowered, engine: Engine, x1: Images, x2: Images | None, outputs: Outputs,
     spatial: Sequence[tuple[int, ...]], report: Report, real: Real = np.float64,
 ) -> None:  # fmt: skip
     """By ``images.py``, whatever the engine; its arrays stay its own."""
@@ -223,7 +223,7 @@ def _reference(
         report(done - seen)
         seen = done
 
-    found = image_kernels(program, arrays[0], arrays[1] if x2 is not None else None, spatial, progress, real)
+    found = image_kernels(lowered, arrays[0], arrays[1] if x2 is not None else None, spatial, progress, real)
     with np.errstate(over="ignore"):
         for planes, result in zip(outputs, found, strict=True):
             for plane, value in zip(planes, (result.nngp, result.ntk), strict=True):

@@ -211,7 +211,7 @@ class KernelFn:
         ]
         with engine.call():
             units = [Units(_batched(i.x1, place), engine) for i in inputs if i.x1 is not None]
-            run_diagonal(lowered.program, engine, units, planes, first.dtype)
+            run_diagonal(lowered, engine, units, planes, first.dtype)
 
         def result(value: Value) -> Any:
             arrays = {n: p for n, p in zip(("nngp", "ntk"), planes[value.slot], strict=False) if p is not None}
@@ -310,7 +310,7 @@ class KernelFn:
                 "whose pairs can be counted"
             )
         lowered = lower(self.layer, _values(tree))
-        return explain(lowered.program, select(backend, num_threads), images_of(inputs, False), inputs[0].dtype)
+        return explain(lowered, select(backend, num_threads), images_of(inputs, False), inputs[0].dtype)
 
     def _explained(self, input_shape: Any, dtype: Any) -> tuple[int, ...]:
         """A shape of one sample, checked."""
@@ -346,7 +346,7 @@ class KernelFn:
         ]
         with engine.call():
             pair_inputs = [_pair_input(i, engine, batch) for i in inputs]
-            return run_pairs(lowered.program, engine, pair_inputs, outputs, first.dtype, shape, first.symmetric)
+            return run_pairs(lowered, engine, pair_inputs, outputs, first.dtype, shape, first.symmetric)
 
 
 # The one tie from below to above: a layer's kernels are made here, and layers are asked for them.

@@ -40,8 +40,8 @@ _CLOSE = {np.dtype(np.float32): 0.06, np.dtype(np.float64): CLOSE}
 
 
 @lru_cache(maxsize=256)
-def _compile(module: ModuleType, program: Program) -> Any:
-    ops = [(op.name, op.dst, list(op.src), list(op.params)) for op in program.ops]
+def compiled_program(module: ModuleType, program: Program) -> Any:
+    ops = [(op.name, op.dst, list(op.src), op.kind, (op.numbers.start, op.numbers.stop)) for op in program.ops]
     missing = {op.name for op in program.ops} - set(module.op_names())
     if missing:
         raise NotImplementedError(
@@ -50,7 +50,7 @@ def _compile(module: ModuleType, program: Program) -> Any:
     return module.Program(ops, program.n_inputs, program.n_slots, program.n_outputs)
 
 
-def _call(
+def tile_arguments(
     module: ModuleType, dtype: np.dtype[Any], tile: Tile, inputs: Sequence[TileInput],
     outputs: Sequence[Sequence[Array | None]],
 ) -> tuple[Any, ...]:  # fmt: skip
@@ -67,8 +67,11 @@ def _call(
 
 
 @lru_cache(maxsize=16)
-def _image_plan(
-    module: ModuleType, plan: Plan, channels: tuple[int, ...], n_outputs: int, single: bool, *registers: bool
-) -> Any:
+def image_plan(module: ModuleType, plan: Plan, channels: tuple[int, ...], n_outputs: int, single: bool) -> Any:
     make = module.ImagePlan32 if single else module.ImagePlan64
-    return make(plan, list(channels), n_outputs, *registers)
+    return make(plan, list(channels), n_outputs)
+
+
+@lru_cache(maxsize=16)
+def image_code(plan: Any, numbers: tuple[float, ...], registers: bool) -> Any:
+    return plan.code(numbers, registers)

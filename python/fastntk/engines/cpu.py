@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..network.program import Program
+from ..network.program import Lowered
 from ..plan.grids import Plan
-from .compiled import _call, _compile, _image_plan
+from .compiled import compiled_program, image_plan, tile_arguments
 from .engine import Tile, TileInput
 from .memory import HostMemory
 
@@ -42,22 +42,24 @@ class CpuEngine(HostMemory):
 
     def image_plan(self, plan: Plan, channels: tuple[int, ...], n_outputs: int, dtype: np.dtype[Any]) -> Any:
         """The compiled plan for inputs with spatial axes: ``table_bytes``, ``worker_bytes``, ``tables``, ``run``."""
-        return _image_plan(self._module, plan, channels, n_outputs, dtype == np.float32)
+        return image_plan(self._module, plan, channels, n_outputs, dtype == np.float32)
 
     def normalise(self, x: Array, units: Array, norms: Array) -> None:
         self._module.pack(x, units, norms, self.isa, self._threads)
 
-    def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
-        return self._module.rows(_compile(self._module, program), list(q), dtype, self._threads)
+    def rows(self, lowered: Lowered, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
+        return self._module.rows(
+            compiled_program(self._module, lowered.program), lowered.numbers, list(q), dtype, self._threads
+        )
 
     def run(
-        self, program: Program, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
+        self, lowered: Lowered, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
         inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
     ) -> None:  # fmt: skip
-        place, views, planes = _call(self._module, dtype, tile, inputs, outputs)
+        place, views, planes = tile_arguments(self._module, dtype, tile, inputs, outputs)
         self._module.run(
-            _compile(self._module, program), rows1, rows2, dtype, place, tile.n1, tile.n2, views, planes,
-            tile.symmetric, tile.diagonal, self.isa, self._threads,
+            compiled_program(self._module, lowered.program), lowered.numbers, rows1, rows2, dtype, place, tile.n1,
+            tile.n2, views, planes, tile.symmetric, tile.diagonal, self.isa, self._threads,
         )  # fmt: skip
 
     def dual(

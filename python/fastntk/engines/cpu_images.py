@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.progress import Report
-from ..network.program import Program
+from ..network.program import Lowered
 from ..plan.grids import make_plan
 from .cpu import CpuEngine
 
@@ -51,14 +51,17 @@ def size_text(count: int) -> str:
 class Runner:
     """A program, planned for inputs of one shape, on the compiled engine."""
 
-    def __init__(self, program: Program, engine: CpuEngine, x: Images, dtype: np.dtype[Any] | None = None) -> None:
-        if any(op.name in ("dense", "conv") and op.params[0] == 0 != op.params[2] for op in program.ops):
+    def __init__(self, lowered: Lowered, engine: CpuEngine, x: Images, dtype: np.dtype[Any] | None = None) -> None:
+        program, numbers = lowered.program, lowered.numbers
+        weights = (op.own(numbers) for op in program.ops if op.name in ("dense", "conv"))
+        if any(w2 == 0 != f for w2, _, f, _ in weights):
             raise NotImplementedError(
                 "[kernel_fn] W_std = 0 under 'standard' leaves an NTK without its covariance, which compiled backends "
                 "do not carry for inputs with spatial axes: backend='numpy' does"
             )
         self._dtype = x.arrays[0].dtype.newbyteorder("=") if dtype is None else dtype
         self._engine = engine
+        self._numbers = numbers
         self._plan = make_plan(program, x.spatial)
         self._compiled = engine.image_plan(self._plan, x.channels, program.n_outputs, self._dtype)
         self.images = 2  # whose tables are kept at a time
@@ -127,7 +130,7 @@ class Runner:
 
     def tables(self, x: Images, part: slice) -> Any:
         arrays = [np.require(a, self._dtype, ["C", "A"]) for a in x.part(part.start, part.stop)]
-        return self._compiled.tables(arrays, self._engine.isa, self.threads)
+        return self._compiled.tables(self._numbers, arrays, self._engine.isa, self.threads)
 
     def run(
         self, tables1: Any, tables2: Any, rows: slice, cols: slice, outputs: Outputs, mirrored: bool, report: Report
@@ -141,7 +144,9 @@ class Runner:
             if mirrored and stop <= rows.start:
                 continue
             place = (0, rows.stop - rows.start, start - cols.start, stop - start, rows.start, start)
-            lost += self._compiled.run(tables1, tables2, place, planes, mirrored, [], self._engine.isa, self.threads)
+            lost += self._compiled.run(
+                self._numbers, tables1, tables2, place, planes, mirrored, [], self._engine.isa, self.threads
+            )
             report(_pairs(rows, start, stop) if mirrored else (rows.stop - rows.start) * (stop - start))
         return lost
 
@@ -153,7 +158,7 @@ class Runner:
         """Pairs (i, j) of the tables, one row of the outputs each."""
         planes = [tuple(pair) for pair in outputs]
         place = (0, 0, 0, 0, 0, 0)
-        self._compiled.run(tables1, tables2, place, planes, False, pairs, self._engine.isa, self.threads)
+        self._compiled.run(self._numbers, tables1, tables2, place, planes, False, pairs, self._engine.isa, self.threads)
 
 
 def _pairs(rows: slice, start: int, stop: int) -> int:

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.place import DevicePlace
-from ..network.program import Program
+from ..network.program import Lowered
 from ..plan.grids import Plan
-from .compiled import _call, _compile, _image_plan
+from .compiled import compiled_program, image_code, image_plan, tile_arguments
 from .engine import Tile, TileInput
 from .memory import WhereTheyLie
 
@@ -46,7 +46,7 @@ class CudaEngine(WhereTheyLie):
 
     def __init__(self, module: Any, place: DevicePlace, label: str) -> None:
         self._module, self._place = module, place
-        self._codes: dict[Program, Array] = {}
+        self._codes: dict[Lowered, Array] = {}
         self.xp = place.xp
         self.isa = label
 
@@ -63,9 +63,12 @@ class CudaEngine(WhereTheyLie):
         """Fewer pairs where memory is short of a product."""
         return fitting(min(math.prod(shape), self.tile_pairs), lambda pairs: self.xp.empty(pairs, dtype))[0]
 
-    def image_plan(self, plan: Plan, channels: tuple[int, ...], n_outputs: int, dtype: np.dtype[Any]) -> Any:
-        """The plan for inputs with spatial axes, as device code: ``code`` and sizes."""
-        return _image_plan(self._module, plan, channels, n_outputs, dtype == np.float32, self.registers)
+    def image_plan(
+        self, plan: Plan, numbers: tuple[float, ...], channels: tuple[int, ...], n_outputs: int, dtype: np.dtype[Any]
+    ) -> Any:
+        """The plan for inputs with spatial axes, as device code of these numbers: ``code`` and sizes."""
+        made = image_plan(self._module, plan, channels, n_outputs, dtype == np.float32)
+        return image_code(made, numbers, self.registers)
 
     def image_chains(self, plan: Any, *arrays: Any) -> None:
         """What registers read of images, from their tables."""
@@ -88,28 +91,28 @@ class CudaEngine(WhereTheyLie):
         else:
             self.xp.matmul(units1, units2.transpose(0, 2, 1), out=out)
 
-    def _compiled(self, program: Program) -> tuple[Any, Array]:
+    def _compiled(self, lowered: Lowered) -> tuple[Any, Array]:
         """The program, and what device code reads of it, uploaded once a call."""
-        compiled = _compile(self._module, program)
-        if program not in self._codes:
-            self._codes[program] = self.xp.asarray(np.frombuffer(compiled.code(), np.uint8))
-        return compiled, self._codes[program]
+        compiled = compiled_program(self._module, lowered.program)
+        if lowered not in self._codes:
+            self._codes[lowered] = self.xp.asarray(np.frombuffer(compiled.code(lowered.numbers), np.uint8))
+        return compiled, self._codes[lowered]
 
-    def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> DeviceRows:
-        compiled, code = self._compiled(program)
+    def rows(self, lowered: Lowered, q: Sequence[Array], dtype: np.dtype[Any]) -> DeviceRows:
+        compiled, code = self._compiled(lowered)
         n = len(q[0])
         table = self.xp.empty((max(1, compiled.n_rows), n), dtype)
-        variances = self.xp.empty((program.n_outputs, n), np.float64)
+        variances = self.xp.empty((lowered.program.n_outputs, n), np.float64)
         if n:
             self._module.rows(compiled, code, list(q), table, variances, *self.where)
         return DeviceRows(table, variances)
 
     def run(
-        self, program: Program, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
+        self, lowered: Lowered, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
         inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
     ) -> None:  # fmt: skip
-        compiled, code = self._compiled(program)
-        place, views, planes = _call(self._module, dtype, tile, inputs, outputs)
+        compiled, code = self._compiled(lowered)
+        place, views, planes = tile_arguments(self._module, dtype, tile, inputs, outputs)
         self._module.run(
             compiled, code, rows1.table, rows2.table, dtype, place, tile.n1, tile.n2, views, planes, tile.symmetric,
             tile.diagonal, *self.where,

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ..base.options import resolve_options
 from ..base.progress import Report
-from ..network.program import Program
+from ..network.program import Lowered
 from .compiled import load
 from .cpu import CpuEngine
 from .cpu_images import Images, Outputs, Runner, size_text
@@ -64,7 +64,7 @@ def bytes_of(plan: Any, dtype: np.dtype[Any]) -> tuple[int, int]:
 class CudaRunner(Runner):
     """A program, planned for inputs of one shape, on a CUDA device."""
 
-    def __init__(self, program: Program, engine: CudaEngine, x: Images, dtype: np.dtype[Any] | None = None) -> None:
+    def __init__(self, lowered: Lowered, engine: CudaEngine, x: Images, dtype: np.dtype[Any] | None = None) -> None:
         cpu, state = load("cpu")
         if cpu is None:
             raise RuntimeError(
@@ -72,10 +72,12 @@ class CudaRunner(Runner):
             )
         threads = resolve_options().num_threads
         assert threads is not None
-        super().__init__(program, CpuEngine(cpu, None, threads), x, dtype)
+        super().__init__(lowered, CpuEngine(cpu, None, threads), x, dtype)
         self._cuda, self._xp = engine, engine.xp
-        self._pairs_plan = engine.image_plan(self._plan, x.channels, program.n_outputs, self._dtype)
-        self._code = self._xp.asarray(np.frombuffer(self._pairs_plan.code(), np.uint8))
+        self._pairs_plan = engine.image_plan(
+            self._plan, lowered.numbers, x.channels, lowered.program.n_outputs, self._dtype
+        )
+        self._code = self._xp.asarray(np.frombuffer(self._pairs_plan.bytes(), np.uint8))
         self._batch = 1  # pairs
         self._units = _LEAST_UNITS
         self._scratch: Any = None

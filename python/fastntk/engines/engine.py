@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..network.program import Program
+from ..network.program import Lowered
 
 Array = npt.NDArray[Any]  # or CuPy's
 
@@ -95,11 +95,11 @@ class Engine(Protocol):
     def multiply(self, units1: Array, units2: Array, out: Array) -> None:
         """Write units1 units2^T, (batch, n1, n2), to ``out``; engines without panels."""
 
-    def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
+    def rows(self, lowered: Lowered, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
         """Row tables for inputs with variances ``q``; ``.variance(k)`` is that of output k, float64."""
 
     def run(
-        self, program: Program, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
+        self, lowered: Lowered, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
         inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
     ) -> None:  # fmt: skip
         """Write (nngp, ntk, defect) of each program output into its place; None planes are not computed."""

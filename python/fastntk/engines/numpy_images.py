@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..network.activations import is_homogeneous, of_dual, rho_of, signed_defect
-from ..network.program import Op, Program
+from ..network.program import Lowered, Op
 from ..network.window import Positions
 from .numpy_rows import NumpyEngine, Real, run_op
 
@@ -45,6 +45,7 @@ class _Step:
     """An op, or the loading of an input, and how the result is kept."""
 
     op: Op
+    numbers: tuple[float, ...]  # its own
     full: bool  # all pairs of positions, else p = p'
     linear: bool  # as a covariance, else as a signed defect
     taps: Positions  # (P_out, taps): the input position that each tap reads, -1 outside
@@ -56,14 +57,14 @@ Planes: TypeAlias = "list[Array]"  # what a step needs of one image: unit pixels
 
 
 def image_kernels(
-    program: Program, x1: Sequence[Array], x2: Sequence[Array] | None, spatial: Sequence[tuple[int, ...]],
+    lowered: Lowered, x1: Sequence[Array], x2: Sequence[Array] | None, spatial: Sequence[tuple[int, ...]],
     progress: Callable[[int, int], object] | None = None, real: Real = np.float64,
 ) -> list[Result]:  # fmt: skip
     """NNGP and NTK of a program whose inputs have spatial axes.
 
     Parameters
     ----------
-    program : Program
+    lowered : Lowered
     x1 : sequence of numpy.ndarray (n1, *spatial axes, channels), float32 or float64
         One array for each input of the program.
     x2 : the same with n2 samples, or None for x1 again, each pair once
@@ -86,11 +87,11 @@ def image_kernels(
     ----------
     Novak et al. (2019), arXiv:1810.05148; Arora et al. (2019), arXiv:1904.11955, section 4.
     """
-    steps = _plan(program, spatial)
+    steps = _plan(lowered, spatial)
     sizes = [len(step.taps) ** (2 if step.full else 1) for step in steps]
     for x, step in zip(x1, steps, strict=False):  # the first steps load the inputs
         sizes.append(math.prod(x.shape[1:-1]) * max(math.prod(x.shape[1:-1]) if step.full else 1, x.shape[-1] // 4))
-    chunk = max(1, CHUNK // (max(1, *sizes) * (TEMPORARIES + 2 * program.n_slots)))
+    chunk = max(1, CHUNK // (max(1, *sizes) * (TEMPORARIES + 2 * lowered.program.n_slots)))
     n1, n2 = len(x1[0]), len((x1 if x2 is None else x2)[0])
     rows = np.arange(n1 + 1)
     first = rows * n2 - (rows * (rows - 1) // 2 if x2 is None else 0)  # number of a row's first pair
@@ -114,23 +115,25 @@ def image_kernels(
     return [Result(out[0], out[1], c1, c2) for out, c1, c2 in zip(found, cov1, cov2, strict=True)]
 
 
-def _plan(program: Program, spatial: Sequence[tuple[int, ...]]) -> list[_Step]:
+def _plan(lowered: Lowered, spatial: Sequence[tuple[int, ...]]) -> list[_Step]:
     """Decide, from the outputs back, how each result is kept."""
+    program = lowered.program
     steps: list[_Step] = []
     read: dict[int, tuple[bool, bool]] = {}  # of the value now in a slot: all pairs of positions, a nonlinearity behind
     for op in reversed((*(Op("input", slot, ()) for slot in range(program.n_inputs)), *program.ops)):
         full, behind = (bool(spatial[op.dst]), False) if op.name == "store" else read.pop(op.dst, (False, False))
         bent = op.name not in ("store", "dense", "conv", "pool", "sum")  # a dual, or an input
-        steps.append(_Step(op, full, not (bent or behind), *_geometry(op)))
+        own = op.own(lowered.numbers)
+        steps.append(_Step(op, own, full, not (bent or behind), *_geometry(op, own)))
         for slot in op.src:
             fully, bends = read.get(slot, (False, False))
             read[slot] = (fully or full or op.name == "pool", bends or behind or bent)
     return steps[::-1]
 
 
-def _geometry(op: Op) -> tuple[Positions, Array]:
+def _geometry(op: Op, numbers: tuple[float, ...]) -> tuple[Positions, Array]:
     """Input positions of each output position and tap, numbered through, and what a pool multiplies by."""
-    taps, scale = np.zeros((1, 1), np.int64), np.full(1, op.params[0] if op.name == "pool" else 1.0)
+    taps, scale = np.zeros((1, 1), np.int64), np.full(1, numbers[0] if op.name == "pool" else 1.0)
     if op.window is None:
         return taps, scale
     for axis, size in enumerate(op.window.size_in):
@@ -241,11 +244,13 @@ def _apply(step: _Step, one: Planes, two: Planes, sources: Sequence[State]) -> S
         theta = s1 * s2 * _sum_pairs(step, theta, step.full)
         value = s1 * s2 * _sum_pairs(step, value, step.full) if step.linear else _pool(step, value, one, two)
     elif not step.linear:
-        value, theta = _conv(step, *given[0], one[0], two[0]) if name == "conv" else run_op(step.op, q1, q2, given)
+        value, theta = (
+            _conv(step, *given[0], one[0], two[0]) if name == "conv" else run_op(step.op, step.numbers, q1, q2, given)
+        )
     elif name == "sum":
         value, theta = (np.sum(parts, axis=0) for parts in zip(*given, strict=True))
     elif name != "store":
-        w2, b2, f, g = step.op.params
+        w2, b2, f, g = step.numbers
         if name == "conv":
             value, theta = _mean(step, value), _mean(step, theta)
         value, theta = w2 * value + b2, w2 * theta + f * value + g
@@ -263,7 +268,7 @@ def _diagonal(k: Array) -> Array:
 
 def _variance(step: _Step, own: Planes) -> Array:
     """Variances of a result."""
-    name, params = step.op.name, step.op.params
+    name, params = step.op.name, step.numbers
     if name in ("input", "pool"):
         return own[1] if name == "input" else (step.scale * own[3]) ** 2
     if name == "sum":
@@ -289,7 +294,7 @@ def _conv(step: _Step, v: Array, theta: Array, q1: Array, q2: Array) -> tuple[Ar
     As in ``reference.py``, ``1 - rho`` is the sum of ``p1 p2 (1 - rho_b) + (p1 - p2)^2 / 2`` with p each part's share
     of the standard deviation. A part that lies outside one of the images has share 0 there.
     """
-    w2, b2, f, g = step.op.params
+    w2, b2, f, g = step.numbers
     r = np.multiply(*_spread(np.sqrt(q1), np.sqrt(q2), step.full))
     theta = _mean(step, w2 * theta + f * r * rho_of(v)) + g
     total1, total2 = (w2 * _mean(step, q) + b2 for q in (q1, q2))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..network.activations import Correlation, of_dual, rho_of, signed_defect
-from ..network.program import Op, Program
+from ..network.program import Lowered, Op
 from .engine import Tile, TileInput
 from .memory import HostMemory
 
@@ -25,23 +25,29 @@ CLOSE = 1e-3  # of rho = 1 or -1: within it the inputs themselves replace the ro
 
 
 class Rows:
-    """Variances of every op, per input; quantities derived from them are made where they are used."""
+    """Variances of every op, per input; quantities derived from them are made where they are used.
 
-    def __init__(self, program: Program, q: Sequence[Array]) -> None:
+    Of positions that are all alike also those of a conv and of a pool.
+    """
+
+    def __init__(self, lowered: Lowered, q: Sequence[Array]) -> None:
         slots: dict[int, Array] = {slot: np.asarray(v, np.result_type(v, np.float64)) for slot, v in enumerate(q)}
         self.before: list[tuple[Array, ...]] = []  # variances of an op's sources
         self.outputs: dict[int, Array] = {}
-        for op in program.ops:
+        for op in lowered.program.ops:
+            own = op.own(lowered.numbers)
             sources = tuple(slots[s] for s in op.src)
             self.before.append(sources)
             if op.name == "store":
                 self.outputs[op.dst] = sources[0]
-            elif op.name == "dense":
-                slots[op.dst] = op.params[0] * sources[0] + op.params[1]
+            elif op.name in ("dense", "conv"):
+                slots[op.dst] = own[0] * sources[0] + own[1]
+            elif op.name == "pool":
+                slots[op.dst] = own[0] ** 2 * sources[0]
             elif op.name == "sum":
                 slots[op.dst] = np.sum(sources, axis=0)
             else:
-                slots[op.dst] = of_dual(op.name, op.params).variance(sources[0])
+                slots[op.dst] = of_dual(op.name, own).variance(sources[0])
 
     def variance(self, output: int) -> Array:
         return self.outputs[output]
@@ -72,23 +78,27 @@ def _join(parts: Sequence[Array], shares1: Sequence[Array], shares2: Sequence[Ar
 
 
 def run_op(
-    op: Op, q1: tuple[Array, ...], q2: tuple[Array, ...], sources: Sequence[tuple[Array, Array]]
+    op: Op,
+    numbers: Sequence[float],
+    q1: tuple[Array, ...],
+    q2: tuple[Array, ...],
+    sources: Sequence[tuple[Array, Array]],
 ) -> tuple[Array, Array]:
-    """One op on broadcastable blocks: sources' (v, theta) -> (v, theta)."""
+    """One op, with its numbers, on broadcastable blocks: sources' (v, theta) -> (v, theta)."""
     v, theta = sources[0]
     if op.name == "dense":
-        w2, b2, f, g = op.params
+        w2, b2, f, g = numbers
         k = np.sqrt(q1[0]) * np.sqrt(q2[0]) * rho_of(v)
         theta = w2 * theta + f * k + g
-        if b2 > 0:
+        if op.kind == "bias":
             shares1, shares2 = (_shares([w2 * q, np.full_like(q, b2)]) for q in (q1[0], q2[0]))
             v = _join([v, np.zeros(1)], shares1, shares2)
-        elif g != 0:  # a zero variance counts as rho = 0 where the NTK does not vanish with it
+        elif op.kind == "guard":  # a zero variance counts as rho = 0 where the NTK does not vanish with it
             v = np.where((q1[0] == 0) | (q2[0] == 0), 1, v)
         return v, theta
     if op.name == "sum":
         return _join([s[0] for s in sources], _shares(q1), _shares(q2)), np.asarray(sum(s[1] for s in sources))
-    v, _, kdot = of_dual(op.name, op.params).pair(Correlation.of_defect(v), q1[0], q2[0])
+    v, _, kdot = of_dual(op.name, numbers).pair(Correlation.of_defect(v), q1[0], q2[0])
     return v, theta * kdot
 
 
@@ -120,9 +130,9 @@ class NumpyEngine(HostMemory):
             unit = scaled / np.sqrt(np.where(square > 0, square, 1))[:, None]
             units[...] = np.where(np.isnan(norms)[:, None], np.nan, unit).reshape(units.shape)
 
-    def rows(self, program: Program, q: Sequence[Array], dtype: np.dtype[Any]) -> Rows:
+    def rows(self, lowered: Lowered, q: Sequence[Array], dtype: np.dtype[Any]) -> Rows:
         with np.errstate(all="ignore"):
-            return Rows(program, q)
+            return Rows(lowered, q)
 
     def dual(
         self,
@@ -144,15 +154,15 @@ class NumpyEngine(HostMemory):
             k[...] = np.sqrt(layer.variance(q11)) * np.sqrt(layer.variance(q22)) * rho
 
     def run(
-        self, program: Program, rows1: Rows, rows2: Rows, dtype: np.dtype[Any], tile: Tile,
+        self, lowered: Lowered, rows1: Rows, rows2: Rows, dtype: np.dtype[Any], tile: Tile,
         inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
     ) -> None:  # fmt: skip
         with np.errstate(all="ignore"):  # NaN and infinity in the inputs, confined to their pairs
             for batch in range(tile.batches):
-                self._run_batch(program, rows1, rows2, tile, inputs, outputs, batch)
+                self._run_batch(lowered, rows1, rows2, tile, inputs, outputs, batch)
 
     def _run_batch(
-        self, program: Program, rows1: Rows, rows2: Rows, tile: Tile,
+        self, lowered: Lowered, rows1: Rows, rows2: Rows, tile: Tile,
         inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]], batch: int,
     ) -> None:  # fmt: skip
         b = tile.batch0 + batch
@@ -164,11 +174,11 @@ class NumpyEngine(HostMemory):
         for slot, given in enumerate(inputs):
             theta = np.zeros(shape, self.real) if given.theta is None else given.theta[batch].astype(self.real)
             slots[slot] = (_input_defect(given, batch, shape, self.real), theta)
-        for op, before1, before2 in zip(program.ops, rows1.before, rows2.before, strict=True):
+        for op, before1, before2 in zip(lowered.program.ops, rows1.before, rows2.before, strict=True):
             q1 = tuple(q[lines, None] for q in before1)
             q2 = tuple(q[cols, None] if tile.diagonal else q[None, cols] for q in before2)
             if op.name != "store":
-                slots[op.dst] = run_op(op, q1, q2, [slots[s] for s in op.src])
+                slots[op.dst] = run_op(op, op.own(lowered.numbers), q1, q2, [slots[s] for s in op.src])
                 continue
             v, theta = slots[op.src[0]]
             nngp = np.sqrt(q1[0]) * np.sqrt(q2[0]) * rho_of(v)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.place import DevicePlace
-from ..network.program import Program
+from ..network.program import Lowered
 from .cuda import CudaEngine, fitting
 from .engine import Tile, TileInput
 
@@ -89,7 +89,7 @@ class StagedEngine(CudaEngine):
         return _Slot(device[:count], [np.frombuffer(memory, dtype, pairs) for memory in pinned])
 
     def run(
-        self, program: Program, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
+        self, lowered: Lowered, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
         inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
     ) -> None:  # fmt: skip
         slot = self._slots.pop(0)
@@ -112,7 +112,7 @@ class StagedEngine(CudaEngine):
 
         planes = [[plane(out) for out in group] for group in outputs]
         local = replace(tile, batch0=0, i0=0, j0=0, symmetric=tile.symmetric and not mirrored)
-        super().run(program, rows1, rows2, dtype, local, inputs, planes)
+        super().run(lowered, rows1, rows2, dtype, local, inputs, planes)
         if mirrored:
             across = (tile.batches, tile.cols, tile.lines)
             for out, (_, upper, _) in zip((p for g in outputs for p in g if p is not None), leaving[:], strict=True):

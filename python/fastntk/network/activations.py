@@ -350,5 +350,10 @@ def of_dual(name: str, params: Sequence[float]) -> Nonlinearity:
 def is_homogeneous(op: Op) -> bool:
     """Whether an op's output, and its NTK's part, scale with its inputs: no biases, no curved function."""
     if op.name in ("dense", "conv"):
-        return not any(op.params[1::2])
+        return op.kind == "plain"
     return _BY_DUAL[op.name].homogeneous if op.name in _BY_DUAL else True
+
+
+def is_positive(name: str) -> bool:
+    """Whether a dual op's covariances are never negative."""
+    return _BY_DUAL[name].positive

@@ -56,7 +56,7 @@ def finish(builder: Builder, n_inputs: int, outputs: Values) -> Lowered:
             free.append(dst)
         placed.append(replace(op, dst=dst, src=src))
     program = Program(tuple(placed), n_inputs, n_slots, len(found))
-    return Lowered(program, _renumber(outputs, iter(range(len(found)))))
+    return Lowered(program, tuple(builder.numbers), _renumber(outputs, iter(range(len(found)))))
 
 
 def _input_values(inputs: Any, counter: Iterator[int]) -> Values:

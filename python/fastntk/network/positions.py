@@ -248,4 +248,4 @@ class Flatten(Layer):
             return replace(value, **changes)
         ones = (1,) * len(value.spatial)
         window = Window.of(builder.where, value.spatial, value.spatial, ones, ones, "VALID")
-        return builder.emit("conv", value, params=(1, 0, 0, 0), window=window, **changes)
+        return builder.emit("conv", value, window=window, **changes)

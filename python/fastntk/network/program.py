@@ -26,16 +26,30 @@ from typing import Any, TypeAlias
 
 from .window import Window
 
+IDENTITY = (1.0, 0.0, 0.0, 0.0)  # w2, b2, f, g
+
 
 @dataclass(frozen=True)
 class Op:
-    """One step: ``dst <- name(src; params)``. For ``store``, ``dst`` counts outputs."""
+    """One step: ``dst <- name(src)``. For ``store``, ``dst`` counts outputs.
+
+    Its parameters lie beside the program, in :attr:`Lowered.numbers`: programs that differ in nothing else are equal.
+    ``kind`` says what a dense or a conv does to correlations: ``"plain"`` nothing, ``"guard"`` asks for variances of 0,
+    ``"bias"`` adds a part that all inputs share. Without numbers of its own it is the identity, or a bare mean.
+    """
 
     name: str
     dst: int
     src: tuple[int, ...]
-    params: tuple[float, ...] = ()
+    kind: str = ""
+    numbers: range = range(0)  # places of its parameters
     window: Window | None = None  # conv and pool: the geometry
+
+    def own(self, numbers: Sequence[float]) -> tuple[float, ...]:
+        """Its parameters among those of the network."""
+        if self.name in ("dense", "conv") and not self.numbers:
+            return IDENTITY
+        return tuple(numbers[k] for k in self.numbers)
 
 
 @dataclass(frozen=True)
@@ -65,10 +79,17 @@ class Program:
 
 @dataclass(frozen=True)
 class Lowered:
-    """A program with what its outputs are: the tree of values, whose ``slot`` counts outputs."""
+    """A program, the numbers that its ops read, and its outputs: a tree of values, whose ``slot`` counts outputs."""
 
     program: Program
+    numbers: tuple[float, ...]
     outputs: Values
+
+
+def _kind(params: Sequence[float]) -> str:
+    """What a dense or a conv with ``(w2, b2, f, g)`` does to correlations; see :class:`Op`."""
+    _, b2, _, g = params
+    return "bias" if b2 > 0 else "guard" if g != 0 else "plain"
 
 
 class Builder:
@@ -77,6 +98,7 @@ class Builder:
     def __init__(self, name: str, n_inputs: int) -> None:
         self.name = name
         self.ops: list[Op] = []
+        self.numbers: list[float] = []
         self.n_slots = n_inputs
         self.path: list[str] = []
 
@@ -97,7 +119,10 @@ class Builder:
         """Append an op; the new value is the first source's with ``changes``."""
         slot = self.n_slots
         self.n_slots += 1
-        self.ops.append(Op(name, slot, tuple(s.slot for s in sources), tuple(float(p) for p in params), window))
+        numbers = range(len(self.numbers), len(self.numbers) + len(params))
+        self.numbers += (float(p) for p in params)
+        kind = _kind(params or IDENTITY) if name in ("dense", "conv") else ""
+        self.ops.append(Op(name, slot, tuple(s.slot for s in sources), kind, numbers, window))
         return replace(sources[0], slot=slot, **changes)
 
     def check_axes(self, value: Value, batch_axis: int, channel_axis: int | None) -> None:

@@ -28,6 +28,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..network.activations import is_positive
 from ..network.program import Op, Program
 from ..network.window import Window
 
@@ -41,30 +42,31 @@ LINEAR = ("dense", "conv", "pool", "sum", "convert")
 
 @dataclass(frozen=True)
 class Step:
-    """One step on the planes of a grid: ``dst <- kind(src)``.
+    """One step on the planes of a grid: ``dst <- name(src)``.
 
-    Kinds: the ops of a program; ``input`` (src: program input), ``join`` (dst: link), ``land`` (src: link), and
+    Names: the ops of a program; ``input`` (src: program input), ``join`` (dst: link), ``land`` (src: link), and
     ``convert`` to another form.
     """
 
-    kind: str
+    name: str
     dst: int
     src: tuple[int, ...]
     form_in: str
     form_out: str
     extent: tuple[int, ...]  # positions of the result that count; a VALID window leaves the grid's last ones unused
-    params: tuple[float, ...] = ()
+    kind: str = ""  # of a dense or a conv, and where its parameters are: as in an op
+    numbers: range = range(0)
     window: Window | None = None
     fused: bool = False  # the next step, a nonlinearity, is done in this one's pass
 
     def flops(self) -> float:
         """Additions and multiplications of one entry."""
         planes = 3 if self.form_in == "signed" else 2
-        if self.kind == "conv":
+        if self.name == "conv":
             assert self.window is not None
             taps = self.window.shape[0] + math.prod(self.window.shape[1:])
             return 2 * planes * taps + (0 if self.form_in == "cov" else 3 * taps) + 6
-        if self.kind in LINEAR or self.kind in ("input", "join", "land", "store"):
+        if self.name in LINEAR or self.name in ("input", "join", "land", "store"):
             return 2 * planes
         return 45  # a nonlinearity: one square root, two polynomials
 
@@ -110,7 +112,7 @@ class Grid:
 
     def summary(self) -> str:
         """Names of the steps in a row, repeats counted."""
-        names = [step.kind for step in self.steps]
+        names = [step.name for step in self.steps]
         found = ""
         while names:
             period, times = _repeats(names)
@@ -202,7 +204,7 @@ def _lift(nodes: list[_Node], index: int, level: int) -> int:
     ones = (1,) * len(node.extent)
     zeros = (0,) * len(node.extent)
     window = Window(node.extent, node.extent, ones, ones, ones, zeros)
-    op = Op("conv", -1, (), (1.0, 0.0, 0.0, 0.0), window)
+    op = Op("conv", -1, (), "plain", window=window)
     nodes.append(_Node(op, (index,), level, node.extent, node.extent, joins=True))
     return len(nodes) - 1
 
@@ -232,13 +234,11 @@ def _nodes(program: Program, inputs: Sequence[tuple[int, ...]]) -> list[_Node]:
 
 
 def _set_forms(nodes: list[_Node]) -> None:
-    from ..network.activations import of_dual
-
     for node in nodes:
         if node.op.name in LINEAR:
             node.positive = all(nodes[s].positive for s in node.sources)
         elif node.op.name != "input":
-            node.positive = of_dual(node.op.name, node.op.params).positive
+            node.positive = is_positive(node.op.name)
     for node in reversed(nodes):
         for s in node.sources:
             nodes[s].defect |= node.defect or node.op.name not in LINEAR
@@ -336,22 +336,23 @@ def _steps(nodes: list[_Node], members: list[int]) -> tuple[list[Step], int]:
     for index in members:
         node = nodes[index]
         dying: list[int] = []
-        kind, src = node.op.name, node.op.src
+        name, src = node.op.name, node.op.src
         if node.joins:
-            kind, src = "land", (node.link,)
-        elif kind != "input":
+            name, src = "land", (node.link,)
+        elif name != "input":
             src = tuple(place[s] for s in node.sources)
             dying = [place[s] for s in dict.fromkeys(node.sources) if _last_reader(nodes, s) == index]
-        if kind != "sum":  # a sum writes before it has read every source; other steps work in place
+        if name != "sum":  # a sum writes before it has read every source; other steps work in place
             free.extend(dying)
         if not free:
             free.append(count)
             count += 1
         place[index] = free.pop()
-        if kind == "sum":
+        if name == "sum":
             free.extend(dying)
         form_in = node.form if not node.sources else nodes[node.sources[0]].form
-        steps.append(Step(kind, place[index], src, form_in, node.form, node.extent, node.op.params, node.op.window))
+        op = node.op
+        steps.append(Step(name, place[index], src, form_in, node.form, node.extent, op.kind, op.numbers, op.window))
         own = (place[index],)
         ends = [("store", output) for output in node.stored]
         ends += [("join", n.link) for n in nodes if n.joins and n.sources[0] == index]
@@ -370,10 +371,9 @@ def _fuse(steps: list[Step]) -> list[Step]:
     """Mark windows whose result only the nonlinearity right behind them reads."""
     found = list(steps)
     for k, (step, after) in enumerate(itertools.pairwise(steps)):
-        if step.kind != "conv" or after.kind in (*LINEAR, "store", "join", "land", "input"):
+        if step.name != "conv" or after.name in (*LINEAR, "store", "join", "land", "input"):
             continue
-        unguarded = step.params[1] > 0 or step.params[3] == 0  # a variance of zero asks for nothing
-        found[k] = replace(step, fused=unguarded and after.src == (step.dst,) == (after.dst,))
+        found[k] = replace(step, fused=step.kind != "guard" and after.src == (step.dst,) == (after.dst,))
     return found
 
 
