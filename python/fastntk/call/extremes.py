@@ -51,7 +51,7 @@ def outside(sizes: Array, least: float, most: float) -> Flags:
 def _gains(lowered: Lowered) -> tuple[float, float, bool]:
     """The largest and the least deviation that inputs of variance 1 meet; whether the NTK may not vanish with K."""
     with np.errstate(all="ignore"):
-        rows = Rows(lowered, [np.ones(1)] * lowered.program.n_inputs)
-    met = np.sqrt([1.0, *(float(q[0]) for sources in rows.before for q in sources)])
+        rows = Rows(lowered, [np.ones(())] * lowered.program.n_inputs)
+    met = np.sqrt([1.0, *(float(q) for sources in rows.before for q in sources)])
     matters = any(op.kind == "guard" for op in lowered.program.ops)
     return float(met.max()), float(min(met[met > 0])), matters
