@@ -15,7 +15,8 @@ from ..engines.cuda import CudaEngine
 from ..engines.cuda_images import bytes_of
 from ..engines.engine import Engine
 from ..network.program import Lowered
-from ..plan.grids import Plan, make_plan
+from ..plan.grids import Plan
+from ..plan.lanes import make_turned_plan
 
 Array = npt.NDArray[Any]
 
@@ -79,7 +80,7 @@ class Explanation:
 
 def explain(lowered: Lowered, engine: Engine, x: Images, dtype: np.dtype[Any]) -> Explanation:
     """The plan for inputs shaped like ``x``."""
-    plan = make_plan(lowered.program, x.spatial)
+    plan, _ = make_turned_plan(lowered.program, x.spatial)
     table = worker = 0
     if isinstance(engine, CpuEngine):
         compiled = engine.image_plan(plan, x.channels, lowered.program.n_outputs, dtype)

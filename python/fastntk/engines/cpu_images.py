@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..base.progress import Report
 from ..network.program import Lowered
-from ..plan.grids import make_plan
+from ..plan.lanes import Axes, make_turned_plan, turned_input, turned_output
 from .cpu import CpuEngine
 
 Array = npt.NDArray[Any]
@@ -35,9 +35,10 @@ class Images:
     def channels(self) -> tuple[int, ...]:
         return tuple(x.shape[-1] for x in self.arrays)
 
-    def part(self, start: int, stop: int) -> list[Array]:
-        """Images start .. stop as (images, positions, channels)."""
-        return [np.ascontiguousarray(x[start:stop]).reshape(stop - start, -1, x.shape[-1]) for x in self.arrays]
+    def part(self, start: int, stop: int, axes: Axes) -> list[Array]:
+        """Images start .. stop as (images, positions, channels), positions in the order of a plan's axes."""
+        parts = (x[start:stop] if x.ndim == 2 else turned_input(x[start:stop], axes) for x in self.arrays)
+        return [np.ascontiguousarray(x).reshape(stop - start, -1, x.shape[-1]) for x in parts]
 
 
 Outputs = Sequence[Sequence[Array | None]]  # (nngp, ntk) of each program output
@@ -62,7 +63,7 @@ class Runner:
         self._dtype = x.arrays[0].dtype.newbyteorder("=") if dtype is None else dtype
         self._engine = engine
         self._numbers = numbers
-        self._plan = make_plan(program, x.spatial)
+        self._plan, self._axes = make_turned_plan(program, x.spatial)
         self._compiled = engine.image_plan(self._plan, x.channels, program.n_outputs, self._dtype)
         self.images = 2  # whose tables are kept at a time
         self.threads = engine.threads
@@ -129,7 +130,7 @@ class Runner:
         return np.empty(shape, self._dtype)
 
     def tables(self, x: Images, part: slice) -> Any:
-        arrays = [np.require(a, self._dtype, ["C", "A"]) for a in x.part(part.start, part.stop)]
+        arrays = [np.require(a, self._dtype, ["C", "A"]) for a in x.part(part.start, part.stop, self._axes)]
         return self._compiled.tables(self._numbers, arrays, self._engine.isa, self.threads)
 
     def run(
@@ -137,7 +138,7 @@ class Runner:
     ) -> list[list[int]]:
         """Pairs of a tile, some columns at a time, so that progress shows; the pairs that lack digits."""
         lost: list[list[int]] = []
-        planes = [tuple(pair) for pair in outputs]
+        planes = self._turned(outputs)
         step = max(1, int(1.0 / (1e-9 + self._plan.seconds() * (rows.stop - rows.start) / self.threads)))
         for start in range(cols.start, cols.stop, step):
             stop = min(cols.stop, start + step)
@@ -150,13 +151,17 @@ class Runner:
             report(_pairs(rows, start, stop) if mirrored else (rows.stop - rows.start) * (stop - start))
         return lost
 
+    def _turned(self, outputs: Outputs) -> list[tuple[Array | None, ...]]:
+        """Views of the outputs with axes as the plan has them."""
+        return [tuple(p if p is None else turned_output(p, self._axes) for p in planes) for planes in outputs]
+
     def finish(self) -> list[list[int]]:
         """Wait for what ``run`` has begun; the pairs that lack digits among it."""
         return []
 
     def listed(self, tables1: Any, tables2: Any, pairs: list[list[int]], outputs: Outputs) -> None:
         """Pairs (i, j) of the tables, one row of the outputs each."""
-        planes = [tuple(pair) for pair in outputs]
+        planes = self._turned(outputs)
         place = (0, 0, 0, 0, 0, 0)
         self._compiled.run(self._numbers, tables1, tables2, place, planes, False, pairs, self._engine.isa, self.threads)
 

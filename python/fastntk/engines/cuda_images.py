@@ -161,12 +161,14 @@ class CudaRunner(Runner):
             keep = first <= second
             first, second = first[keep], second[keep]
         place = first, second, first - rows.start, second - cols.start
-        return self._batches(tables1, tables2, place, outputs, mirrored, report)
+        return self._batches(tables1, tables2, place, self._turned(outputs), mirrored, report)
 
     def listed(self, tables1: Any, tables2: Any, pairs: list[list[int]], outputs: Outputs) -> None:
         first, second = np.asarray(pairs, np.int64).reshape(-1, 2).T
         rows = np.arange(len(pairs))
-        self._batches(tables1, tables2, (rows, 0 * rows, first, second), outputs, False, lambda done: None)
+        self._batches(
+            tables1, tables2, (rows, 0 * rows, first, second), self._turned(outputs), False, lambda done: None
+        )
         self.finish()
 
     def finish(self) -> list[list[int]]:
