@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from fastntk import stax
 from fastntk.call import gram
+from fastntk.engines import select
 from helpers import same
 from images_inputs import conv, images
+
+compiled = pytest.mark.skipif(select.load("cpu")[0] is None, reason="the compiled CPU module is not installed")
 
 BOTH = ("nngp", "ntk")
 DENSE = stax.serial(stax.Dense(1, 1.3, 0.2), stax.Relu(), stax.Dense(1, 1.1), stax.Erf(), stax.Dense(1)).kernel_fn
@@ -92,7 +95,7 @@ print(np.isfinite(out[-1]).all(), out[0].any())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("what", ["rows", "images"])
+@pytest.mark.parametrize("what", ["rows", pytest.param("images", marks=compiled)])  # NumPy holds all of images
 def test_a_file_larger_than_memory(what, tmp_path):
     """Half of the result's size is all the memory that there is."""
     done = subprocess.run(

@@ -108,7 +108,7 @@ bool dual_typed(const std::string& name, const std::vector<double>& params, cons
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
-  m.doc() = "fastntk's compiled CPU backend: private, reached through fastntk.backends.";
+  m.doc() = "fastntk's compiled CPU backend: private, reached through fastntk.engines.";
 
   bind_inputs(m);
   py::class_<Program>(m, "Program", py::module_local())

@@ -98,7 +98,7 @@ void dual_typed(const std::string& name, const std::vector<double>& params, cons
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
-  m.doc() = "fastntk's CUDA backend: private, reached through fastntk.backends.";
+  m.doc() = "fastntk's CUDA backend: private, reached through fastntk.engines.";
   bind_inputs(m);
   bind_cuda_images(m);
   m.attr("ON_HOST") = kOnHost;
