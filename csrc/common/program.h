@@ -14,7 +14,7 @@
 namespace fntk {
 
 // Op codes: the linear ops, then the duals in the order of FNTK_DUALS.
-constexpr int kDense = 0, kSum = 1, kStore = 2, kFirstDual = 3;
+constexpr int kDense = 0, kSum = 1, kStore = 2, kFirstDual = 3, kMaxOps = 16;
 
 // What a Dense layer does to the defect; kNoDense: none stands behind this nonlinearity.
 constexpr int kNoDense = 0, kPlain = 1, kGuard = 2, kBias = 3;
@@ -116,8 +116,8 @@ struct RawRows {
 // What one instruction set offers for one dtype.
 template <class T>
 struct Kernels {
-  BlockOp<T> ops[16];        // by op code; null past the last
-  DualMap<T> dual_maps[16];  // by op code; null for linear ops
+  BlockOp<T> ops[kMaxOps];        // by op code; null past the last
+  DualMap<T> dual_maps[kMaxOps];  // by op code; null for linear ops
   // v of a product of unit rows; 1 - |rho| below `close` comes from the rows themselves, where x1 has any.
   void (*defect)(long n, const T* product, T close, const RawRows<T>& x1, const RawRows<T>& x2, long d, T* v);
   double (*sum_of_squares)(const T* x, double scale, long d);

@@ -24,6 +24,13 @@ void dual_row(const double* params, double q, double* row) {
   Phi<double>::store(phi.row(q), rows, 0);
 }
 
+static_assert(kFirstDual + kDuals <= kMaxOps, "as many ops as there are codes");
+#define FNTK_FITS(Phi, name)                                                                 \
+  static_assert(generic::Phi<double>::n_params <= kMaxParams, name ": too many parameters"); \
+  static_assert(generic::Phi<double>::n_rows <= kMaxRows, name ": too many row numbers");
+FNTK_DUALS(FNTK_FITS)
+#undef FNTK_FITS
+
 const std::vector<DualInfo>& duals() {
   static const std::vector<DualInfo> table = {
 #define FNTK_INFO(Phi, name)          \

@@ -8,6 +8,8 @@
 
 namespace fntk {
 
+constexpr int kMaxRows = 16;  // numbers of one input that a nonlinearity reads
+
 // What is known of a nonlinearity beside its pair formula (math/duals.h).
 struct DualInfo {
   const char* name;

@@ -11,7 +11,10 @@
 namespace fntk {
 
 // Step codes beside kDense, kStore and the duals. A sum is a row of kPart steps.
-constexpr int kInput = 16, kLoad = 17, kSave = 18, kPart = 19, kStage = 20, kEnd = 21;
+constexpr int kInput = kMaxOps, kLoad = kInput + 1, kSave = kInput + 2, kPart = kInput + 3, kStage = kInput + 4,
+              kEnd = kInput + 5;
+
+constexpr int kMaxParams = 2;  // of a nonlinearity
 
 struct StepHead {
   int code;
@@ -23,7 +26,7 @@ struct StepHead {
 struct Step {
   StepHead head;
   double dense[4];  // w2, b2, f, g
-  double phi[2];
+  double phi[kMaxParams];
 };
 
 // Ends with kEnd. rows_at_once > 0: a kStage before the first step that reads row arrays beyond those staged so far,

@@ -370,6 +370,7 @@ void register_form(PlaneKernels<T>& k) {
 
 template <class T>
 PlaneKernels<T> make_plane_kernels() {
+  static_assert(kDuals <= kMaxDuals, "as many nonlinearities as there are places for their loops");
   PlaneKernels<T> k = {};
   register_form<T, Form::cov>(k);
   register_form<T, Form::defect>(k);

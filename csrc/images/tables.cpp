@@ -250,7 +250,7 @@ struct Tables {
       if (!alive(step, at)) found.q[size_t(at)] = 0;
     put_all(step, 1, roots(found));
     std::vector<Values> rows(size_t(info.n_rows), zeros());
-    double row[16];
+    double row[kMaxRows];
     for (long at = 0; at < n && info.n_rows > 0; ++at) {
       if (!all && !alive(step, at)) continue;
       info.row(params, before.q[size_t(at)], row);

@@ -24,6 +24,11 @@
   X(Erf, "erf")
 
 namespace fntk {
+
+#define FNTK_ONE_DUAL(Phi, name) +1
+constexpr int kDuals = FNTK_DUALS(FNTK_ONE_DUAL);
+#undef FNTK_ONE_DUAL
+
 namespace FNTK_ISA {
 
 // The correlation of a pair: w = 1 - |rho| and a = |rho|, which are accurate at both ends, and the sign.
