@@ -342,3 +342,22 @@ def test_fit_says_what_a_network_is():
     for wrong in (network(), network().kernel_fn, lambda depth: None, 3):
         with pytest.raises(TypeError, match=r"\[fit\] network must be a function network\(depth=, W_std=, b_std=\)"):
             predict.fit(wrong, draw(5, 2), Y)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"momentum": "a"}, TypeError, r"\[max_learning_rate\] momentum must be a number, given str"),
+        ({"momentum": np.ones(2)}, TypeError, r"\[max_learning_rate\] momentum must be a number, given numpy.ndarray"),
+        ({"eps": "a"}, TypeError, r"\[max_learning_rate\] eps must be a number or None, given str"),
+        ({"eps": True}, TypeError, r"\[max_learning_rate\] eps must be a number or None, given bool"),
+    ],
+)
+def test_a_learning_rate_from_numbers(options, error, words):
+    with pytest.raises(error, match=words):
+        predict.max_learning_rate(np.eye(3), **options)
+
+
+def test_more_noise_than_floats_hold():
+    with pytest.raises(ValueError, match=r"\[gp_inference\] diag_reg must be finite"):
+        predict.gp_inference(np.eye(3), np.ones((3, 1)), diag_reg=10**400)

@@ -271,7 +271,7 @@ def absolute_reg(k: Any, diag_reg: float, absolute: bool, what: str) -> float:
     """
     if isinstance(diag_reg, (bool, np.bool_)) or not isinstance(diag_reg, Real):
         raise TypeError(f"[{what}] diag_reg must be a number, given {describe(diag_reg)}")
-    if not 0 <= diag_reg < np.inf:
+    if not 0 <= diag_reg <= sys.float_info.max:
         raise ValueError(f"[{what}] diag_reg must be finite and not negative, given {diag_reg!r}")
     return float(diag_reg) if absolute else float(diag_reg) * mean_diagonal(k)
 

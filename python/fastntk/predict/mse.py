@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -259,8 +260,12 @@ def max_learning_rate(
         y_train_size = len(matrix)
     if isinstance(y_train_size, bool) or not isinstance(y_train_size, (int, np.integer)) or y_train_size < 1:
         raise ValueError(f"[{what}] y_train_size must be a positive integer or None, given {y_train_size!r}")
+    if isinstance(momentum, (bool, np.bool_)) or not isinstance(momentum, Real):
+        raise TypeError(f"[{what}] momentum must be a number, given {describe(momentum)}")
     if not 0 <= momentum < 1:
         raise ValueError(f"[{what}] momentum must be in [0, 1), given {momentum!r}")
+    if eps is not None and (isinstance(eps, (bool, np.bool_)) or not isinstance(eps, Real)):
+        raise TypeError(f"[{what}] eps must be a number or None, given {describe(eps)}")
     if eps is not None and not 0 < eps < math.inf:
         raise ValueError(f"[{what}] eps must be positive and finite, or None, given {eps!r}")
     largest = largest_eigenvalue(matrix, what)
