@@ -22,7 +22,7 @@ from .grids import Plan, make_plan
 Array = npt.NDArray[Any]
 
 LANES = 16  # of float32 in a vector
-FEW = 32 // LANES * LANES  # lanes that displacements are put side by side to fill
+PACKED = 32  # lanes that displacements are put side by side to fill: kFastLanes in images/program.h
 
 Axes = tuple[int, ...]  # of a plan, each an axis of the inputs, or -1: one position
 
@@ -47,7 +47,7 @@ def make_turned_plan(program: Program, inputs: tuple[tuple[int, ...], ...]) -> t
 def _filled(sizes: Sequence[int], need: Sequence[Sequence[int]]) -> int:
     """Lanes with a position of their own."""
     inner = math.prod(sizes[1:])
-    return inner * min(math.prod(len(axis) for axis in need[1:]), max(1, FEW // inner))
+    return inner * min(math.prod(len(axis) for axis in need[1:]), max(1, PACKED // inner))
 
 
 def _turned(values: Sequence[int], axes: Axes, single: int) -> tuple[int, ...]:
