@@ -125,7 +125,9 @@ def test_the_defect_of_erf():
     q1[::2] = 10 ** rng.uniform(-4, 2, 300)
     q2 = q1 * (1 + 10 ** rng.uniform(-7, 4, 600))
     w = np.where(rng.random(600) < 0.5, 0, 10 ** rng.uniform(-15, 0, 600))
-    v, _, kdot = stax.Erf().pair(activations.Correlation.of_defect(w), q1, q2)
+    erf = stax.Erf()
+    x1, x2 = (activations.of_input(erf.rows(q)) for q in (q1, q2))
+    v, _, kdot = erf.pair(activations.Correlation.of_defect(w), x1, x2)
     roots, slopes = [], []
     for a, b, c in zip(*([mp.mpf(value) for value in values.tolist()] for values in (q1, q2, w)), strict=True):
         x, y, det = 2 * a / (1 + 2 * a), 2 * b / (1 + 2 * b), a * b * c * (2 - c)

@@ -3,7 +3,8 @@
     python check_vectorised.py SOURCE REMARKS BYTES
 
 REMARKS is what GCC wrote for -fopt-info-vec-optimized, BYTES the vector width. A loop that must be vectorised carries
-`// vectorised: N` on its line, N the number of instances (dtypes); `M + N per dual` counts N for each nonlinearity.
+`// vectorised: N` on its line, N the number of instances (dtypes); `M + N per dual` counts N for each nonlinearity,
+`per cheap dual` for each that fits into the pass of a window.
 """
 
 import re
@@ -15,21 +16,26 @@ source = Path(sys.argv[1])
 remarks = Path(sys.argv[2]).read_text()
 width = int(sys.argv[3])
 
-duals = len(re.findall(r"^\s*X\(", (source.parents[1] / "math/duals.h").read_text(), flags=re.M))
+headers = [path.read_text() for path in (source.parents[1] / "math/duals").glob("*.h")]
+duals = {
+    "": 1,
+    " per dual": sum(len(re.findall(r"^\s*X\(", text, flags=re.M)) for text in headers),
+    " per cheap dual": sum(text.count("cheap = true") for text in headers),
+}
 pattern = rf"{re.escape(source.name)}:(\d+):\d+: optimized: +loop vectorized using {width} byte"
 seen = Counter(int(line) for line in re.findall(pattern, remarks))
 loops, failures = 0, []
 for number, text in enumerate(source.read_text().splitlines(), start=1):
-    mark = re.search(r"// vectorised: (?:(\d+) \+ )?(\d+)( per dual)?", text)
+    mark = re.search(r"// vectorised: (?:(\d+) \+ )?(\d+)( per (?:cheap )?dual)?", text)
     if mark is None or "for (" not in text:
         continue
     loops += 1
-    wanted = int(mark[1] or 0) + int(mark[2]) * (duals if mark[3] else 1)
+    wanted = int(mark[1] or 0) + int(mark[2]) * duals[mark[3] or ""]
     if seen[number] < wanted:
         failures.append(f"{source.name}:{number}: {seen[number]} of {wanted} instances vectorised at {width} bytes")
 
-if not loops or not duals:
+if not loops or not all(duals.values()):
     failures.append("no marked loop or no dual found: the check itself is broken")
 if failures:
     sys.exit("loops that are not vectorised:\n  " + "\n  ".join(failures))
-print(f"{loops} loops of {source.name} vectorised at {width} bytes ({duals} duals)")
+print(f"{loops} loops of {source.name} vectorised at {width} bytes ({duals[' per dual']} duals)")

@@ -259,7 +259,8 @@ struct PairBlock {
       c.after_a = a + after->first * g.rows * g.lanes;
       c.after_b = b + after->first * g.rows * g.lanes;
       c.stride_after = long(after->n_arrays) * g.lanes;
-      if (reads.three) return kernels.fused[after->dual][both][cov][step.bias][g.lanes == kFastLanes](c);
+      const PlaneOp<T> fused = kernels.fused[after->dual][both][cov][step.bias][g.lanes == kFastLanes];
+      if (reads.three && fused) return fused(c);
     }
     (reads.three ? kernels.conv3[int(step.in)][step.bias] : kernels.conv[int(step.in)])(c);
     if (!after) return;

@@ -31,7 +31,7 @@ void conv3(const PlaneArgs<T>& args) {
       T *hv = row(done), *hp = hv + lanes, *ht = hp + lanes;
       const T *a = first.a, *b = first.b;
       FNTK_LANES
-      for (long x = 0; x < lanes; ++x) {  // vectorised: 12 + 32 per dual
+      for (long x = 0; x < lanes; ++x) {  // vectorised: 12 + 32 per cheap dual
         T sum = fma(m2[x], v[x + s2], fma(m1[x], v[x + s1], v[x]));
         if constexpr (form != Form::cov) {
           const T one = a[x] - b[x], two = a[lanes + x] - b[lanes + x];
@@ -52,7 +52,7 @@ void conv3(const PlaneArgs<T>& args) {
     const T w1 = c.mask_out[c.rows + y], w2 = c.mask_out[2 * c.rows + y];
     const T *a = second.a, *b = second.b;
     FNTK_LANES
-    for (long x = 0; x < lanes; ++x) {  // vectorised: 12 + 32 per dual
+    for (long x = 0; x < lanes; ++x) {  // vectorised: 12 + 32 per cheap dual
       T sum = fma(w2, h2[x], fma(w1, h1[x], h0[x])), plus = T(0);
       const T theta = fma(w2, h2[2 * lanes + x], fma(w1, h1[2 * lanes + x], h0[2 * lanes + x]));
       if constexpr (form != Form::cov) {
@@ -344,10 +344,12 @@ void register_dual(PlaneKernels<T>& k, int index) {
   k.fused[index][0][cov][bias][1] = conv3<T, kFastLanes, one, bias, Apply<Phi, T, cov, false>>; \
   k.fused[index][1][cov][bias][0] = conv3<T, 0, both, bias, Apply<Phi, T, cov, false>>;         \
   k.fused[index][1][cov][bias][1] = conv3<T, kFastLanes, both, bias, Apply<Phi, T, cov, false>>;
-  FNTK_FUSED(false, false)
-  FNTK_FUSED(false, true)
-  FNTK_FUSED(true, false)
-  FNTK_FUSED(true, true)
+  if constexpr (Phi<T>::cheap) {
+    FNTK_FUSED(false, false)
+    FNTK_FUSED(false, true)
+    FNTK_FUSED(true, false)
+    FNTK_FUSED(true, true)
+  }
 #undef FNTK_FUSED
   k.dual[index][0][0] = dual<Phi, T, one, false>;
   k.dual[index][0][1] = dual<Phi, T, one, true>;

@@ -118,7 +118,7 @@ constexpr int kMaxDuals = 12, kFastLanes = 32;
 
 template <class T>
 struct PlaneKernels {
-  PlaneOp<T> fused[kMaxDuals][2][2][2][2];  // [dual][both defects][cov out][bias][kFastLanes]: 3 x 3 taps
+  PlaneOp<T> fused[kMaxDuals][2][2][2][2];  // [dual][both defects][cov out][bias][kFastLanes]: 3 x 3 taps, cheap duals
   PlaneOp<T> conv3[3][2];                   // [form][bias]
   PlaneOp<T> conv[3];                       // [form]
   PlaneOp<T> dual[kMaxDuals][2][2];         // [dual][both defects][cov out]

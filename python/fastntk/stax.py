@@ -8,19 +8,17 @@ from typing import NoReturn
 
 from .base.door import doors
 from .base.names import STAX, missing
-from .network.activations import ABRelu, Abs, Erf, LeakyRelu, Relu
+from .network.activations import *  # noqa: F403
+from .network.activations import __all__ as _ACTIVATIONS
 from .network.combinators import FanInSum, FanOut, Identity, parallel, serial
 from .network.layer import Layer
 from .network.positions import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, SumPool
 from .network.weights import Conv, Dense
 
 __all__ = [
-    "ABRelu",
-    "Abs",
     "AvgPool",
     "Conv",
     "Dense",
-    "Erf",
     "FanInSum",
     "FanOut",
     "Flatten",
@@ -28,12 +26,11 @@ __all__ = [
     "GlobalSumPool",
     "Identity",
     "Layer",
-    "LeakyRelu",
-    "Relu",
     "SumPool",
     "parallel",
     "serial",
 ]
+__all__ += _ACTIVATIONS
 
 
 def __getattr__(name: str) -> NoReturn:

@@ -1,7 +1,7 @@
 """The NumPy engine: fallback, and the readable definition of what every backend computes.
 
 It works in float64 throughout, whatever the dtype of the result, and keeps a pair's signed defect and NTK
-as ``csrc/`` does; formulas of nonlinearities stand in ``activations.py``.
+as ``csrc/`` does; formulas of nonlinearities stand in ``network/activations``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..network.activations import Correlation, of_dual, rho_of, signed_defect
+from ..network.activations import Correlation, of_dual, of_input, rho_of, signed_defect
 from ..network.program import Lowered, Op
 from .engine import Tile, TileInput
 from .memory import HostMemory
@@ -98,7 +98,8 @@ def run_op(
         return v, theta
     if op.name == "sum":
         return _join([s[0] for s in sources], _shares(q1), _shares(q2)), np.asarray(sum(s[1] for s in sources))
-    v, _, kdot = of_dual(op.name, numbers).pair(Correlation.of_defect(v), q1[0], q2[0])
+    layer = of_dual(op.name, numbers)
+    v, _, kdot = layer.pair(Correlation.of_defect(v), *(of_input(layer.rows(q[0])) for q in (q1, q2)))
     return v, theta * kdot
 
 
@@ -150,7 +151,7 @@ class NumpyEngine(HostMemory):
         with np.errstate(all="ignore"):
             c = Correlation.of_covariances(q11, q12, q22)
             q11, q22 = scale * q11, scale * q22
-            _, rho, kdot[...] = layer.pair(c, q11, q22)
+            _, rho, kdot[...] = layer.pair(c, *(of_input(layer.rows(q)) for q in (q11, q22)))
             k[...] = np.sqrt(layer.variance(q11)) * np.sqrt(layer.variance(q22)) * rho
 
     def run(

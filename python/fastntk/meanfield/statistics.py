@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from .. import dual as compiled
 from .. import quadrature
-from ..network.activations import NONLINEARITIES, ABRelu, Correlation, Nonlinearity, rho_of, signed_defect
+from ..network.activations import NONLINEARITIES, ABRelu, Correlation, Nonlinearity, of_input, rho_of, signed_defect
 
 Array = npt.NDArray[np.float64]
 
@@ -117,9 +117,10 @@ class _Registered:
         a, b, shift = self.layer_object.affine
         phi2 = self.layer_object.variance(b * b * q)
         total = a * a * phi2 + shift * shift
+        known = self.layer_object.rows(b * b * q)
 
         def defect_map(v: Array, rows: Rows) -> tuple[Array, Array]:
-            at = b * b * q[rows]
+            at = of_input(known, rows)
             defect, _, kdot = self.layer_object.pair(Correlation.of_defect(v), at, at)
             if shift:
                 above, below = both(defect)
@@ -138,7 +139,8 @@ class _Registered:
         if (s := self.homogeneous) is not None:
             gain = s
         else:
-            gain = float(self.layer_object.pair(Correlation.of_defect(np.zeros(1)), own, own)[2][0])
+            at = of_input(self.layer_object.rows(own))
+            gain = float(self.layer_object.pair(Correlation.of_defect(np.zeros(1)), at, at)[2][0])
         defect, kdot = self.defects(np.full(1, q))(v.reshape(-1), np.zeros(v.size, dtype=np.intp))
         return phi2, (a * b) ** 2 * gain, kdot.reshape(v.shape), defect.reshape(v.shape)
 

@@ -1,0 +1,21 @@
+"""The nonlinearities, family by family; compiled text: ``csrc/math/duals/``, a header for each family.
+
+``__all__`` names the layers, which ``fastntk.stax`` offers.
+"""
+
+from . import error_function, rectifiers
+from .error_function import *  # noqa: F403
+from .nonlinearity import NONLINEARITIES as NONLINEARITIES
+from .nonlinearity import Correlation as Correlation
+from .nonlinearity import Nonlinearity as Nonlinearity
+from .nonlinearity import is_homogeneous as is_homogeneous
+from .nonlinearity import is_positive as is_positive
+from .nonlinearity import of_dual as of_dual
+from .nonlinearity import of_input as of_input
+from .nonlinearity import rho_of as rho_of
+from .nonlinearity import signed_defect as signed_defect
+from .rectifiers import *  # noqa: F403
+
+__all__ = []
+__all__ += error_function.__all__
+__all__ += rectifiers.__all__

@@ -1,0 +1,199 @@
+"""What a nonlinearity is: phi, its variance map, what its dual needs of one input, and its dual; and their registry.
+
+For ``(u, v) ~ N(0, [[q11, q12], [q12, q22]])`` the dual is ``k = E phi(u) phi(v)``, ``kdot = E phi'(u) phi'(v)``. Both
+are written in terms of the signed defect, ``1 - rho`` for ``rho = q12 / sqrt(q11 q22) >= 0``, else ``-(1 + rho)``: it
+keeps its digits where ``rho`` rounds to 1 or -1, and near there ``kdot ~ 1 - sqrt(2 (1 - rho)) / pi``, so an error of
+1e-7 in ``rho`` would become 1e-4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..layer import Layer, Shape
+from ..program import Builder, Op, Value, Values
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A pair's correlation without cancellation: ``w = 1 - |rho|``, ``a = |rho|``, and whether ``rho >= 0``."""
+
+    w: Array
+    a: Array
+    near: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of_defect(cls, v: Array) -> Correlation:
+        w = np.abs(v)
+        return cls(w, 1 - w, ~(v < 0))
+
+    @classmethod
+    def of_covariances(cls, q11: Array, q12: Array, q22: Array) -> Correlation:
+        """``1 - |rho| = (q11 q22 - q12^2) / (r (r + |q12|))``; a zero variance counts as ``rho = 0``."""
+        h1, h2 = (np.ldexp(1.0, -np.frexp(q)[1] // 2) for q in (q11, q22))  # products stay in range
+        near = ~(q12 < 0)
+        q11, q12, q22 = q11 * h1 * h1, q12 * h1 * h2, q22 * h2 * h2
+        r = np.sqrt(q11) * np.sqrt(q22)
+        c = np.abs(q12)
+        det = np.maximum(difference_of_products(q11, q22, q12), 0)
+        bottom = r * (r + c)
+        w = np.where(bottom == 0, 1, det / np.where(bottom == 0, 1, bottom))
+        return cls(w, np.minimum(c / np.where(r == 0, 1, r), 1), near)
+
+    @property
+    def defect(self) -> Array:
+        return signed_defect(self.near, self.w)
+
+
+def signed_defect(near: npt.NDArray[np.bool_], w: Array) -> Array:
+    """``w = 1 - |rho|`` with the sign of ``rho``, never -0."""
+    return np.where(near, w, -np.maximum(w, 1e-37))
+
+
+def rho_of(v: Array) -> Array:
+    """The correlation of a signed defect."""
+    return np.where(v < 0, np.abs(v) - 1, 1 - v)
+
+
+def difference_of_products(a: Array, d: Array, b: Array) -> Array:
+    """``a d - b^2`` with the rounding errors of both products returned (Dekker 1971, two-product by splitting)."""
+
+    def error_of(x: Array, y: Array, xy: Array) -> Array:
+        split = 134217729.0  # 2^27 + 1
+        xh = split * x - (split * x - x)
+        yh = split * y - (split * y - y)
+        xl, yl = x - xh, y - yh
+        error: Array = ((xh * yh - xy) + xh * yl + xl * yh) + xl * yl
+        return error
+
+    ad, bb = a * d, b * b
+    difference: Array = (ad - bb) + (error_of(a, d, ad) - error_of(b, b, bb))
+    return difference
+
+
+@dataclass(frozen=True)
+class Nonlinearity(Layer):
+    """Base: a subclass gives what stands below of the bare phi; :func:`registered` gives it a name.
+
+    The layer is ``a phi(b x) + c`` with ``affine = (a, b, c)``; its compiled text is the struct of that ``dual_name``
+    in ``csrc/math/duals/``.
+    """
+
+    dual_name: ClassVar[str]
+    row_names: ClassVar[tuple[str, ...]] = ()  # what `pair` reads of one input, in the struct's order
+    positive: ClassVar[bool] = False  # the dual is never negative
+    homogeneous: ClassVar[bool] = False  # phi(c x) = c phi(x) for c > 0
+    cheap: ClassVar[bool] = False  # few enough instructions to be done in the same pass as a 3 x 3 window
+
+    @property
+    def affine(self) -> tuple[float, float, float]:
+        return 1.0, 1.0, 0.0
+
+    @property
+    def dual_params(self) -> tuple[float, ...]:
+        """What the struct is made of."""
+        return ()
+
+    def phi(self, x: Any, xp: Any) -> Any:
+        """The function itself, for arrays of the library ``xp``."""
+        raise NotImplementedError
+
+    def variance(self, q: Array, xp: Any = np) -> Array:
+        """``E phi(sqrt(q) z)^2``, z standard normal, for variances q in arrays of the library ``xp``."""
+        raise NotImplementedError
+
+    def rows(self, q: Array, xp: Any = np) -> Mapping[str, Array]:
+        """What `pair` needs of one input of variance q, by ``row_names``."""
+        return {}
+
+    def pair(self, c: Correlation, x1: Any, x2: Any) -> tuple[Array, Array, Array]:
+        """``(v', rho', kdot)`` of the outputs: the dual, normalised by ``sqrt(V(q11) V(q22))``, and its defect.
+
+        ``x1``, ``x2``: the rows of both inputs as attributes, shaped to broadcast.
+        """
+        raise NotImplementedError
+
+    def exact(self, q11: Any, q12: Any, q22: Any, mp: Any) -> tuple[Any, Any]:
+        """``(k, kdot)`` in covariances, as published: what tests evaluate in many digits, ``mp`` a context of mpmath.
+
+        ``|q12| <= sqrt(q11 q22)``; where a variance is 0 so is q12. Rounded covariances lose digits in it near
+        ``rho = 1``, so nothing else uses it.
+        """
+        raise NotImplementedError
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
+        a, b, c = self.affine
+        y = self.phi(inputs if b == 1 else b * inputs, xp)
+        return y if (a, c) == (1, 0) else a * y + c
+
+    def lower(self, builder: Builder, values: Values) -> Value:
+        value = builder.one(values)
+        if not value.gaussian:
+            raise ValueError(
+                f"[{builder.where}] needs Gaussian inputs, given the output of a nonlinearity or the network's input; "
+                "put a Dense layer before it"
+            )
+        a, b, c = self.affine
+        if b != 1:
+            value = builder.emit("dense", value, params=(b**2, 0, 0, 0))
+        value = builder.emit(self.dual_name, value, params=self.dual_params, gaussian=False)
+        if (a, c) != (1, 0):
+            value = builder.emit("dense", value, params=(a**2, c**2, 0, 0))
+        return value
+
+
+def of_input(rows: Mapping[str, Array], place: Any = ...) -> Any:
+    """Rows as the attributes that `pair` reads; ``place``: which entries, or a new shape."""
+    return SimpleNamespace(**{name: row[place] for name, row in rows.items()})
+
+
+# ---------------------------------------------------------------- the registry
+
+# Every nonlinearity once, by its name in fastntk.dual, with the parameters that tests, tables and benches use.
+NONLINEARITIES: dict[str, tuple[Callable[..., Nonlinearity], tuple[Any, ...]]] = {}
+
+# By the op's name: the class that defines it, ABRelu for LeakyRelu.
+_BY_DUAL: dict[str, type[Nonlinearity]] = {}
+
+Kind = TypeVar("Kind", bound=type[Nonlinearity])
+
+
+def registered(name: str, *args: Any) -> Callable[[Kind], Kind]:
+    """Decorator: a class by its name in ``fastntk.dual``, and the arguments of its example."""
+
+    def register(kind: Kind) -> Kind:
+        NONLINEARITIES[name] = kind, args
+        for base in kind.__mro__:
+            if "dual_name" in vars(base):
+                _BY_DUAL.setdefault(vars(base)["dual_name"], base)
+        return kind
+
+    return register
+
+
+def of_dual(name: str, params: Sequence[float]) -> Nonlinearity:
+    """The bare nonlinearity of a dual op."""
+    return _BY_DUAL[name](*params)
+
+
+def is_homogeneous(op: Op) -> bool:
+    """Whether an op's output, and its NTK's part, scale with its inputs: no biases, no curved function."""
+    if op.name in ("dense", "conv"):
+        return op.kind == "plain"
+    return _BY_DUAL[op.name].homogeneous if op.name in _BY_DUAL else True
+
+
+def is_positive(name: str) -> bool:
+    """Whether a dual op's covariances are never negative."""
+    return _BY_DUAL[name].positive
