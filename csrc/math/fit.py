@@ -37,6 +37,13 @@ def arctangent(z):
     return 1 - z / 3 if z < 1e-30 else mp.atan(mp.sqrt(z)) / mp.sqrt(z)
 
 
+def exponential(x):
+    """(exp(-x) - 1 + x) / x^2: what 1 - exp(-x) has below x."""
+    if abs(x) > 1e-8:
+        return (mp.exp(-x) - 1 + x) / x**2
+    return mp.mpf(1) / 2 - x / 6 + x**2 / 24
+
+
 def of_half(function):
     """Of u = sqrt(2 - w) instead of w."""
     return lambda u: function(max(2 - u * u, mp.mpf(0)))
@@ -88,9 +95,10 @@ def rounded(function, weight, degree, lower, upper):
 
 
 POLYNOMIALS = [
-    ("ANGLE", angle, 1, 7, 17),
-    ("MOMENT", moment, 1, 6, 15),
-    ("ATAN", arctangent, (mp.sqrt(2) - 1) ** 2, 5, 10),
+    ("ANGLE", angle, 0, 1, 7, 17),
+    ("MOMENT", moment, 0, 1, 6, 15),
+    ("ATAN", arctangent, 0, (mp.sqrt(2) - 1) ** 2, 5, 10),
+    ("EXP", exponential, -mp.log(2) / 2, mp.log(2) / 2, 4, 9),
 ]
 HALVES = [("ANGLE_HALF", angle, uniform, 5), ("MOMENT_HALF", moment, left_of_defect, 4)]
 
@@ -107,10 +115,11 @@ def define(name, coefficients, suffix):
 
 def main():
     print("// Written by csrc/math/fit.py: do not edit. Coefficients of 1, z, z^2, ...\n#pragma once\n")
-    for name, function, upper, *degrees in POLYNOMIALS:
+    for name, function, lower, upper, *degrees in POLYNOMIALS:
         for ctype, suffix, degree in zip(("float", "double"), ("f", ""), degrees, strict=True):
-            coefficients, error = mp.chebyfit(function, [0, upper], degree + 1, error=True)
-            print(f"// {name}, degree {degree}: largest error {mp.nstr(error, 2)} on [0, {mp.nstr(upper, 4)}]")
+            coefficients, error = mp.chebyfit(function, [lower, upper], degree + 1, error=True)
+            interval = f"[{mp.nstr(lower, 4)}, {mp.nstr(upper, 4)}]"
+            print(f"// {name}, degree {degree}: largest error {mp.nstr(error, 2)} on {interval}")
             define(f"{name}_{ctype.upper()}", coefficients[::-1], suffix)
     for name, function, weight, degree in HALVES:
         coefficients, error = rounded(of_half(function), weight, degree, mp.mpf(1), mp.sqrt(2))

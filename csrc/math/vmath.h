@@ -4,6 +4,7 @@
 // everything lives in the namespace of its instruction set, so that no two objects share a weak symbol.
 // Contraction is off: where a fused multiply-add is wanted, the text says fma().
 #pragma once
+#include <cstdint>
 #include <type_traits>
 
 #include "math/coefficients.h"
@@ -46,6 +47,7 @@
 
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <cmath>
+#include <cstring>
 #endif
 
 namespace fntk {
@@ -193,6 +195,57 @@ FNTK_HD T arctangent(T y, T x) {
   else
     p = horner(z, FNTK_ATAN_DOUBLE);
   return offset + t * p;
+}
+
+// The number with these bits, and the bits of a number.
+template <class To, class From>
+FNTK_HD To same_bits(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+#if defined(_MSC_VER) && !defined(__clang__)
+  std::memcpy(&to, &from, sizeof to);
+#else
+  __builtin_memcpy(&to, &from, sizeof to);
+#endif
+  return to;
+}
+
+// exp(-x) and 1 - exp(-x) for x >= 0, each with a relative error <= 1 eps, down to the smallest normal number: what
+// is left beyond is 0. With x = n log 2 + r they are 2^-n (1 - e) and (1 - 2^-n) + 2^-n e, where
+// e = 1 - exp(-r) = r - r^2 P(r).
+template <class T>
+struct Decay {
+  T left, lost;
+};
+
+template <class T>
+FNTK_HD Decay<T> decay(T x) {
+  constexpr bool single = std::is_same_v<T, float>;
+  using Bits = std::conditional_t<single, std::uint32_t, std::uint64_t>;
+  constexpr int digits = single ? 23 : 52;
+  // -x / log 2 plus this is rounded to an integer, which the sum's last bits hold.
+  const T shift = single ? T(12582912.0) : T(6755399441055744.0);             // 1.5 2^23, 1.5 2^52
+  const T high = single ? T(0.693145751953125) : T(0.693147180369123816490);  // log 2 in few enough bits for n high
+  const T low = single ? T(1.428606820309417e-6) : T(1.90821492927058770002e-10);  // to be exact, and the rest
+  const T most = single ? T(87.3) : T(708.3);                                      // its exponential is a normal number
+  const bool beyond = x > most;
+  x = select(beyond, most, x);
+  const T shifted = fma(x, T(-1.44269504088896340736), shift), minus_n = shifted - shift;
+  const T scale = same_bits<T>(Bits((same_bits<Bits>(shifted) << digits) + same_bits<Bits>(T(1))));
+  const T r = fma(minus_n, low, fma(minus_n, high, x));
+  T p;
+  if constexpr (single)
+    p = horner(r, FNTK_EXP_FLOAT);
+  else
+    p = horner(r, FNTK_EXP_DOUBLE);
+  const T e = fma(-r * r, p, r);
+  return {select(beyond, T(0), fma(-scale, e, scale)), fma(scale, e, T(1) - scale)};
+}
+
+// 1 - exp(-x) for x >= 0.
+template <class T>
+FNTK_HD T em1(T x) {
+  return decay(x).lost;
 }
 
 }  // namespace FNTK_ISA
