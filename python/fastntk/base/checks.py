@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from .arraylike import describe, refuse_masked
 from .arrays import as_input
+from .jet import Jet
 
 Array = npt.NDArray[np.float64]
 
@@ -127,7 +128,9 @@ def integer(layer: str, name: str, value: Any, least: int | None = 1) -> int:
 
 
 def finite(layer: str, name: str, value: Any) -> float:
-    """A parameter as a float whose square is finite too."""
+    """A parameter as a float whose square is finite too; one with derivatives keeps them."""
+    if isinstance(value, Jet):
+        return value  # type: ignore[return-value]
     try:
         number = float(value)
     except (TypeError, ValueError):

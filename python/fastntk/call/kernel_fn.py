@@ -19,6 +19,7 @@ from ..engines.select import select
 from ..network.layer import Layer
 from ..network.lower import lower
 from ..network.program import Lowered, Value
+from .differentiable import Differentiable
 from .explain import Explanation, explain
 from .gram import PairInput, Units, run_diagonal, run_pairs
 from .image_call import ImageCall, images_of
@@ -33,11 +34,11 @@ PLANES = ("nngp", "ntk", "defect")  # what an engine writes for each output
 
 
 @door
-class KernelFn:
+class KernelFn(Differentiable):
     """NNGP and NTK of an infinitely wide network.
 
     Made by a layer: ``init_fn, apply_fn, kernel_fn = stax.serial(...)``. See :meth:`__call__`, :meth:`diagonal`,
-    :meth:`depths`, :meth:`explain`.
+    :meth:`depths`, :meth:`explain`; derivatives: :meth:`vjp`, :meth:`diagonal_vjp`, :meth:`jacobian`.
     """
 
     def __init__(self, layer: Layer) -> None:

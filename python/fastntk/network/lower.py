@@ -59,10 +59,11 @@ def finish(builder: Builder, n_inputs: int, outputs: Values) -> Lowered:
     return Lowered(program, tuple(builder.numbers), _renumber(outputs, iter(range(len(found)))))
 
 
-def _input_values(inputs: Any, counter: Iterator[int]) -> Values:
+def input_values(inputs: Any, counter: Iterator[int]) -> Values:
+    """A tree of input values, renumbered."""
     if isinstance(inputs, Value):
         return replace(inputs, slot=next(counter))
-    return tuple(_input_values(i, counter) for i in inputs)
+    return tuple(input_values(i, counter) for i in inputs)
 
 
 @lru_cache(maxsize=256)
@@ -70,7 +71,7 @@ def lower(layer: Layer, inputs: Values, depths: bool = False) -> Lowered:
     """Lower ``layer`` for a tree of input values (slots are renumbered); ``depths`` keeps every Gaussian layer."""
     n_inputs = len(list(leaves(inputs)))
     builder = Builder(type(layer).__name__, n_inputs)
-    values = _input_values(inputs, iter(range(n_inputs)))
+    values = input_values(inputs, iter(range(n_inputs)))
     if not depths:
         return finish(builder, n_inputs, layer.lower(builder, values))
     kept: dict[int, Value] = {}  # by slot: a layer that adds nothing repeats none

@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+from ..base.jet import Jet
 from .window import Window
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0)  # w2, b2, f, g
@@ -98,7 +99,7 @@ class Builder:
     def __init__(self, name: str, n_inputs: int) -> None:
         self.name = name
         self.ops: list[Op] = []
-        self.numbers: list[float] = []
+        self.numbers: list[float] = []  # with derivatives where the layers' parameters have some
         self.n_slots = n_inputs
         self.path: list[str] = []
 
@@ -120,7 +121,7 @@ class Builder:
         slot = self.n_slots
         self.n_slots += 1
         numbers = range(len(self.numbers), len(self.numbers) + len(params))
-        self.numbers += (float(p) for p in params)
+        self.numbers += (p if isinstance(p, Jet) else float(p) for p in params)
         kind = _kind(params or IDENTITY) if name in ("dense", "conv") else ""
         self.ops.append(Op(name, slot, tuple(s.slot for s in sources), kind, numbers, window))
         return replace(sources[0], slot=slot, **changes)

@@ -8,6 +8,7 @@ from .error_function import *  # noqa: F403
 from .nonlinearity import NONLINEARITIES as NONLINEARITIES
 from .nonlinearity import Correlation as Correlation
 from .nonlinearity import Nonlinearity as Nonlinearity
+from .nonlinearity import is_dual as is_dual
 from .nonlinearity import is_homogeneous as is_homogeneous
 from .nonlinearity import is_positive as is_positive
 from .nonlinearity import of_dual as of_dual

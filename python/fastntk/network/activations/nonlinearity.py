@@ -187,6 +187,11 @@ def of_dual(name: str, params: Sequence[float]) -> Nonlinearity:
     return _BY_DUAL[name](*params)
 
 
+def is_dual(name: str) -> bool:
+    """Whether an op is a nonlinearity's."""
+    return name in _BY_DUAL
+
+
 def is_homogeneous(op: Op) -> bool:
     """Whether an op's output, and its NTK's part, scale with its inputs: no biases, no curved function."""
     if op.name in ("dense", "conv"):

@@ -116,6 +116,10 @@ class LeakyRelu(ABRelu):
     def __init__(self, alpha: float, do_stabilize: bool = False) -> None:
         super().__init__(alpha, 1.0, do_stabilize)
 
+    @property
+    def alpha(self) -> float:
+        return self.a
+
 
 @registered("abs")
 @dataclass(frozen=True, init=False)

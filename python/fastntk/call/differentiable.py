@@ -1,0 +1,179 @@
+"""What a kernel function offers to those who differentiate it: parameters by path, and derivatives in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from ..base.arraylike import describe
+from ..network.layer import Layer
+from ..network.parameters import check_names, parameters_of, with_parameters
+from .reverse import (
+    FIELDS,
+    Call,
+    Gradients,
+    check_cotangents,
+    check_wrt,
+    run_diagonal_vjp,
+    run_jacobian,
+    run_vjp,
+)
+
+Array = npt.NDArray[Any]
+
+
+class Differentiable:
+    """Base of the kernel function."""
+
+    layer: Layer
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Every number that the network's layers were given, by its path: ``{"0.W_std": 1.5, "0.b_std": 0.1, ...}``.
+
+        A path is the indices of ``serial`` and ``parallel`` from the root and the argument's name, joined by dots.
+        What is None is no parameter.
+        """
+        return parameters_of(self.layer)
+
+    def with_parameters(self, values: Mapping[str, float]) -> Any:
+        """The kernel function of the same network with other values of some parameters.
+
+        Parameters
+        ----------
+        values : mapping of str to float
+            By path, as :attr:`parameters` has them.
+
+        Returns
+        -------
+        KernelFn
+            Nothing is compiled anew: programs differ in numbers alone.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a path that is not there, with the nearest one; as the layers do for values.
+        """
+        if not isinstance(values, Mapping):
+            raise TypeError(f"[with_parameters] values must be a dict of paths and numbers, given {describe(values)}")
+        check_names("with_parameters", values, parameters_of(self.layer))
+        return with_parameters(self.layer, dict(values)).kernel_fn
+
+    def vjp(
+        self, x1: Any, x2: Any = None, *, cotangents: Any, wrt: str | Sequence[str] = ("x1", "x2", "parameters"),
+        batch_dims: int = 0, backend: str | None = None, num_threads: int | None = None,
+    ) -> Gradients:  # fmt: skip
+        """Derivatives of ``L = sum(C * nngp) + sum(C' * ntk)`` in the inputs and in the parameters of the layers.
+
+        Parameters
+        ----------
+        x1 : numpy.ndarray (n1, d) float32 or float64
+            As the kernel function takes it, without spatial axes; a tuple for a ``parallel`` network.
+        x2 : numpy.ndarray (n2, d), optional
+            None: x1 again, of which L is then a function in both places.
+        cotangents : dict
+            ``{"nngp": C, "ntk": C'}``, one of them or both: dL/dK of every entry, (n1, n2); or a pair of factors
+            (U (n1, m), V (n2, m)) for ``C = U V^T``, of which no plane is made. A tuple of dicts for a network with
+            several outputs. Need not be symmetric.
+        wrt : str or tuple of str
+            'x1', 'x2', 'parameters' for all of them, or paths (:attr:`parameters`): what is asked for.
+        batch_dims : {0, 1}
+            Leading axes that count independent problems, of inputs and cotangents. Parameters gather from all.
+        backend, num_threads : optional
+            As for :func:`fastntk.options`; so far all backends have NumPy's reverse pass.
+
+        Returns
+        -------
+        Gradients
+            ``x1``, ``x2`` of the inputs' shapes and dtype, ``parameters`` by path.
+
+        Raises
+        ------
+        TypeError
+            Integer inputs, cotangents that are no real numbers; as the kernel function.
+        ValueError
+            Cotangents of another shape, unknown names; as the kernel function.
+        NotImplementedError
+            A Kernel as input, inputs with spatial axes or on a device, and layers over positions.
+
+        Notes
+        -----
+        Computed in float64. The cost is that of a few kernels, whatever the number of parameters; beside inputs and
+        results only a tile of pairs is kept. Errors stay at rounding for close inputs too: at a relative distance r,
+        1e-12 of the largest entry without biases, and about 1e-16 / r with them.
+
+        Where a kernel has no derivative the result is the mean of the one-sided ones, never NaN: at an exact duplicate
+        off the diagonal, and at opposite inputs, the radial part alone. The diagonal of a symmetric call is a function
+        of one input, and exact. Of an input of zeros, and W_std or b_std of 0, the result is finite. NaN in a row
+        reaches that row, all rows of the other side and the parameters.
+
+        Once differentiable. Formulas and conventions: docs/gradients.md.
+        """
+        known = parameters_of(self.layer)
+        inputs, names = check_wrt("vjp", wrt, ("x1", "x2"), known)
+        call = Call("vjp", self.layer, x1, x2, batch_dims, (backend, num_threads), names)
+        return run_vjp(call, check_cotangents(call, cotangents), ("x1" in inputs, "x2" in inputs))
+
+    def diagonal_vjp(
+        self, x: Any, *, cotangents: Any, wrt: str | Sequence[str] = ("x", "parameters"), batch_dims: int = 0,
+        backend: str | None = None, num_threads: int | None = None,
+    ) -> Gradients:  # fmt: skip
+        """Derivatives of ``sum(C * diagonal(x))``, in O(n).
+
+        Parameters
+        ----------
+        x : numpy.ndarray (n, d)
+        cotangents : dict
+            Of 'nngp' and 'ntk', (n,) or (batch, n).
+        wrt : str or tuple of str
+            'x', 'parameters' or paths.
+        batch_dims, backend, num_threads
+            As in :meth:`vjp`.
+
+        Returns
+        -------
+        Gradients
+            ``x1`` has those of x.
+
+        Raises
+        ------
+        TypeError, ValueError, NotImplementedError
+            As :meth:`vjp`.
+        """
+        known = parameters_of(self.layer)
+        inputs, names = check_wrt("diagonal_vjp", wrt, ("x",), known)
+        call = Call("diagonal_vjp", self.layer, x, None, batch_dims, (backend, num_threads), names)
+        given = check_cotangents(call, cotangents, diagonal=True)
+        return run_diagonal_vjp(call, given, "x" in inputs)
+
+    def jacobian(
+        self, x1: Any, x2: Any = None, get: str = "nngp", *, parameters: str | Sequence[str] | None = None,
+        batch_dims: int = 0, backend: str | None = None, num_threads: int | None = None,
+    ) -> Array:  # fmt: skip
+        """Derivatives of every entry in every parameter, from one sweep.
+
+        Parameters
+        ----------
+        x1, x2, batch_dims, backend, num_threads
+            As in :meth:`vjp`.
+        get : 'nngp' or 'ntk'
+        parameters : sequence of str, optional
+            Paths; None: all, in the order of :attr:`parameters`.
+
+        Returns
+        -------
+        numpy.ndarray (parameters, n1, n2) of x1's dtype, or (parameters, batch, n1, n2)
+
+        Raises
+        ------
+        TypeError, ValueError, NotImplementedError
+            As :meth:`vjp`; for a network with several outputs.
+        """
+        if get not in FIELDS:
+            raise ValueError(f"[jacobian] get must be 'nngp' or 'ntk', given {get!r}")
+        known = parameters_of(self.layer)
+        names = list(known) if parameters is None else check_wrt("jacobian", parameters, (), known)[1]
+        call = Call("jacobian", self.layer, x1, x2, batch_dims, (backend, num_threads), names)
+        return call.place.give(run_jacobian(call, get))  # type: ignore[no-any-return]

@@ -1,0 +1,337 @@
+"""The road of a gradient: arguments, tiles of pairs, and what the sweeps over them add up to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..base.arraylike import as_array, describe, is_numbers
+from ..base.arrays import allocate
+from ..base.kernel import Kernel
+from ..base.place import place_of
+from ..engines.numpy_adjoint import LINEAR, Apart, Diagonal, Side, Summed, Sweep, Tangents
+from ..engines.select import select
+from ..network.activations import is_dual
+from ..network.layer import Layer
+from ..network.parameters import Sloped, check_names, lower_sloped, parameters_of
+from .inputs import Input, axes_of, check_inputs
+from .pairing import Pairs, Rows, add_diagonal
+
+Array = npt.NDArray[Any]
+FIELDS = ("nngp", "ntk")
+
+_TAPE = 1 << 26  # bytes that a tile may keep between its two passes
+_PAIRS = 1 << 15  # of a tile at most
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Derivatives of ``sum(cotangent * kernel)``.
+
+    Attributes
+    ----------
+    x1, x2 : numpy.ndarray of the inputs' shapes and dtype, or None
+        None where not asked for. Of a symmetric call x1 has both arguments' derivatives, x2 is None. Tuples for a
+        network with several inputs.
+    parameters : dict
+        By path, float.
+    """
+
+    x1: Any
+    x2: Any
+    parameters: dict[str, float]
+
+
+class Cotangents:
+    """What is put on one kernel: a plane (batch, n1, n2), or factors whose product it is."""
+
+    def __init__(self, given: Any, name: str, what: str, shape: tuple[int, ...], diagonal: bool) -> None:
+        *batch, n1, n2 = shape
+        count = math.prod(batch)
+        self._factors: tuple[Array, Array] | None = None
+        pair = isinstance(given, (tuple, list)) and len(given) == 2 and not is_numbers(given)
+        if pair and not diagonal and all(getattr(g, "ndim", 0) >= 2 for g in given):
+            u, v = (_floats(g, f"{name}[{k}]", what) for k, g in enumerate(given))
+            if u.shape[:-1] != (*batch, n1) or v.shape[:-1] != (*batch, n2) or u.shape[-1] != v.shape[-1]:
+                raise ValueError(
+                    f"[{what}] {name} is a pair of factors of shapes {u.shape} and {v.shape}; expected "
+                    f"{(*batch, n1, 'm')} and {(*batch, n2, 'm')} for kernels of shape {shape}"
+                )
+            self._factors = u.reshape(count, n1, u.shape[-1]), v.reshape(count, n2, v.shape[-1])
+            return
+        plane, due = _floats(given, name, what), (*batch, n1) if diagonal else tuple(shape)
+        if plane.shape != due:
+            raise ValueError(f"[{what}] {name} has shape {plane.shape}, the kernel {due}")
+        self._plane = plane.reshape(count, n1, n2)
+
+    def tile(self, batch: int, lines: slice, columns: slice, symmetric: bool) -> Array:
+        """One tile in float64; of a symmetric call both entries of a pair, once."""
+        found = self._tile(batch, lines, columns)
+        if not symmetric:
+            return found
+        mirrored = self._tile(batch, columns, lines).T
+        if lines != columns:
+            return found + mirrored
+        both: Array = np.triu(found + mirrored, 1)
+        np.fill_diagonal(both, np.diagonal(found))
+        return both
+
+    def _tile(self, batch: int, lines: slice, columns: slice) -> Array:
+        if self._factors is None:
+            return np.array(self._plane[batch, lines, columns], dtype=np.float64)
+        u, v = (factor[batch].astype(np.float64, copy=False) for factor in self._factors)
+        product: Array = u[lines] @ v[columns].T
+        return product
+
+
+def _floats(x: Any, name: str, what: str) -> Array:
+    found = as_array(x, name, what)
+    if found.dtype.kind not in "fiu":
+        raise TypeError(f"[{what}] {name} must be real numbers, given {found.dtype}")
+    return found
+
+
+class Call:
+    """One call, its arguments checked: a network, rows of both sides, and the parameters that move."""
+
+    def __init__(self, what: str, layer: Layer, x1: Any, x2: Any, batch_dims: int, options: tuple[Any, Any],
+                 names: Sequence[str]) -> None:  # fmt: skip
+        self.what, self.layer, self.names = what, layer, tuple(names)
+        known = parameters_of(layer)
+        check_names(what, names, known)
+        self.place = place_of(what, x1=x1, x2=x2)
+        if self.place.ordinal is not None:
+            raise NotImplementedError(
+                f"[{what}] x1 lies on {self.place.name}: gradients are computed in host memory so far; copy it there"
+            )
+        for label, x in (("x1", x1), ("x2", x2)):
+            _refuse(x, label, what)
+        self.inputs, tree = check_inputs(layer, x1, x2, batch_dims, self.place)
+        if any(i.value.spatial for i in self.inputs):
+            raise NotImplementedError(
+                f"[{what}] x1 has spatial axes: gradients of networks over positions are not there yet"
+            )
+        select(*options)  # raises as the forward call does; every backend has this one reverse pass
+        self.tree, self._arguments = tree, (x1, x2)
+        self.sloped: Sloped = lower_sloped(layer, _tree(tree, lambda given, _: given.value, x1), tuple(names))
+        for op in self.sloped.program.ops:
+            if op.name not in LINEAR and not is_dual(op.name):
+                raise NotImplementedError(
+                    f"[{what}] the network has an op '{op.name}', whose gradient is not there yet"
+                )
+        moving = [place for place, slopes in enumerate(self.sloped.slopes) if slopes]
+        self.tangents = Tangents(self.sloped.program, self.sloped.numbers, moving)
+        first = self.inputs[0]
+        self.first, self.symmetric = first, first.symmetric
+        self.shape = (*first.batch, first.n1, first.n2)
+        self.batches = math.prod(first.batch)
+        self.tiny = 16 * float(np.finfo(first.dtype).eps) ** 2
+        # of a pair and op: both planes, and the derivatives of a dual
+        self.pairs = max(1024, min(_PAIRS, _TAPE // (80 * len(self.tangents.steps))))
+
+    def rows(self, batch: int, second: bool) -> list[Rows]:
+        found = []
+        for given in self.inputs:
+            x = given.x2 if second else given.x1
+            assert x is not None
+            found.append(Rows(np.ascontiguousarray(x.reshape(self.batches, -1, x.shape[-1])[batch])))
+        return found
+
+    def tiles(self) -> Iterator[tuple[slice, slice]]:
+        """Lines and columns; of a symmetric call squares on the diagonal, and those right of them."""
+        n1, n2 = self.first.n1, self.first.n2
+        if self.symmetric:
+            lines = columns = max(1, math.isqrt(self.pairs))
+        else:
+            columns = max(1, min(n2, max(self.pairs // max(1, min(n1, 128)), 1)))
+            lines = max(1, self.pairs // columns)
+        for i in range(0, n1, lines):
+            for j in range(i if self.symmetric else 0, n2, columns):
+                yield slice(i, min(i + lines, n1)), slice(j, min(j + columns, n2))
+
+    def given_back(self, second: bool, gradients: Sequence[Array]) -> Any:
+        """Gradients (batch, n, features) of every input, each as its argument is laid out."""
+        left = iter(gradients)
+
+        def give(given: Input, argument: Any) -> Any:
+            rows = next(left)
+            if tuple(axis % 2 for axis in axes_of(self.layer)) == (1, 0):
+                rows = np.swapaxes(rows, 1, 2)
+            shape = getattr(argument, "shape", None) or np.shape(argument)
+            return self.place.give(np.ascontiguousarray(rows.reshape(shape), dtype=given.dtype))
+
+        return _tree(self.tree, give, self._arguments[second])
+
+    def zeros(self, second: bool) -> list[Array]:
+        """(batch, n, features) of each input."""
+        n = self.first.n2 if second else self.first.n1
+        return [np.zeros((self.batches, n, i.value.channels)) for i in self.inputs]
+
+    def parameters(self, bars: Mapping[int, Any]) -> dict[str, float]:
+        """By path, from derivatives in the numbers of ops."""
+        pulled = self.sloped.pull(bars)
+        return {name: float(pulled.get(name, 0.0)) for name in self.names}
+
+    def _as_given(self, given: Input, gradient: Array, second: bool) -> Any:
+        x = given.x2 if second else given.x1
+        assert x is not None
+        shaped = gradient.reshape(*given.batch, x.shape[len(given.batch)], x.shape[-1]).astype(given.dtype)
+        rank = len(given.batch)
+        axes = tuple(axis % 2 for axis in axes_of(self.layer))
+        if axes == (1, 0):
+            shaped = np.ascontiguousarray(np.swapaxes(shaped, rank, rank + 1))
+        return self.place.give(shaped)
+
+
+def _tree(tree: Any, make: Any, arguments: Any) -> Any:
+    """A tuple for each tuple of inputs, of what is made of an input and its argument."""
+    if isinstance(tree, Input):
+        return make(tree, arguments)
+    return tuple(_tree(t, make, a) for t, a in zip(tree, arguments, strict=True))
+
+
+def _refuse(x: Any, label: str, what: str) -> None:
+    """Raise for what has no derivative: kernels to continue, and integers."""
+    if isinstance(x, Kernel):
+        raise NotImplementedError(f"[{what}] {label} is a Kernel: gradients are taken in arrays of inputs")
+    if isinstance(x, (tuple, list)) and not is_numbers(x):
+        for k, part in enumerate(x):
+            _refuse(part, f"{label}[{k}]", what)
+        return
+    dtype = np.asarray(x).dtype if isinstance(x, (tuple, list)) else getattr(x, "dtype", None)
+    if getattr(dtype, "kind", "f") in "iub":
+        raise TypeError(f"[{what}] {label} has integers, dtype {dtype}: gradients need float32 or float64")
+
+
+def check_wrt(what: str, wrt: Any, inputs: tuple[str, ...], known: Mapping[str, float]) -> tuple[set[str], list[str]]:
+    """Which inputs, and which parameters, are asked for."""
+    names = (wrt,) if isinstance(wrt, str) else wrt
+    if not isinstance(names, (tuple, list)) or not all(isinstance(n, str) for n in names):
+        raise TypeError(f"[{what}] wrt must be names: {', '.join(inputs)}, 'parameters' or paths, given {wrt!r}")
+    paths = [n for n in names if n not in (*inputs, "parameters")]
+    check_names(what, paths, known)
+    if "parameters" in names:
+        paths = list(known)
+    return set(names) & set(inputs), paths
+
+
+def check_cotangents(call: Call, cotangents: Any, diagonal: bool = False) -> list[dict[str, Cotangents]]:
+    """Those of each output of the program, of all pairs or of pairs (x, x)."""
+    shape = (*call.first.batch, call.first.n1, 1 if diagonal else call.first.n2)
+    count = call.sloped.program.n_outputs
+    what = call.what
+    given = cotangents if isinstance(cotangents, (tuple, list)) else (cotangents,)
+    if len(given) != count:
+        raise ValueError(f"[{what}] the network has {count} outputs, cotangents are given for {len(given)}")
+    found = []
+    for k, each in enumerate(given):
+        label = "cotangents" if count == 1 else f"cotangents[{k}]"
+        if not isinstance(each, Mapping):
+            raise TypeError(f"[{what}] {label} must be a dict of 'nngp' and 'ntk', given {describe(each)}")
+        if unknown := [n for n in each if n not in FIELDS]:
+            raise ValueError(f"[{what}] {label} names {unknown}; kernels are {list(FIELDS)}")
+        found.append({
+            name: Cotangents(value, f"{label}[{name!r}]", what, shape, diagonal) for name, value in each.items()
+            if value is not None
+        })  # fmt: skip
+    return found
+
+
+def run_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: tuple[bool, bool]) -> Gradients:
+    """Sweep over all pairs; ``wanted``: whether gradients of x1, of x2 are."""
+    ntk = any("ntk" in of for of in given)
+    bars: dict[int, float] = {}
+    found1, found2 = call.zeros(False), call.zeros(True)
+    both = (wanted[0], wanted[0]) if call.symmetric else wanted
+    for b in range(call.batches):
+        rows1 = call.rows(b, False)
+        rows2 = rows1 if call.symmetric else call.rows(b, True)
+        side1 = Side(call.tangents, [r.q for r in rows1])
+        side2 = side1 if call.symmetric else Side(call.tangents, [r.q for r in rows2])
+        for lines, columns in call.tiles():
+            pairs = [Pairs(r1, r2, lines, columns, call.tiny) for r1, r2 in zip(rows1, rows2, strict=True)]
+            parts = side1.part(lines, 0, "q1"), side2.part(columns, 1, "q2")
+            sweep = Sweep(call.tangents, *parts, [p.defect for p in pairs], ntk)
+            put = {
+                k: tuple(of[n].tile(b, lines, columns, call.symmetric) if n in of else None for n in FIELDS)
+                for k, of in enumerate(given)
+            }
+            back = sweep.back(put, Summed())  # type: ignore[arg-type]
+            for place, bar in back.numbers.items():
+                bars[place] = bars.get(place, 0.0) + float(bar)
+            for each, P, D1, D2 in zip(pairs, back.P, back.D1, back.D2, strict=True):
+                each.add(P, D1, D2, both)
+        for found, rows in ((found1, rows1), (found2, rows2)):
+            for array, r in zip(found, rows, strict=True):
+                array[b] = r.gradient
+    return Gradients(
+        call.given_back(False, found1) if wanted[0] else None,
+        call.given_back(True, found2) if wanted[1] and not call.symmetric else None,
+        call.parameters(bars),
+    )
+
+
+def _diagonal_sweeps(call: Call, b: int, ntk: bool) -> Iterator[tuple[slice, list[Rows], Sweep]]:
+    """Pairs (x, x), some at a time."""
+    rows = call.rows(b, False)
+    side = Side(call.tangents, [r.q for r in rows])
+    for start in range(0, call.first.n1, call.pairs):
+        lines = slice(start, min(start + call.pairs, call.first.n1))
+        parts = side.part(lines, 0, "q1"), side.part(lines, 0, "q2")
+        zero = np.zeros((lines.stop - lines.start, 1))
+        yield lines, rows, Sweep(call.tangents, *parts, [zero for _ in rows], ntk)
+
+
+def run_diagonal_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: bool) -> Gradients:
+    """Sweep over pairs (x, x), whose correlation stays 1."""
+    ntk = any("ntk" in of for of in given)
+    bars: dict[int, float] = {}
+    found = call.zeros(False)
+    for b in range(call.batches):
+        for lines, rows, sweep in _diagonal_sweeps(call, b, ntk):
+            put = {
+                k: tuple(of[n].tile(b, lines, slice(0, 1), False) if n in of else None for n in FIELDS)
+                for k, of in enumerate(given)
+            }
+            back = sweep.back(put, Diagonal())  # type: ignore[arg-type]
+            for place, bar in back.numbers.items():
+                bars[place] = bars.get(place, 0.0) + float(bar)
+            for k, r in enumerate(rows):
+                add_diagonal(r, lines, back.D1[k] + back.D2[k])
+                found[k][b] = r.gradient
+    return Gradients(call.given_back(False, found) if wanted else None, None, call.parameters(bars))
+
+
+def run_jacobian(call: Call, get: str) -> Array:
+    """Each entry's own derivatives: (parameters, *batch, n1, n2)."""
+    if call.sloped.program.n_outputs != 1:
+        raise ValueError(f"[{call.what}] takes a network with one output, this one has {call.sloped.program.n_outputs}")
+    shape = (len(call.names), call.batches, call.first.n1, call.first.n2)
+    (out,) = allocate([shape], [call.first.dtype], call.what, call.place)
+    out[...] = 0
+    for b in range(call.batches):
+        rows1 = call.rows(b, False)
+        rows2 = rows1 if call.symmetric else call.rows(b, True)
+        side1 = Side(call.tangents, [r.q for r in rows1])
+        side2 = side1 if call.symmetric else Side(call.tangents, [r.q for r in rows2])
+        for lines, columns in call.tiles():
+            defects = [Pairs(r1, r2, lines, columns, call.tiny).defect for r1, r2 in zip(rows1, rows2, strict=True)]
+            parts = side1.part(lines, 0, "q1"), side2.part(columns, 1, "q2")
+            one = np.ones(defects[0].shape)
+            back = Sweep(call.tangents, *parts, defects, get == "ntk").back(
+                {0: (one, None) if get == "nngp" else (None, one)}, Apart()
+            )
+            pulled = call.sloped.pull(back.numbers)
+            for k, name in enumerate(call.names):
+                plane = np.broadcast_to(pulled.get(name, 0.0), one.shape)
+                if call.symmetric and lines == columns:
+                    plane = np.triu(plane) + np.triu(plane, 1).T
+                out[k, b, lines, columns] = plane
+                if call.symmetric and lines != columns:
+                    out[k, b, columns, lines] = plane.T
+    return out.reshape(len(call.names), *call.shape)

@@ -1,0 +1,569 @@
+"""Gradients in inputs and parameters: values to hold, 80 digits, conventions, and formulas broken on purpose."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+import types
+from pathlib import Path
+
+import gradient_oracle
+import numpy as np
+import pytest
+from fastntk import Kernel, options, stax
+from fastntk.call import differentiable, pairing, reverse
+from fastntk.engines import numpy_adjoint
+from fastntk.network.activations import NONLINEARITIES, Nonlinearity
+from gradient_inputs import ON_K, ON_THETA, VALUES, X1, X2, dense, mixed_branches, residual
+
+KINDS = ("nngp", "ntk")
+BOTH = {"nngp": ON_K[:, :2], "ntk": ON_THETA[:, :2]}
+
+
+def error(found, expected):
+    found, expected = np.asarray(found, float), np.asarray(expected, float)
+    return float(np.max(np.abs(found - expected) / np.maximum(np.abs(expected), 1e-2), initial=0))
+
+
+def known(name):
+    make = VALUES[name][0]
+    try:
+        return make()
+    except AttributeError:
+        return None
+
+
+HELD = [name for name in VALUES if known(name) is not None]
+
+
+# ---------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_values_to_hold(name):
+    make, L, of_x1, of_x2, W_std, b_std, others, gram = VALUES[name]
+    kernel_fn = make().kernel_fn
+    k, theta = kernel_fn(X1, X2, KINDS)
+    assert error(np.sum(BOTH["nngp"] * k) + np.sum(BOTH["ntk"] * theta), L) < 1e-12
+    found = kernel_fn.vjp(X1, X2, cotangents=BOTH)
+    assert error(found.x1[0], of_x1) < 1e-12
+    assert error(found.x2[1], of_x2) < 1e-12
+    of = found.parameters
+    assert error([of[f"{k}.W_std"] for k in (0, 2, 4)], W_std) < 1e-12
+    assert error([of[f"{k}.b_std"] for k in (0, 2, 4)], b_std) < 1e-12
+    for argument, value in others.items():
+        assert error(of[f"1.{argument}"] + of[f"3.{argument}"], value) < 1e-12
+    symmetric = kernel_fn.vjp(X1, cotangents={"nngp": ON_K, "ntk": ON_THETA})
+    assert symmetric.x2 is None
+    assert error(symmetric.x1[0], gram) < 1e-12
+
+
+def networks():
+    for name, (make, args) in NONLINEARITIES.items():
+        if not _differentiable(make(*args)):
+            continue
+        for b_std in (0.3, None):
+            yield pytest.param(make(*args), b_std, id=f"{name}-{b_std}")
+
+
+def _differentiable(layer):
+    """Whether the oracle has a closed form, and the NTK a derivative away from rho = +-1."""
+    return type(layer).exact is not Nonlinearity.exact
+
+
+@pytest.mark.parametrize(("phi", "b_std"), list(networks()))
+def test_every_nonlinearity_and_all_of_its_parameters_in_80_digits(phi, b_std):
+    rng = np.random.default_rng(3)
+    net = stax.serial(stax.Dense(5, 1.1, b_std), phi, stax.Dense(5, 0.8, b_std), phi, stax.Dense(5, 1.3, b_std))
+    x1, x2 = rng.standard_normal((2, 3)), rng.standard_normal((2, 3))
+    x2[1] = x1[1] + 1e-4 * rng.standard_normal(3)  # close
+    on_k, on_theta = rng.standard_normal((2, 2, 2))
+    names = tuple(net.kernel_fn.parameters)
+    assert len([n for n in names if n.startswith("1.")]) >= len(NONLINEARITIES[_name_of(phi)][1])
+    want1, want2, want = gradient_oracle.gradients(net, x1, x2, on_k, on_theta, names)
+    found = net.kernel_fn.vjp(x1, x2, cotangents={"nngp": on_k, "ntk": on_theta})
+    bound = 1e-10 if b_std else 2e-12  # with biases 1e-16 / distance
+    assert np.abs(found.x1 - want1).max() < bound * np.abs(want1).max()
+    assert np.abs(found.x2 - want2).max() < bound * np.abs(want2).max()
+    for name in names:
+        assert found.parameters[name] == pytest.approx(want[name], rel=1e-11, abs=1e-12)
+
+
+def _name_of(phi):
+    return next(n for n, (make, args) in NONLINEARITIES.items() if make(*args) == phi)
+
+
+@pytest.mark.parametrize("make", [residual, mixed_branches])
+@pytest.mark.parametrize("get", [0, 1])
+def test_branches_in_80_digits(make, get):
+    rng = np.random.default_rng(4)
+    net = make()
+    x1, x2 = rng.standard_normal((2, 3)), rng.standard_normal((2, 3))
+    on = [np.zeros((2, 2)), np.zeros((2, 2))]
+    on[get] = rng.standard_normal((2, 2))
+    names = tuple(net.kernel_fn.parameters)
+    want1, want2, want = gradient_oracle.gradients(net, x1, x2, *on, names)
+    found = net.kernel_fn.vjp(x1, x2, cotangents={KINDS[get]: on[get]})
+    assert error(found.x1, want1) < 1e-12
+    assert error(found.x2, want2) < 1e-12
+    assert error([found.parameters[n] for n in names], [want[n] for n in names]) < 1e-12
+
+
+@pytest.mark.parametrize("distance", [1e-1, 1e-3, 1e-5, 1e-7, 1e-9, 1e-12])
+@pytest.mark.parametrize("kind", ["near", "collinear", "antipodal"])
+@pytest.mark.parametrize("phi", [stax.Relu(), stax.LeakyRelu(0.1), stax.Erf()], ids=["relu", "leaky_relu", "erf"])
+@pytest.mark.parametrize("b_std", [None, 0.3])
+def test_close_inputs_in_80_digits(distance, kind, phi, b_std):
+    rng = np.random.default_rng(5)
+    x1, step = rng.standard_normal((1, 3)), rng.standard_normal((1, 3))
+    x2 = {"near": x1, "collinear": 1.7 * x1, "antipodal": -x1}[kind] + distance * step
+    net = dense(phi, (1.4, 1.2, 1.0), (b_std,) * 3)
+    one, zero = np.ones((1, 1)), np.zeros((1, 1))
+    for name, on in (("nngp", (one, zero)), ("ntk", (zero, one))):
+        want1, want2, _ = gradient_oracle.gradients(net, x1, x2, *on)
+        found = net.kernel_fn.vjp(x1, x2, cotangents={name: one})
+        # A kinked NTK meets the rounding of q1 - q2 where biases have mixed it with the distance.
+        bound = 1e-12 + (1e-16 / distance * 5 if b_std and name == "ntk" and kind == "near" else 0)
+        assert np.abs(found.x1 - want1).max() < bound * np.abs(want1).max()
+        assert np.abs(found.x2 - want2).max() < bound * np.abs(want2).max()
+
+
+# ---------------------------------------------------------------- conventions
+
+
+def central(kernel_fn, x, cotangents, h=1e-4):
+    """Differences of the kernels themselves."""
+    found = np.zeros_like(x)
+    for at in np.ndindex(x.shape):
+        sides = []
+        for sign in (1, -1):
+            moved = x.copy()
+            moved[at] += sign * h
+            sides.append(sum(np.sum(c * k) for c, k in zip(cotangents, kernel_fn(moved, None, KINDS), strict=True)))
+        found[at] = (sides[0] - sides[1]) / (2 * h)
+    return found
+
+
+@pytest.mark.parametrize("b_std", [0.3, 0.0])
+def test_duplicates_opposite_doubled_and_zero_rows(b_std):
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((6, 3))
+    x[1], x[2], x[3], x[4] = x[0], 0, -x[0], 2 * x[0]
+    kernel_fn = dense(stax.Relu(), (1.4, 1.4, 1.0), (b_std,) * 3).kernel_fn
+    c = rng.standard_normal((2, 6, 6))
+    found = kernel_fn.vjp(x, cotangents=dict(zip(KINDS, c, strict=True)))
+    assert np.isfinite(found.x1).all()
+    assert all(map(math.isfinite, found.parameters.values()))
+    regular = [0, 1, 3, 4, 5] + ([2] if b_std else [])  # a zero row has no derivative without biases
+    assert np.abs(found.x1 - central(kernel_fn, x, c))[regular].max() < 1e-5
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_duplicate_has_half_of_the_diagonals_gradient(name):
+    kernel_fn = known(name).kernel_fn
+    one = {"nngp": np.ones((1, 1)), "ntk": np.ones((1, 1))}
+    diagonal = kernel_fn.diagonal_vjp(X1[:1], cotangents={"nngp": np.ones(1), "ntk": np.ones(1)})
+    pair = kernel_fn.vjp(X1[:1], X1[:1].copy(), cotangents=one)
+    assert np.array_equal(kernel_fn.vjp(X1[:1], cotangents=one).x1, diagonal.x1)
+    for side in (pair.x1, pair.x2):
+        assert error(side, diagonal.x1 / 2) < 1e-13
+    h = 1e-5
+    for at in range(3):
+        ends = [sum(map(np.sum, kernel_fn.diagonal(X1[:1] + s * h * np.eye(3)[at], KINDS))) for s in (1, -1)]
+        assert diagonal.x1[0, at] == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-7, abs=1e-8)
+
+
+def test_one_feature_where_all_rows_are_collinear():
+    x = np.array([[1.0], [2.0], [-0.5], [0.0]])
+    kernel_fn = dense(stax.Relu()).kernel_fn
+    c = np.random.default_rng(0).standard_normal((2, 4, 4))
+    found = kernel_fn.vjp(x, cotangents=dict(zip(KINDS, c, strict=True)))
+    assert np.abs(found.x1 - central(kernel_fn, x, c)).max() < 1e-5
+
+
+def test_stds_of_zero_and_what_is_none():
+    net = stax.serial(stax.Dense(5, 0.0, 0.0), stax.Relu(), stax.Dense(5, 1.0, None))
+    found = net.kernel_fn.vjp(X1, X2, cotangents=BOTH)
+    assert found.parameters == {"0.W_std": 0.0, "0.b_std": 0.0, "2.W_std": 0.0}
+    assert not found.x1.any()
+    assert not found.x2.any()
+
+
+def test_nan_reaches_its_row_its_partners_and_the_parameters():
+    x = np.random.default_rng(0).standard_normal((3, 2))
+    x[1, 0] = np.nan
+    found = dense(stax.Relu()).kernel_fn.vjp(x, X2[:, :2], cotangents={"ntk": np.ones((3, 2))})
+    assert np.isnan(found.x1[1]).all()
+    assert np.isfinite(found.x1[[0, 2]]).all()
+    assert np.isnan(found.x2).all()
+    assert np.isnan(found.parameters["0.W_std"])
+
+
+@pytest.mark.parametrize("size", [1e-150, 1e-30, 1e30, 1e150])
+def test_no_row_of_any_length_gives_nan(size):
+    x = np.random.default_rng(0).standard_normal((4, 3)) * size
+    x[1] = x[0]
+    x[2] = x[0] * (1 + 1e-9)
+    for b_std in (0.3, None):
+        found = dense(stax.Relu(), b=(b_std,) * 3).kernel_fn.vjp(x, cotangents={n: np.ones((4, 4)) for n in KINDS})
+        assert np.isfinite(found.x1).all()
+        assert all(map(math.isfinite, found.parameters.values()))
+
+
+# ---------------------------------------------------------------- identities and ways to ask
+
+
+def test_scaling_and_turning():
+    rng = np.random.default_rng(1)
+    x1, x2, one = rng.standard_normal((1, 4)), rng.standard_normal((1, 4)), np.ones((1, 1))
+    b_std = (0.3, 0.2, 0.1)
+    kernel_fn = dense(stax.ABRelu(-0.2, 1.0), (1.4, 1.2, 1.0), b_std).kernel_fn
+    for name in KINDS:
+        g = kernel_fn.vjp(x1, x2, cotangents={name: one})
+        # both kernels are homogeneous of degree 2 in inputs and biases together
+        left = (
+            np.sum(g.x1 * x1) + np.sum(g.x2 * x2) + sum(g.parameters[f"{2 * k}.b_std"] * b for k, b in enumerate(b_std))
+        )
+        assert left == pytest.approx(2 * kernel_fn(x1, x2, name).item(), rel=1e-13)
+        turn = x1.T @ g.x1 + x2.T @ g.x2
+        assert np.abs(turn - turn.T).max() < 1e-13
+
+
+@pytest.mark.parametrize("make", [residual, mixed_branches, lambda: dense(stax.Relu())])
+def test_arguments_exchanged_a_copy_and_the_upper_half(make):
+    rng = np.random.default_rng(2)
+    kernel_fn = make().kernel_fn
+    x1, x2 = rng.standard_normal((7, 3)), rng.standard_normal((5, 3))
+    c = {n: rng.standard_normal((7, 5)) for n in KINDS}
+    a = kernel_fn.vjp(x1, x2, cotangents=c)
+    b = kernel_fn.vjp(x2, x1, cotangents={n: v.T for n, v in c.items()})
+    assert error(a.x1, b.x2) < 1e-12
+    assert error(a.x2, b.x1) < 1e-12
+    square = {n: rng.standard_normal((7, 7)) for n in KINDS}
+    once, twice = kernel_fn.vjp(x1, cotangents=square), kernel_fn.vjp(x1, x1.copy(), cotangents=square)
+    assert error(once.x1, twice.x1 + twice.x2) < 1e-12
+    for name, value in once.parameters.items():
+        assert value == pytest.approx(twice.parameters[name], rel=1e-12)
+
+
+def test_tiles_change_nothing_but_rounding(monkeypatch):
+    rng = np.random.default_rng(6)
+    kernel_fn = residual().kernel_fn
+    x = rng.standard_normal((40, 3))
+    c = {n: rng.standard_normal((40, 40)) for n in KINDS}
+    whole, planes = kernel_fn.vjp(x, cotangents=c), kernel_fn.jacobian(x, get="ntk")
+    other = kernel_fn.vjp(x, x[:9], cotangents={n: v[:, :9] for n, v in c.items()})
+    monkeypatch.setattr(reverse, "_TAPE", 0)
+    monkeypatch.setattr(reverse, "max", lambda *a: 49 if a[0] == 1024 else max(*a), raising=False)
+    parts = kernel_fn.vjp(x, cotangents=c)
+    assert error(parts.x1, whole.x1) < 1e-12
+    assert error(list(parts.parameters.values()), list(whole.parameters.values())) < 1e-12
+    again = kernel_fn.vjp(x, x[:9], cotangents={n: v[:, :9] for n, v in c.items()})
+    assert error(again.x1, other.x1) < 1e-12
+    assert error(again.x2, other.x2) < 1e-12
+    in_tiles = kernel_fn.jacobian(x, get="ntk")
+    assert np.allclose(in_tiles, planes, rtol=1e-12, atol=1e-14)
+    assert np.array_equal(in_tiles, np.swapaxes(in_tiles, 1, 2))
+
+
+def test_factors_are_planes():
+    rng = np.random.default_rng(7)
+    kernel_fn = dense(stax.Erf()).kernel_fn
+    u, v = rng.standard_normal((3, 2)), rng.standard_normal((2, 2))
+    by_factors = kernel_fn.vjp(X1, X2, cotangents={"ntk": (u, v)})
+    by_plane = kernel_fn.vjp(X1, X2, cotangents={"ntk": u @ v.T})
+    assert error(by_factors.x1, by_plane.x1) < 1e-13
+    assert by_factors.parameters == pytest.approx(by_plane.parameters, rel=1e-12)
+    w = rng.standard_normal((3, 4))
+    symmetric = kernel_fn.vjp(X1, cotangents={"nngp": (w[:, :2], w[:, 2:])})
+    assert error(symmetric.x1, kernel_fn.vjp(X1, cotangents={"nngp": w[:, :2] @ w[:, 2:].T}).x1) < 1e-13
+
+
+@pytest.mark.parametrize("get", KINDS)
+@pytest.mark.parametrize("make", [residual, lambda: dense(stax.Relu(), parameterization="standard")])
+def test_the_jacobian_is_the_reverse_pass_entry_by_entry(make, get):
+    rng = np.random.default_rng(8)
+    kernel_fn = make().kernel_fn
+    c = rng.standard_normal((3, 2))
+    planes = kernel_fn.jacobian(X1, X2, get)
+    of = kernel_fn.vjp(X1, X2, cotangents={get: c}, wrt="parameters").parameters
+    assert planes.shape == (len(of), 3, 2)
+    assert error(np.sum(planes * c, axis=(1, 2)), list(of.values())) < 1e-13
+    name = list(of)[-1]
+    assert np.array_equal(kernel_fn.jacobian(X1, X2, get, parameters=(name,))[0], planes[-1])
+    gram = kernel_fn.jacobian(X1, None, get)
+    assert np.allclose(gram, kernel_fn.jacobian(X1, X1.copy(), get), rtol=1e-13, atol=1e-15)
+
+
+def test_batches_are_separate_problems():
+    rng = np.random.default_rng(9)
+    kernel_fn = dense(stax.Relu()).kernel_fn
+    x1, x2, c = rng.standard_normal((2, 3, 4)), rng.standard_normal((2, 5, 4)), rng.standard_normal((2, 3, 5))
+    both = kernel_fn.vjp(x1, x2, cotangents={"ntk": c}, batch_dims=1)
+    each = [kernel_fn.vjp(x1[k], x2[k], cotangents={"ntk": c[k]}) for k in range(2)]
+    for k in range(2):
+        assert np.array_equal(both.x1[k], each[k].x1)
+        assert np.array_equal(both.x2[k], each[k].x2)
+    for name, value in both.parameters.items():
+        assert value == pytest.approx(sum(e.parameters[name] for e in each), rel=1e-13)
+    planes = kernel_fn.jacobian(x1, x2, "ntk", batch_dims=1)
+    assert np.array_equal(planes[:, 1], kernel_fn.jacobian(x1[1], x2[1], "ntk"))
+    diagonals = kernel_fn.diagonal_vjp(x1, cotangents={"ntk": c[:, :, 0]}, batch_dims=1)
+    one = kernel_fn.diagonal_vjp(x1[1], cotangents={"ntk": c[1, :, 0]})
+    assert np.array_equal(diagonals.x1[1], one.x1)
+
+
+def test_several_inputs_and_outputs():
+    rng = np.random.default_rng(10)
+    net = stax.parallel(stax.serial(stax.Dense(5, 1.2, 0.1), stax.Relu(), stax.Dense(5)), stax.Dense(5, 0.7))
+    x1, x2 = (rng.standard_normal((3, 2)), rng.standard_normal((3, 4))), (X2[:, :2], rng.standard_normal((2, 4)))
+    c = [{"ntk": rng.standard_normal((3, 2))}, {"nngp": rng.standard_normal((3, 2))}]
+    found = net.kernel_fn.vjp(x1, x2, cotangents=tuple(c))
+    for k in range(2):
+        alone = net.layers[k].kernel_fn.vjp(x1[k], x2[k], cotangents=c[k])
+        assert error(found.x1[k], alone.x1) < 1e-13
+        assert error(found.x2[k], alone.x2) < 1e-13
+        for name, value in alone.parameters.items():
+            assert found.parameters[f"{k}.{name}"] == pytest.approx(value, rel=1e-13)
+    summed = stax.serial(net, stax.FanInSum())
+    assert isinstance(summed.kernel_fn.vjp(x1, x2, cotangents=c[0]).x1, tuple)
+
+
+def test_axes_that_layers_name():
+    net = stax.serial(stax.Dense(5, 1.1, 0.1, batch_axis=1, channel_axis=0), stax.Relu())
+    plain = stax.serial(stax.Dense(5, 1.1, 0.1), stax.Relu())
+    found = net.kernel_fn.vjp(X1.T.copy(), X2.T.copy(), cotangents=BOTH)
+    assert np.array_equal(found.x1, plain.kernel_fn.vjp(X1, X2, cotangents=BOTH).x1.T)
+    flat = stax.serial(stax.Flatten(), stax.Dense(5, 1.1, 0.1), stax.Relu())
+    with pytest.raises(NotImplementedError, match="spatial"):
+        stax.serial(stax.Conv(1, (2, 2)), stax.Relu(), stax.Flatten()).kernel_fn.vjp(
+            np.ones((1, 3, 3, 1)), cotangents={"ntk": np.ones((1, 1))}
+        )
+    images = np.random.default_rng(0).standard_normal((3, 2, 2, 3))
+    of_images = flat.kernel_fn.vjp(images, cotangents={"ntk": np.ones((3, 3))})
+    of_rows = flat.kernel_fn.vjp(images.reshape(3, 12), cotangents={"ntk": np.ones((3, 3))})
+    assert np.array_equal(of_images.x1, of_rows.x1.reshape(3, 2, 2, 3))
+
+
+def test_float32_is_close_to_float64():
+    rng = np.random.default_rng(11)
+    net = stax.serial(*[stax.Dense(5, 1.4, 0.1), stax.Relu()] * 10, stax.Dense(1))
+    x1, x2 = (rng.standard_normal((n, 6)).astype(np.float32) for n in (5, 4))
+    x2[0] = x1[0] + np.float32(1e-5)
+    c = {"ntk": rng.standard_normal((5, 4)).astype(np.float32)}
+    single = net.kernel_fn.vjp(x1, x2, cotangents=c)
+    double = net.kernel_fn.vjp(x1.astype(float), x2.astype(float), cotangents=c)
+    assert single.x1.dtype == single.x2.dtype == np.float32
+    assert np.abs(single.x1 - double.x1).max() < 2e-6 * np.abs(double.x1).max()
+    assert single.parameters == pytest.approx(double.parameters, rel=2e-6)
+    assert net.kernel_fn.jacobian(x1).dtype == np.float32
+
+
+@pytest.mark.parametrize("wrt", ["x1", "x2", "parameters", "2.b_std", ("x2", "1.alpha"), ("x1", "x2")])
+def test_only_what_is_asked_for(wrt):
+    kernel_fn = dense(stax.LeakyRelu(0.3)).kernel_fn
+    whole, found = (kernel_fn.vjp(X1, X2, cotangents=BOTH, wrt=w) for w in (("x1", "x2", "parameters"), wrt))
+    names = {wrt} if isinstance(wrt, str) else set(wrt)
+    for side in ("x1", "x2"):
+        assert (getattr(found, side) is not None) == (side in names)
+        if side in names:
+            assert np.array_equal(getattr(found, side), getattr(whole, side))
+    paths = set(whole.parameters) if "parameters" in names else names - {"x1", "x2"}
+    assert set(found.parameters) == paths
+    for name in paths:
+        assert found.parameters[name] == pytest.approx(whole.parameters[name], rel=1e-14)
+
+
+def test_empty_inputs():
+    kernel_fn = dense(stax.Relu()).kernel_fn
+    found = kernel_fn.vjp(np.zeros((0, 3)), X2, cotangents={"ntk": np.zeros((0, 2))})
+    assert found.x1.shape == (0, 3)
+    assert not found.x2.any()
+    assert kernel_fn.vjp(np.zeros((0, 3)), cotangents={"ntk": np.zeros((0, 0))}).x1.shape == (0, 3)
+    assert kernel_fn.jacobian(X1[:0], X2).shape == (6, 0, 2)
+    assert kernel_fn.diagonal_vjp(X1[:0], cotangents={"ntk": np.zeros(0)}).x1.shape == (0, 3)
+
+
+def test_any_backend_and_layout(backend):
+    kernel_fn = dense(stax.Relu()).kernel_fn
+    found = kernel_fn.vjp(np.asfortranarray(X1), X2[::-1][::-1], cotangents=BOTH, num_threads=2)
+    with options(backend="numpy"):
+        assert np.array_equal(found.x1, kernel_fn.vjp(X1, X2, cotangents=BOTH).x1)
+
+
+# ---------------------------------------------------------------- parameters
+
+
+def test_paths_values_and_other_values():
+    net = residual()
+    kernel_fn = net.kernel_fn
+    found = kernel_fn.parameters
+    assert found["0.W_std"] == 1.4
+    assert found["1.1.0.1.a"] == 0.1
+    assert found["2.c"] == 0.3
+    assert "3.b_std" not in found
+    assert "1.1.1.num" not in found
+    other = kernel_fn.with_parameters({"1.1.0.1.a": 0.2, "3.W_std": 2})
+    assert other.parameters == found | {"1.1.0.1.a": 0.2, "3.W_std": 2.0}
+    assert kernel_fn.parameters == found
+    again = other.with_parameters(found)
+    assert again.layer == net
+    assert dense(stax.Relu()).layers[0].kernel_fn.parameters == {"W_std": 1.5, "b_std": 0.3}
+    with pytest.raises(ValueError, match="must not be negative"):
+        kernel_fn.with_parameters({"0.W_std": -1.0})
+
+
+@pytest.mark.parametrize("name", NONLINEARITIES)
+def test_layers_are_made_again_from_their_parameters(name):
+    make, args = NONLINEARITIES[name]
+    layer = make(*args)
+    parameters = layer.kernel_fn.parameters
+    assert layer.kernel_fn.with_parameters(parameters).layer == layer
+
+
+def test_values_do_not_know_of_gradients():
+    for parameterization in ("ntk", "standard"):
+        kernel_fn = dense(stax.Relu(), parameterization=parameterization).kernel_fn
+        before = kernel_fn(X1, X2, KINDS)
+        kernel_fn.vjp(X1, X2, cotangents=BOTH)
+        for a, b in zip(before, kernel_fn.with_parameters(kernel_fn.parameters)(X1, X2, KINDS), strict=True):
+            assert np.array_equal(a, b)
+
+
+# ---------------------------------------------------------------- what is refused
+
+REFUSED = {
+    "integers": (lambda f: f.vjp(np.ones((2, 3), int), cotangents={"ntk": np.ones((2, 2))}), TypeError, "integers"),
+    "a kernel": (
+        lambda f: f.vjp(f(X1), cotangents={"ntk": np.ones((3, 3))}), NotImplementedError, "x1 is a Kernel",
+    ),
+    "shape": (
+        lambda f: f.vjp(X1, X2, cotangents={"ntk": np.ones((2, 3))}), ValueError,
+        r"cotangents\['ntk'\] has shape \(2, 3\), the kernel \(3, 2\)",
+    ),
+    "factors": (
+        lambda f: f.vjp(X1, X2, cotangents={"ntk": (np.ones((3, 2)), np.ones((2, 3)))}), ValueError, "pair of factors",
+    ),
+    "kind": (lambda f: f.vjp(X1, X2, cotangents={"ntkk": np.ones((3, 2))}), ValueError, "ntkk"),
+    "no dict": (lambda f: f.vjp(X1, X2, cotangents=np.ones((3, 2))), TypeError, "must be a dict"),
+    "outputs": (lambda f: f.vjp(X1, X2, cotangents=({}, {})), ValueError, "1 outputs, cotangents are given for 2"),
+    "complex": (lambda f: f.vjp(X1, X2, cotangents={"ntk": np.ones((3, 2), complex)}), TypeError, "real numbers"),
+    "name": (
+        lambda f: f.vjp(X1, X2, cotangents=BOTH, wrt="0.w_std"), ValueError,
+        "no parameter '0.w_std'; did you mean '0.W_std'",
+    ),
+    "wrt": (lambda f: f.vjp(X1, X2, cotangents=BOTH, wrt=3), TypeError, "wrt must be names"),
+    "no x1": (lambda f: f.diagonal_vjp(X1, cotangents={"ntk": np.ones(3)}, wrt="x1"), ValueError, "no parameter 'x1'"),
+    "diagonal": (lambda f: f.diagonal_vjp(X1, cotangents={"ntk": np.ones((3, 3))}), ValueError, r"kernel \(3,\)"),
+    "value": (lambda f: f.with_parameters({"0.W": 1.0}), ValueError, "did you mean '0.W_std'"),
+    "values": (lambda f: f.with_parameters([1.0]), TypeError, "dict of paths"),
+    "get": (lambda f: f.jacobian(X1, X2, "cov1"), ValueError, "'nngp' or 'ntk'"),
+    "backend": (lambda f: f.vjp(X1, X2, cotangents=BOTH, backend="tpu"), ValueError, "unknown backend"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused(what):
+    call, kind, words = REFUSED[what]
+    with pytest.raises(kind, match=words):
+        call(dense(stax.Relu()).kernel_fn)
+
+
+def test_a_kernel_is_no_result_here():
+    assert isinstance(dense(stax.Relu()).kernel_fn(X1), Kernel)
+
+
+# ---------------------------------------------------------------- formulas broken on purpose
+
+
+def worst():
+    """The largest error of a few gradients, against 80 digits and closed forms."""
+    found = []
+    for net, x1, x2, on, want1, want2, want in cases():
+        g = net.kernel_fn.vjp(x1, x2, cotangents=dict(zip(KINDS, on, strict=True)))
+        found += [np.abs(g.x1 - want1).max() / np.abs(want1).max(), np.abs(g.x2 - want2).max() / np.abs(want2).max()]
+        found += [error([g.parameters[n] for n in want], list(want.values()))]
+    one = {"ntk": np.ones((1, 1))}
+    pair = dense(stax.Relu()).kernel_fn.vjp(X1[:1], X1[:1].copy(), cotangents=one)
+    found.append(
+        error(pair.x1, dense(stax.Relu()).kernel_fn.diagonal_vjp(X1[:1], cotangents={"ntk": np.ones(1)}).x1 / 2)
+    )
+    return np.nan_to_num(max(found), nan=np.inf)
+
+
+@functools.lru_cache(maxsize=1)
+def cases():
+    rng = np.random.default_rng(12)
+    found = []
+    for make in (
+        residual,
+        lambda: dense(stax.Relu(), (1.4, 1.2, 1.0), (None,) * 3),
+        lambda: dense(stax.ABRelu(0.3, 1.0)),
+    ):
+        net = make()
+        x1 = rng.standard_normal((2, 3))
+        x2 = np.concatenate([x1[:1] + 1e-9 * rng.standard_normal((1, 3)), rng.standard_normal((1, 3))])
+        if net.layers[0].b_std is not None:
+            x2[0] = -x1[0] + 1e-3 * rng.standard_normal(3)
+        on = rng.standard_normal((2, 2, 2))
+        names = tuple(net.kernel_fn.parameters)
+        found.append((net, x1, x2, on, *gradient_oracle.gradients(net, x1, x2, *on, names)))
+    return found
+
+
+ADJOINT = {
+    "TINY = 16 * float(np.finfo(np.float64).eps) ** 2": "TINY = 1e-17",
+    "new_P = new_P + dual.kddot * flow": "new_P = new_P + 0 * flow",
+    "np.where(c.near, -1.0, 1.0) *": "-1.0 *",
+    "add1, add2 = add1 + w2 * b2 * e1, add2 + w2 * b2 * e2": "pass",
+    "new_P, new_T = new_P + moved, w2 * T": "new_P, new_T = new_P, w2 * T",
+    "add1, add2 = add1 + back.sums.lines(half), add2 + back.sums.columns(half)": "pass",
+    "P * (share1 * all1 - gap1)": "P * (0 * all1 - gap1)",
+    "over(self._side1.q[b], new1), over(self._side2.q[b], new2)": "1, 1",
+    "_plus(_times(P, dual.lean[k]), _times(flow, dual.kdot_by_q[k]))": "_times(P, dual.lean[k])",
+    "_times(P, dual.lean[k])": "None",
+    '-after * slope_of(new, "q2")': '-after * slope_of(new, "q1")',
+    "b2 * both + total(over(q1, new1) * D1)": "b2 * both",
+    "-w2 * both + total(over(D1, new1))": "total(over(D1, new1))",
+    "bars[0] = bars[0] + total(T * self._theta[s])": "pass",
+    "np.where(v < 0, 2 + v, v)": "np.abs(v)",
+    "half = on_k * self._covariance(s) / 2": "half = on_k * self._covariance(s)",
+    "bar = bar + back.sums.all(over": "bar = bar + 0 * back.sums.all(over",
+    "self.P[s] = self.P[s] + P if s in self.P else P": "self.P[s] = P",
+}
+PAIRING = {
+    "part - over(np.sum(part * x, axis=1, keepdims=True), square) * x": "part",
+    "_fma(-over(np.sum(x * y, axis=1, keepdims=True), square), x, y)": "y - np.sum(x * y, 1)[:, None] / square * x",
+    "far[self._close] = 0": "pass",
+    "part -= along[:, None] * unit": "pass",
+    "2 * over(D.reshape(-1), own.length[mine])[:, None] * unit": "0",
+    "np.where(w <= tiny, 0, w)": "w + 1e-20",
+}
+BROKEN = [(numpy_adjoint, *each) for each in ADJOINT.items()] + [(pairing, *each) for each in PAIRING.items()]
+
+
+def test_nothing_is_broken():
+    assert worst() < 1e-11
+
+
+@pytest.mark.parametrize("which", range(len(BROKEN)))
+def test_a_broken_formula_is_noticed(which, monkeypatch):
+    module, old, new = BROKEN[which]
+    text = Path(module.__file__).read_text()
+    assert old in text
+    broken = types.ModuleType(module.__name__)
+    broken.__package__ = module.__package__
+    monkeypatch.setitem(sys.modules, module.__name__, broken)
+    exec(compile(text.replace(old, new), module.__file__, "exec"), vars(broken))
+    for name in ("Sweep", "Side", "Tangents", "Summed", "Diagonal", "Apart", "Pairs", "Rows", "add_diagonal"):
+        if hasattr(broken, name):
+            monkeypatch.setattr(reverse, name, getattr(broken, name))
+    assert worst() > 1e-9
+
+
+def test_the_public_names_are_documented():
+    for name in ("vjp", "diagonal_vjp", "jacobian", "with_parameters"):
+        text = getattr(differentiable.Differentiable, name).__doc__
+        assert "Parameters" in text
+        assert "Raises" in text
