@@ -30,6 +30,7 @@ _OPTIONAL = (
     "plot",
     "predict",
     "quadrature",
+    "scale",
     "sklearn",
     "study",
 )

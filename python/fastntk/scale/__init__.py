@@ -1,0 +1,30 @@
+"""Beyond one machine's memory and one process's life: Gram matrices in stores, on Dask's workers, and solves on them.
+
+:func:`gram` writes to Zarr or to plain files and may be killed at any time; :func:`kernel` makes lazy Dask arrays.
+Plain files need NumPy alone; Zarr stores, Dask arrays and clusters the extra ``fastntk[dask]``.
+"""
+
+from typing import NoReturn
+
+from ..base.door import doors
+from ..base.names import missing
+from .errors import StoreError, StoreLockedError, StoreMismatchError, UnfinishedError
+from .stores import StoreReport, gram, load, verify
+
+__all__ = [
+    "StoreError",
+    "StoreLockedError",
+    "StoreMismatchError",
+    "StoreReport",
+    "UnfinishedError",
+    "gram",
+    "load",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> NoReturn:
+    raise missing("fastntk.scale", name, __all__)
+
+
+doors(globals())
