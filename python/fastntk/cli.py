@@ -1,4 +1,4 @@
-"""The ``fastntk`` command: ``info`` says what is in use, ``demo`` and ``study`` run it on real data."""
+"""The ``fastntk`` command: ``info`` says what is in use, ``demo``, ``study`` and ``gram`` run it on data."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        status = {"info": _info, "demo": _demo, "study": _study}[args.command](args)
+        status = {"info": _info, "demo": _demo, "study": _study, "gram": _gram}[args.command](args)
         sys.stdout.flush()
     except OSError as error:  # a full disk, above all; also of standard output
         _abandon_output()
@@ -122,6 +122,19 @@ def _study(args: argparse.Namespace) -> int:
     return 0
 
 
+def _gram(args: argparse.Namespace) -> int:
+    from .scale.command import run
+
+    try:
+        run(args)
+    except (ValueError, TypeError, RuntimeError, MemoryError, ImportError) as error:
+        return _fail(str(error) or "out of memory", "gram")
+    except KeyboardInterrupt:
+        print("\nfastntk gram: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
 def _fail(message: str, command: str = "demo") -> int:
     print(f"fastntk {command}: {' '.join(message.split())}", file=sys.stderr)
     return BAD_INPUT
@@ -157,6 +170,16 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--max-samples", type=int, default=3000, help="use a random part of a larger data set")
     demo.add_argument("--task", choices=("auto", "classification", "regression"), default="auto", help="what y is")
     demo.add_argument("--no-images", action="store_true", help="never take the samples of x for images")
+    from .scale.command import add_arguments
+
+    add_arguments(
+        commands.add_parser(
+            "gram",
+            help="write the kernels of your data and network into a store, block by block",
+            description="Gram matrices into a Zarr store or an .npy file, resumable: run the same command again after "
+            "any interruption, and it computes what is missing.",
+        )
+    )
     study = commands.add_parser("study", help="compare finite networks with their infinite limits on real data")
     _add_finite_vs_infinite(study.add_subparsers(dest="study", required=True))
     return parser

@@ -74,6 +74,7 @@ class Place:
 
     def __init__(self, like: Any = None) -> None:
         self._like = like
+        self.lazy = like is not None and library_of(like) == "dask"  # arrays that are not there yet
         self._theirs: dict[int, tuple[Any, Any]] = {}  # arrays that came from another library, by their view here
 
     def current(self) -> AbstractContextManager[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from .results import FIELDS, check_get, check_targets, flags, named, tree_of
 Array = npt.NDArray[Any]
 
 _POSITIONS = 1 << 24  # of an image that `explain` plans: maps of all of them are made
+_LAZY = "fastntk.scale"  # what makes lazy kernels of Dask's arrays: loaded when one comes
 PLANES = ("nngp", "ntk", "defect")  # what an engine writes for each output
 
 
@@ -64,7 +66,8 @@ class KernelFn(Differentiable):
             PyTorch's and JAX's arrays in host memory, frames of pandas (what is missing is NaN), all with
             ``__array__``; a list or tuple of arrays is one input for each branch. Or arrays on one CUDA device (CuPy,
             PyTorch, JAX, any with DLPack or ``__cuda_array_interface__``), which are computed there, on the caller's
-            current stream.
+            current stream. Or a Dask array in chunks along the samples: the result is lazy then, a Dask array too
+            (:func:`fastntk.scale.kernel`).
         x2 : numpy.ndarray, optional
             As x1, n2 samples. None: x1 again, and half the work.
         get : str or tuple of str, optional
@@ -129,6 +132,11 @@ class KernelFn(Differentiable):
         if not isinstance(progress, (bool, np.bool_)):
             raise TypeError(f"[kernel_fn] progress must be True or False, given {progress!r}")
         place = place_of("kernel_fn", x1=x1, x2=x2, out=out)
+        if place.lazy:
+            _refuse_lazy("kernel_fn", batch_dims, out)
+            return import_module(_LAZY).kernel(
+                self, x1, x2, get, backend=backend, num_threads=1 if num_threads is None else num_threads
+            )
         with place.current():
             return self._call(x1, x2, get, names, batch_dims, out, backend, num_threads, memory_budget, progress, place)
 
@@ -189,6 +197,12 @@ class KernelFn(Differentiable):
         if set(names) - {"nngp", "ntk"}:
             raise ValueError(f"[diagonal] get must name 'nngp' and 'ntk', given {get!r}")
         place = place_of("diagonal", x=x)
+        if place.lazy:
+            _refuse_lazy("diagonal", batch_dims)
+            return import_module(_LAZY).diagonal(
+                self, x, names if get is None else get, backend=backend,
+                num_threads=1 if num_threads is None else num_threads,
+            )  # fmt: skip
         with place.current():
             return self._diagonal(x, get, names, batch_dims, backend, num_threads, memory_budget, place)
 
@@ -352,6 +366,13 @@ class KernelFn(Differentiable):
 
 # The one tie from below to above: a layer's kernels are made here, and layers are asked for them.
 Layer.kernel_fn = property(KernelFn, doc="The infinite network's kernels: see :class:`KernelFn`.")
+
+
+def _refuse_lazy(what: str, batch_dims: int, out: Any = None) -> None:
+    """Raise where Dask arrays come with what their blocks have no place for."""
+    if batch_dims or out is not None:
+        raise ValueError(f"[{what}] Dask arrays are taken without batch_dims and out, given {batch_dims!r} and "
+                         f"{'None' if out is None else 'an array'}")  # fmt: skip
 
 
 def _batched(x: Array, place: Place) -> Array:

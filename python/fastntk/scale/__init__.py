@@ -9,15 +9,21 @@ from typing import NoReturn
 from ..base.door import doors
 from ..base.names import missing
 from .errors import StoreError, StoreLockedError, StoreMismatchError, UnfinishedError
+from .estimate import Estimate, estimate
+from .lazy import diagonal, kernel
 from .stores import StoreReport, gram, load, verify
 
 __all__ = [
+    "Estimate",
     "StoreError",
     "StoreLockedError",
     "StoreMismatchError",
     "StoreReport",
     "UnfinishedError",
+    "diagonal",
+    "estimate",
     "gram",
+    "kernel",
     "load",
     "verify",
 ]

@@ -108,7 +108,7 @@ def problem_of(kernel_fn: Any, x1: Any, x2: Any, get: Any, chunks: Any, backend:
     given, tree = check_inputs(kernel_fn.layer, first, second, 0)
     if axes_of(kernel_fn.layer)[0] % first.ndim:
         raise ValueError(f"[{what}] x must count samples on its first axis; the network's batch_axis is another")
-    lowered = lower(kernel_fn.layer, _values(tree))
+    lowered = lower(kernel_fn.layer, values_of(tree))
     value = lowered.outputs
     if not isinstance(value, Value):
         raise ValueError(f"[{what}] a network with several outputs is not taken: one store for each")
@@ -156,8 +156,9 @@ def _input(x: Any, name: str, what: str) -> Array:
     return as_input(taken, name, max(2, taken.ndim), what)
 
 
-def _values(tree: Any) -> Any:
-    return tree.value if isinstance(tree, Input) else tuple(_values(t) for t in tree)
+def values_of(tree: Any) -> Any:
+    """What lowering knows of inputs, in their tree."""
+    return tree.value if isinstance(tree, Input) else tuple(values_of(t) for t in tree)
 
 
 def _chunks(given: Any, shape: tuple[int, int], symmetric: bool, seconds: float | None, what: str) -> tuple[int, int]:
