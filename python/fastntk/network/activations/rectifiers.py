@@ -67,6 +67,10 @@ class ABRelu(Nonlinearity):
     def variance(self, q: Array, xp: Any = np) -> Array:
         return (self.a**2 + self.b**2) / 2 * q
 
+    def mean(self, q: Array, xp: Any = np) -> Array:
+        found: Array = (self.b - self.a) / math.sqrt(2 * math.pi) * xp.sqrt(q)
+        return found
+
     def pair(self, c: Correlation, x1: Any, x2: Any) -> tuple[Array, Array, Array]:
         t = 2 * np.arctan2(np.sqrt(c.w), np.sqrt(2 - c.w))  # theta, or pi - theta beyond a right angle
         total = self.a**2 + self.b**2
