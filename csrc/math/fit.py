@@ -37,6 +37,16 @@ def arctangent(z):
     return 1 - z / 3 if z < 1e-30 else mp.atan(mp.sqrt(z)) / mp.sqrt(z)
 
 
+def half_arctangent(z):
+    """(1 - atan(t) / t) / t^2 at z = t^2: of an angle h with tan h = t what 1 - h cot h has for each t^2."""
+    return mp.mpf(1) / 3 - z / 5 if z < 1e-20 else (1 - arctangent(z)) / z
+
+
+def lens(z):
+    """(x - sin x cos x) / sin^3 x at z = sin^2 x."""
+    return mp.mpf(2) / 3 + z / 5 if z < 1e-20 else (mp.asin(mp.sqrt(z)) - mp.sqrt(z - z * z)) / mp.sqrt(z) ** 3
+
+
 def exponential(x):
     """(exp(-x) - 1 + x) / x^2: what 1 - exp(-x) has below x."""
     if abs(x) > 1e-8:
@@ -98,6 +108,8 @@ POLYNOMIALS = [
     ("ANGLE", angle, 0, 1, 7, 17),
     ("MOMENT", moment, 0, 1, 6, 15),
     ("ATAN", arctangent, 0, (mp.sqrt(2) - 1) ** 2, 5, 10),
+    ("HALF_ATAN", half_arctangent, 0, 1, 9, 19),
+    ("LENS", lens, 0, mp.mpf(1) / 2, 8, 18),
     ("EXP", exponential, -mp.log(2) / 2, mp.log(2) / 2, 4, 9),
 ]
 HALVES = [("ANGLE_HALF", angle, uniform, 5), ("MOMENT_HALF", moment, left_of_defect, 4)]
