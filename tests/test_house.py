@@ -22,7 +22,7 @@ FLOORS = (
     ("dual", "info", "stax"),
     ("quadrature",),
     ("abc", "catapult", "meanfield", "predict"),
-    ("lazy_feature", "mogp", "plot", "sklearn"),
+    ("lazy_feature", "mogp", "plot", "sklearn", "torch"),
     ("scale",),
     ("demo",),
     ("study",),

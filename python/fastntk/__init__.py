@@ -33,6 +33,7 @@ _OPTIONAL = (
     "scale",
     "sklearn",
     "study",
+    "torch",
 )
 
 

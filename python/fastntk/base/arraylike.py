@@ -91,7 +91,8 @@ def as_array(x: Any, label: str, what: str) -> Array:
         )
     if getattr(x, "requires_grad", False):
         raise TypeError(
-            f"[{what}] {label} is a {describe(x)} that records gradients, which kernels do not carry: detach() it"
+            f"[{what}] {label} is a {describe(x)} that records gradients, which kernels do not carry: detach() it, or "
+            "call fastntk.torch.kernel, which does"
         )
     if not is_array(x):
         hint = " (toarray() makes it one)" if hasattr(x, "toarray") else ""
