@@ -1,9 +1,9 @@
 """Kernels of networks with spatial axes by definition: covariances of every pair of positions of every two samples.
 
-Reads the arguments of fastntk's layers and none of their code: zero-padded arrays, one sum for each tap, textbook
-duals, in ``np.longdouble``. Where a correlation is within ``EQUAL`` of 1 or -1 it counts as that, and nothing may come
-so near without being: the square root of what rounding leaves would cost the NTK half its digits. Memory grows with
-the fourth power of an image's side.
+Reads the arguments of fastntk's layers and none of their code but a nonlinearity's closed form ``exact``, which
+``test_duals.py`` holds to integrals: zero-padded arrays, one sum for each tap, in ``np.longdouble``. Where a
+correlation is within ``EQUAL`` of 1 or -1 it counts as that, and nothing may come so near without being: the square
+root of what rounding leaves would cost the NTK half its digits. Memory grows with the fourth power of an image's side.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import mpmath
 import numpy as np
+from fastntk.network.activations import Nonlinearity
 
 LD = np.longdouble
 PI = 4 * np.arctan(LD(1))
@@ -113,45 +115,38 @@ def pooled(x: Any, rank: int, layer: Any) -> Any:
 # ---------------------------------------------------------------- duals
 
 
-def piecewise_linear(q1: Any, c: Any, q2: Any, a: float, b: float) -> tuple[Any, Any]:
-    """``b x`` for positive x, ``a x`` for negative: quadrant by quadrant (Cho and Saul 2009)."""
-    r = np.sqrt(q1 * q2)
-    zero = r == 0
-    cos = np.where(zero, 0, c / np.where(zero, 1, r))
-    gap = 1 - np.abs(cos)
-    between = (gap > EQUAL) & (gap < APART)
-    assert not between.any(), f"|rho| within {float(gap[between].min()):.3g} of 1, undecided"
-    cos = np.where(gap <= EQUAL, np.sign(cos), cos)
-    sin = np.sqrt((1 - cos) * (1 + cos))
-    theta = np.arctan2(sin, cos)
-    same, mixed = sin + (PI - theta) * cos, theta * cos - sin
-    a, b = LD(a), LD(b)
-    squares, product = a * a + b * b, 2 * a * b
-    return r * (squares * same + product * mixed) / (2 * PI), (squares * (PI - theta) + product * theta) / (2 * PI)
+class LongDouble:
+    """mpmath's names for functions of long double arrays: what a nonlinearity's ``exact`` is evaluated with."""
+
+    pi = PI
+    e = np.exp(LD(1))
+    mpf = LD
+    acos, asin, atan, atan2, acosh, asinh, atanh = (
+        staticmethod(f) for f in (np.arccos, np.arcsin, np.arctan, np.arctan2, np.arccosh, np.arcsinh, np.arctanh)
+    )
+
+    def __getattr__(self, name: str) -> Any:
+        if isinstance(function := getattr(np, name, None), np.ufunc):
+            return function
+        return lambda *numbers: LD(str(getattr(mpmath.mp, name)(*numbers)))  # factorials of integers, and such
 
 
-def scaled_erf(q1: Any, c: Any, q2: Any, a: float, b: float, shift: float) -> tuple[Any, Any]:
-    """``a erf(b x) + shift`` (Williams 1997)."""
-    a, b, shift = LD(a), LD(b), LD(shift)
-    q1, c, q2 = b * b * q1, b * b * c, b * b * q2
-    product = (1 + 2 * q1) * (1 + 2 * q2)
-    k, kdot = 2 * np.arcsin(2 * c / np.sqrt(product)) / PI, 4 / (PI * np.sqrt(product - 4 * c * c))
-    return a * a * k + shift * shift, a * a * b * b * kdot
+# In place of a variance of 0, where a correlation has no meaning; and what is 0 of the results.
+NOTHING, NEXT_TO_NOTHING = LD(10) ** -2400, LD(10) ** -1000
 
 
 def dual(layer: Any, q1: Any, c: Any, q2: Any) -> tuple[Any, Any]:
-    match type(layer).__name__:
-        case "Relu":
-            return piecewise_linear(q1, c, q2, 0, 1)
-        case "LeakyRelu":
-            return piecewise_linear(q1, c, q2, layer.a, 1)
-        case "ABRelu":
-            return piecewise_linear(q1, c, q2, layer.a, layer.b)
-        case "Abs":
-            return piecewise_linear(q1, c, q2, -1, 1)
-        case "Erf":
-            return scaled_erf(q1, c, q2, layer.a, layer.b, layer.c)
-    raise TypeError(f"no oracle for {layer!r}")
+    """The closed form of the layer's class, once what is parallel but for rounding is so exactly."""
+    a, b, shift = (LD(v) for v in layer.affine)
+    q1, q2 = (np.maximum(b * b * q, NOTHING) for q in (q1, q2))
+    r = np.sqrt(q1 * q2)
+    rho = b * b * c / r
+    gap = 1 - np.abs(rho)
+    between = (gap > EQUAL) & (gap < APART)
+    assert not between.any(), f"|rho| within {float(gap[between].min()):.3g} of 1, undecided"
+    k, kdot = layer.exact(q1, np.where(gap <= EQUAL, np.sign(rho) * r, b * b * c), q2, LongDouble())
+    k, kdot = (np.where(np.abs(v) > NEXT_TO_NOTHING, v, 0) for v in (k, kdot))
+    return a * a * k + shift * shift, (a * b) ** 2 * kdot
 
 
 # ---------------------------------------------------------------- networks
@@ -197,6 +192,8 @@ def step(layer: Any, state: Any) -> Any:
             n, p = len(state.nngp), math.prod(state.spatial)
             means = (np.trace(x.reshape(n, n, p, p), axis1=2, axis2=3) / p for x in (state.nngp, state.ntk))
             return State(*means, state.channels * p)
+    if not isinstance(layer, Nonlinearity):
+        raise TypeError(f"no oracle for {layer!r}")
     q, ones = state.variances(), (1,) * state.rank
     n, spatial = len(q), state.spatial
     first, second = q.reshape(n, 1, *spatial, *ones), q.reshape(1, n, *ones, *spatial)

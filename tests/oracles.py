@@ -1,4 +1,7 @@
-"""Exact answers that share no code with the library: textbook formulas in covariances, in 100 digits.
+"""Exact answers: textbook formulas in covariances, in 100 digits.
+
+The formula of a nonlinearity's dual is its class's ``exact``, which nothing in the library computes with;
+``test_duals.py`` holds each to integrals of the function itself. All else here shares no code with the library.
 
 Inputs count as exact: a float32 vector means the numbers it holds. Results come as :class:`Exact`.
 
@@ -7,16 +10,21 @@ Rounded covariances lose digits near ``rho = 1``; with 100 of them, what is left
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mpmath
 import numpy as np
-from scipy import special
+from fastntk.network.activations import NONLINEARITIES, Nonlinearity
+from tolerances import DUAL_FLOOR
 
 mp = mpmath.MPContext()
 mp.dps = 100
+FEW = mpmath.MPContext()  # digits for questions that few will answer
+FEW.dps = 40
 
 
 @dataclass(frozen=True)
@@ -39,76 +47,51 @@ class Exact:
 
 # ---------------------------------------------------------------- duals
 
+# In place of a variance of 0, where a correlation has no meaning; and what is 0 of the results.
+NOTHING, NEXT_TO_NOTHING = mp.mpf(10) ** -10_000, mp.mpf(10) ** -1000
 
-def _angle(q11, q12, q22):
-    """(r, cos, sin, theta), r = sqrt(q11 q22); a zero variance counts as a right angle, rho beyond 1 as 1."""
+
+def example(name: str) -> Nonlinearity:
+    """The registry's example of a nonlinearity."""
+    make, args = NONLINEARITIES[name]
+    return make(*args)
+
+
+def _has_function(name: str) -> bool:
+    try:
+        example(name).phi(np.zeros(1), np)
+    except NotImplementedError:
+        return False
+    return True
+
+
+# The nonlinearities that are more than a kernel: without a function there is no finite network.
+FUNCTIONS = [name for name in NONLINEARITIES if _has_function(name)]
+
+
+def covariance_dual(layer: Nonlinearity, q11: Any, q12: Any, q22: Any, mp: Any = mp) -> tuple[Any, Any]:
+    """k and kdot of ``a phi(b x) + c`` from the closed form of phi; a covariance beyond its bound counts as that."""
+    a, b, c = (mp.mpf(v) for v in layer.affine)
+    q11, q22 = (b * b * mp.mpf(q or NOTHING) for q in (q11, q22))
     r = mp.sqrt(q11 * q22)
-    if r == 0:
-        return r, mp.zero, mp.one, mp.pi / 2
-    rho = max(-mp.one, min(mp.one, q12 / r))
-    return r, rho, mp.sqrt(1 - rho * rho), mp.acos(rho)
+    k, kdot = layer.exact(q11, max(-r, min(r, b * b * q12)), q22, mp)
+    k, kdot = (v if abs(v) > NEXT_TO_NOTHING else mp.zero for v in (k, kdot))
+    return a * a * k + c * c, (a * b) ** 2 * kdot
 
 
-def relu(q11, q12, q22):
-    """Cho and Saul 2009."""
-    r, cos, sin, theta = _angle(q11, q12, q22)
-    pi = +mp.pi
-    return r * (sin + (pi - theta) * cos) / (2 * pi), (pi - theta) / (2 * pi)
-
-
-def abrelu(q11, q12, q22, a, b):
-    """Quadrant by quadrant: both arguments of one sign, or of two."""
-    r, cos, sin, theta = _angle(q11, q12, q22)
-    pi = +mp.pi
-    a, b = mp.mpf(a), mp.mpf(b)
-    same = sin + (pi - theta) * cos  # E u v over u, v > 0, times 2 pi / r
-    mixed = theta * cos - sin  # E u v over u > 0 > v, likewise
-    squares, product = a * a + b * b, 2 * a * b
-    return r * (squares * same + product * mixed) / (2 * pi), (squares * (pi - theta) + product * theta) / (2 * pi)
-
-
-def leaky_relu(q11, q12, q22, alpha):
-    return abrelu(q11, q12, q22, alpha, 1)
-
-
-def absolute(q11, q12, q22):
-    r, cos, sin, theta = _angle(q11, q12, q22)
-    pi = +mp.pi
-    return 2 * r * (sin + (pi / 2 - theta) * cos) / pi, 1 - 2 * theta / pi
-
-
-def erf(q11, q12, q22):
-    """Williams 1997."""
-    r = mp.sqrt(q11 * q22)
-    q12 = max(-r, min(r, q12))
-    P = (1 + 2 * q11) * (1 + 2 * q22)
-    pi = +mp.pi
-    return 2 * mp.asin(2 * q12 / mp.sqrt(P)) / pi, 4 / (pi * mp.sqrt(P - 4 * q12 * q12))
-
-
-DUALS: dict[str, Callable[..., Any]] = {
-    "relu": relu, "leaky_relu": leaky_relu, "abrelu": abrelu, "abs": absolute, "erf": erf
-}  # fmt: skip
-
-
-def dual(name: str, args: Sequence[float], q11: Any, q12: Any, q22: Any) -> tuple[Exact, Exact]:
+def dual(layer: Nonlinearity, q11: Any, q12: Any, q22: Any) -> tuple[Exact, Exact]:
     """k and kdot of 1-D arrays of covariances."""
-    pairs = [DUALS[name](*(mp.mpf(float(q)) for q in qs), *args) for qs in zip(q11, q12, q22, strict=True)]
+    numbers = ([mp.mpf(v if isinstance(v, mp.mpf) else float(v)) for v in q] for q in (q11, q12, q22))
+    pairs = [covariance_dual(layer, *triple) for triple in zip(*numbers, strict=True)]
     return Exact.of([k for k, _ in pairs]), Exact.of([kdot for _, kdot in pairs])
 
 
-# phi and phi' themselves, for the quadrature that checks the formulas above.
-PHI: dict[str, Callable[..., tuple[Any, Any]]] = {
-    "relu": lambda x: (np.maximum(x, 0), (x > 0) * 1.0),
-    "leaky_relu": lambda x, alpha: (np.where(x > 0, x, alpha * x), np.where(x > 0, 1.0, alpha)),
-    "abrelu": lambda x, a, b: (np.where(x > 0, b * x, a * x), np.where(x > 0, b, a)),
-    "abs": lambda x: (np.abs(x), np.sign(x)),
-    "erf": lambda x: (special.erf(x), 2 / np.sqrt(np.pi) * np.exp(-(x**2))),
-}
+def quadrature(layer: Nonlinearity, q11: float, q12: float, q22: float) -> tuple[float, float]:
+    """``E phi(u) phi(v)`` and ``E phi'(u) phi'(v)`` of the layer's own function, in polar coordinates.
 
-
-def quadrature(name: str, args: Sequence[float], q11: float, q12: float, q22: float) -> tuple[float, float]:
-    """``E phi(u) phi(v)`` and ``E phi'(u) phi'(v)`` in polar coordinates, in pieces between the kinks."""
+    The function may have a kink or a step at 0. The latter is the slope of the former in q12 (Price 1958), so that of
+    the normal density under the integral: no derivative of phi is asked for.
+    """
     theta = np.arccos(q12 / np.sqrt(q11 * q22))
     node, weight = np.polynomial.legendre.leggauss(50)
 
@@ -118,19 +101,69 @@ def quadrature(name: str, args: Sequence[float], q11: float, q12: float, q22: fl
 
     right = np.pi / 2
     kinks = np.array([-right, right, theta - right, theta + right])
-    turn, turn_weight = panels(np.unique(np.append(np.mod(kinks, 2 * np.pi), [0, 2 * np.pi])))
-    radius, radius_weight = panels(np.linspace(0, 12, 9))
+    edges = np.unique(np.append(np.mod(kinks, 2 * np.pi), np.linspace(0, 2 * np.pi, 9)))
+    turn, turn_weight = panels(edges)
+    radius, radius_weight = panels(np.linspace(0, 20, 17))
     density = turn_weight[:, None] * (radius_weight * radius * np.exp(-(radius**2) / 2)) / (2 * np.pi)
-    f_u, d_u = PHI[name](np.sqrt(q11) * np.cos(turn)[:, None] * radius, *args)
-    f_v, d_v = PHI[name](np.sqrt(q22) * np.cos(turn - theta)[:, None] * radius, *args)
-    return float(np.sum(density * f_u * f_v)), float(np.sum(density * d_u * d_v))
+    along = (np.cos(turn), np.cos(turn - theta))
+    f_u, f_v = (layer.apply((), np.sqrt(q) * x[:, None] * radius, np) for q, x in zip((q11, q22), along, strict=True))
+    across = np.sin(turn) * np.sin(turn - theta)  # u - rho v and v - rho u, but for the factor that is below
+    slope = (np.cos(theta) - radius**2 * across[:, None]) / (np.sin(theta) ** 2 * np.sqrt(q11 * q22))
+    return float(np.sum(density * f_u * f_v)), float(np.sum(density * slope * f_u * f_v))
+
+
+# ---------------------------------------------------------------- what errors of a dual map are measured by
+
+_CONDITION = 30  # above this an error of one rounding in a variance or defect is seen as so many in the result
+
+
+@functools.cache
+def without_relative_accuracy(layer: Nonlinearity) -> frozenset[str]:
+    """Which of k and kdot pass through zero or fall off like an exponential: rounded inputs leave few of their digits.
+
+    All others owe theirs down to rho = -1, where relu's k vanishes; k of an odd function, which passes through zero at
+    rho = 0 alone, does too.
+    """
+    step = FEW.mpf(10) ** -15
+    variances = [FEW.mpf(min(q, layer.largest_variance / 2)) for q in (0.01, 0.3, 1.0, 7.0, 100.0)]
+    defects = [FEW.mpf(w) for w in (1e-6, 0.01, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.99)]
+    found = set()
+
+    def at(q1, q2, w, sign):
+        return covariance_dual(layer, q1, sign * (1 - w) * FEW.sqrt(q1 * q2), q2, FEW)
+
+    for q1, q2 in itertools.combinations_with_replacement(variances, 2):
+        curves = {(w, sign): at(q1, q2, w, sign) for w in defects for sign in (1, -1)}
+        odd = all(abs(curves[w, 1][0] + curves[w, -1][0]) < step * abs(curves[w, 1][0]) for w in defects)
+        for which, quantity in enumerate(("k", "kdot")):
+            values = {place: curve[which] for place, curve in curves.items()}
+            if min(values.values()) < 0 < max(values.values()) and not (odd and quantity == "k"):
+                found.add(quantity)
+            for (w, sign), value in values.items():
+                moved = [at(q1 * (1 + step), q2, w, sign), at(q1, q2 * (1 + step), w, sign)]
+                if not (odd and w > 0.5):
+                    moved.append(at(q1, q2, w * (1 + step), sign))
+                if sum(abs(m[which] - value) for m in moved) > _CONDITION * step * abs(value):
+                    found.add(quantity)
+    return frozenset(found)
+
+
+def dual_scales(layer: Nonlinearity, q11: Any, q22: Any) -> dict[str, tuple[Any, Any]]:
+    """For k and kdot the size below which errors are not relative, and ``sqrt(k(q11, q11) k(q22, q22))`` itself."""
+    q, place = np.unique(np.stack([q11, q22]), return_inverse=True)
+    own = dual(layer, q, q, q)
+    found = {}
+    for which, quantity in enumerate(("k", "kdot")):
+        size = np.prod(np.sqrt(own[which].high)[place.reshape(2, -1)], axis=0)
+        found[quantity] = (DUAL_FLOOR * size if quantity in without_relative_accuracy(layer) else 0.0, size)
+    return found
 
 
 # ---------------------------------------------------------------- networks
 
 # A network is a list of layers:
 #   ("dense", width, W_std, b_std, parameterization, s)
-#   ("phi", name, args)
+#   ("phi", layer)                   a nonlinearity of the library, for its closed form
 #   ("branches", [network, ...])     side by side on the same input, then summed
 
 
@@ -174,9 +207,9 @@ def apply(layer: tuple, state: State) -> State:
         ntk = _map(lambda K, T: fan_in * K + trained_bias + w2 * T, state.nngp, state.ntk)
         return State(nngp, ntk, width * s[1])
     if kind == "phi":
-        name, args = rest
-        q = [row[0] for row in state.nngp]
-        pairs = [[DUALS[name](q[i], K, q[i + k], *args) for k, K in enumerate(row)] for i, row in enumerate(state.nngp)]
+        (layer,) = rest
+        nngp, q = state.nngp, [row[0] for row in state.nngp]
+        pairs = [[covariance_dual(layer, q[i], K, q[i + k]) for k, K in enumerate(row)] for i, row in enumerate(nngp)]
         ntk = _map(lambda pair, T: pair[1] * T, pairs, state.ntk)
         return State(_map(lambda pair: pair[0], pairs), ntk, state.width)
     if kind == "branches":

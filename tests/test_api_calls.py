@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import subprocess
 import sys
@@ -448,7 +449,9 @@ def test_dual_of_zero_and_nan_and_infinity(dtype, backend):
         for name, (_, args) in NONLINEARITIES.items():
             assert np.isnan(getattr(dual, name)(*q, *args)[0]), name
     neighbours = [np.array(v, dtype) for v in ([1, nan, 1, inf, 1], [0.5, 0.5, nan, 0.5, 0.5], [2, 2, 2, 2, inf])]
-    for name, (_, args) in NONLINEARITIES.items():
-        found = getattr(dual, name)(*neighbours, *args)
-        alone = getattr(dual, name)(*(q[:1] for q in neighbours), *args)
+    for make, args in NONLINEARITIES.values():
+        layer = make(*args)
+        inside = slice(None) if math.isinf(layer.largest_variance) else slice(3)
+        found = dual.dual(layer, *(q[inside] for q in neighbours))
+        alone = dual.dual(layer, *(q[:1] for q in neighbours))
         assert [same(a[:1], b) for a, b in zip(found, alone, strict=True)] == [True, True]

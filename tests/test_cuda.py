@@ -384,18 +384,18 @@ def test_row_tables_are_those_of_the_cpu(dtype):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_dual_maps(name, case, dtype):
     """Against 100 digits, as the other backends; a variance given once for all pairs is an axis of stride 0."""
-    expected, scales = exact(name, case, np.dtype(dtype))
+    q, expected, floors = exact(name, case, np.dtype(dtype))
     layer = NONLINEARITIES[name][0](*NONLINEARITIES[name][1]).kernel_fn.layer
     a, b, c = layer.affine
-    assert (a, b, c) == (1, 1, 0)
-    q = CASES[case](dtype)
     found = {key: np.full(len(q[0]), np.nan, dtype) for key in ("k", "kdot")}
-    run("dual", layer.dual_name, list(layer.dual_params), *map(seen, q), 1.0, *map(seen, found.values()))
+    run("dual", layer.dual_name, list(layer.dual_params), *map(seen, q), b**2, *map(seen, found.values()))
+    outer = {"k": (a**2, c**2), "kdot": ((a * b) ** 2, 0)}
     for quantity, values in found.items():
-        assert_close(values, expected[quantity], quantity, dtype, scale=scales[quantity])
+        scale, offset = (dtype(number) for number in outer[quantity])
+        assert_close(scale * values + offset, expected[quantity], quantity, dtype, scale=floors[quantity])
     once = {key: np.full(5, np.nan, dtype) for key in found}
     first = [np.broadcast_to(v[:1], 5) for v in q]
-    run("dual", layer.dual_name, list(layer.dual_params), *map(seen, first), 1.0, *map(seen, once.values()))
+    run("dual", layer.dual_name, list(layer.dual_params), *map(seen, first), b**2, *map(seen, once.values()))
     for quantity, values in once.items():
         assert same(values, np.full(5, found[quantity][0]))
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
+import fastntk
+import helpers
+import mpmath
 import numpy as np
 import oracles
 import pytest
-from fastntk import dual
-from fastntk.network.activations import NONLINEARITIES
+from fastntk import dual, stax
+from fastntk.network.activations import NONLINEARITIES, Correlation, of_input
 from helpers import assert_close
-from tolerances import CROSSES_ZERO, DUAL_FLOOR
+from tolerances import DUAL_FLOOR
 
 NAMES = list(NONLINEARITIES)
 
@@ -68,52 +72,77 @@ def any_units(dtype):
 CASES = {make.__name__: make for make in (grid, next_to_one, beyond_one, zero_variance, any_units)}
 
 
+def covariances(name, case, dtype):
+    """A case's, by powers of two within the variances that the nonlinearity has an answer for."""
+    q11, q12, q22 = CASES[case](dtype)
+    largest = oracles.example(name).largest_variance
+    h1, h2 = (2.0 ** -np.ceil(np.log2(np.maximum(q / largest, 1)) / 2) for q in (q11, q22))
+    return tuple(q.astype(dtype) for q in (q11 * h1 * h1, q12 * h1 * h2, q22 * h2 * h2))
+
+
+def within_range(sizes, dtype):
+    """Where what is to come is a normal number of the dtype with some room, or 0 everywhere."""
+    limits = np.finfo(dtype)
+    return np.all([(s == 0) | ((s > 4 * limits.tiny) & (s < limits.max / 4)) for s in sizes], axis=0)
+
+
 @functools.cache
 def exact(name, case, dtype):
     """The case's exact k and kdot, and for each the size that its errors are measured by."""
-    args = NONLINEARITIES[name][1]
-    q11, q12, q22 = CASES[case](dtype)
-    found = dict(zip(("k", "kdot"), oracles.dual(name, args, q11, q12, q22), strict=True))
-    scales = {}
-    for quantity in found:
-        scales[quantity] = 0.0
-        if (quantity, name) in CROSSES_ZERO:
-            ends = [oracles.dual(name, args, q, q, q)[quantity == "kdot"].high for q in (q11, q22)]
-            scales[quantity] = DUAL_FLOOR * np.sqrt(ends[0] * ends[1])
-    return found, scales
+    layer = oracles.example(name)
+    q11, q12, q22 = triples = covariances(name, case, dtype)
+    found = dict(zip(("k", "kdot"), oracles.dual(layer, q11, q12, q22), strict=True))
+    scales = oracles.dual_scales(layer, q11, q22)
+    keep = within_range([size for _, size in scales.values()], dtype)
+    floors = {quantity: np.broadcast_to(floor, keep.shape)[keep] for quantity, (floor, _) in scales.items()}
+    return tuple(q[keep] for q in triples), {quantity: value[keep] for quantity, value in found.items()}, floors
 
 
-def test_every_registered_name_has_an_oracle():
-    assert set(oracles.DUALS) == set(oracles.PHI) == set(NAMES)
+def test_every_registered_name_is_a_dual():
     assert set(NAMES) <= set(dir(dual))
+
+
+def test_which_maps_owe_no_relative_accuracy():
+    """Those of rectifiers that change sign where what they are made of does not vanish."""
+    known = {"relu": set(), "leaky_relu": {"k"}, "abrelu": {"kdot"}, "abs": {"kdot"}, "erf": set()}
+    for name, quantities in known.items():
+        assert oracles.without_relative_accuracy(oracles.example(name)) == quantities
+        for case in CASES:
+            for dtype in (np.float32, np.float64):
+                assert len(exact(name, case, np.dtype(dtype))[0][0]) == len(CASES[case](dtype)[0])
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("case", CASES)
 def test_dual_map(name, case, dtype, backend):
-    expected, scales = exact(name, case, dtype)
-    found = dict(zip(("k", "kdot"), getattr(dual, name)(*CASES[case](dtype), *NONLINEARITIES[name][1]), strict=True))
+    triples, expected, floors = exact(name, case, dtype)
+    found = dict(zip(("k", "kdot"), getattr(dual, name)(*triples, *NONLINEARITIES[name][1]), strict=True))
     for quantity, values in found.items():
-        assert_close(values, expected[quantity], quantity, dtype, scale=scales[quantity], record=(name, backend))
+        assert_close(values, expected[quantity], quantity, dtype, scale=floors[quantity], record=(name, backend))
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [1e-300, 1e-150, 1e-40, 1e40, 1e150, 1e300])
 def test_far_units(name, size, backend):
     """float64 up to the ends of its range."""
-    args = NONLINEARITIES[name][1]
+    layer = oracles.example(name)
     q11, q12, q22 = size * np.array([[1, 1, 3, 2], [0.5, -1, 1, 0], [1, 1, 0.5, 2]])
-    found = getattr(dual, name)(q11, q12, q22, *args)
+    if size > layer.largest_variance:
+        with pytest.raises(ValueError, match="variance"):
+            dual.dual(layer, q11, q12, q22)
+        return
     with oracles.mp.workdps(1000):
-        exact = oracles.dual(name, args, q11, q12, q22)
-    for values, expected in zip(found, exact, strict=True):
+        exact = oracles.dual(layer, q11, q12, q22)
+    if not within_range([np.abs(expected.high).max() for expected in exact], np.float64).all():
+        return
+    for values, expected in zip(dual.dual(layer, q11, q12, q22), exact, strict=True):
         assert_close(values, expected, "k", np.float64, scale=0.5 * np.abs(expected.high).max())
 
 
 def test_the_largest_float32(backend):
     q = np.float32([1e36, 1e37, 1e38])
     for c in (q, -q, q / 2):
-        for values, expected in zip(dual.erf(q, c, q), oracles.dual("erf", (), q, c, q), strict=True):
+        for values, expected in zip(dual.erf(q, c, q), oracles.dual(stax.Erf(), q, c, q), strict=True):
             assert_close(values, expected, "k", np.float32)
 
 
@@ -145,11 +174,11 @@ def test_out_of_bounds_on_a_device_is_nan(name, dtype, cuda):
 def test_the_oracle_has_digits_to_spare():
     """The hardest covariances again with twice the digits."""
     for name in NAMES:
-        args = NONLINEARITIES[name][1]
-        triples = next_to_one(np.float64)
-        first = oracles.dual(name, args, *triples)
+        layer = oracles.example(name)
+        triples = covariances(name, "next_to_one", np.float64)
+        first = oracles.dual(layer, *triples)
         with oracles.mp.workdps(2 * oracles.mp.dps):
-            second = oracles.dual(name, args, *triples)
+            second = oracles.dual(layer, *triples)
         for a, b in zip(first, second, strict=True):
             assert np.array_equal(a.high, b.high)
 
@@ -169,15 +198,132 @@ def test_the_hard_cases_are_what_they_say():
 POINTS = [(1.0, 0.5, 2.0), (0.3, -0.2, 0.7), (2.0, 0.0, 1.0), (1.0, 0.97, 1.0), (1.0, -0.999, 1.1), (0.01, 0.05, 4.0)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+def check_quadrature(layer, point):
+    """The closed form of a layer against integrals of its function."""
+    if max(point[0], point[2]) > layer.largest_variance / 4:  # integrals of squares of what is just within range
+        point = tuple(v * layer.largest_variance / 16 for v in point)
+    exact = oracles.dual(layer, *([q] for q in point))
+    sizes = [size for _, size in oracles.dual_scales(layer, [point[0]], [point[2]]).values()]
+    for found, expected, size in zip(oracles.quadrature(layer, *point), exact, sizes, strict=True):
+        assert_close(np.array([found]), expected, "closed form", np.float64, scale=size)
+
+
+@pytest.mark.parametrize("name", oracles.FUNCTIONS)
 @pytest.mark.parametrize("point", POINTS)
 def test_oracle_agrees_with_quadrature(name, point):
-    args = NONLINEARITIES[name][1]
-    k, kdot = oracles.quadrature(name, args, *point)
-    exact_k, exact_kdot = oracles.dual(name, args, *([q] for q in point))
-    for found, exact, which in ((k, exact_k, 0), (kdot, exact_kdot, 1)):
-        ends = [oracles.dual(name, args, [q], [q], [q])[which].high for q in (point[0], point[2])]
-        assert_close(np.array([found]), exact, "closed form", np.float64, scale=np.sqrt(ends[0] * ends[1]))
+    check_quadrature(oracles.example(name), point)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("point", POINTS)
+def test_kdot_is_the_slope_of_k(name, point):
+    """Price 1958: in 100 digits."""
+    mp, layer = oracles.mp, oracles.example(name)
+    q11, q12, q22 = (mp.mpf(v) for v in point)
+    step = mp.mpf(10) ** -40
+    above, below = (oracles.covariance_dual(layer, q11, q12 + s, q22)[0] for s in (step, -step))
+    kdot = oracles.covariance_dual(layer, q11, q12, q22)[1]
+    assert abs((above - below) / (2 * step) - kdot) <= 1e-15 * abs(kdot)
+
+
+@pytest.fixture
+def wrong_on_purpose(monkeypatch):
+    """What is measured of it stays out of the session's table."""
+    monkeypatch.setattr(helpers, "WORST", {})
+    monkeypatch.setattr(helpers, "LARGEST_RATIO", {})
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class WrongForm(stax.Relu):
+    """With a closed form that is wrong in the eleventh digit."""
+
+    wrong: int = 0  # k or kdot
+
+    def __init__(self, wrong):
+        super().__init__()
+        object.__setattr__(self, "wrong", wrong)
+
+    def exact(self, q11, q12, q22, mp):
+        found = list(super().exact(q11, q12, q22, mp))
+        found[self.wrong] *= 1 + mp.mpf(10) ** -11
+        return tuple(found)
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+@pytest.mark.parametrize("point", [point for point in POINTS if abs(point[1]) < 0.9])
+def test_a_wrong_closed_form_is_caught(wrong, point, wrong_on_purpose):
+    with pytest.raises(AssertionError, match="closed form in float64: error"):
+        check_quadrature(WrongForm(wrong), point)
+
+
+def wrong_by(pair, which, factor):
+    """A class's `pair` with one of v', rho' and kdot multiplied by a number near 1."""
+
+    def wrong(self, c, x1, x2):
+        found = list(pair(self, c, x1, x2))
+        found[which] = found[which] * factor
+        return tuple(found)
+
+    return wrong
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_wrong_dual_is_caught(which, dtype, monkeypatch, wrong_on_purpose):
+    """Twenty roundings off, on the backend whose formula can be exchanged."""
+    monkeypatch.setattr(stax.Relu, "pair", wrong_by(stax.Relu.pair, which, 1 + 20 * np.finfo(dtype).eps))
+    quantity = ("k", "kdot")[which - 1]
+    with fastntk.options(backend="numpy"), pytest.raises(AssertionError, match=rf"{quantity} in {dtype}: error"):
+        test_dual_map("relu", "grid", dtype, "wrong on purpose")
+
+
+# ---------------------------------------------------------------- the defect itself
+
+
+@functools.cache
+def exact_defects(layer):
+    """Variances of two inputs and signed defects, of all sizes, and what is exact of ``1 - |rho'|`` and ``rho'``."""
+    rng, n = np.random.default_rng(0), 400
+    q1 = 10 ** np.where(np.arange(n) % 2, rng.uniform(-4, 2, n), rng.uniform(-30, 4, n))
+    q1 = np.minimum(q1, layer.largest_variance / 4)
+    q2 = np.minimum(np.where(np.arange(n) % 3, q1 * (1 + 10 ** rng.uniform(-9, 3, n)), q1), layer.largest_variance / 2)
+    v = rng.choice([-1, 1], n) * np.where(rng.random(n) < 0.2, 1e-30, 10 ** rng.uniform(-15, 0, n))
+    mp = mpmath.MPContext()
+    mp.dps = 200
+    triples, wanted = [], []
+    for triple in zip(q1.tolist(), q2.tolist(), v.tolist(), strict=True):
+        a, b, defect = (mp.mpf(value) for value in triple)
+        c = mp.sign(defect) * (1 - abs(defect)) * mp.sqrt(a * b)
+        k, k1, k2 = (oracles.covariance_dual(layer, *qs, mp)[0] for qs in ((a, c, b), (a, a, a), (b, b, b)))
+        rho = k / mp.sqrt(k1 * k2)
+        if min(k1, k2) > 1e-250 and max(k1, k2) < 1e250:
+            triples.append(triple)
+            wanted.append((float(1 - abs(rho)), float(rho)))
+    return *np.array(triples).T, *np.array(wanted).T
+
+
+def check_defect(layer):
+    """v' of the definition: relative to itself for equal variances; ``sqrt(v')``, which a result can show, for any."""
+    q1, q2, v, w, rho = exact_defects(layer)
+    x1, x2 = (of_input(layer.rows(q)) for q in (q1, q2))
+    found, found_rho, _ = layer.pair(Correlation.of_defect(v), x1, x2)
+    assert len(v) > 100
+    assert (np.sign(found) == np.sign(rho))[np.abs(rho) > 1e-12].all()
+    assert_close(found_rho, rho, "defect", np.float64, scale=1.0)
+    angle = np.sqrt(np.abs(found))
+    assert_close(angle, np.sqrt(w), "defect", np.float64, scale=1.0)
+    same = (q1 == q2) & (rho > -0.5)
+    assert_close(np.abs(found)[same], w[same], "defect", np.float64)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defect(name):
+    check_defect(oracles.example(name))
+
+
+def test_a_wrong_defect_is_caught(monkeypatch, wrong_on_purpose):
+    monkeypatch.setattr(stax.Erf, "pair", wrong_by(stax.Erf.pair, 0, 1 + 1e-12))
+    with pytest.raises(AssertionError, match="defect in float64: error"):
+        check_defect(stax.Erf())
 
 
 # k and kdot at q11 = 1, q22 = 2, q12 = 0.5, as tabulated from two-dimensional quadrature.
@@ -199,17 +345,18 @@ def test_printed_values(name, backend):
 
 @pytest.mark.parametrize("scales", [(1.5, 0.7, 0.2), (-2.0, -0.5, 0.0)])
 def test_scaled_erf(scales, dtype, backend):
-    """``a erf(b x) + c``, with the oracle's algebra: covariances times b^2, results times a^2, plus c^2."""
-    a, b, c = (oracles.mp.mpf(v) for v in scales)
-    q11, q12, q22 = grid(dtype)
-    some = slice(None, None, 7)
-    exact_k, exact_kdot = [], []
-    for q in zip(q11[some], q12[some], q22[some], strict=True):
-        k, kdot = oracles.erf(*(b**2 * oracles.mp.mpf(float(v)) for v in q))
-        exact_k.append(a**2 * k + c**2)
-        exact_kdot.append((a * b) ** 2 * kdot)
-    found_k, found_kdot = dual.erf(q11[some], q12[some], q22[some], *scales)
-    ends = [oracles.dual("erf", (), b**2 * q, b**2 * q, b**2 * q)[0].high for q in (q11[some], q22[some])]
-    floor = DUAL_FLOOR * float(a) ** 2 * np.sqrt(ends[0] * ends[1])
-    assert_close(found_k, oracles.Exact.of(exact_k), "k", dtype, scale=floor if scales[2] else 0.0)
-    assert_close(found_kdot, oracles.Exact.of(exact_kdot), "kdot", dtype)
+    """``a erf(b x) + c``."""
+    layer = stax.Erf(*scales)
+    q11, q12, q22 = (q[::7] for q in grid(dtype))
+    exact_k, exact_kdot = oracles.dual(layer, q11, q12, q22)
+    found_k, found_kdot = dual.erf(q11, q12, q22, *scales)
+    bare = stax.Erf(*scales[:2])
+    floor = DUAL_FLOOR * oracles.dual_scales(bare, q11, q22)["k"][1]
+    assert_close(found_k, exact_k, "k", dtype, scale=floor if scales[2] else 0.0)
+    assert_close(found_kdot, exact_kdot, "kdot", dtype)
+
+
+@pytest.mark.parametrize("scales", [(1.5, 0.7, 0.2), (-2.0, -0.5, 0.0)])
+def test_scales_and_offset_agree_with_quadrature(scales):
+    for point in POINTS:
+        check_quadrature(stax.Erf(*scales), point)

@@ -9,9 +9,9 @@ import math
 from typing import Any
 
 import numpy as np
+import oracles
 import pytest
 from fastntk import stax
-from fastntk.network.activations import NONLINEARITIES
 
 Dense = stax.Dense
 SIGMAS = 4
@@ -247,11 +247,10 @@ def check_moments(draws: np.ndarray, kernel: np.ndarray) -> None:
     assert np.max(np.abs(np.mean(draws, axis=0) - kernel) / error) <= SIGMAS
 
 
-@pytest.mark.parametrize("name", NONLINEARITIES)
+@pytest.mark.parametrize("name", oracles.FUNCTIONS)
 def test_nngp_of_each_nonlinearity(name):
     """One hidden layer: the finite network's second moments are the kernel exactly, at any width."""
-    make, args = NONLINEARITIES[name]
-    net = stax.serial(Dense(WIDTH, 1.3, 0.2), make(*args), Dense(OUT, 1.1, 0.3))
+    net = stax.serial(Dense(WIDTH, 1.3, 0.2), oracles.example(name), Dense(OUT, 1.1, 0.3))
     check_moments(outputs(net), net.kernel_fn(points, None, "nngp"))
 
 

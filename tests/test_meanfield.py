@@ -91,10 +91,10 @@ def test_fixed_points_of_tanh(sigma_w2, q, chi, c, xi_q, xi_c):
 
 @pytest.mark.parametrize("name", REGISTRY)
 def test_maps_of_the_registry_against_100_digits(name):
-    act, args = REGISTRY[name]
+    act, _ = REGISTRY[name]
     q, c = np.meshgrid([0.3, 2.0], [-1.0, -0.4, 0.0, 0.7, 1.0], indexing="ij")
-    k, _ = oracles.dual(name, args, q.ravel(), (q * c).ravel(), q.ravel())
-    own, slope = oracles.dual(name, args, q.ravel(), q.ravel(), q.ravel())
+    k, _ = oracles.dual(act, q.ravel(), (q * c).ravel(), q.ravel())
+    own, slope = oracles.dual(act, q.ravel(), q.ravel(), q.ravel())
     variance = 1.7 * own.high + 0.2
     np.testing.assert_allclose(meanfield.q_map(act, 1.7, 0.2, q.ravel()), variance, rtol=1e-14)
     np.testing.assert_allclose(
@@ -265,7 +265,7 @@ def test_phase_diagram_of_relu_and_of_what_grows_without_bound():
 
 def test_trajectory_in_100_digits():
     """The recursion of erf with the textbook formula, from almost equal inputs on: c and 1 - c."""
-    mp = oracles.mp
+    mp, erf = oracles.mp, stax.Erf()
     w, b, q = mp.mpf(1.5), mp.mpf(0.1), mp.mpf(0.7)
     starts = [1 - 2.0**-40, 0.3, -0.9]
     path = meanfield.trajectory("erf", 1.5, 0.1, 0.7, starts, 12)
@@ -274,9 +274,9 @@ def test_trajectory_in_100_digits():
         np.testing.assert_allclose(path.q[level], float(q), rtol=1e-14)
         np.testing.assert_allclose(path.c[level], [float(c / q) for c in covariances], rtol=0, atol=3e-15)
         np.testing.assert_allclose(path.gap[level], [float(1 - c / q) for c in covariances], rtol=2e-14)
-        np.testing.assert_allclose(path.chi[level], float(w * oracles.erf(q, q, q)[1]), rtol=1e-14)
-        covariances = [w * oracles.erf(q, c, q)[0] + b for c in covariances]
-        q = w * oracles.erf(q, q, q)[0] + b
+        np.testing.assert_allclose(path.chi[level], float(w * oracles.covariance_dual(erf, q, q, q)[1]), rtol=1e-14)
+        covariances = [w * oracles.covariance_dual(erf, q, c, q)[0] + b for c in covariances]
+        q = w * oracles.covariance_dual(erf, q, q, q)[0] + b
 
 
 def test_depth_scales_are_the_rates_of_a_trajectory():

@@ -30,8 +30,8 @@ NETWORKS = {
     "erf, erf, leaky": [dense(0.5), ERF, dense(2.0), ERF, dense(), phi("leaky_relu"), dense()],
     "erf with a small bias": [dense(1.0, 1e-4), ERF, dense(1.0, 1e-4), RELU, dense()],
     "erf and relu, summed": [dense(), ("branches", [[ERF, dense()], [RELU, dense()]]), RELU, dense()],
-    "leaky, nearly linear": [dense(), ("phi", "leaky_relu", (1 - 1e-5,)), dense(), RELU, dense()],
-    "abrelu, nearly linear": [dense(), ("phi", "abrelu", (1.0, 1.001)), dense(), ERF, dense(), RELU, dense()],
+    "leaky, nearly linear": [dense(), ("phi", stax.LeakyRelu(1 - 1e-5)), dense(), RELU, dense()],
+    "abrelu, nearly linear": [dense(), ("phi", stax.ABRelu(1.0, 1.001)), dense(), ERF, dense(), RELU, dense()],
 }
 
 

@@ -148,8 +148,8 @@ def test_dual_of_erf_against_100_digits():
     q11, q22, rho = (a.ravel() for a in np.meshgrid([1e-3, 1.0, 8.0, 50.0], [0.2, 8.0], rho, indexing="ij"))
     q12 = rho * np.sqrt(q11) * np.sqrt(q22)
     k, kdot = quadrature.dual(ERF, q11, q12, q22)
-    expected = oracles.dual("erf", (), q11, q12, q22)
-    diagonals = [oracles.dual("erf", (), q, q, q) for q in (q11, q22)]
+    expected = oracles.dual(stax.Erf(), q11, q12, q22)
+    diagonals = [oracles.dual(stax.Erf(), q, q, q) for q in (q11, q22)]
     for n, found in enumerate((k, kdot)):
         scale = np.sqrt(diagonals[0][n].high * diagonals[1][n].high)
         assert np.abs((found - expected[n].high) / scale).max() < 2e-14
@@ -161,7 +161,7 @@ def test_dual_beyond_the_series(rho):
     q = np.array([150.0])
     found = quadrature.dual(ERF, q, rho * q, q)
     for value, exact, own in zip(
-        found, oracles.dual("erf", (), q, rho * q, q), oracles.dual("erf", (), q, q, q), strict=True
+        found, oracles.dual(stax.Erf(), q, rho * q, q), oracles.dual(stax.Erf(), q, q, q), strict=True
     ):
         assert abs((value[0] - exact.high[0]) / own.high[0]) < 5e-14
 

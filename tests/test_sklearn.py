@@ -94,7 +94,7 @@ def exact_gradient(x, get, phi, depth, W_std, b_std):
     def kernel(log_W, log_b):
         hidden = ("dense", 1, mp.exp(log_W), mp.exp(log_b), "ntk", (1, 1))
         readout = ("dense", 1, mp.exp(log_W), None, "ntk", (1, 1))
-        state = oracles.network([hidden, ("phi", phi, ())] * depth + [readout], oracles.inputs(x))
+        state = oracles.network([hidden, ("phi", oracles.example(phi))] * depth + [readout], oracles.inputs(x))
         return getattr(state, get)
 
     W, b = mp.log(mp.mpf(W_std)), mp.log(mp.mpf(b_std))

@@ -2,7 +2,8 @@
 
 Errors are relative to the exact entry. An entry that crosses zero has no such error there: it is measured against a
 fraction of ``sqrt(K(x, x) K(x', x'))`` where it is smaller than that. The fraction is ``FLOOR`` for all kernels of
-networks. Among the dual maps it is ``DUAL_FLOOR`` for those in ``CROSSES_ZERO``, and nothing for the others: they owe
+networks. Among the dual maps it is ``DUAL_FLOOR`` for those in ``oracles.without_relative_accuracy``, which have a zero
+where the terms they are made of do not vanish or fall off like an exponential, and nothing for the others: they owe
 their digits down to rho = -1, where relu's k vanishes.
 """
 
@@ -10,9 +11,6 @@ from __future__ import annotations
 
 FLOOR = 0.5
 DUAL_FLOOR = 0.5
-
-# (quantity, nonlinearity) of the dual maps that change sign at some rho where the terms they are made of do not vanish.
-CROSSES_ZERO = {("k", "leaky_relu"), ("kdot", "abrelu"), ("kdot", "abs")}
 
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52}
 
@@ -25,6 +23,8 @@ BOUNDS: dict[tuple[str, str], float] = {
     ("kdot", "float32"): 8 * EPS["float32"],
     ("k", "float64"): 8 * EPS["float64"],
     ("kdot", "float64"): 8 * EPS["float64"],
+    # 1 - |rho'| of a dual's definition, for equal variances, and its root for any: some dozen operations each.
+    ("defect", "float64"): 1e-13,
     # What the library promises. Roundings add up along a stack, a layer's worth each, never through a cancelling
     # difference.
     **{(f"{kernel} {depth}", "float64"): 1e-12 for kernel in ("nngp", "ntk") for depth in DEPTHS},

@@ -100,8 +100,9 @@ class Erf(Nonlinearity):
         return np.where(over != 0, signed_defect(c.near, w), 1), np.where(c.near, a, -a), kdot
 
     def exact(self, q11: Any, q12: Any, q22: Any, mp: Any) -> tuple[Any, Any]:
-        P = (1 + 2 * q11) * (1 + 2 * q22)
-        return 2 * mp.asin(2 * q12 / mp.sqrt(P)) / mp.pi, 4 / (mp.pi * mp.sqrt(P - 4 * q12 * q12))
+        sine = 2 * q12 / mp.sqrt((1 + 2 * q11) * (1 + 2 * q22))
+        S2 = 1 + 2 * (q11 + q22) + 4 * (q11 * q22 - q12 * q12)
+        return 2 * mp.asin(sine) / mp.pi, 4 / (mp.pi * mp.sqrt(S2))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ keeps its digits where ``rho`` rounds to 1 or -1, and near there ``kdot ~ 1 - sq
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -102,6 +103,11 @@ class Nonlinearity(Layer):
         """What the struct is made of."""
         return ()
 
+    @property
+    def largest_variance(self) -> float:
+        """Of an input of the layer, up to which its output's is a number; beyond it `variance` raises."""
+        return math.inf
+
     def phi(self, x: Any, xp: Any) -> Any:
         """The function itself, for arrays of the library ``xp``."""
         raise NotImplementedError
@@ -129,8 +135,8 @@ class Nonlinearity(Layer):
     def exact(self, q11: Any, q12: Any, q22: Any, mp: Any) -> tuple[Any, Any]:
         """``(k, kdot)`` in covariances, as published: what tests evaluate in many digits, ``mp`` a context of mpmath.
 
-        ``|q12| <= sqrt(q11 q22)``; where a variance is 0 so is q12. Rounded covariances lose digits in it near
-        ``rho = 1``, so nothing else uses it.
+        ``|q12| <= sqrt(q11 q22)``, no variance is 0. Arithmetic and functions of ``mp`` alone, no branch on a number:
+        tests give arrays too. Rounded covariances lose digits in it near ``rho = 1``, so nothing else uses it.
         """
         raise NotImplementedError
 
@@ -156,6 +162,28 @@ class Nonlinearity(Layer):
         if (a, c) != (1, 0):
             value = builder.emit("dense", value, params=(a**2, c**2, 0, 0))
         return value
+
+
+def split(x: Array) -> tuple[Array, Array]:
+    """``(high, low)``, of sum x, high of float32's 24 digits.
+
+    For rows that pairs take differences of: ``(high - high') + (low - low')`` keeps in float32 what lies between its
+    numbers.
+    """
+    t = 536870913.0 * x  # 2^29 + 1: Dekker 1971
+    high = t - (t - x)
+    return high, x - high
+
+
+def within(layer: Nonlinearity, q: Array, rule: str) -> Array:
+    """Variances as they are; ValueError where one is above ``layer.largest_variance``, which follows from ``rule``."""
+    beyond = q > layer.largest_variance
+    if bool(beyond.any()):
+        raise ValueError(
+            f"[{type(layer).__name__}] the variance of an input is {float(q[beyond].max()):.6g}, at most "
+            f"{layer.largest_variance:.6g} is allowed: {rule}; given {layer}"
+        )
+    return q
 
 
 def of_input(rows: Mapping[str, Array], place: Any = ...) -> Any:

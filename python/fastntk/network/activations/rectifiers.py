@@ -87,10 +87,11 @@ class ABRelu(Nonlinearity):
 
     def exact(self, q11: Any, q12: Any, q22: Any, mp: Any) -> tuple[Any, Any]:
         r = mp.sqrt(q11 * q22)
-        theta = mp.acos(q12 / r) if r else mp.pi / 2
+        cos = q12 / r
+        theta, sin = mp.acos(cos), mp.sqrt((1 - cos) * (1 + cos))
         a, b = mp.mpf(self.a), mp.mpf(self.b)
-        same = mp.sin(theta) + (mp.pi - theta) * mp.cos(theta)  # E u v over u, v > 0, times 2 pi / r
-        mixed = theta * mp.cos(theta) - mp.sin(theta)  # over u > 0 > v, likewise
+        same = sin + (mp.pi - theta) * cos  # E u v over u, v > 0, times 2 pi / r
+        mixed = theta * cos - sin  # over u > 0 > v, likewise
         squares, product = a * a + b * b, 2 * a * b
         kdot = (squares * (mp.pi - theta) + product * theta) / (2 * mp.pi)
         return r * (squares * same + product * mixed) / (2 * mp.pi), kdot
