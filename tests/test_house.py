@@ -23,6 +23,8 @@ FLOORS = (
     ("quadrature",),
     ("abc", "catapult", "meanfield", "predict"),
     ("lazy_feature", "mogp", "plot", "sklearn", "torch"),
+    ("gpytorch",),
+    ("botorch",),
     ("scale",),
     ("demo",),
     ("study",),

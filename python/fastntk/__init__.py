@@ -8,6 +8,7 @@
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from . import dual, stax
@@ -33,15 +34,17 @@ _OPTIONAL = (
     "scale",
     "sklearn",
     "study",
-    "torch",
 )
+
+# And the ones named after the library whose objects they give: shown where that is installed.
+_OF_LIBRARIES = ("botorch", "gpytorch", "torch")
 
 
 def __getattr__(name: str) -> Any:
-    if name in _OPTIONAL:
+    if name in (*_OPTIONAL, *_OF_LIBRARIES):
         return import_module(f".{name}", __name__)
-    raise missing(__name__, name, (*__all__, *_OPTIONAL))
+    raise missing(__name__, name, (*__all__, *_OPTIONAL, *_OF_LIBRARIES))
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_OPTIONAL])
+    return sorted([*__all__, *_OPTIONAL, *filter(find_spec, _OF_LIBRARIES)])
