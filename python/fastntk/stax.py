@@ -34,7 +34,7 @@ __all__ += _ACTIVATIONS
 
 
 def __getattr__(name: str) -> NoReturn:
-    raise missing("fastntk.stax", name, __all__, STAX)
+    raise missing("fastntk.stax", name, sorted(__all__), STAX)
 
 
 doors(globals())
