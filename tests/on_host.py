@@ -24,7 +24,7 @@ class Native:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(MODULE, name)
-        if name not in ("normalise", "rows", "run", "dual", "image_chains", "image_pairs"):
+        if name not in ("normalise", "run", "dual", "image_chains", "image_pairs"):
             return found
 
         def call(*args: Any) -> None:

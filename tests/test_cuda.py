@@ -10,10 +10,11 @@ from fastntk import show_config, stax
 from fastntk.engines import select
 from fastntk.engines.compiled import compiled_program
 from fastntk.engines.engine import Tile, TileInput
-from fastntk.engines.numpy_rows import NumpyEngine, Rows
+from fastntk.engines.numpy_rows import NumpyEngine
 from fastntk.network.activations import NONLINEARITIES
 from fastntk.network.lower import lower
 from fastntk.network.program import Value
+from fastntk.plan.rows import row_pass
 from helpers import assert_close, same
 from test_duals import CASES, exact
 
@@ -53,9 +54,10 @@ class Tables:
     def __init__(self, program, q, dtype):
         self.program = compiled(program)
         self.bytes = np.frombuffer(self.program.code(program.numbers), np.uint8)
-        self.table = np.full((max(1, self.program.n_rows), len(q[0])), np.nan, dtype)
-        self.variances = np.full((program.program.n_outputs, len(q[0])), np.nan)
-        run("rows", self.program, seen(self.bytes), list(map(seen, q)), seen(self.table), seen(self.variances))
+        with np.errstate(all="ignore"):
+            found = row_pass(program)(q, dtype)
+        self.table = found.table[self.program.places]
+        self.variances = [found.variance(k) for k in range(program.program.n_outputs)]
 
 
 def normalised(x):
@@ -126,8 +128,7 @@ def reference(program, x1, x2):
     found = {name: np.full((program.program.n_outputs, *shape), np.nan) for name in PLANES}
     outputs = [[found[name][k] for name in PLANES] for k in range(program.program.n_outputs)]
     tile = Tile(shape[1], shape[2], 0, shape[0], 0, shape[1], 0, shape[2])
-    with np.errstate(all="ignore"):
-        rows1, rows2 = Rows(program, [q1]), Rows(program, [q2])
+    rows1, rows2 = (NumpyEngine().rows(program, [q], np.dtype(np.float64)) for q in (q1, q2))
     NumpyEngine().run(program, rows1, rows2, np.dtype(np.float64), tile, [tile_input(x1, x2)], outputs)
     return SimpleNamespace(**found)
 
@@ -311,7 +312,7 @@ def test_several_inputs():
     found, wanted = ([np.full((1, 70, 70), np.nan) for _ in PLANES] for _ in range(2))
     tile = Tile(70, 70, 0, 1, 0, 70, 0, 70)
     run_tile(tables, tables, tile, inputs, [found], np.float64)
-    rows = Rows(program, [variances(x), variances(y)])
+    rows = NumpyEngine().rows(program, [variances(x), variances(y)], np.dtype(np.float64))
     NumpyEngine().run(program, rows, rows, np.dtype(np.float64), tile, inputs, [wanted])
     for k in range(2):
         assert_close(found[k], wanted[k], f"{PLANES[k]} 10", np.float64, scale=0.5 * np.abs(wanted[k]).max())
@@ -364,21 +365,6 @@ def test_unit_rows(dtype):
             assert np.abs(units[b, i] - wanted).max() <= 2 * info.eps * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_row_tables_are_those_of_the_cpu(dtype):
-    """One text: the variances agree to the last bits, and each row array is written."""
-    cpu = select.load("cpu")[0]
-    if cpu is None:
-        pytest.skip("needs the CPU's module")
-    q = np.concatenate([[0.0], np.geomspace(1e-300, 1e300, 500)])
-    for net in networks():
-        program = program_of(net)
-        table = Tables(program, [q], dtype)
-        wanted = cpu.rows(compiled(program, cpu), program.numbers, [q], np.dtype(dtype), 1).variance(0)
-        assert np.allclose(table.variances[0], wanted, rtol=1e-15, atol=0)  # CUDA fuses products with sums
-        assert not np.isnan(table.table[: table.program.n_rows]).any()
-
-
 @pytest.mark.parametrize("name", list(NONLINEARITIES))
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -416,25 +402,6 @@ def test_no_pairs_no_work():
 
 
 def test_arguments_are_checked():
-    program = program_of(stax.serial(stax.Dense(1, 1.0, 0.1), stax.Relu()))
-    own = compiled(program)
-    code = np.frombuffer(own.code(program.numbers), np.uint8)
-    q = np.ones(4)
-
-    def rows(code=code, q=q, table=(own.n_rows, 4), variances=(1, 4), dtype=np.float32):
-        run("rows", own, seen(code), [seen(q)], seen(np.empty(table, dtype)), seen(np.empty(variances)))
-
-    rows()
-    for words, change in {
-        "code must be [0-9]+ adjacent bytes": {"code": code[1:]},
-        "code must be .* bytes": {"code": code.view(np.int8)},
-        "q must be a 1-D array of type f8, given 1-D f4": {"q": np.ones(4, np.float32)},
-        "table has shape": {"table": (own.n_rows + 1, 4)},
-        "table must be float32 or float64, given f2": {"dtype": np.float16},
-        "variances has shape": {"variances": (1, 5)},
-    }.items():
-        with pytest.raises(ValueError, match=words):
-            rows(**change)
     with pytest.raises(ValueError, match=r"x must be a device array .*given ndarray"):
         run("normalise", np.ones((1, 2, 3)), None, None)
     x = np.ones((1, 2, 3))
@@ -459,13 +426,19 @@ def test_tiles_are_checked():
     table = Tables(program, [variances(x)], np.float64)
     given = tile_input(x, x)
 
-    def call(dtype=np.float64, tile=None, out=(5, 5), **changes):
+    def call(dtype=np.float64, tile=None, out=(5, 5), table=table, **changes):
         tile = tile or Tile(5, 5, 0, 1, 0, 5, 0, 5)
         own = TileInput(**{**vars(given), **changes})
         run_tile(table, table, tile, [own], [(np.empty((1, *out)), None, None)], dtype)
 
+    def changed(**changes):
+        return SimpleNamespace(**{**vars(table), **changes})
+
     call()
     for words, change in {
+        "code must be [0-9]+ adjacent bytes": {"table": changed(bytes=table.bytes[1:])},
+        "code must be .* bytes": {"table": changed(bytes=table.bytes.view(np.int8))},
+        "table1 has shape": {"table": changed(table=table.table[1:])},
         "table1 must be a 2-D array of type f4": {"dtype": np.float32},
         "nngp is smaller than the tile's place": {"out": (5, 4)},
         "a symmetric output must be square": {"out": (5, 6), "tile": Tile(5, 5, 0, 1, 0, 5, 0, 5, symmetric=True)},

@@ -11,6 +11,7 @@ from fastntk.engines import compiled, select
 from fastntk.network.lower import lower
 from fastntk.network.program import Value
 from fastntk.plan.grids import make_plan
+from fastntk.plan.rows import row_pass
 from helpers import same
 
 CPU = select.load("cpu")[0]
@@ -84,5 +85,9 @@ def test_the_same_for_images(dtype):
 def test_too_few_numbers_are_refused():
     made = lowered(rows(1.0), 5)
     program = compiled.compiled_program(CPU, made.program)
+    table = row_pass(made)([np.ones(4)], np.float64).table
     with pytest.raises(ValueError, match=f"reads {len(made.numbers)} numbers, given 3"):
-        CPU.rows(program, made.numbers[:3], [np.ones(4)], np.dtype(np.float64), 1)
+        CPU.run(
+            program, made.numbers[:3], table, table, np.dtype(np.float64), (0, 1, 0, 4, 0, 1, 0, 0), 4, 4,
+            [CPU.Input()], [(None, None, None)], False, True, "", 1,
+        )  # fmt: skip

@@ -7,10 +7,12 @@
 #include <array>
 
 #include "common/check.h"
-#include "common/rows.h"
+#include "common/ops.h"
+#include "common/parallel.h"
 
 namespace fntk {
 namespace py = pybind11;
+using namespace pybind11::literals;
 
 // Polled with the GIL released; a pending signal has set the Python error when this returns true.
 inline bool signalled() {
@@ -106,12 +108,14 @@ inline int kind_of(const std::string& name) {
   return kBias;
 }
 
-// Name, destination, sources, kind, and where the parameters stand among those of a call: first and one past the last.
-using PyOp = std::tuple<std::string, int, std::vector<int>, std::string, std::pair<int, int>>;
+// Name, destination, sources, kind, where the parameters stand among those of a call (first and one past the last), and
+// the places of row arrays in a table, by name.
+using PyOp =
+    std::tuple<std::string, int, std::vector<int>, std::string, std::pair<int, int>, std::map<std::string, int>>;
 
 inline Program make_program(const std::vector<PyOp>& ops, int n_inputs, int n_slots, int n_outputs) {
   Program program;
-  for (const auto& [name, dst, src, kind, numbers] : ops) {
+  for (const auto& [name, dst, src, kind, numbers, rows] : ops) {
     Op op;
     op.name = name;
     op.dst = dst;
@@ -119,6 +123,7 @@ inline Program make_program(const std::vector<PyOp>& ops, int n_inputs, int n_sl
     op.kind = kind_of(kind);
     op.first_number = numbers.first;
     op.n_numbers = numbers.second - numbers.first;
+    op.rows = rows;
     program.ops.push_back(op);
   }
   program.n_inputs = n_inputs;
@@ -228,7 +233,27 @@ inline void bind_inputs(py::module_& m) {
       .def_readwrite("norms1", &PyInput::norms1)
       .def_readwrite("norms2", &PyInput::norms2)
       .def_readwrite("close", &PyInput::close);
-  m.def("op_names", &op_names);
+  m.def(
+      "ops",
+      [] {
+        std::vector<py::dict> all;
+        for (const OpInfo& info : ops())
+          all.push_back(py::dict("name"_a = info.name, "n_params"_a = info.n_params, "positive"_a = info.positive,
+                                 "homogeneous"_a = info.homogeneous, "cheap"_a = info.cheap));
+        return all;
+      },
+      "Every op: its name, how many parameters it takes (-1: any number), and its traits.");
+  m.def(
+      "row_names",
+      [](const std::string& name, const std::string& kind, int n_params, int n_sources) {
+        Op op;
+        op.kind = kind_of(kind);
+        op.n_numbers = n_params;
+        op.src.resize(size_t(n_sources));
+        return ops()[size_t(code_of(name))].row_names(op);
+      },
+      py::arg("name"), py::arg("kind"), py::arg("n_params"), py::arg("n_sources"),
+      "What such an op reads of one input, in its order.");
 }
 
 }  // namespace fntk

@@ -1,6 +1,4 @@
 // Thin: views in, GIL released, one call of dense/run.h, results in arrays that Python allocated.
-#include <variant>
-
 #include "bind/common.h"
 #include "bind/cpu_images.h"
 #include "dense/run.h"
@@ -10,51 +8,26 @@ using namespace fntk;
 
 namespace {
 
-struct PyRows {
-  std::variant<RowTable<float>, RowTable<double>> table;
-  long n() const {
-    return std::visit([](const auto& t) { return t.n; }, table);
-  }
-  py::array_t<double> variance(size_t output) const {
-    return std::visit(
-        [&](const auto& t) {
-          FNTK_CHECK(output < t.variances.size(), "output ", output, " of ", t.variances.size());
-          return py::array_t<double>(py::ssize_t(t.variances[output].size()), t.variances[output].data());
-        },
-        table);
-  }
-};
-
-PyRows make_py_rows(const Program& program, const std::vector<double>& numbers,
-                    const std::vector<py::array_t<double, py::array::c_style>>& q, const py::dtype& dtype,
-                    int threads) {
-  FNTK_CHECK(int(q.size()) == program.n_inputs, "one variance array per program input");
-  std::vector<const double*> pointers;
-  for (const auto& array : q) {
-    FNTK_CHECK(array.ndim() == 1 && array.size() == q[0].size(), "variances must be 1-D, of one length");
-    pointers.push_back(array.data());
-  }
-  const long n = long(q[0].size());
-  const bool single = dtype.equal(py::dtype::of<float>());
-  return released([&]() -> PyRows {
-    if (single) return {make_rows<float>(program, numbers, pointers, n, threads, signalled)};
-    return {make_rows<double>(program, numbers, pointers, n, threads, signalled)};
-  });
+template <class T>
+RowTable<T> row_table(const py::array& table, const Program& program) {
+  FNTK_CHECK(table.dtype().equal(py::dtype::of<T>()) && table.ndim() == 2 && table.shape(0) == program.table_rows &&
+                 table.flags() & py::array::c_style,
+             "a row table has ", program.table_rows, " rows, of the dtype of the pairs and C-contiguous");
+  return {static_cast<const T*>(table.data()), long(table.shape(1))};
 }
 
-void run_tile(const Program& program, const std::vector<double>& numbers, const PyRows& rows1, const PyRows& rows2,
-              const py::dtype& dtype, const std::array<long, 8>& place, long n1, long n2,
+void run_tile(const Program& program, const std::vector<double>& numbers, const py::array& rows1,
+              const py::array& rows2, const py::dtype& dtype, const std::array<long, 8>& place, long n1, long n2,
               const std::vector<PyInput>& inputs, const std::vector<std::array<py::object, 3>>& outputs, bool symmetric,
               bool diagonal, const std::string& isa, int threads) {
   const Isa& table = find_isa(isa);
-  const Tile tile =
-      make_tile(program, place, n1, n2, rows1.n(), rows2.n(), inputs.size(), outputs.size(), symmetric, diagonal);
+  FNTK_CHECK(rows1.ndim() == 2 && rows2.ndim() == 2, "row tables are 2-D");
+  const Tile tile = make_tile(program, place, n1, n2, long(rows1.shape(1)), long(rows2.shape(1)), inputs.size(),
+                              outputs.size(), symmetric, diagonal);
   FNTK_CHECK(diagonal || (tile.i0 % kPanel == 0 && tile.j0 % kPanel == 0), "tiles begin at whole panels");
   with_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const auto* table1 = std::get_if<RowTable<T>>(&rows1.table);
-    const auto* table2 = std::get_if<RowTable<T>>(&rows2.table);
-    FNTK_CHECK(table1 && table2, "row tables of another dtype");
+    const RowTable<T> table1 = row_table<T>(rows1, program), table2 = row_table<T>(rows2, program);
     const auto in = make_inputs<T>(inputs, tile, host_view);
     const auto out = make_outputs<T>(outputs, tile, host_view);
     for (const auto& input : in) {
@@ -63,7 +36,7 @@ void run_tile(const Program& program, const std::vector<double>& numbers, const 
                                  (input.raw2.stride == input.d || tile.cols <= 1)),
                  "raw rows must be packed");
     }
-    released([&] { run(program, numbers, *table1, *table2, tile, in, out, table, threads, signalled); });
+    released([&] { run(program, numbers, table1, table2, tile, in, out, table, threads, signalled); });
   });
 }
 
@@ -113,9 +86,6 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   bind_inputs(m);
   py::class_<Program>(m, "Program", py::module_local())
       .def(py::init(&make_program), py::arg("ops"), py::arg("n_inputs"), py::arg("n_slots"), py::arg("n_outputs"));
-  py::class_<PyRows>(m, "Rows", py::module_local()).def("variance", &PyRows::variance, py::arg("output"));
-  m.def("rows", &make_py_rows, py::arg("program"), py::arg("numbers"), py::arg("q"), py::arg("dtype"),
-        py::arg("threads"));
   bind_images(m);
   m.attr("PANEL") = kPanel;
   m.def("isas", [] {

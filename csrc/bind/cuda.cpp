@@ -39,20 +39,6 @@ void normalise_typed(const py::object& x, const py::object& units, const py::obj
 }
 
 template <class T>
-void rows_typed(const CudaProgram& program, const py::object& code, const std::vector<py::object>& q,
-                const py::object& table, const py::object& variances, const Place& place) {
-  FNTK_CHECK(q.size() == size_t(program.n_inputs), "one variance array per program input");
-  RowsCall<T> call;
-  call.steps = program.steps(code);
-  const View first = device_view(q[0], "q");
-  call.n = first.shape.empty() ? 0 : first.shape[0];
-  for (const py::object& array : q) call.q.push_back(strided<const double>(array, call.n, "q"));
-  call.table = packed<T>(table, {std::max(1, program.n_rows), call.n}, "table");
-  call.variances = packed<double>(variances, {program.n_outputs, call.n}, "variances");
-  released([&] { cuda_rows(call, place); });
-}
-
-template <class T>
 void run_typed(const CudaProgram& program, const py::object& code, const py::object& table1, const py::object& table2,
                const std::array<long, 8>& where, long n1, long n2, const std::vector<PyInput>& inputs,
                const std::vector<std::array<py::object, 3>>& outputs, bool symmetric, bool diagonal,
@@ -66,8 +52,8 @@ void run_typed(const CudaProgram& program, const py::object& code, const py::obj
   call.n_slots = program.n_slots;
   call.rows1 = rows_of(table1, "table1");
   call.rows2 = rows_of(table2, "table2");
-  call.table1 = packed<const T>(table1, {std::max(1, program.n_rows), call.rows1}, "table1");
-  call.table2 = packed<const T>(table2, {std::max(1, program.n_rows), call.rows2}, "table2");
+  call.table1 = packed<const T>(table1, {long(program.places.size()), call.rows1}, "table1");
+  call.table2 = packed<const T>(table2, {long(program.places.size()), call.rows2}, "table2");
   call.tile =
       make_tile(program, where, n1, n2, call.rows1, call.rows2, inputs.size(), outputs.size(), symmetric, diagonal);
   call.inputs = make_inputs<T>(inputs, call.tile, device_view);
@@ -114,7 +100,9 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
              return CudaProgram(make_program(ops, n_inputs, n_slots, n_outputs));
            }),
            py::arg("ops"), py::arg("n_inputs"), py::arg("n_slots"), py::arg("n_outputs"))
-      .def_property_readonly("n_rows", [](const CudaProgram& program) { return program.n_rows; })
+      .def_property_readonly(
+          "places", [](const CudaProgram& program) { return program.places; },
+          "Where the row arrays that device code reads, in its order, stand in a table.")
       .def(
           "code",
           [](const CudaProgram& program, const std::vector<double>& numbers) {
@@ -131,16 +119,6 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
                           : normalise_typed<double>(x, units, norms, place);
       },
       py::arg("x"), py::arg("units"), py::arg("norms"), py::arg("device"), py::arg("stream"));
-  m.def(
-      "rows",
-      [](const CudaProgram& program, const py::object& code, const std::vector<py::object>& q, const py::object& table,
-         const py::object& variances, int device, uintptr_t stream) {
-        const Place place = make_place(device, stream);
-        is_single(table, "table") ? rows_typed<float>(program, code, q, table, variances, place)
-                                  : rows_typed<double>(program, code, q, table, variances, place);
-      },
-      py::arg("program"), py::arg("code"), py::arg("q"), py::arg("table"), py::arg("variances"), py::arg("device"),
-      py::arg("stream"));
   m.def(
       "run",
       [](const CudaProgram& program, const py::object& code, const py::object& table1, const py::object& table2,

@@ -1,13 +1,12 @@
-// The only contract between Python, the row pass, the block loops and CUDA: plain structs, no logic.
+// The only contract between Python, the block loops and CUDA: plain structs, no logic.
 //
 // A program is a straight line of ops on slots. A slot holds, for a block of pairs, two planes: the signed defect v of
-// the correlation (math/duals.h) and the NTK theta (NNGP = sqrt(q1 q2) rho, with the variances q in the row tables). An
-// op that needs something of one input alone finds it in row arrays, made once per input by the row pass; arrays
-// first_row
-// .. first_row + n_rows - 1 are its own. Slots are numbered and reused by lower() in Python; nothing here knows about
-// layers.
+// the correlation (math/duals.h) and the NTK theta (NNGP = sqrt(q1 q2) rho, q the variances). What an op needs of one
+// input alone it finds in row arrays, made by Python once per input (plan/rows.py) and found by their names. Slots are
+// numbered and reused by lower() in Python; nothing here knows about layers.
 #pragma once
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -25,10 +24,10 @@ struct Op {
   std::vector<int> src;
   int kind = 0;                         // dense: kPlain, kGuard or kBias
   int first_number = 0, n_numbers = 0;  // its parameters among those of a call
-  int code = -1;                        // index into op_names()
-  int first_row = 0;
-  int n_rows = 0;
-  bool fused = false;  // the next op, a dense on the same slot, runs in this one's pass over the block
+  std::map<std::string, int> rows;      // places of its row arrays in a table, by name
+  int code = -1;                        // index into ops()
+  int first_row = 0, n_rows = 0;        // its part of Program::places
+  bool fused = false;                   // the next op, a dense on the same slot, runs in this one's pass over the block
 };
 
 struct Program {
@@ -36,8 +35,16 @@ struct Program {
   int n_inputs = 0;  // slots 0 .. n_inputs - 1 are loaded before the first op
   int n_slots = 0;
   int n_outputs = 0;
-  int n_rows = 0;
-  int n_numbers = 0;  // parameters of all ops, given with each call: a program is structure alone
+  int n_numbers = 0;        // parameters of all ops, given with each call: a program is structure alone
+  std::vector<int> places;  // in a table: the row arrays of each op, in the order in which it names them
+  int table_rows = 0;
+};
+
+template <class T>
+struct RowTable {  // row arrays of some inputs: array k of input i is data[k * n + i]
+  const T* data = nullptr;
+  long n = 0;
+  const T* row(int k) const { return data + k * n; }
 };
 
 // batch x lines x cols numbers, columns adjacent; null: absent.

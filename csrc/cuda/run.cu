@@ -1,8 +1,7 @@
 #define FNTK_ISA cuda
 #include <memory>
 
-#include "common/row_pass.h"
-#include "common/rows.h"
+#include "common/ops.h"
 #include "cuda/check.h"
 #include "cuda/dense/block.h"
 #include "math/lengths.h"
@@ -89,49 +88,6 @@ void cuda_normalise(const NormaliseCall<T>& call, const Place& place) {
       });
 }
 
-// ---------------------------------------------------------------- row arrays: a thread for each input
-
-namespace {
-
-template <class T>
-struct RowsLaunch {
-  const DeviceStep* steps;
-  Strided<const double> q[kMaxInputs];
-  FNTK_ISA::RowArrays<T> table;
-  double* variances;
-};
-
-template <class T>
-FNTK_HD void one_row(const RowsLaunch<T>& launch, long i) {
-  FNTK_ISA::SlotFile<double, kMaxSlots> slots = {};
-  FNTK_ISA::row_pass(
-      launch.steps, [&](int input) { return launch.q[input].data[i * launch.q[input].stride]; }, slots, launch.table, i,
-      [&](int output, double q) { launch.variances[output * launch.table.n + i] = q; });
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads) rows_kernel(const __grid_constant__ RowsLaunch<T> launch) {
-  const long i = long(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < launch.table.n) one_row(launch, i);
-}
-
-}  // namespace
-
-template <class T>
-void cuda_rows(const RowsCall<T>& call, const Place& place) {
-  RowsLaunch<T> launch = {};
-  launch.steps = call.steps;
-  std::copy(call.q.begin(), call.q.end(), launch.q);
-  launch.table = {call.table, call.n};
-  launch.variances = call.variances;
-  cuda_work(
-      place, "rows", (call.n + kThreads - 1) / kThreads,
-      [&](unsigned blocks, cudaStream_t stream) { rows_kernel<T><<<blocks, kThreads, 0, stream>>>(launch); },
-      [&] {
-        for (long i = 0; i < call.n; ++i) one_row(launch, i);
-      });
-}
-
 // ---------------------------------------------------------------- dual maps: a thread for each entry
 
 namespace {
@@ -185,7 +141,6 @@ void cuda_dual(const DualCall<T>& call, const Place& place) {
 
 #define FNTK_INSTANTIATE(T)                                               \
   template void cuda_normalise<T>(const NormaliseCall<T>&, const Place&); \
-  template void cuda_rows<T>(const RowsCall<T>&, const Place&);           \
   template void cuda_dual<T>(const DualCall<T>&, const Place&);
 FNTK_INSTANTIATE(float)
 FNTK_INSTANTIATE(double)

@@ -48,26 +48,14 @@ struct NormaliseCall {
 template <class T>
 void cuda_normalise(const NormaliseCall<T>& call, const Place& place);
 
-// Row arrays: table[k * n + i], and variances of each output, [output * n + i].
-template <class T>
-struct RowsCall {
-  const DeviceStep* steps;
-  std::vector<Strided<const double>> q;
-  T* table;
-  double* variances;
-  long n;
-};
-template <class T>
-void cuda_rows(const RowsCall<T>& call, const Place& place);
-
 // Fills nngp, ntk and defect of each output; null planes are not computed. A product may lie where an output of the
 // same pairs goes.
 template <class T>
 struct PairsCall {
   const DeviceStep* steps;
   int n_slots;
-  const T *table1, *table2;
-  long rows1, rows2;  // of each table
+  const T *table1, *table2;  // row arrays in the order in which the ops name them
+  long rows1, rows2;         // of each table
   Tile tile;
   std::vector<PairInput<T>> inputs;
   std::vector<PairOutput<T>> outputs;

@@ -1,6 +1,7 @@
 #include "dense/run.h"
 
 #include <cmath>
+#include <memory>
 
 #include "common/check.h"
 #include "common/parallel.h"
@@ -20,11 +21,11 @@ constexpr long kLines = kPanel, kCols = kMaxCols, kPlane = 1024, kAlign = 16, kD
 template <class T>
 class State {
  public:
-  void reserve(long elements) { bytes_.resize(size_t(elements) * sizeof(T) + 64); }
-  T* data() { return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(bytes_.data()) + 63) / 64 * 64); }
+  void reserve(long elements) { bytes_.reset(new char[size_t(elements) * sizeof(T) + 64]); }
+  T* data() { return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(bytes_.get()) + 63) / 64 * 64); }
 
  private:
-  std::vector<char> bytes_;
+  std::unique_ptr<char[]> bytes_;
 };
 
 template <class T>
@@ -41,6 +42,7 @@ struct TileRun {
   const std::vector<PairOutput<T>>& outputs;
   const Kernels<T>& kernels;
   const Products<T>& products;
+  const long product_size;  // of a unit, per input; products come in groups of lines
   bool ntk = false;
   std::vector<const T*> pointers1, pointers2;
   std::vector<Worker> workers;
@@ -57,11 +59,12 @@ struct TileRun {
         inputs(in),
         outputs(out),
         kernels(isa.kernels<T>()),
-        products(isa.products<T>()) {
+        products(isa.products<T>()),
+        product_size(std::min(kLines, (t.lines + kAlign - 1) / kAlign * kAlign) * kCols) {
     for (const auto& output : outputs) ntk = ntk || output.planes[1];
-    for (int k = 0; k < program.n_rows; ++k) {
-      pointers1.push_back(rows1.row(k));
-      pointers2.push_back(rows2.row(k));
+    for (int place : program.places) {
+      pointers1.push_back(rows1.row(place));
+      pointers2.push_back(rows2.row(place));
     }
     workers.resize(size_t(n_workers));
   }
@@ -71,7 +74,7 @@ struct TileRun {
     Worker& own = workers[size_t(index)];
     if (!own.views.empty()) return own;
     own.state.reserve(2 * program.n_slots * kPlane);
-    own.products.reserve(program.n_inputs * kLines * kCols);
+    own.products.reserve(program.n_inputs * product_size);
     own.views.resize(program.ops.size());
     for (size_t k = 0; k < program.ops.size(); ++k) {
       const Op& op = program.ops[k];
@@ -114,7 +117,7 @@ struct TileRun {
     b.i0 = tile.row1 + batch * tile.n1 + i;
     b.j0 = tile.row2 + batch * tile.n2 + j;
     for (int slot = 0; slot < program.n_inputs; ++slot)
-      load(inputs[size_t(slot)], slot, b, batch, i, j, products + slot * kLines * kCols);
+      load(inputs[size_t(slot)], slot, b, batch, i, j, products + slot * product_size);
     for (size_t k = 0; k < program.ops.size(); ++k) {
       const Op& op = program.ops[k];
       OpView<T>& view = worker.views[k];
@@ -144,7 +147,7 @@ struct TileRun {
     for (size_t k = 0; k < inputs.size(); ++k) {
       const PairInput<T>& input = inputs[k];
       if (!input.panels1) continue;
-      T* out = worker.products.data() + long(k) * kLines * kCols;
+      T* out = worker.products.data() + long(k) * product_size;
       for (long c = 0; c < cols; c += kPanel)
         products.product(input.panels1.at(batch, i / kPanel, 0), input.panels2.at(batch, (j + c) / kPanel, 0), lines,
                          input.d, out + c, kCols);
@@ -236,8 +239,7 @@ void dual_map(const std::string& name, const std::vector<double>& params, long n
               const T* q22, T scale, T* k, T* kdot, const Isa& isa, int threads, const Interrupt& interrupt) {
   FNTK_CHECK(params.size() == dual_n_params(name), name, " takes ", dual_n_params(name), " parameters, given ",
              params.size());
-  const auto& names = op_names();
-  const auto map = isa.kernels<T>().dual_maps[std::find(names.begin(), names.end(), name) - names.begin()];
+  const auto map = isa.kernels<T>().dual_maps[code_of(name)];
   constexpr long chunk = 16384;
   parallel_for((n + chunk - 1) / chunk, threads, interrupt, [&](long c, int, Watch&) {
     const long first = c * chunk, count = std::min(chunk, n - first);

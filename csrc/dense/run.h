@@ -4,7 +4,8 @@
 #include <vector>
 
 #include "common/isa.h"
-#include "common/rows.h"
+#include "common/ops.h"
+#include "common/parallel.h"
 
 namespace fntk {
 

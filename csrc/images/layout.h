@@ -4,7 +4,7 @@
 #include <map>
 #include <memory>
 
-#include "common/rows.h"
+#include "common/ops.h"
 #include "images/program.h"
 
 namespace fntk {

@@ -3,7 +3,7 @@
 #pragma once
 #include <cstring>
 
-#include "common/steps.h"
+#include "cuda/dense/steps.h"
 #include "math/duals.h"
 #include "math/ops.h"
 

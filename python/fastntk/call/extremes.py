@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..engines.numpy_rows import Rows
 from ..network.activations import is_homogeneous
 from ..network.program import Lowered
+from ..plan.rows import row_pass
 
 Array = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
@@ -28,6 +28,7 @@ _LARGEST = {np.dtype(np.float32): 1e12, np.dtype(np.float64): 1e70}
 _SCALING = {np.dtype(np.float32): 2.0**63, np.dtype(np.float64): 2.0**511}
 
 
+@lru_cache(maxsize=256)
 def limits(lowered: Lowered, dtype: np.dtype[Any]) -> tuple[float, float, bool]:
     """The least and the largest standard deviation of inputs that the program keeps within ``dtype``'s range.
 
@@ -47,11 +48,10 @@ def outside(sizes: Array, least: float, most: float) -> Flags:
     return np.asarray((sizes > most) | ((sizes < least) & (sizes > 0)))
 
 
-@lru_cache(maxsize=256)
 def _gains(lowered: Lowered) -> tuple[float, float, bool]:
     """The largest and the least deviation that inputs of variance 1 meet; whether the NTK may not vanish with K."""
     with np.errstate(all="ignore"):
-        rows = Rows(lowered, [np.ones(())] * lowered.program.n_inputs)
-    met = np.sqrt([1.0, *(float(q) for sources in rows.before for q in sources)])
+        values, _ = row_pass(lowered).variances([np.ones(1)] * lowered.program.n_inputs)
+    met = np.sqrt(np.concatenate([np.ones(1), *values]))
     matters = any(op.kind == "guard" for op in lowered.program.ops)
     return float(met.max()), float(min(met[met > 0])), matters

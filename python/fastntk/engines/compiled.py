@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..network.program import Program
 from ..plan.grids import Plan
+from ..plan.rows import layout_of
 from .engine import Tile, TileInput
 from .numpy_rows import CLOSE
 
@@ -41,12 +42,16 @@ _CLOSE = {np.dtype(np.float32): 0.06, np.dtype(np.float64): CLOSE}
 
 @lru_cache(maxsize=256)
 def compiled_program(module: ModuleType, program: Program) -> Any:
-    ops = [(op.name, op.dst, list(op.src), op.kind, (op.numbers.start, op.numbers.stop)) for op in program.ops]
-    missing = {op.name for op in program.ops} - set(module.op_names())
+    known = [op["name"] for op in module.ops()]
+    missing = {op.name for op in program.ops} - set(known)
     if missing:
         raise NotImplementedError(
-            f"{module.__name__} has no op {sorted(missing)}; it has {module.op_names()} (backend='numpy' runs all)"
+            f"{module.__name__} has no op {sorted(missing)}; it has {known} (backend='numpy' runs all)"
         )
+    ops = [
+        (op.name, op.dst, list(op.src), op.kind, (op.numbers.start, op.numbers.stop), rows)
+        for op, rows in zip(program.ops, layout_of(program).places, strict=True)
+    ]
     return module.Program(ops, program.n_inputs, program.n_slots, program.n_outputs)
 
 

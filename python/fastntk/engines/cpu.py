@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -11,11 +12,18 @@ import numpy.typing as npt
 
 from ..network.program import Lowered
 from ..plan.grids import Plan
+from ..plan.rows import row_pass
 from .compiled import compiled_program, image_plan, tile_arguments
 from .engine import Tile, TileInput
 from .memory import HostMemory
 
 Array = npt.NDArray[Any]  # or CuPy's
+
+
+@lru_cache(maxsize=2)
+def _isas(module: ModuleType) -> list[str]:
+    """Instruction sets that are compiled in and that this processor has."""
+    return [name for name, present in module.isas() if present]
 
 
 class CpuEngine(HostMemory):
@@ -28,7 +36,7 @@ class CpuEngine(HostMemory):
         self._module = module
         self._threads = min(num_threads, 2**31 - 1)
         self.panel: int | None = module.PANEL
-        available = [name for name, present in module.isas() if present]
+        available = _isas(module)
         if isa is not None and isa not in available:
             raise ValueError(f"isa '{isa}' is not available here; choose from {available}")
         self.isa = isa or available[-1]
@@ -48,9 +56,7 @@ class CpuEngine(HostMemory):
         self._module.pack(x, units, norms, self.isa, self._threads)
 
     def rows(self, lowered: Lowered, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
-        return self._module.rows(
-            compiled_program(self._module, lowered.program), lowered.numbers, list(q), dtype, self._threads
-        )
+        return row_pass(lowered)(q, dtype)
 
     def run(
         self, lowered: Lowered, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
@@ -58,8 +64,8 @@ class CpuEngine(HostMemory):
     ) -> None:  # fmt: skip
         place, views, planes = tile_arguments(self._module, dtype, tile, inputs, outputs)
         self._module.run(
-            compiled_program(self._module, lowered.program), lowered.numbers, rows1, rows2, dtype, place, tile.n1,
-            tile.n2, views, planes, tile.symmetric, tile.diagonal, self.isa, self._threads,
+            compiled_program(self._module, lowered.program), lowered.numbers, rows1.table, rows2.table, dtype, place,
+            tile.n1, tile.n2, views, planes, tile.symmetric, tile.diagonal, self.isa, self._threads,
         )  # fmt: skip
 
     def dual(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..base.place import DevicePlace
 from ..network.program import Lowered
 from ..plan.grids import Plan
+from ..plan.rows import RowPass
 from .compiled import compiled_program, image_code, image_plan, tile_arguments
 from .engine import Tile, TileInput
 from .memory import WhereTheyLie
@@ -22,15 +23,21 @@ Array = npt.NDArray[Any]  # or CuPy's
 
 
 @dataclass
+class _OnDevice:
+    """What a call has of a program on its device."""
+
+    compiled: Any
+    code: Array  # what device code reads of it
+    rows: RowPass
+    places: Array  # of the row arrays that device code reads, in its order
+
+
+@dataclass
 class DeviceRows:
-    """Row tables on a device: arrays of one program, (rows of it, n), and each output's variances, (outputs, n)."""
+    """Row arrays in the order in which device code reads them, (rows, n), and the variances of the outputs."""
 
     table: Array
-    variances: Array
-
-    def variance(self, output: int) -> Array:
-        found: Array = self.variances[output]
-        return found
+    variance: Callable[[int], Array]
 
 
 class CudaEngine(WhereTheyLie):
@@ -46,7 +53,7 @@ class CudaEngine(WhereTheyLie):
 
     def __init__(self, module: Any, place: DevicePlace, label: str) -> None:
         self._module, self._place = module, place
-        self._codes: dict[Lowered, Array] = {}
+        self._programs: dict[Lowered, _OnDevice] = {}
         self.xp = place.xp
         self.isa = label
 
@@ -91,31 +98,29 @@ class CudaEngine(WhereTheyLie):
         else:
             self.xp.matmul(units1, units2.transpose(0, 2, 1), out=out)
 
-    def _compiled(self, lowered: Lowered) -> tuple[Any, Array]:
-        """The program, and what device code reads of it, uploaded once a call."""
-        compiled = compiled_program(self._module, lowered.program)
-        if lowered not in self._codes:
-            self._codes[lowered] = self.xp.asarray(np.frombuffer(compiled.code(lowered.numbers), np.uint8))
-        return compiled, self._codes[lowered]
+    def _program(self, lowered: Lowered) -> _OnDevice:
+        """The program, uploaded once a call."""
+        if lowered not in self._programs:
+            compiled, put = compiled_program(self._module, lowered.program), self.xp.asarray
+            code = put(np.frombuffer(compiled.code(lowered.numbers), np.uint8))
+            places = put(np.array(compiled.places))
+            self._programs[lowered] = _OnDevice(compiled, code, RowPass(lowered, self.xp), places)
+        return self._programs[lowered]
 
     def rows(self, lowered: Lowered, q: Sequence[Array], dtype: np.dtype[Any]) -> DeviceRows:
-        compiled, code = self._compiled(lowered)
-        n = len(q[0])
-        table = self.xp.empty((max(1, compiled.n_rows), n), dtype)
-        variances = self.xp.empty((lowered.program.n_outputs, n), np.float64)
-        if n:
-            self._module.rows(compiled, code, list(q), table, variances, *self.where)
-        return DeviceRows(table, variances)
+        own = self._program(lowered)
+        found = own.rows(q, dtype)
+        return DeviceRows(found.table[own.places], found.variance)
 
     def run(
         self, lowered: Lowered, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
         inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
     ) -> None:  # fmt: skip
-        compiled, code = self._compiled(lowered)
+        own = self._program(lowered)
         place, views, planes = tile_arguments(self._module, dtype, tile, inputs, outputs)
         self._module.run(
-            compiled, code, rows1.table, rows2.table, dtype, place, tile.n1, tile.n2, views, planes, tile.symmetric,
-            tile.diagonal, *self.where,
+            own.compiled, own.code, rows1.table, rows2.table, dtype, place, tile.n1, tile.n2, views, planes,
+            tile.symmetric, tile.diagonal, *self.where,
         )  # fmt: skip
 
     def dual(

@@ -96,7 +96,7 @@ class Engine(Protocol):
         """Write units1 units2^T, (batch, n1, n2), to ``out``; engines without panels."""
 
     def rows(self, lowered: Lowered, q: Sequence[Array], dtype: np.dtype[Any]) -> Any:
-        """Row tables for inputs with variances ``q``; ``.variance(k)`` is that of output k, float64."""
+        """Row arrays of inputs with variances ``q`` (plan/rows.py); ``.variance(k)`` is that of output k, float64."""
 
     def run(
         self, lowered: Lowered, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,

@@ -31,6 +31,7 @@ import numpy.typing as npt
 from ..base.jet import Jet, over, slope_of, value_of
 from ..network.activations import Correlation, of_dual, of_input, rho_of
 from ..network.program import Op, Program
+from ..plan.rows import rows_of
 from .numpy_rows import run_op
 
 Array = npt.NDArray[Any]
@@ -195,9 +196,11 @@ class Sweep:
             if step.op.name == "store":
                 continue
             if step.op.name in ("dense", "sum"):
-                q1, q2 = (tuple(side.q[s] for s in step.src) for side in (side1, side2))
+                x1, x2 = (
+                    of_input(rows_of(step.op, step.own, [side.q[s] for s in step.src])) for side in (side1, side2)
+                )
                 sources = [(self._v[s], self._theta[s]) for s in step.src]
-                found = run_op(step.op, step.own, q1, q2, sources)
+                found = run_op(step.op, step.own, x1, x2, sources)
             else:
                 found = self._dual(step)
             self._v[step.dst], self._theta[step.dst] = (np.broadcast_to(a, self._shape) for a in found)

@@ -19,9 +19,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..network.activations import is_homogeneous, of_dual, rho_of, signed_defect
+from ..network.activations import is_homogeneous, of_dual, of_input, rho_of, signed_defect
 from ..network.program import Lowered, Op
 from ..network.window import Positions
+from ..plan.rows import rows_of
 from .numpy_rows import NumpyEngine, Real, run_op
 
 Array = npt.NDArray[Any]
@@ -243,10 +244,11 @@ def _apply(step: _Step, one: Planes, two: Planes, sources: Sequence[State]) -> S
         s1, s2 = _spread(step.scale[None], step.scale[None], step.full)
         theta = s1 * s2 * _sum_pairs(step, theta, step.full)
         value = s1 * s2 * _sum_pairs(step, value, step.full) if step.linear else _pool(step, value, one, two)
+    elif name == "conv" and not step.linear:
+        value, theta = _conv(step, value, theta, one[0], two[0])
     elif not step.linear:
-        value, theta = (
-            _conv(step, *given[0], one[0], two[0]) if name == "conv" else run_op(step.op, step.numbers, q1, q2, given)
-        )
+        x1, x2 = (of_input(rows_of(step.op, step.numbers, q)) for q in (q1, q2))
+        value, theta = run_op(step.op, step.numbers, x1, x2, given)
     elif name == "sum":
         value, theta = (np.sum(parts, axis=0) for parts in zip(*given, strict=True))
     elif name != "store":

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..network.activations import Correlation, of_dual, of_input, rho_of, signed_defect
 from ..network.program import Lowered, Op
+from ..plan.rows import Rows, row_names, row_pass
 from .engine import Tile, TileInput
 from .memory import HostMemory
 
@@ -22,45 +23,6 @@ Real = type[np.floating[Any]]
 Array = npt.NDArray[Any]
 
 CLOSE = 1e-3  # of rho = 1 or -1: within it the inputs themselves replace the rounded product
-
-
-class Rows:
-    """Variances of every op, per input; quantities derived from them are made where they are used.
-
-    Of positions that are all alike also those of a conv and of a pool.
-    """
-
-    def __init__(self, lowered: Lowered, q: Sequence[Array]) -> None:
-        slots: dict[int, Array] = {slot: np.asarray(v, np.result_type(v, np.float64)) for slot, v in enumerate(q)}
-        self.before: list[tuple[Array, ...]] = []  # variances of an op's sources
-        self.outputs: dict[int, Array] = {}
-        for op in lowered.program.ops:
-            own = op.own(lowered.numbers)
-            sources = tuple(slots[s] for s in op.src)
-            self.before.append(sources)
-            if op.name == "store":
-                self.outputs[op.dst] = sources[0]
-            elif op.name in ("dense", "conv"):
-                slots[op.dst] = own[0] * sources[0] + own[1]
-            elif op.name == "pool":
-                slots[op.dst] = own[0] ** 2 * sources[0]
-            elif op.name == "sum":
-                slots[op.dst] = np.sum(sources, axis=0)
-            else:
-                slots[op.dst] = of_dual(op.name, own).variance(sources[0])
-
-    def variance(self, output: int) -> Array:
-        return self.outputs[output]
-
-
-def _shares(parts: Sequence[Array]) -> list[Array]:
-    """Standard deviations of independent parts over that of their sum: unit vectors, 0 where the sum is 0."""
-    return [
-        np.where(
-            part == 0, 0, 1 / np.sqrt(1 + sum(p for k, p in enumerate(parts) if k != b) / np.where(part == 0, 1, part))
-        )
-        for b, part in enumerate(parts)
-    ]
 
 
 def _join(parts: Sequence[Array], shares1: Sequence[Array], shares2: Sequence[Array]) -> Array:
@@ -78,28 +40,25 @@ def _join(parts: Sequence[Array], shares1: Sequence[Array], shares2: Sequence[Ar
 
 
 def run_op(
-    op: Op,
-    numbers: Sequence[float],
-    q1: tuple[Array, ...],
-    q2: tuple[Array, ...],
-    sources: Sequence[tuple[Array, Array]],
+    op: Op, numbers: Sequence[float], x1: Any, x2: Any, sources: Sequence[tuple[Array, Array]]
 ) -> tuple[Array, Array]:
-    """One op, with its numbers, on broadcastable blocks: sources' (v, theta) -> (v, theta)."""
+    """One op, with its numbers, on broadcastable blocks: sources' (v, theta) -> (v, theta).
+
+    ``x1``, ``x2``: what it reads of both inputs, as attributes by the names of plan/rows.py.
+    """
     v, theta = sources[0]
     if op.name == "dense":
-        w2, b2, f, g = numbers
-        k = np.sqrt(q1[0]) * np.sqrt(q2[0]) * rho_of(v)
-        theta = w2 * theta + f * k + g
+        w2, _, _, g = numbers
+        theta = w2 * theta + x1.std * x2.std * rho_of(v) + g
         if op.kind == "bias":
-            shares1, shares2 = (_shares([w2 * q, np.full_like(q, b2)]) for q in (q1[0], q2[0]))
-            v = _join([v, np.zeros(1)], shares1, shares2)
+            v = _join([v, np.zeros(1)], [x1.share, x1.bias], [x2.share, x2.bias])
         elif op.kind == "guard":  # a zero variance counts as rho = 0 where the NTK does not vanish with it
-            v = np.where((q1[0] == 0) | (q2[0] == 0), 1, v)
+            v = np.where((x1.std == 0) | (x2.std == 0), 1, v)
         return v, theta
     if op.name == "sum":
-        return _join([s[0] for s in sources], _shares(q1), _shares(q2)), np.asarray(sum(s[1] for s in sources))
-    layer = of_dual(op.name, numbers)
-    v, _, kdot = layer.pair(Correlation.of_defect(v), *(of_input(layer.rows(q[0])) for q in (q1, q2)))
+        shares1, shares2 = ([getattr(x, name) for name in row_names(op)] for x in (x1, x2))
+        return _join([s[0] for s in sources], shares1, shares2), np.asarray(sum(s[1] for s in sources))
+    v, _, kdot = of_dual(op.name, numbers).pair(Correlation.of_defect(v), x1, x2)
     return v, theta * kdot
 
 
@@ -133,7 +92,7 @@ class NumpyEngine(HostMemory):
 
     def rows(self, lowered: Lowered, q: Sequence[Array], dtype: np.dtype[Any]) -> Rows:
         with np.errstate(all="ignore"):
-            return Rows(lowered, q)
+            return row_pass(lowered)(q, np.result_type(q[0], np.float64))
 
     def dual(
         self,
@@ -175,14 +134,14 @@ class NumpyEngine(HostMemory):
         for slot, given in enumerate(inputs):
             theta = np.zeros(shape, self.real) if given.theta is None else given.theta[batch].astype(self.real)
             slots[slot] = (_input_defect(given, batch, shape, self.real), theta)
-        for op, before1, before2 in zip(lowered.program.ops, rows1.before, rows2.before, strict=True):
-            q1 = tuple(q[lines, None] for q in before1)
-            q2 = tuple(q[cols, None] if tile.diagonal else q[None, cols] for q in before2)
+        for k, op in enumerate(lowered.program.ops):
+            x1 = rows1.of(k, (lines, None))
+            x2 = rows2.of(k, (cols, None) if tile.diagonal else (None, cols))
             if op.name != "store":
-                slots[op.dst] = run_op(op, op.own(lowered.numbers), q1, q2, [slots[s] for s in op.src])
+                slots[op.dst] = run_op(op, op.own(lowered.numbers), x1, x2, [slots[s] for s in op.src])
                 continue
             v, theta = slots[op.src[0]]
-            nngp = np.sqrt(q1[0]) * np.sqrt(q2[0]) * rho_of(v)
+            nngp = x1.std * x2.std * rho_of(v)
             for plane, value in zip(outputs[op.dst], (nngp, theta, v), strict=True):
                 if plane is not None:
                     _place(plane[b], np.broadcast_to(value, shape), tile)

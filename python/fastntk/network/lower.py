@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from .layer import Layer
-from .program import Builder, Lowered, Op, Program, Value, Values, leaves
+from .program import Builder, Lowered, Op, Value, Values, leaves, program_of
 
 
 def _renumber(values: Values, counter: Iterator[int]) -> Values:
@@ -55,7 +55,7 @@ def finish(builder: Builder, n_inputs: int, outputs: Values) -> Lowered:
         if op.dst not in last_read:
             free.append(dst)
         placed.append(replace(op, dst=dst, src=src))
-    program = Program(tuple(placed), n_inputs, n_slots, len(found))
+    program = program_of(tuple(placed), n_inputs, n_slots, len(found))
     return Lowered(program, tuple(builder.numbers), _renumber(outputs, iter(range(len(found)))))
 
 

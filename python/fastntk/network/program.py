@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from ..base.jet import Jet
@@ -68,9 +69,12 @@ class Value:
 Values: TypeAlias = "Value | tuple[Values, ...]"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
-    """Straight-line ops; slots ``0 .. n_inputs - 1`` are loaded before the first."""
+    """Straight-line ops; slots ``0 .. n_inputs - 1`` are loaded before the first.
+
+    Made by :func:`program_of`, so that equal ones are one object: the key of what is made of them.
+    """
 
     ops: tuple[Op, ...]
     n_inputs: int
@@ -78,7 +82,13 @@ class Program:
     n_outputs: int
 
 
-@dataclass(frozen=True)
+@lru_cache(maxsize=256)
+def program_of(ops: tuple[Op, ...], n_inputs: int, n_slots: int, n_outputs: int) -> Program:
+    """The program of these ops."""
+    return Program(ops, n_inputs, n_slots, n_outputs)
+
+
+@dataclass(frozen=True, eq=False)
 class Lowered:
     """A program, the numbers that its ops read, and its outputs: a tree of values, whose ``slot`` counts outputs."""
 

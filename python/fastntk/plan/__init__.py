@@ -1,1 +1,1 @@
-"""What of a pair of images is computed: grids, links and displacements, and which axis fills a vector's lanes."""
+"""What belongs to one input, in array code; of images which pairs of positions are computed, and in which lanes."""

@@ -14,6 +14,7 @@ from .nonlinearity import is_positive as is_positive
 from .nonlinearity import of_dual as of_dual
 from .nonlinearity import of_input as of_input
 from .nonlinearity import rho_of as rho_of
+from .nonlinearity import row_names_of_dual as row_names_of_dual
 from .nonlinearity import signed_defect as signed_defect
 from .rectifiers import *  # noqa: F403
 

@@ -94,6 +94,11 @@ class Nonlinearity(Layer):
     homogeneous: ClassVar[bool] = False  # phi(c x) = c phi(x) for c > 0
     cheap: ClassVar[bool] = False  # few enough instructions to be done in the same pass as a 3 x 3 window
 
+    @classmethod
+    def names_of_rows(cls, n_params: int) -> tuple[str, ...]:
+        """Names of what `pair` reads of one input, where the struct is made of so many parameters."""
+        return cls.row_names
+
     @property
     def affine(self) -> tuple[float, float, float]:
         return 1.0, 1.0, 0.0
@@ -223,6 +228,11 @@ def of_dual(name: str, params: Sequence[float]) -> Nonlinearity:
 def is_dual(name: str) -> bool:
     """Whether an op is a nonlinearity's."""
     return name in _BY_DUAL
+
+
+def row_names_of_dual(name: str, n_params: int) -> tuple[str, ...]:
+    """What a dual op with so many parameters reads of one input."""
+    return _BY_DUAL[name].names_of_rows(n_params)
 
 
 def is_homogeneous(op: Op) -> bool:

@@ -65,7 +65,7 @@ class ABRelu(Nonlinearity):
         return xp.where(x > 0, self.b * x, self.a * x)
 
     def variance(self, q: Array, xp: Any = np) -> Array:
-        return (self.a**2 + self.b**2) / 2 * q
+        return (self.a * self.a + self.b * self.b) / 2 * q
 
     def mean(self, q: Array, xp: Any = np) -> Array:
         found: Array = (self.b - self.a) / math.sqrt(2 * math.pi) * xp.sqrt(q)

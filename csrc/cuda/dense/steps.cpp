@@ -1,12 +1,17 @@
-#include "common/steps.h"
+#include "cuda/dense/steps.h"
 
 #include <algorithm>
 
 #include "common/check.h"
-#include "common/rows.h"
+#include "common/ops.h"
+#include "math/duals.h"
 
 namespace fntk {
 namespace {
+
+#define FNTK_FITS(Phi, name) static_assert(generic::Phi<double>::n_params <= kMaxParams, name ": too many parameters");
+FNTK_DUALS(FNTK_FITS)
+#undef FNTK_FITS
 
 class Encoder {
  public:
@@ -80,9 +85,9 @@ class Encoder {
     dirty_ = false;
   }
   Step& emit(int code, int slot, int row, int n_rows) {
-    if (rows_at_once_ > 0 && row + n_rows > staged_) {
+    if (row + n_rows > staged_) {
       FNTK_CHECK(n_rows <= rows_at_once_, "a step reads ", n_rows, " row arrays, ", rows_at_once_, " are staged");
-      const int count = std::min(rows_at_once_, program_.n_rows - row);
+      const int count = std::min(rows_at_once_, int(program_.places.size()) - row);
       staged_ = row + count;
       steps_.push_back({{kStage, count, 0, row}, {}, {}});
     }

@@ -1,8 +1,8 @@
-// A program as a machine with one accumulator executes it: what the row pass and CUDA read.
+// A program as a machine with one accumulator executes it: what device code reads.
 //
-// The accumulator holds one slot's pair state (or, in the row pass, its variance). Most ops follow each other on one
-// slot, so nothing moves; `load` and `save` stand only where branches meet. A nonlinearity and the Dense layer behind
-// it are one step, as in the CPU's block loops.
+// The accumulator holds one slot's pair state. Most ops follow each other on one slot, so nothing moves; `load` and
+// `save` stand only where branches meet. A nonlinearity and the Dense layer behind it are one step, as in the CPU's
+// block loops. Row arrays lie in the order in which the ops name them.
 #pragma once
 #include <vector>
 
@@ -14,7 +14,7 @@ namespace fntk {
 constexpr int kInput = kMaxOps, kLoad = kInput + 1, kSave = kInput + 2, kPart = kInput + 3, kStage = kInput + 4,
               kEnd = kInput + 5;
 
-constexpr int kMaxParams = 2;  // of a nonlinearity
+constexpr int kMaxParams = 4;  // of a nonlinearity
 
 struct StepHead {
   int code;
@@ -29,8 +29,8 @@ struct Step {
   double phi[kMaxParams];
 };
 
-// Ends with kEnd. rows_at_once > 0: a kStage before the first step that reads row arrays beyond those staged so far,
-// each of at most so many.
-std::vector<Step> encode(const Program& program, const std::vector<double>& numbers, int rows_at_once = 0);
+// Ends with kEnd; a kStage before the first step that reads row arrays beyond those staged so far, each of at most
+// rows_at_once.
+std::vector<Step> encode(const Program& program, const std::vector<double>& numbers, int rows_at_once);
 
 }  // namespace fntk

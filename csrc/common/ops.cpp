@@ -1,0 +1,144 @@
+#include "common/ops.h"
+
+#include <algorithm>
+
+#include "common/check.h"
+#include "math/duals.h"
+
+namespace fntk {
+
+namespace {
+
+static_assert(kFirstDual + kDuals <= kMaxOps, "as many ops as there are codes");
+#define FNTK_FITS(Phi, name) static_assert(generic::Phi<double>::n_rows <= kMaxRows, name ": too many row numbers");
+FNTK_DUALS(FNTK_FITS)
+#undef FNTK_FITS
+
+using RowNames = std::vector<std::string>;
+
+RowNames dense_rows(const Op& op) {
+  if (op.kind == kBias) return {"std", "share", "bias"};
+  return {"std"};
+}
+
+RowNames sum_rows(const Op& op) {
+  RowNames names;
+  for (size_t k = 0; k < op.src.size(); ++k) names.push_back(text("share", k));
+  return names;
+}
+
+RowNames store_rows(const Op&) { return {"std"}; }
+
+template <template <class> class Phi>
+RowNames dual_rows(const Op&) {
+  return RowNames(Phi<double>::row_names.begin(), Phi<double>::row_names.end());
+}
+
+}  // namespace
+
+const std::vector<OpInfo>& ops() {
+  static const std::vector<OpInfo> table = {{"dense", 4, false, true, true, dense_rows},
+                                            {"sum", 0, false, true, true, sum_rows},
+                                            {"store", 0, false, true, true, store_rows},
+#define FNTK_INFO(Phi, name)          \
+  {name,                              \
+   generic::Phi<double>::n_params,    \
+   generic::Phi<double>::positive,    \
+   generic::Phi<double>::homogeneous, \
+   generic::Phi<double>::cheap,       \
+   dual_rows<generic::Phi>},
+                                            FNTK_DUALS(FNTK_INFO)
+#undef FNTK_INFO
+  };
+  return table;
+}
+
+int code_of(const std::string& name) {
+  const auto& all = ops();
+  const auto found = std::find_if(all.begin(), all.end(), [&](const OpInfo& info) { return info.name == name; });
+  FNTK_CHECK(found != all.end(), "unknown op '", name, "'");
+  return int(found - all.begin());
+}
+
+void prepare(Program& program) {
+  FNTK_CHECK(program.n_inputs > 0 && program.n_slots >= program.n_inputs && program.n_outputs > 0,
+             "program needs inputs, slots and outputs");
+  program.places.clear();
+  for (Op& op : program.ops) {
+    op.code = code_of(op.name);
+    const OpInfo& info = ops()[size_t(op.code)];
+    FNTK_CHECK(op.code != kDense || op.kind == kPlain || op.kind == kGuard || op.kind == kBias, "dense has kind ",
+               op.kind);
+    FNTK_CHECK(
+        op.n_numbers >= 0 && (info.n_params == kAnyNumber || op.n_numbers == info.n_params) && op.first_number >= 0,
+        op.name, " takes ", info.n_params, " parameters, given ", op.n_numbers);
+    program.n_numbers = std::max(program.n_numbers, op.first_number + op.n_numbers);
+    FNTK_CHECK(op.code == kSum ? !op.src.empty() : op.src.size() == 1, op.name, " has ", op.src.size(), " sources");
+    const int n_dst = op.code == kStore ? program.n_outputs : program.n_slots;
+    FNTK_CHECK(op.dst >= 0 && op.dst < n_dst, op.name, " writes slot ", op.dst, " of ", n_dst);
+    for (int slot : op.src) FNTK_CHECK(slot >= 0 && slot < program.n_slots, op.name, " reads slot ", slot);
+    // sum writes its destination before it has read every source
+    if (op.code == kSum)
+      for (int slot : op.src) FNTK_CHECK(slot != op.dst, "sum cannot write one of its sources");
+    op.first_row = int(program.places.size());
+    for (const std::string& name : info.row_names(op)) {
+      const auto place = op.rows.find(name);
+      FNTK_CHECK(place != op.rows.end(), op.name, " reads the row '", name, "', which is not among those given");
+      FNTK_CHECK(place->second >= 0, op.name, ": no row ", place->second);
+      program.places.push_back(place->second);
+      program.table_rows = std::max(program.table_rows, place->second + 1);
+    }
+    op.n_rows = int(program.places.size()) - op.first_row;
+  }
+  // lower() gives a value that nothing else reads the slot of its reader: in place means safe to fuse
+  for (size_t k = 0; k + 1 < program.ops.size(); ++k) {
+    const Op& next = program.ops[k + 1];
+    Op& op = program.ops[k];
+    op.fused = op.code >= kFirstDual && next.code == kDense && next.src[0] == op.dst && next.dst == op.dst;
+  }
+}
+
+void check_numbers(const Program& program, const std::vector<double>& numbers) {
+  FNTK_CHECK(long(numbers.size()) >= program.n_numbers, "the program reads ", program.n_numbers, " numbers, given ",
+             numbers.size());
+}
+
+// ---------------------------------------------------------------- tables of images
+
+namespace {
+
+template <template <class> class Phi>
+void dual_variance(const double* params, long n, const double* q, double* found) {
+  const Phi<double> phi(params);
+  for (long k = 0; k < n; ++k) found[k] = phi.variance(q[k]);
+}
+
+template <template <class> class Phi>
+void dual_row(const double* params, double q, double* row) {
+  const Phi<double> phi(params);
+  double* rows[Phi<double>::n_rows > 0 ? Phi<double>::n_rows : 1];
+  for (int r = 0; r < Phi<double>::n_rows; ++r) rows[r] = row + r;
+  Phi<double>::store(phi.row(q), rows, 0);
+}
+
+}  // namespace
+
+const std::vector<DualInfo>& duals() {
+  static const std::vector<DualInfo> table = {
+#define FNTK_INFO(Phi, name)          \
+  {name,                              \
+   generic::Phi<double>::n_params,    \
+   generic::Phi<double>::n_rows,      \
+   generic::Phi<double>::positive,    \
+   generic::Phi<double>::homogeneous, \
+   dual_variance<generic::Phi>,       \
+   dual_row<generic::Phi>},
+      FNTK_DUALS(FNTK_INFO)
+#undef FNTK_INFO
+  };
+  return table;
+}
+
+size_t dual_n_params(const std::string& name) { return size_t(ops()[size_t(code_of(name))].n_params); }
+
+}  // namespace fntk

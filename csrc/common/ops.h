@@ -1,0 +1,38 @@
+// What is known of each op beside its loops, and programs made ready.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "common/program.h"
+
+namespace fntk {
+
+constexpr int kMaxRows = 16;    // numbers of one input that a nonlinearity reads
+constexpr int kAnyNumber = -1;  // of parameters: as many as are given
+
+struct OpInfo {
+  std::string name;
+  int n_params;
+  bool positive, homogeneous, cheap;                 // of nonlinearities (math/dual.h)
+  std::vector<std::string> (*row_names)(const Op&);  // what it reads of one input, in the order of its loops
+};
+// By op code: the linear ops, then the duals.
+const std::vector<OpInfo>& ops();
+int code_of(const std::string& name);
+
+// Checks every index, and fills code, first_row, n_rows and `program.places` from the names of each op's rows.
+void prepare(Program& program);
+void check_numbers(const Program& program, const std::vector<double>& numbers);
+
+// What tables of images need of a nonlinearity (math/duals.h).
+struct DualInfo {
+  const char* name;
+  int n_params, n_rows;
+  bool positive, homogeneous;
+  void (*variance)(const double* params, long n, const double* q, double* found);
+  void (*row)(const double* params, double q, double* row);  // its n_rows numbers of one input
+};
+const std::vector<DualInfo>& duals();
+size_t dual_n_params(const std::string& name);
+
+}  // namespace fntk
