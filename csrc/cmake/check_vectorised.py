@@ -19,7 +19,7 @@ width = int(sys.argv[3])
 headers = [path.read_text() for path in (source.parents[1] / "math/duals").glob("*.h")]
 duals = {
     "": 1,
-    " per dual": sum(len(re.findall(r"^\s*X\(", text, flags=re.M)) for text in headers),
+    " per dual": sum(len(re.findall(r'\bX\(\w+, "', text)) for text in headers),
     " per cheap dual": sum(text.count("cheap = true") for text in headers),
 }
 pattern = rf"{re.escape(source.name)}:(\d+):\d+: optimized: +loop vectorized using {width} byte"
