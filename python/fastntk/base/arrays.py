@@ -95,19 +95,22 @@ _SMALL = 16 << 20  # bytes that are asked for without a look at what there is
 def allocate(shapes: list[tuple[int, ...]], dtypes: list[np.dtype[Any]], what: str, place: Place = HOST) -> list[Array]:
     """Empty arrays, or MemoryError with the size before the first is made; on a device, when one does not fit."""
     total = sum(math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True))
-    size = f"[{what}] the result, {len(shapes)} x {shapes[0]} {dtypes[0]}, takes {total / 2**30:.4g} GiB; "
+
+    def size() -> str:
+        return f"[{what}] the result, {len(shapes)} x {shapes[0]} {dtypes[0]}, takes {total / 2**30:.4g} GiB; "
+
     if place.ordinal is not None:
         try:
             return [place.xp.empty(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
         except MemoryError as error:
             free = (place.room() or 0) / 2**30
             raise MemoryError(
-                f"{size}{free:.4g} GiB are free on {place.name} (inputs in host memory and backend='cuda' fill larger "
-                f"results there)"
+                f"{size()}{free:.4g} GiB are free on {place.name} (inputs in host memory and backend='cuda' fill "
+                f"larger results there)"
             ) from error
     available = place.room() if total > _SMALL else None  # to ask takes longer than a small kernel
     if available is not None and total > available:
-        raise MemoryError(f"{size}{available / 2**30:.4g} GiB are available (out= takes a numpy.memmap)")
+        raise MemoryError(f"{size()}{available / 2**30:.4g} GiB are available (out= takes a numpy.memmap)")
     return [_aligned(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
 
 

@@ -45,6 +45,13 @@ class KernelFn(Differentiable):
 
     def __init__(self, layer: Layer) -> None:
         self.layer = layer
+        self._last: tuple[Any, Lowered] | None = None  # what the last call made of its inputs' values
+
+    def _lowered(self, values: Any) -> Lowered:
+        last = self._last
+        if last is None or last[0] != values:
+            self._last = last = values, lower(self.layer, values)
+        return last[1]
 
     def __repr__(self) -> str:
         return f"KernelFn({self.layer!r})"
@@ -146,7 +153,7 @@ class KernelFn(Differentiable):
     ) -> Any:  # fmt: skip
         inputs, tree = check_inputs(self.layer, x1, x2, batch_dims, place)
         first = inputs[0]
-        lowered = lower(self.layer, _values(tree))
+        lowered = self._lowered(_values(tree))
         if any(i.value.spatial for i in inputs):
             image_call = ImageCall(lowered, inputs, select(backend, num_threads, place), memory_budget)
             return image_call(names, get, out, progress)
