@@ -25,7 +25,7 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 # Files are named from the root on, from beside the page, or from a root of the sources.
 ENDINGS = ("py", "md", "h", "cpp", "cu", "json", "sh", "toml", "npz", "txt", "yml")
-YOURS = {"fastntk-demo.png", "file.npz", "net.py", "old.json", "new.json", "try.json"}  # a user's own
+YOURS = {"fastntk-demo.png", "file.npz", "net.py", "solve.npz", "old.json", "new.json", "try.json"}  # a user's own
 
 
 def text_of(name: str) -> str:

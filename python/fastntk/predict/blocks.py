@@ -110,7 +110,7 @@ class Blocks(ABC):
         found, v = np.zeros_like(v), v * before
         for index, (rows, columns) in enumerate(self.spans):
             mirrored = (v[rows], found[columns]) if rows != columns else None
-            _add_product(self.block(index), v[columns], found[rows], mirrored)
+            add_product(self.block(index), v[columns], found[rows], mirrored)
             report(1)
         self._check(found, TRAIN)
         return found * behind
@@ -127,7 +127,7 @@ class Blocks(ABC):
         found, v = np.zeros((len(test), v.shape[1])), v * before
         for rows in self.cuts(len(test)):
             for columns in self.cuts(self.n):
-                _add_product(self.cross(test, rows, columns), v[columns], found[rows])
+                add_product(self.cross(test, rows, columns), v[columns], found[rows])
             report(rows.stop - rows.start)
         self._check(found, "the kernel of test and training points")
         return found * behind
@@ -138,7 +138,7 @@ class Blocks(ABC):
             raise ValueError(f"[{self.what}] {name} is not finite")
 
 
-def _add_product(block: Array, right: Array, out: Array, mirrored: tuple[Array, Array] | None = None) -> None:
+def add_product(block: Array, right: Array, out: Array, mirrored: tuple[Array, Array] | None = None) -> None:
     """``out += block @ right``, and for ``mirrored = (left, other)`` ``other += block.T @ left``; in float64."""
     step = max(1, _CHUNK // (8 * max(1, block.shape[1])))
     for start in range(0, len(block), step):

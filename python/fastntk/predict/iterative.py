@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ class Preconditioner:
         return found
 
 
-class _Solver:
+class Solver:
     """``A = (K + s I) / unit`` on the columns of alpha at once, as one system with A repeated on its diagonal.
 
     ``history`` gets the residual of each step from what SciPy asks to have preconditioned.
@@ -176,18 +177,27 @@ class _Solver:
         self.steps += 1
         self._step = flat.reshape(self.shape)
 
-    def run(self, right: Array, tol: float, max_iter: int) -> None:
-        """Solve for right-hand sides of length 1 (or 0) until the recomputed residual of each is at most tol."""
-        size, self._right, self._tol = right.size, right, tol
+    def begin(self, right: Array) -> tuple[Array, float]:
+        """What is left of the right-hand sides when :meth:`run` begins, and the residual of the sweep before."""
+        return right, math.inf
+
+    def sweep(self, left: Array, atol: float, max_iter: int) -> tuple[Array, bool]:
+        """Conjugate gradients for ``A step = left``: the step, and whether it is short of ``atol``."""
+        size = left.size
         operator = LinearOperator((size, size), matvec=self._matvec, dtype=np.float64)
         preconditioner = LinearOperator((size, size), matvec=self._psolve, dtype=np.float64)
-        left, before = right, math.inf
+        step, unfinished = cg(
+            operator, left.ravel(), rtol=0.0, atol=atol, maxiter=max_iter, M=preconditioner, callback=self._callback
+        )
+        return step, bool(unfinished)
+
+    def run(self, right: Array, tol: float, max_iter: int) -> None:
+        """Solve for right-hand sides of length 1 (or 0) until the recomputed residual of each is at most tol."""
+        self._right, self._tol = right, tol
+        left, before = self.begin(right)
         while True:
             # A little below tol, because the residual that the recursion carries drifts from the true one.
-            step, unfinished = cg(
-                operator, left.ravel(), rtol=0.0, atol=0.9 * tol, maxiter=max_iter - self.steps, M=preconditioner,
-                callback=self._callback,
-            )  # fmt: skip
+            step, unfinished = self.sweep(left, 0.9 * tol, max_iter - self.steps)
             self.alpha, self._step = self.alpha + step.reshape(self.shape), np.zeros(self.shape)
             left = self._recompute()
             reached = float(self.history[-1].max())
@@ -385,14 +395,30 @@ def conjugate_gradient(
     (True, (3, 1))
     """
     what = "conjugate_gradient"
+    check_stop(tol, max_iter, what)
+    blocks = blocks_of(kernel_fn, x_train, get, memory_budget, what)
+    return solved(
+        blocks, y_train, diag_reg, diag_reg_absolute_scale, trace_axes, tol, rank, max_iter, store, memory_budget,
+        progress, rng, Solver,
+    )  # fmt: skip
+
+
+def check_stop(tol: Any, max_iter: Any, what: str) -> None:
+    """Raise unless an iteration may end by these."""
     if not (isinstance(tol, (float, int)) and 0 < tol < 1):
         raise ValueError(f"[{what}] tol must be between 0 and 1, given {tol!r}")
     if isinstance(max_iter, bool) or not isinstance(max_iter, (int, np.integer)) or max_iter < 1:
         raise ValueError(f"[{what}] max_iter must be an integer of at least 1, given {max_iter!r}")
-    blocks = blocks_of(kernel_fn, x_train, get, memory_budget, what)
-    n = blocks.n
+
+
+def solved(
+    blocks: Blocks, y_train: Any, diag_reg: Any, absolute: Any, trace_axes: Any, tol: float, rank: Any, max_iter: int,
+    store: Any, memory_budget: int, progress: bool, rng: Any, make_solver: Callable[..., Solver],
+) -> CGPredictor:  # fmt: skip
+    """:func:`conjugate_gradient` over blocks of any kind, by a solver of any kind."""
+    what, n = blocks.what, blocks.n
     targets, y = outputs_of(y_train, trace_axes, n, what)
-    reg = absolute_reg(blocks, diag_reg, diag_reg_absolute_scale, what)
+    reg = absolute_reg(blocks, diag_reg, absolute, what)
     blocks.unit = unit_of(blocks.diagonal(), reg)
     if rank is None:
         rank = default_rank(n)
@@ -421,7 +447,7 @@ def conjugate_gradient(
             warn_of_few_digits(conditioning, _EPS, what)
         clock.append(time.perf_counter())
         with bar(len(blocks.spans), progress, "block") as report:
-            solver = _Solver(blocks, s, precondition, y.shape[1], report)
+            solver = make_solver(blocks, s, precondition, y.shape[1], report)
             scale = column_units(y)
             length = np.linalg.norm(y / scale, axis=0)
             length[length == 0] = 1

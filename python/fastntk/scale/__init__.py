@@ -4,7 +4,7 @@
 Plain files need NumPy alone; Zarr stores, Dask arrays and clusters the extra ``fastntk[dask]``.
 """
 
-from typing import NoReturn
+from typing import Any
 
 from ..base.door import doors
 from ..base.names import missing
@@ -29,8 +29,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> NoReturn:
-    raise missing("fastntk.scale", name, __all__)
-
-
 doors(globals())
+__all__ += ["conjugate_gradient"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "conjugate_gradient":  # needs SciPy, as fastntk.predict does
+        from .solve import conjugate_gradient
+
+        return conjugate_gradient
+    raise missing("fastntk.scale", name, __all__)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import StoreError
 from .journal import Marks
@@ -43,100 +43,145 @@ def check_client(client: Any, what: str) -> Any:
     return client
 
 
-class _Parts:
-    """Chunks of the inputs as futures, sent when they are first asked for."""
+class Sent:
+    """Arrays on the workers, by names; sent when they are first asked for, and anew where they were lost.
 
-    def __init__(self, client: Any, problem: Problem) -> None:
-        self._client, self._problem = client, problem
-        self._sent: dict[tuple[int, int], Any] = {}
+    Parameters
+    ----------
+    make : callable
+        The array of a name.
+    everywhere : bool
+        To each worker at once; else to one, and from there to those that ask.
+    """
 
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        if key not in self._sent or self._sent[key].status != "finished":
-            axis, index = key
-            part = self._problem.side(axis)[self._problem.layout.rows(axis, index)]
-            self._sent[key] = self._client.scatter(part, hash=False)
-        return self._sent[key]
+    def __init__(self, client: Any, make: Callable[[Any], Any], everywhere: bool = False) -> None:
+        self._client, self._make, self._everywhere = client, make, everywhere
+        self._sent: dict[Any, Any] = {}
 
-    def forget(self, key: tuple[int, int]) -> None:
-        self._sent.pop(key, None)
+    def __getitem__(self, name: Any) -> Any:
+        if name not in self._sent or self._sent[name].status != "finished":
+            self._sent[name] = self._client.scatter(self._make(name), hash=False, broadcast=self._everywhere)
+        return self._sent[name]
+
+    def forget(self, name: Any) -> None:
+        self._sent.pop(name, None)
 
 
-def on_client(
-    client: Any, problem: Problem, work: Work, pairs: Sequence[tuple[int, int]], marks: Callable[[int, int], Marks]
-) -> Iterator[Done]:
-    """Blocks as they are done; close the iterator to take back what has been handed out.
+class Jobs(Protocol):
+    """What is to be done on workers."""
+
+    def names(self, job: Any) -> tuple[Any, ...]:
+        """Arrays that a job takes, as :class:`Sent` knows them."""
+
+    def call(self, job: Any) -> tuple[Any, ...]:
+        """A function, and what it takes before the arrays."""
+
+
+def run_jobs(
+    client: Any, jobs: Sequence[Any], of: Jobs, sent: Sent, what: str
+) -> Generator[tuple[Any, Any], None, None]:
+    """``(job, result)`` as they are done; close the iterator to take back what has been handed out.
 
     Raises
     ------
     StoreError
-        A cluster that is gone, or a block that several workers ended with.
+        A cluster that is gone, or a job that several workers ended with.
     Exception
-        What a block raised.
+        What a job raised.
     """
     from distributed import as_completed
 
     try:
         client.wait_for_workers(1, timeout=_PATIENCE)
     except (TimeoutError, OSError) as error:
-        raise StoreError(f"[gram] no worker of {client!r} in {_PATIENCE} s") from error
-    parts = _Parts(client, problem)
-    todo, tries = list(reversed(pairs)), dict.fromkeys(pairs, 0)
-    active: dict[Any, tuple[int, int]] = {}
+        raise StoreError(f"[{what}] no worker of {client!r} in {_PATIENCE} s") from error
+    todo, tries = list(reversed(jobs)), dict.fromkeys(jobs, 0)
+    active: dict[Any, Any] = {}
     done, threads = as_completed(), _Threads(client)
 
     def hand_out() -> None:
-        row, column = pair = todo[-1]
-        diagonal = problem.symmetric and row == column
+        job = todo[-1]
         try:
-            x1 = parts[0, row]
-            x2 = None if diagonal else parts[0 if problem.symmetric else 1, column]
+            arrays = [sent[name] for name in of.names(job)]
         except Exception as error:  # the worker that was to hold it has ended, the scheduler too perhaps
-            tries[pair] += 1
-            if not _of_the_cluster(error) or tries[pair] >= _TRIES:
+            tries[job] += 1
+            if not _of_the_cluster(error) or tries[job] >= _TRIES:
                 raise
-            if (reason := _gone(client)) is not None:
+            if (reason := _gone(client, what)) is not None:
                 raise reason from error
             return
         todo.pop()
-        key = f"fastntk-block-{row}-{column}-{uuid.uuid4().hex}"
-        future = client.submit(work, row, column, x1, x2, marks(row, column), key=key, pure=False)
-        active[future] = pair
+        function, *given = of.call(job)
+        future = client.submit(function, *given, *arrays, key=f"fastntk-{what}-{uuid.uuid4().hex}", pure=False)
+        active[future] = job
         done.add(future)
 
     try:
         while todo or active:
             while todo and len(active) < _AHEAD * threads():
                 hand_out()
+            if not active:
+                continue
             future = next(done)
-            row, column = pair = active.pop(future)
+            job = active.pop(future)
             found = _result(future)
             if found is not None:
-                yield found
+                yield job, found
                 continue
-            tries[pair] += 1
-            reason = _reason(client, future, pair, tries[pair])
+            tries[job] += 1
+            reason = _reason(client, future, job, tries[job], what)
             if reason is not None:
                 raise reason
-            parts.forget((0, row))
-            parts.forget((0 if problem.symmetric else 1, column))
-            todo.append(pair)
+            for name in of.names(job):
+                sent.forget(name)
+            todo.append(job)
     finally:
         if client.status == "running":
             with contextlib.suppress(OSError, TimeoutError, CancelledError):  # a cluster that is gone has forgotten
                 client.cancel(list(active), force=True)
 
 
-def _result(future: Any) -> Done | None:
-    """What a block gave; None where it failed, or its answer was lost with the worker that held it."""
+class _Blocks:
+    """Blocks of a Gram matrix as jobs: pairs of their numbers."""
+
+    def __init__(self, problem: Problem, work: Work, marks: Callable[[int, int], Marks]) -> None:
+        self._problem, self._work, self._marks = problem, work, marks
+
+    def part(self, name: tuple[int, int]) -> Any:
+        """A chunk of the inputs, by side and number."""
+        axis, index = name
+        return self._problem.side(axis)[self._problem.layout.rows(axis, index)]
+
+    def names(self, job: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        row, column = job
+        if self._problem.symmetric and row == column:
+            return ((0, row),)
+        return ((0, row), (0 if self._problem.symmetric else 1, column))
+
+    def call(self, job: tuple[int, int]) -> tuple[Any, ...]:
+        return (self._work, *job, self._marks(*job))
+
+
+def on_client(
+    client: Any, problem: Problem, work: Work, pairs: Sequence[tuple[int, int]], marks: Callable[[int, int], Marks]
+) -> Generator[Done, None, None]:
+    """Blocks of a Gram matrix as they are done: see :func:`run_jobs`."""
+    blocks = _Blocks(problem, work, marks)
+    with contextlib.closing(run_jobs(client, pairs, blocks, Sent(client, blocks.part), "gram")) as made:
+        for _, done in made:
+            yield done
+
+
+def _result(future: Any) -> Any:
+    """What a job gave; None where it failed, or its answer was lost with the worker that held it."""
     if future.status != "finished":
         return None
     try:
-        found: Done = future.result()
+        return future.result()
     except Exception as error:
         if _of_the_cluster(error):
             return None
         raise
-    return found
 
 
 class _Threads:
@@ -158,29 +203,29 @@ def _of_the_cluster(error: BaseException) -> bool:
     return type(error).__module__.split(".")[0] == "distributed" or isinstance(error, (CancelledError, TimeoutError))
 
 
-def _gone(client: Any) -> StoreError | None:
+def _gone(client: Any, what: str) -> StoreError | None:
     """The error of a scheduler that does not come back; a connection that was cut is waited for."""
     deadline = time.monotonic() + _PATIENCE
     while client.status == "connecting" and time.monotonic() < deadline:  # it tries by itself
         time.sleep(0.2)
     if client.status == "running":
         return None
-    return StoreError("[gram] the cluster's scheduler is gone; blocks done are kept: run again with a new client")
+    return StoreError(f"[{what}] the cluster's scheduler is gone; what is done is kept: run again with a new client")
 
 
-def _reason(client: Any, future: Any, pair: tuple[int, int], tries: int) -> BaseException | None:
-    """Why a block cannot be tried again; None: it can."""
-    if (gone := _gone(client)) is not None:
+def _reason(client: Any, future: Any, job: Any, tries: int, what: str) -> BaseException | None:
+    """Why a job cannot be tried again; None: it can."""
+    if (gone := _gone(client, what)) is not None:
         return gone
     if future.status == "error":
         error: BaseException = future.exception()
         if type(error).__name__ == "KilledWorker":
             return StoreError(
-                f"[gram] workers ended with block {pair}, one after the other ({error}): out of memory? Smaller chunks "
-                "take less"
+                f"[{what}] workers ended with block {job}, one after the other ({error}): out of memory? Smaller "
+                "chunks take less"
             )
         if not _of_the_cluster(error):
             return error
     if tries >= _TRIES:
-        return StoreError(f"[gram] block {pair} was lost {tries} times with the workers that held it or its inputs")
+        return StoreError(f"[{what}] block {job} was lost {tries} times with the workers that held it or its inputs")
     return None

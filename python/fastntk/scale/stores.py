@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,22 +180,21 @@ def _fill(
     def of(row: int, column: int) -> Marks:
         return {key: marks[key] for key in work.keys(row, column) if key in marks} if (row, column) in kept else {}
 
-    with bar(len(pairs), progress, "block") as report, contextlib.ExitStack() as stack:
+    made = _here(problem, work, todo, of) if client is None else on_client(client, problem, work, todo, of)
+    with bar(len(pairs), progress, "block") as report, contextlib.closing(made):
         report(len(pairs) - len(todo))
-        made = _here(problem, work, todo, of) if client is None else on_client(client, problem, work, todo, of)
-        stack.callback(made.close)  # type: ignore[attr-defined]
         for done in made:
             if done.marks:
                 journal.add(done.marks)
             report(1)
 
 
-def _here(problem: Problem, work: Work, pairs: Sequence[tuple[int, int]], of: Any) -> Iterator[Done]:
+def _here(problem: Problem, work: Work, pairs: Sequence[tuple[int, int]], of: Any) -> Generator[Done, None, None]:
     for row, column in pairs:
         x1 = problem.x1[problem.layout.rows(0, row)]
         same = problem.symmetric and row == column
         x2 = None if same else problem.side(1)[problem.layout.rows(1, column)]
-        yield work(row, column, x1, x2, of(row, column))
+        yield work(row, column, of(row, column), x1, x2)
 
 
 def _given(target: Target, several: bool) -> Any:

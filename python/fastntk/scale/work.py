@@ -56,7 +56,7 @@ class Work:
             places.append((column, row))
         return [(name, *place) for name in self.fields for place in places]
 
-    def __call__(self, row: int, column: int, x1: Array, x2: Array | None, marks: Marks) -> Done:
+    def __call__(self, row: int, column: int, marks: Marks, x1: Array, x2: Array | None = None) -> Done:
         """Leave the block as it is where it agrees with ``marks``, else compute it.
 
         Raises
