@@ -14,7 +14,7 @@ from fastntk.engines.numpy_rows import NumpyEngine
 from fastntk.network.activations import NONLINEARITIES
 from fastntk.network.lower import lower
 from fastntk.network.program import Value
-from fastntk.plan.rows import row_pass
+from fastntk.plan.rows import row_pass, rows_of_dual
 from helpers import assert_close, same
 from test_duals import CASES, exact
 
@@ -374,14 +374,21 @@ def test_dual_maps(name, case, dtype):
     layer = NONLINEARITIES[name][0](*NONLINEARITIES[name][1]).kernel_fn.layer
     a, b, c = layer.affine
     found = {key: np.full(len(q[0]), np.nan, dtype) for key in ("k", "kdot")}
-    run("dual", layer.dual_name, list(layer.dual_params), *map(seen, q), b**2, *map(seen, found.values()))
+
+    def call(q, found):
+        with np.errstate(all="ignore"):
+            rows = [rows_of_dual(layer.dual_name, layer.dual_params, b**2 * v.astype(float), dtype) for v in q[::2]]
+        given = [list(map(seen, arrays)) for arrays in (q, rows)]
+        run("dual", layer.dual_name, list(layer.dual_params), *given, *map(seen, found.values()))
+
+    call(q, found)
     outer = {"k": (a**2, c**2), "kdot": ((a * b) ** 2, 0)}
     for quantity, values in found.items():
         scale, offset = (dtype(number) for number in outer[quantity])
         assert_close(scale * values + offset, expected[quantity], quantity, dtype, scale=floors[quantity])
     once = {key: np.full(5, np.nan, dtype) for key in found}
     first = [np.broadcast_to(v[:1], 5) for v in q]
-    run("dual", layer.dual_name, list(layer.dual_params), *map(seen, first), b**2, *map(seen, once.values()))
+    call(first, once)
     for quantity, values in once.items():
         assert same(values, np.full(5, found[quantity][0]))
 

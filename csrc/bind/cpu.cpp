@@ -9,10 +9,10 @@ using namespace fntk;
 namespace {
 
 template <class T>
-RowTable<T> row_table(const py::array& table, const Program& program) {
-  FNTK_CHECK(table.dtype().equal(py::dtype::of<T>()) && table.ndim() == 2 && table.shape(0) == program.table_rows &&
+RowTable<T> row_table(const py::array& table, int n_rows) {
+  FNTK_CHECK(table.dtype().equal(py::dtype::of<T>()) && table.ndim() == 2 && table.shape(0) == n_rows &&
                  table.flags() & py::array::c_style,
-             "a row table has ", program.table_rows, " rows, of the dtype of the pairs and C-contiguous");
+             "a row table has ", n_rows, " rows, of the dtype of the pairs and C-contiguous");
   return {static_cast<const T*>(table.data()), long(table.shape(1))};
 }
 
@@ -27,7 +27,8 @@ void run_tile(const Program& program, const std::vector<double>& numbers, const 
   FNTK_CHECK(diagonal || (tile.i0 % kPanel == 0 && tile.j0 % kPanel == 0), "tiles begin at whole panels");
   with_dtype(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const RowTable<T> table1 = row_table<T>(rows1, program), table2 = row_table<T>(rows2, program);
+    const RowTable<T> table1 = row_table<T>(rows1, program.table_rows),
+                      table2 = row_table<T>(rows2, program.table_rows);
     const auto in = make_inputs<T>(inputs, tile, host_view);
     const auto out = make_outputs<T>(outputs, tile, host_view);
     for (const auto& input : in) {
@@ -59,22 +60,30 @@ bool pack_typed(const py::array& x, py::array& panels, py::array_t<double>& norm
 }
 
 template <class T>
-bool dual_typed(const std::string& name, const std::vector<double>& params, const py::array& q11, const py::array& q12,
-                const py::array& q22, double scale, py::array& k, py::array& kdot, const std::string& isa,
+bool dual_typed(const std::string& name, const std::vector<double>& params, const std::array<py::array, 3>& q,
+                const std::array<py::array, 2>& rows, py::array& k, py::array& kdot, const std::string& isa,
                 int threads) {
-  if (!q11.dtype().equal(py::dtype::of<T>())) return false;
-  const py::array* all[] = {&q11, &q12, &q22, &k, &kdot};
-  for (const py::array* array : all)
-    FNTK_CHECK(array->ndim() == 1 && array->size() == q11.size() && array->dtype().equal(q11.dtype()) &&
-                   array->flags() & py::array::c_style,
+  if (!k.dtype().equal(py::dtype::of<T>())) return false;
+  for (const py::array& array : {q[0], q[1], q[2], k, kdot})
+    FNTK_CHECK(array.ndim() == 1 && array.size() == k.size() && array.dtype().equal(k.dtype()) &&
+                   array.flags() & py::array::c_style,
                "dual maps take contiguous 1-D arrays of one length and dtype");
+  const int n_rows = n_rows_of(code_of(name), params.size()) + 1;
   const auto in = [](const py::array& array) { return static_cast<const T*>(array.data()); };
-  T *k_out = static_cast<T*>(k.mutable_data()), *kdot_out = static_cast<T*>(kdot.mutable_data());
+  const RowTable<T> rows1 = row_table<T>(rows[0], n_rows), rows2 = row_table<T>(rows[1], n_rows);
+  FNTK_CHECK(rows1.n == long(k.size()) && rows2.n == long(k.size()), "row tables of another length");
+  const DualCall<T> call = {name,
+                            params,
+                            long(k.size()),
+                            in(q[0]),
+                            in(q[1]),
+                            in(q[2]),
+                            rows1,
+                            rows2,
+                            static_cast<T*>(k.mutable_data()),
+                            static_cast<T*>(kdot.mutable_data())};
   const Isa& table = find_isa(isa);
-  const long n = long(q11.size());
-  released([&] {
-    dual_map<T>(name, params, n, in(q11), in(q12), in(q22), T(scale), k_out, kdot_out, table, threads, signalled);
-  });
+  released([&] { dual_map(call, table, threads, signalled); });
   return true;
 }
 
@@ -106,12 +115,12 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
       py::arg("x"), py::arg("panels"), py::arg("norms"), py::arg("isa"), py::arg("threads"));
   m.def(
       "dual",
-      [](const std::string& name, const std::vector<double>& params, const py::array& q11, const py::array& q12,
-         const py::array& q22, double scale, py::array k, py::array kdot, const std::string& isa, int threads) {
-        FNTK_CHECK(dual_typed<float>(name, params, q11, q12, q22, scale, k, kdot, isa, threads) ||
-                       dual_typed<double>(name, params, q11, q12, q22, scale, k, kdot, isa, threads),
+      [](const std::string& name, const std::vector<double>& params, const std::array<py::array, 3>& q,
+         const std::array<py::array, 2>& rows, py::array k, py::array kdot, const std::string& isa, int threads) {
+        FNTK_CHECK(dual_typed<float>(name, params, q, rows, k, kdot, isa, threads) ||
+                       dual_typed<double>(name, params, q, rows, k, kdot, isa, threads),
                    "dual maps take float32 or float64");
       },
-      py::arg("name"), py::arg("params"), py::arg("q11"), py::arg("q12"), py::arg("q22"), py::arg("scale"),
-      py::arg("k"), py::arg("kdot"), py::arg("isa"), py::arg("threads"));
+      py::arg("name"), py::arg("params"), py::arg("q"), py::arg("rows"), py::arg("k"), py::arg("kdot"), py::arg("isa"),
+      py::arg("threads"));
 }

@@ -64,20 +64,22 @@ void run_typed(const CudaProgram& program, const py::object& code, const py::obj
 }
 
 template <class T>
-void dual_typed(const std::string& name, const std::vector<double>& params, const py::object& q11,
-                const py::object& q12, const py::object& q22, double scale, const py::object& k, const py::object& kdot,
+void dual_typed(const std::string& name, const std::vector<double>& params, const std::array<py::object, 3>& q,
+                const std::array<py::object, 2>& rows, const py::object& k, const py::object& kdot,
                 const Place& place) {
-  const View first = device_view(q11, "q11");
+  const View first = device_view(k, "k");
   const long n = first.shape.empty() ? 0 : first.shape[0];
-  DualCall<T> call = {name,
-                      params,
-                      strided<const T>(q11, n, "q11"),
-                      strided<const T>(q12, n, "q12"),
-                      strided<const T>(q22, n, "q22"),
-                      T(scale),
-                      strided<T>(k, n, "k"),
-                      strided<T>(kdot, n, "kdot"),
-                      n};
+  const long n_rows = n_rows_of(code_of(name), params.size()) + 1;
+  const CudaDualCall<T> call = {name,
+                                params,
+                                strided<const T>(q[0], n, "q11"),
+                                strided<const T>(q[1], n, "q12"),
+                                strided<const T>(q[2], n, "q22"),
+                                {packed<const T>(rows[0], {n_rows, n}, "rows1"), n},
+                                {packed<const T>(rows[1], {n_rows, n}, "rows2"), n},
+                                strided<T>(k, n, "k"),
+                                strided<T>(kdot, n, "kdot"),
+                                n};
   released([&] { cuda_dual(call, place); });
 }
 
@@ -135,13 +137,13 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
       py::arg("device"), py::arg("stream"));
   m.def(
       "dual",
-      [](const std::string& name, const std::vector<double>& params, const py::object& q11, const py::object& q12,
-         const py::object& q22, double scale, const py::object& k, const py::object& kdot, int device,
+      [](const std::string& name, const std::vector<double>& params, const std::array<py::object, 3>& q,
+         const std::array<py::object, 2>& rows, const py::object& k, const py::object& kdot, int device,
          uintptr_t stream) {
         const Place place = make_place(device, stream);
-        is_single(q11, "q11") ? dual_typed<float>(name, params, q11, q12, q22, scale, k, kdot, place)
-                              : dual_typed<double>(name, params, q11, q12, q22, scale, k, kdot, place);
+        is_single(k, "k") ? dual_typed<float>(name, params, q, rows, k, kdot, place)
+                          : dual_typed<double>(name, params, q, rows, k, kdot, place);
       },
-      py::arg("name"), py::arg("params"), py::arg("q11"), py::arg("q12"), py::arg("q22"), py::arg("scale"),
-      py::arg("k"), py::arg("kdot"), py::arg("device"), py::arg("stream"));
+      py::arg("name"), py::arg("params"), py::arg("q"), py::arg("rows"), py::arg("k"), py::arg("kdot"),
+      py::arg("device"), py::arg("stream"));
 }

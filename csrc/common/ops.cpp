@@ -60,6 +60,18 @@ int code_of(const std::string& name) {
   return int(found - all.begin());
 }
 
+void check_parameters(int code, size_t given) {
+  const OpInfo& info = ops()[size_t(code)];
+  FNTK_CHECK(info.n_params == kAnyNumber || size_t(info.n_params) == given, info.name, " takes ", info.n_params,
+             " parameters, given ", given);
+}
+
+int n_rows_of(int code, size_t n_params) {
+  Op op;
+  op.n_numbers = int(n_params);
+  return int(ops()[size_t(code)].row_names(op).size());
+}
+
 void prepare(Program& program) {
   FNTK_CHECK(program.n_inputs > 0 && program.n_slots >= program.n_inputs && program.n_outputs > 0,
              "program needs inputs, slots and outputs");
@@ -69,9 +81,9 @@ void prepare(Program& program) {
     const OpInfo& info = ops()[size_t(op.code)];
     FNTK_CHECK(op.code != kDense || op.kind == kPlain || op.kind == kGuard || op.kind == kBias, "dense has kind ",
                op.kind);
-    FNTK_CHECK(
-        op.n_numbers >= 0 && (info.n_params == kAnyNumber || op.n_numbers == info.n_params) && op.first_number >= 0,
-        op.name, " takes ", info.n_params, " parameters, given ", op.n_numbers);
+    FNTK_CHECK(op.n_numbers >= 0 && op.first_number >= 0, op.name, ": no parameters ", op.first_number, " .. ",
+               op.first_number + op.n_numbers);
+    check_parameters(op.code, size_t(op.n_numbers));
     program.n_numbers = std::max(program.n_numbers, op.first_number + op.n_numbers);
     FNTK_CHECK(op.code == kSum ? !op.src.empty() : op.src.size() == 1, op.name, " has ", op.src.size(), " sources");
     const int n_dst = op.code == kStore ? program.n_outputs : program.n_slots;
@@ -138,7 +150,5 @@ const std::vector<DualInfo>& duals() {
   };
   return table;
 }
-
-size_t dual_n_params(const std::string& name) { return size_t(ops()[size_t(code_of(name))].n_params); }
 
 }  // namespace fntk

@@ -19,6 +19,8 @@ struct OpInfo {
 // By op code: the linear ops, then the duals.
 const std::vector<OpInfo>& ops();
 int code_of(const std::string& name);
+void check_parameters(int code, size_t given);
+int n_rows_of(int code, size_t n_params);  // of a nonlinearity
 
 // Checks every index, and fills code, first_row, n_rows and `program.places` from the names of each op's rows.
 void prepare(Program& program);
@@ -33,6 +35,5 @@ struct DualInfo {
   void (*row)(const double* params, double q, double* row);  // its n_rows numbers of one input
 };
 const std::vector<DualInfo>& duals();
-size_t dual_n_params(const std::string& name);
 
 }  // namespace fntk

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "math/vmath.h"
+
 namespace fntk {
 
 // Op codes: the linear ops, then the duals in the order of FNTK_DUALS.
@@ -44,7 +46,7 @@ template <class T>
 struct RowTable {  // row arrays of some inputs: array k of input i is data[k * n + i]
   const T* data = nullptr;
   long n = 0;
-  const T* row(int k) const { return data + k * n; }
+  FNTK_HD const T* operator[](long k) const { return data + k * n; }
 };
 
 // batch x lines x cols numbers, columns adjacent; null: absent.
@@ -110,8 +112,8 @@ template <class T>
 using BlockOp = void (*)(const OpView<T>&, const Block<T>&);
 
 template <class T>
-using DualMap = void (*)(long n, const T* q11, const T* q12, const T* q22, T scale, const double* params, T* k,
-                         T* kdot);
+using DualMap = void (*)(long n, const T* q11, const T* q12, const T* q22, const RowTable<T>& rows1,
+                         const RowTable<T>& rows2, const double* params, T* k, T* kdot);
 
 // Rows as given, d numbers each, and their Euclidean norms.
 template <class T>

@@ -96,15 +96,16 @@ template <class Phi, class T>
 struct DualLaunch {
   Phi phi;
   Strided<const T> q11, q12, q22;
+  RowTable<T> rows1, rows2;
   Strided<T> k, kdot;
-  T scale;
   long n;
 };
 
 template <class Phi, class T>
 FNTK_HD void one_dual(const DualLaunch<Phi, T>& launch, long i) {
   const auto q = [i](const Strided<const T>& array) { return array.data[i * array.stride]; };
-  const auto d = FNTK_ISA::covariance_dual(launch.phi, launch.scale, q(launch.q11), q(launch.q12), q(launch.q22));
+  const auto d =
+      FNTK_ISA::covariance_dual(launch.phi, q(launch.q11), q(launch.q12), q(launch.q22), launch.rows1, launch.rows2, i);
   launch.k.data[i * launch.k.stride] = d.k;
   launch.kdot.data[i * launch.kdot.stride] = d.kdot;
 }
@@ -116,9 +117,9 @@ __global__ void __launch_bounds__(kThreads) dual_kernel(const __grid_constant__ 
 }
 
 template <class Phi, class T>
-void run_dual(const DualCall<T>& call, const Place& place) {
+void run_dual(const CudaDualCall<T>& call, const Place& place) {
   const DualLaunch<Phi, T> launch = {
-      Phi(call.params.data()), call.q11, call.q12, call.q22, call.k, call.kdot, call.scale, call.n};
+      Phi(call.params.data()), call.q11, call.q12, call.q22, call.rows1, call.rows2, call.k, call.kdot, call.n};
   cuda_work(
       place, "dual", (call.n + kThreads - 1) / kThreads,
       [&](unsigned blocks, cudaStream_t stream) { dual_kernel<<<blocks, kThreads, 0, stream>>>(launch); },
@@ -130,9 +131,8 @@ void run_dual(const DualCall<T>& call, const Place& place) {
 }  // namespace
 
 template <class T>
-void cuda_dual(const DualCall<T>& call, const Place& place) {
-  FNTK_CHECK(call.params.size() == dual_n_params(call.name), call.name, " takes ", dual_n_params(call.name),
-             " parameters, given ", call.params.size());
+void cuda_dual(const CudaDualCall<T>& call, const Place& place) {
+  check_parameters(code_of(call.name), call.params.size());
 #define FNTK_RUN_DUAL(Phi, called) \
   if (call.name == called) return run_dual<FNTK_ISA::Phi<T>>(call, place);
   FNTK_DUALS(FNTK_RUN_DUAL)
@@ -141,7 +141,7 @@ void cuda_dual(const DualCall<T>& call, const Place& place) {
 
 #define FNTK_INSTANTIATE(T)                                               \
   template void cuda_normalise<T>(const NormaliseCall<T>&, const Place&); \
-  template void cuda_dual<T>(const DualCall<T>&, const Place&);
+  template void cuda_dual<T>(const CudaDualCall<T>&, const Place&);
 FNTK_INSTANTIATE(float)
 FNTK_INSTANTIATE(double)
 

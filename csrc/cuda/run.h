@@ -63,17 +63,17 @@ struct PairsCall {
 template <class T>
 void cuda_pairs(const PairsCall<T>& call, const Place& place);
 
-// k and kdot of phi(sqrt(scale) x) for covariances q.
+// k and kdot for covariances q, from row arrays of both arguments: the nonlinearity's own, then sqrt(V).
 template <class T>
-struct DualCall {
+struct CudaDualCall {
   std::string name;
   std::vector<double> params;
   Strided<const T> q11, q12, q22;
-  T scale;
+  RowTable<T> rows1, rows2;
   Strided<T> k, kdot;
   long n;
 };
 template <class T>
-void cuda_dual(const DualCall<T>& call, const Place& place);
+void cuda_dual(const CudaDualCall<T>& call, const Place& place);
 
 }  // namespace fntk

@@ -195,11 +195,14 @@ void dual(const OpView<T>& op, const Block<T>& b) {
 }
 
 template <template <class> class Phi, class T>
-void dual_map(long n, const T* q11, const T* q12, const T* q22, T scale, const double* params, T* k_out, T* kdot_out) {
+void dual_map(long n, const T* q11, const T* q12, const T* q22, const RowTable<T>& table1, const RowTable<T>& table2,
+              const double* params, T* k_out, T* kdot_out) {
   const Phi<T> phi(params);
+  const T *rows1[Phi<T>::n_rows + 1], *rows2[Phi<T>::n_rows + 1];
+  for (int r = 0; r <= Phi<T>::n_rows; ++r) rows1[r] = table1[r], rows2[r] = table2[r];
   FNTK_LANES
   for (long k = 0; k < n; ++k) {  // vectorised: 2 per dual
-    const CovarianceDual<T> d = covariance_dual(phi, scale, q11[k], q12[k], q22[k]);
+    const CovarianceDual<T> d = covariance_dual(phi, q11[k], q12[k], q22[k], rows1, rows2, k);
     k_out[k] = d.k;
     kdot_out[k] = d.kdot;
   }

@@ -63,8 +63,8 @@ struct TileRun {
         product_size(std::min(kLines, (t.lines + kAlign - 1) / kAlign * kAlign) * kCols) {
     for (const auto& output : outputs) ntk = ntk || output.planes[1];
     for (int place : program.places) {
-      pointers1.push_back(rows1.row(place));
-      pointers2.push_back(rows2.row(place));
+      pointers1.push_back(rows1[place]);
+      pointers2.push_back(rows2[place]);
     }
     workers.resize(size_t(n_workers));
   }
@@ -235,25 +235,25 @@ void pack(const T* x, long batches, long n, long d, T* panels, double* norms, co
 }
 
 template <class T>
-void dual_map(const std::string& name, const std::vector<double>& params, long n, const T* q11, const T* q12,
-              const T* q22, T scale, T* k, T* kdot, const Isa& isa, int threads, const Interrupt& interrupt) {
-  FNTK_CHECK(params.size() == dual_n_params(name), name, " takes ", dual_n_params(name), " parameters, given ",
-             params.size());
-  const auto map = isa.kernels<T>().dual_maps[code_of(name)];
+void dual_map(const DualCall<T>& call, const Isa& isa, int threads, const Interrupt& interrupt) {
+  const int code = code_of(call.name);
+  check_parameters(code, call.params.size());
+  const auto map = isa.kernels<T>().dual_maps[code];
   constexpr long chunk = 16384;
-  parallel_for((n + chunk - 1) / chunk, threads, interrupt, [&](long c, int, Watch&) {
-    const long first = c * chunk, count = std::min(chunk, n - first);
-    map(count, q11 + first, q12 + first, q22 + first, scale, params.data(), k + first, kdot + first);
+  parallel_for((call.n + chunk - 1) / chunk, threads, interrupt, [&](long c, int, Watch&) {
+    const long first = c * chunk, count = std::min(chunk, call.n - first);
+    const RowTable<T> rows1 = {call.rows1.data + first, call.rows1.n}, rows2 = {call.rows2.data + first, call.rows2.n};
+    map(count, call.q11 + first, call.q12 + first, call.q22 + first, rows1, rows2, call.params.data(), call.k + first,
+        call.kdot + first);
   });
 }
 
-#define FNTK_INSTANTIATE(T)                                                                                            \
-  template void run<T>(const Program&, const std::vector<double>&, const RowTable<T>&, const RowTable<T>&,             \
-                       const Tile&, const std::vector<PairInput<T>>&, const std::vector<PairOutput<T>>&, const Isa&,   \
-                       int, const Interrupt&);                                                                         \
-  template void pack<T>(const T*, long, long, long, T*, double*, const Isa&, int, const Interrupt&);                   \
-  template void dual_map<T>(const std::string&, const std::vector<double>&, long, const T*, const T*, const T*, T, T*, \
-                            T*, const Isa&, int, const Interrupt&);
+#define FNTK_INSTANTIATE(T)                                                                                          \
+  template void run<T>(const Program&, const std::vector<double>&, const RowTable<T>&, const RowTable<T>&,           \
+                       const Tile&, const std::vector<PairInput<T>>&, const std::vector<PairOutput<T>>&, const Isa&, \
+                       int, const Interrupt&);                                                                       \
+  template void pack<T>(const T*, long, long, long, T*, double*, const Isa&, int, const Interrupt&);                 \
+  template void dual_map<T>(const DualCall<T>&, const Isa&, int, const Interrupt&);
 FNTK_INSTANTIATE(float)
 FNTK_INSTANTIATE(double)
 

@@ -19,9 +19,17 @@ template <class T>
 void pack(const T* x, long batches, long n, long d, T* panels, double* norms, const Isa& isa, int threads,
           const Interrupt& interrupt);
 
-// k and kdot of phi(sqrt(scale) x) for covariances q.
+// k and kdot for n covariances q, from row arrays of both arguments: the nonlinearity's own, then sqrt(V).
 template <class T>
-void dual_map(const std::string& name, const std::vector<double>& params, long n, const T* q11, const T* q12,
-              const T* q22, T scale, T* k, T* kdot, const Isa& isa, int threads, const Interrupt& interrupt);
+struct DualCall {
+  std::string name;
+  std::vector<double> params;
+  long n;
+  const T *q11, *q12, *q22;
+  RowTable<T> rows1, rows2;
+  T *k, *kdot;
+};
+template <class T>
+void dual_map(const DualCall<T>& call, const Isa& isa, int threads, const Interrupt& interrupt);
 
 }  // namespace fntk

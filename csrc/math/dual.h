@@ -76,17 +76,17 @@ struct Dual {
   T v, rho, kdot;
 };
 
-// k and kdot of phi(sqrt(scale) x) for covariances q.
+// k and kdot for covariances q, from row arrays of both arguments at i: the nonlinearity's own, then sqrt(V).
 template <class T>
 struct CovarianceDual {
   T k, kdot;
 };
 
-template <class Phi, class T>
-FNTK_HD CovarianceDual<T> covariance_dual(const Phi& phi, T scale, T q11, T q12, T q22) {
-  const T q1 = scale * q11, q2 = scale * q22;
-  const Dual<T> d = phi.pair(correlation(q11, q12, q22), phi.row(q1), phi.row(q2));
-  return {sqrt(phi.variance(q1)) * sqrt(phi.variance(q2)) * d.rho, d.kdot};
+template <class Phi, class T, class Rows>
+FNTK_HD CovarianceDual<T> covariance_dual(const Phi& phi, T q11, T q12, T q22, const Rows& rows1, const Rows& rows2,
+                                          long i) {
+  const Dual<T> d = phi.pair(correlation(q11, q12, q22), Phi::load(rows1, i), Phi::load(rows2, i));
+  return {rows1[Phi::n_rows][i] * rows2[Phi::n_rows][i] * d.rho, d.kdot};
 }
 
 // With cos(theta) = 1 - w: theta / pi and (sin theta - theta cos theta) / pi. Of the rectifier's normalised dual the

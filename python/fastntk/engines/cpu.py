@@ -12,12 +12,15 @@ import numpy.typing as npt
 
 from ..network.program import Lowered
 from ..plan.grids import Plan
-from ..plan.rows import row_pass
+from ..plan.rows import row_pass, rows_of_dual
 from .compiled import compiled_program, image_plan, tile_arguments
 from .engine import Tile, TileInput
 from .memory import HostMemory
 
 Array = npt.NDArray[Any]  # or CuPy's
+
+
+_DUAL = 1 << 18  # entries of a dual map at a time: their rows are held
 
 
 @lru_cache(maxsize=2)
@@ -79,4 +82,8 @@ class CpuEngine(HostMemory):
         k: Array,
         kdot: Array,
     ) -> None:
-        self._module.dual(name, list(params), q11, q12, q22, scale, k, kdot, self.isa, self._threads)
+        for start in range(0, k.size, _DUAL):
+            part = slice(start, start + _DUAL)
+            q = q11[part], q12[part], q22[part]
+            rows = [rows_of_dual(name, params, scale * v.astype(np.float64), k.dtype) for v in (q[0], q[2])]
+            self._module.dual(name, list(params), q, rows, k[part], kdot[part], self.isa, self._threads)

@@ -14,12 +14,15 @@ import numpy.typing as npt
 from ..base.place import DevicePlace
 from ..network.program import Lowered
 from ..plan.grids import Plan
-from ..plan.rows import RowPass
+from ..plan.rows import RowPass, rows_of_dual
 from .compiled import compiled_program, image_code, image_plan, tile_arguments
 from .engine import Tile, TileInput
 from .memory import WhereTheyLie
 
 Array = npt.NDArray[Any]  # or CuPy's
+
+
+_DUAL = 1 << 22  # entries of a dual map at a time: their rows are held
 
 
 @dataclass
@@ -134,8 +137,11 @@ class CudaEngine(WhereTheyLie):
         k: Array,
         kdot: Array,
     ) -> None:
-        if k.size:
-            self._module.dual(name, list(params), q11, q12, q22, scale, k, kdot, *self.where)
+        for start in range(0, k.size, _DUAL):
+            part = slice(start, start + _DUAL)
+            q = q11[part], q12[part], q22[part]
+            rows = [rows_of_dual(name, params, scale * v.astype(np.float64), k.dtype, self.xp) for v in (q[0], q[2])]
+            self._module.dual(name, list(params), q, rows, k[part], kdot[part], *self.where)
 
 
 def fitting(pairs: int, make: Callable[[int], Any]) -> tuple[int, Any]:

@@ -80,6 +80,23 @@ def rows_of(op: Op, numbers: Sequence[float], q: Sequence[Array], xp: Any = np) 
     return dict(zip(row_names(op), found, strict=True))
 
 
+def rows_of_dual(name: str, params: Sequence[float], q: Array, dtype: Any, xp: Any = np) -> Array:
+    """What a dual map reads of one of its variances, q (n,): the rows of the nonlinearity, then the deviation behind.
+
+    (rows + 1, n) of ``dtype``, made in float64.
+    """
+    layer, names = _layer(name, tuple(params)), row_names_of_dual(name, len(params))
+    table = xp.empty((len(names) + 1, len(q)), dtype)
+    step = _CHUNK if xp is np else max(1, len(q))
+    for start in range(0, len(q), step):
+        part = slice(start, start + step)
+        rows = layer.rows(q[part], xp)
+        for row, own in enumerate(names):
+            table[row, part] = rows[own]
+        xp.sqrt(layer.variance(q[part], xp), out=table[-1, part])
+    return table  # type: ignore[no-any-return]
+
+
 # ---------------------------------------------------------------- where they lie
 
 
