@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.arraylike import describe, refuse_masked
+from .early import MOST
 from .linalg import WARN_BLURRED, WARN_DIGITS, Spectrum, namespace, to_host, warn
 
 Array = npt.NDArray[Any]
@@ -57,6 +58,17 @@ class Descent:
                 f"{found[found != np.floor(found)].flat[0]}"
             )
         return found
+
+    def few(self, t: Array | None, unit: float) -> Array | None:
+        """``tau`` of t (times,), for eigenvalues in this unit, where a series for each costs less than all eigenvalues.
+
+        None: steps, no times or many, and 0 or infinity among them. It is a matter of t alone, not of what was asked
+        before.
+        """
+        if self.discrete or t is None or not 0 < len(t) <= MOST:
+            return None
+        tau = self._tau(t, unit)
+        return tau if bool(((tau > 0) & (tau < math.inf)).all()) else None
 
     def left(self, spectrum: Spectrum, t: Array) -> Array:
         """(times, n): what is left of an error, for t (times,)."""

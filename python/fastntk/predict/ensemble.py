@@ -15,6 +15,7 @@ from ..base.place import device_of
 from ..call.inputs import axes_of
 from ..call.kernel_fn import KernelFn
 from .descent import Descent, twice
+from .early import Early
 from .grams import Grams, copied
 from .linalg import Conditioning, Spectrum, check_finite, given_array, namespace, product, solve_dtype_of
 from .posterior import Gaussian, by_get, names_of, result
@@ -74,18 +75,24 @@ class EnsemblePredictor:
             source, predictions, covariance, entry, grams.dtype, grams.units(), self._budget, what, self._progress
         )  # fmt: skip
         rows, lead = source.axes(source.points), None if times is None else times.shape
-        return by_get(
-            get, {g: result(f, grams.targets, rows, lead, self._conditioning(g, times)) for g, f in tiles.items()}
-        )
+        conditioning = {g: None if covariance is None else self._conditioning(g, times) for g in tiles}
+        return by_get(get, {g: result(f, grams.targets, rows, lead, conditioning[g]) for g, f in tiles.items()})
 
     def _conditioning(self, g: str, times: Array | None) -> Conditioning:
         grams = self._grams
         return grams[g].cholesky().conditioning if times is None else grams[g].spectrum().conditioning
 
+    def _early(self, g: str, times: Array) -> Early | None:
+        """Means at a few times, which need no spectrum."""
+        gram = self._grams[g]
+        return gram.early(self._descent.few(times.reshape(-1), gram.unit))
+
     def _prediction(self, g: str, times: Array | None, covariance: bool) -> Prediction:
         grams = self._grams
         if times is None:
             return grams.endless(g, covariance)
+        if not covariance and (early := self._early(g, times)) is not None:
+            return Prediction(g, g, early.solved(grams.matrix), early)
         spectrum, flat = grams[g].spectrum(), times.reshape(-1)
         weights = self._descent.solved(spectrum, flat)
         mean = spectrum.apply(weights.astype(grams.dtype), grams.matrix)
@@ -107,6 +114,9 @@ class EnsemblePredictor:
                 return Gaussian(mean, xp.zeros(rows, entry))
             n = math.prod(rows)
             return Gaussian(mean, grams.targets.zipped(xp.zeros((n, n), entry), rows, rows))
+        if covariance is None and (early := self._early(g, times)) is not None:
+            found = Found(restored(early.learned(grams.matrix), grams.scale, entry), None)
+            return result(found, grams.targets, rows, times.shape, None)
         spectrum, flat = grams[g].spectrum(), times.reshape(-1)
         mean = spectrum.apply(self._descent.learned(spectrum, flat).astype(grams.dtype), grams.matrix)
         found = Found(restored(mean, grams.scale, entry), None)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.arraylike import refuse_masked
+from .early import LEAST, Early, early
 from .linalg import (
     Cholesky,
     Conditioning,
@@ -97,13 +98,14 @@ class Gram:
             held *= held.dtype.type(1 / self.unit)
         else:
             held = in_units(k, self.unit, dtype, "C")
-        self._in_place = xp is np
+        self._in_place, self._n = xp is np, len(k)
         if self._in_place and asymmetry:  # the triangle that is factorised
             mirrored(held.T, held.diagonal().copy())
         self._kernel: Array | None = held
         self._lent = False
         self._cholesky: Cholesky | None = None
         self._spectrum: Spectrum | None = None
+        self._early: tuple[bytes, Early | None] = b"", None  # of the times asked for last
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -148,10 +150,23 @@ class Gram:
                 )
             return self._spectrum
 
+    def early(self, tau: Array | None) -> Early | None:
+        """Means at these times without an eigendecomposition; None: that is the way for them, or for this kernel."""
+        with self._lock:
+            if tau is None or not self._in_place or len(self) < LEAST:
+                return None
+            key = tau.tobytes()
+            if self._early[0] != key:
+                self._early = key, early(self.kernel, self.reg / self.unit, self.unit, tau, self.entry)
+            return self._early[1]
+
+    def __len__(self) -> int:
+        return self._n
+
     @property
     def conditioning(self) -> Conditioning | None:
         """Of the factorisation made; of Cholesky where there are two, None where there is none."""
-        made = self._cholesky or self._spectrum
+        made = self._cholesky or self._spectrum or self._early[1]
         return None if made is None else made.conditioning
 
 

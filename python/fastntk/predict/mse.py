@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..base.arraylike import describe
 from ..base.door import door
 from .descent import Descent
+from .early import Early
 from .grams import Gram, copied
 from .linalg import (
     Conditioning,
@@ -85,6 +86,8 @@ class MsePredictor:
             self._check_endless()
             found: Array = self._y.astype(self._gram.entry)
             return found
+        if (early := self._early(times)) is not None:
+            return self._restored(early.learned(error), scale, self._targets.paired, times, start)
         spectrum = self._spectral()
         learned = self._descent.learned(spectrum, times.reshape(-1)).astype(self._gram.dtype)
         return self._restored(spectrum.apply(learned, error), scale, self._targets.paired, times, start)
@@ -97,6 +100,8 @@ class MsePredictor:
             self.conditioning = cholesky.conditioning
             solved: Array = cholesky.solve(error)[None]
             return solved
+        if (early := self._early(times)) is not None:
+            return early.solved(error)
         spectrum = self._spectral()
         weights = self._descent.solved(spectrum, times.reshape(-1)).astype(self._gram.dtype)
         return spectrum.apply(weights, error)
@@ -112,6 +117,13 @@ class MsePredictor:
         """Steps without end need a learning rate that converges."""
         if self._descent.discrete:
             self._descent.check_rate(self._gram.largest(), endless=True)
+
+    def _early(self, times: Array) -> Early | None:
+        """Outputs at a few times, which need no spectrum."""
+        found = self._gram.early(self._descent.few(times.reshape(-1), self._gram.unit))
+        if found is not None:
+            self.conditioning = found.conditioning
+        return found
 
     def _spectral(self) -> Spectrum:
         spectrum = self._gram.spectrum()
@@ -166,7 +178,9 @@ def gradient_descent_mse(
         t : None, number >= 0, or array of them
             None is infinity, by a Cholesky factorisation instead of an eigendecomposition: training outputs are then
             ``y_train`` itself, whatever ``diag_reg``. An array gives its axes to the front of the results.
-            ``numpy.inf`` in it is the limit; where the kernel is singular, the pseudo-inverse.
+            ``numpy.inf`` in it is the limit; where the kernel is singular, the pseudo-inverse. One to four times of
+            flow, from 1,000 points on, take two Cholesky factorisations and some 35 solves each, where the kernel
+            stands out of rounding; all else one eigendecomposition, however many times.
         fx_train_0, fx_test_0 : number or array of the outputs' shape
             Outputs at t = 0. ``fx_train_0=None``: no outputs on the training points; ``fx_test_0=None``: none on
             the test points.

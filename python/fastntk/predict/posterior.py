@@ -85,8 +85,9 @@ def by_get(get: Any, found: dict[str, Any]) -> Any:
 
 
 def result(
-    found: Found, targets: Targets, rows: tuple[int, ...], lead: tuple[int, ...] | None, conditioning: Conditioning
-) -> Any:
+    found: Found, targets: Targets, rows: tuple[int, ...], lead: tuple[int, ...] | None,
+    conditioning: Conditioning | None,
+) -> Any:  # fmt: skip
     """A mean, or a Gaussian, in the axes of the targets; ``lead`` are those of time, None: a single one to drop."""
 
     def shaped(values: Array) -> Array:

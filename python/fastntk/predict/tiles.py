@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from ..base.options import available_memory
 from ..base.progress import bar
+from .early import Early
 from .linalg import Cholesky, IndefiniteError, Spectrum, namespace, product
 from .units import in_units, restored
 
@@ -96,7 +97,7 @@ class Prediction:
     kernel: str
     prior: str
     mean: Array
-    response: Solved | Evolved
+    response: Solved | Evolved | Early
     nngp: Held | None = None
 
     @property
