@@ -43,6 +43,9 @@ def networks():
     yield "sums", stax.serial(stax.Dense(3), skip, stax.FanInSum(), skip, stax.FanInSum(), stax.Erf(), stax.Dense(1))
     branches = stax.parallel(stax.Dense(3, 0.8, 0.3), stax.Dense(3, 1.3), stax.Dense(3, 0.0))
     yield "three branches", stax.serial(stax.FanOut(3), branches, stax.FanInSum(), stax.Relu(), stax.Dense(1, 2.0))
+    yield "norm", stax.serial(*[stax.Dense(3, 1.2), stax.LayerNorm(eps=1e-3), stax.Erf()] * 2, stax.Dense(1))
+    factors = stax.parallel(stax.Dense(3, 0.8, 0.3), stax.serial(stax.Dense(3, 1.3), stax.Erf()))
+    yield "product", stax.serial(stax.FanOut(2), factors, stax.FanInProd(), stax.Dense(1, 2.0, 0.1))
     yield "several outputs", stax.serial(stax.Dense(3, 1.3), stax.FanOut(2), stax.parallel(stax.Relu(), stax.Erf()))
 
 
@@ -76,6 +79,12 @@ def recursion(program, numbers, q):
         elif op.name == "sum":
             slots[op.dst] = after = mp.fsum(sources)
             read.append({f"share{k}": mp.sqrt(v / after) if after else mpf(0) for k, v in enumerate(sources)})
+        elif op.name == "norm":
+            slots[op.dst] = before / (before + own[0])
+            read.append({"gain": 1 / mp.sqrt(before + own[0])})
+        elif op.name == "product":
+            slots[op.dst] = mp.fprod(sources)
+            read.append({f"std{k}": mp.sqrt(v) for k, v in enumerate(sources)})
         else:
             slots[op.dst] = exact_variance(op, op.own(numbers), before)
             read.append(None)
@@ -110,7 +119,7 @@ def test_all_ops_at_once_are_each_op_alone(name):
     """The stacked pass, and what the readable text says of one op: the same bits, whatever stands beside an input."""
     made = lowered(NETWORKS[name])
     whole = row_pass(made)([VARIANCES], np.float64)
-    values, _ = row_pass(made).variances([VARIANCES])
+    values = row_pass(made).values([VARIANCES]).q
     layout = layout_of(made.program)
     for k, (op, sources) in enumerate(zip(made.program.ops, layout.sources, strict=True)):
         alone = rows_of(op, op.own(made.numbers), [values[v] for v in sources])
@@ -173,8 +182,9 @@ def sample(name, n_params=0):
     """Ops of a name, as a network may have them: (kind, parameters, sources)."""
     if name == "dense":
         return [Op(name, 0, (0,), kind, range(4)) for kind in ("plain", "guard", "bias")]
-    if name == "sum":
-        return [Op(name, 0, tuple(range(k))) for k in (1, 2, 5)]
+    if name in ("sum", "product"):
+        plain = [Op(name, 0, tuple(range(k))) for k in (1, 2, 5)]
+        return [*plain, Op(name, 0, (0, 1, 2), "means", means=(True, False, True))] if name == "sum" else plain
     return [Op(name, 0, (0,), "", range(n_params))]
 
 
@@ -183,11 +193,12 @@ def test_both_registries_agree(backend):
     """Every op of the compiled module has its entry in Python, with the same names in the same order, and traits."""
     module, _ = select.load(backend)
     declared = {op["name"]: op for op in module.ops()}
-    assert set(declared) == {"dense", "sum", "store"} | set(registry._BY_DUAL)
+    linear = {"dense": 4, "sum": 0, "store": 0, "norm": 1, "product": 0}  # and how many parameters each takes
+    assert set(declared) == set(linear) | set(registry._BY_DUAL)
     for name, op in declared.items():
         kind = registry._BY_DUAL.get(name)
         if kind is None:
-            assert op["n_params"] == (4 if name == "dense" else 0)
+            assert op["n_params"] == linear[name]
         else:
             for trait in ("positive", "homogeneous", "cheap"):
                 assert op[trait] == getattr(kind, trait), (name, trait)

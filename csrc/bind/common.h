@@ -99,11 +99,12 @@ Plane<T> optional_plane(const py::object& object, const std::vector<long>& shape
   return result;
 }
 
-// The kind of a dense or a conv, by its name in Python.
+// The kind of a dense, a conv or a sum, by its name in Python.
 inline int kind_of(const std::string& name) {
   if (name.empty()) return kNoDense;
   if (name == "plain") return kPlain;
   if (name == "guard") return kGuard;
+  if (name == "means") return kMeans;
   FNTK_CHECK(name == "bias", "no kind named '", name, "'");
   return kBias;
 }

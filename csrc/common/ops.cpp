@@ -23,7 +23,18 @@ RowNames dense_rows(const Op& op) {
 
 RowNames sum_rows(const Op& op) {
   RowNames names;
-  for (size_t k = 0; k < op.src.size(); ++k) names.push_back(text("share", k));
+  for (size_t k = 0; k < op.src.size(); ++k) {
+    names.push_back(text("share", k));
+    if (op.kind == kMeans) names.push_back(text("mean", k));
+  }
+  return names;
+}
+
+RowNames norm_rows(const Op&) { return {"gain"}; }
+
+RowNames product_rows(const Op& op) {
+  RowNames names;
+  for (size_t k = 0; k < op.src.size(); ++k) names.push_back(text("std", k));
   return names;
 }
 
@@ -40,6 +51,8 @@ const std::vector<OpInfo>& ops() {
   static const std::vector<OpInfo> table = {{"dense", 4, false, true, true, dense_rows},
                                             {"sum", 0, false, true, true, sum_rows},
                                             {"store", 0, false, true, true, store_rows},
+                                            {"norm", 1, false, false, true, norm_rows},
+                                            {"product", 0, false, false, true, product_rows},
 #define FNTK_INFO(Phi, name)          \
   {name,                              \
    generic::Phi<double>::n_params,    \
@@ -85,13 +98,14 @@ void prepare(Program& program) {
                op.first_number + op.n_numbers);
     check_parameters(op.code, size_t(op.n_numbers));
     program.n_numbers = std::max(program.n_numbers, op.first_number + op.n_numbers);
-    FNTK_CHECK(op.code == kSum ? !op.src.empty() : op.src.size() == 1, op.name, " has ", op.src.size(), " sources");
+    const bool joins = op.code == kSum || op.code == kProduct;
+    FNTK_CHECK(joins ? !op.src.empty() : op.src.size() == 1, op.name, " has ", op.src.size(), " sources");
     const int n_dst = op.code == kStore ? program.n_outputs : program.n_slots;
     FNTK_CHECK(op.dst >= 0 && op.dst < n_dst, op.name, " writes slot ", op.dst, " of ", n_dst);
     for (int slot : op.src) FNTK_CHECK(slot >= 0 && slot < program.n_slots, op.name, " reads slot ", slot);
-    // sum writes its destination before it has read every source
-    if (op.code == kSum)
-      for (int slot : op.src) FNTK_CHECK(slot != op.dst, "sum cannot write one of its sources");
+    // the destination is written before every source has been read
+    if (joins)
+      for (int slot : op.src) FNTK_CHECK(slot != op.dst, op.name, " cannot write one of its sources");
     op.first_row = int(program.places.size());
     for (const std::string& name : info.row_names(op)) {
       const auto place = op.rows.find(name);

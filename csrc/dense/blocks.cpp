@@ -81,10 +81,28 @@ void dense(const OpView<T>& op, const Block<T>& b) {
   }
 }
 
-// Independent branches: covariances add. Rows: p of each source (math/ops.h).
+// Means of parts: what a part adds to 1 - rho and to 1 + rho beside what it is worth alone (math/ops.h).
+template <class T>
+struct Means {
+  T apart[kMaxCols] = {}, together[kMaxCols] = {};  // sums of m1 - m2 and of m1 + m2
+
+  void add(T m1, const T* m2, int cols, T* minus, T* plus) {
+    FNTK_LANES
+    for (int k = 0; k < cols; ++k) {  // vectorised: 2
+      const T d = m1 - m2[k], t = m1 + m2[k];
+      minus[k] = fma(d, apart[k], minus[k]);
+      plus[k] = fma(t, together[k], plus[k]);
+      apart[k] += d;
+      together[k] += t;
+    }
+  }
+};
+
+// Independent branches: covariances add. Rows: p of each source, and behind it the mean where there are some.
 template <class T>
 void sum(const OpView<T>& op, const Block<T>& b) {
   T plus[kMaxCols];  // 1 + rho; 1 - rho gathers in the destination
+  const int step = op.kind == kMeans ? 2 : 1;
   for (int line = 0; line < b.lines; ++line) {
     const long i = b.i0 + line, j = b.j0 + line * b.col_step;
     T* minus = b.v(op.dst) + line * b.stride;
@@ -95,8 +113,8 @@ void sum(const OpView<T>& op, const Block<T>& b) {
     for (int s = 0; s < op.n_src; ++s) {
       const T* v = b.v(op.src[s]) + line * b.stride;
       const T* theta = b.theta(op.src[s]) + line * b.stride;
-      const T p1 = op.rows1[s][i];
-      const T* p2 = op.rows2[s] + j;
+      const T p1 = op.rows1[s * step][i];
+      const T* p2 = op.rows2[s * step] + j;
       FNTK_LANES
       for (int k = 0; k < b.cols; ++k) {  // vectorised: 2
         const T w = magnitude(v[k]), rest = T(2) - w;
@@ -109,9 +127,70 @@ void sum(const OpView<T>& op, const Block<T>& b) {
       for (int k = 0; k < b.cols; ++k)  // vectorised: 2
         theta_out[k] += theta[k];
     }
+    if (op.kind == kMeans) {
+      Means<T> means;
+      for (int s = 0; s < op.n_src; ++s)
+        means.add(op.rows1[2 * s + 1][i], op.rows2[2 * s + 1] + j, b.cols, minus, plus);
+      FNTK_LANES
+      for (int k = 0; k < b.cols; ++k)  // vectorised: 2
+        minus[k] = at_least_zero(minus[k]);
+    }
     FNTK_LANES
     for (int k = 0; k < b.cols; ++k)  // vectorised: 2
       minus[k] = sum_defect(minus[k], plus[k]);
+  }
+}
+
+// Each input divided by its deviation over channels. Row: 1 / deviation.
+template <class T>
+void norm(const OpView<T>& op, const Block<T>& b) {
+  for (int line = 0; line < b.lines; ++line) {
+    const T* v = b.v(op.src[0]) + line * b.stride;
+    T* v_out = b.v(op.dst) + line * b.stride;
+    if (v != v_out)
+      for (int k = 0; k < b.cols; ++k) v_out[k] = v[k];
+    if (!b.ntk) continue;
+    const T gain1 = op.rows1[0][b.i0 + line];
+    const T* gain2 = op.rows2[0] + b.j0 + line * b.col_step;
+    const T* theta = b.theta(op.src[0]) + line * b.stride;
+    T* theta_out = b.theta(op.dst) + line * b.stride;
+    FNTK_LANES
+    for (int k = 0; k < b.cols; ++k)  // vectorised: 2
+      theta_out[k] = gain1 * gain2[k] * theta[k];
+  }
+}
+
+// Independent branches, multiplied: covariances multiply, and NTKs as derivatives of a product do. Rows: deviations.
+template <class T>
+void product(const OpView<T>& op, const Block<T>& b) {
+  T all[kMaxCols];  // the covariance of the sources so far
+  for (int line = 0; line < b.lines; ++line) {
+    const long i = b.i0 + line, j = b.j0 + line * b.col_step;
+    T* v_out = b.v(op.dst) + line * b.stride;
+    T* theta_out = b.theta(op.dst) + line * b.stride;
+    for (int k = 0; k < b.cols; ++k) {
+      all[k] = T(1);
+      v_out[k] = T(0);
+    }
+    if (b.ntk)
+      for (int k = 0; k < b.cols; ++k) theta_out[k] = T(0);
+    for (int s = 0; s < op.n_src; ++s) {
+      const T* v = b.v(op.src[s]) + line * b.stride;
+      const T* theta = b.theta(op.src[s]) + line * b.stride;
+      const T std1 = op.rows1[s][i];
+      const T* std2 = op.rows2[s] + j;
+      if (b.ntk) {
+        FNTK_LANES
+        for (int k = 0; k < b.cols; ++k) {  // vectorised: 2
+          const T own = covariance(std1, std2[k], v[k]);
+          theta_out[k] = fma(theta_out[k], own, all[k] * theta[k]);
+          all[k] *= own;
+        }
+      }
+      FNTK_LANES
+      for (int k = 0; k < b.cols; ++k)  // vectorised: 2
+        v_out[k] = product_defect(v_out[k], v[k]);
+    }
   }
 }
 
@@ -286,12 +365,12 @@ double sum_of_squares(const T* x, double scale, long d) {
 
 template <class T>
 constexpr Kernels<T> make_kernels() {
-  return {{dense<T>, sum<T>, store<T>,
+  return {{dense<T>, sum<T>, store<T>, norm<T>, product<T>,
 #define FNTK_REGISTER(Phi, name) dual<Phi, T>,
            FNTK_DUALS(FNTK_REGISTER)
 #undef FNTK_REGISTER
           },
-          {nullptr, nullptr, nullptr,
+          {nullptr, nullptr, nullptr, nullptr, nullptr,
 #define FNTK_REGISTER(Phi, name) dual_map<Phi, T>,
            FNTK_DUALS(FNTK_REGISTER)
 #undef FNTK_REGISTER

@@ -33,6 +33,17 @@ FNTK_HD T sum_defect(T minus, T plus) {  // 1 - rho and 1 + rho
   return select(minus > T(1), signed_defect(false, plus), minus);
 }
 
+// Where parts have means, m = mean / deviation of the sum, covariances add up to more than they are worth alone: by
+// twice the products of two means. It is the sum over pairs of parts of (m1 - m2) (n1 - n2) for 1 - rho, and of
+// (m1 + m2) (n1 + n2) for 1 + rho.
+
+// A product of independent parts, correlations multiply: 1 - a b = w + u - w u for a = 1 - w, b = 1 - u.
+template <class T>
+FNTK_HD T product_defect(T v1, T v2) {
+  const T w1 = magnitude(v1), w2 = magnitude(v2), w = fma(w1, T(1) - w2, w2), far = signed_defect(false, w);
+  return select(v1 < T(0), select(v2 < T(0), w, far), select(v2 < T(0), far, w));
+}
+
 // dense with a bias: a part with the old defect, C = sqrt(w2 q / q'), and a constant one, S = sqrt(b2 / q').
 template <class T, bool positive>
 FNTK_HD T bias_defect(T C1, T C2, T S1, T S2, T v) {

@@ -10,8 +10,9 @@ from .base.door import doors
 from .base.names import STAX, missing
 from .network.activations import *  # noqa: F403
 from .network.activations import __all__ as _ACTIVATIONS
-from .network.combinators import FanInSum, FanOut, Identity, parallel, serial
+from .network.combinators import FanInConcat, FanInProd, FanInSum, FanOut, Identity, parallel, serial
 from .network.layer import Layer
+from .network.normal import LayerNorm
 from .network.positions import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, SumPool
 from .network.weights import Conv, Dense
 
@@ -19,6 +20,8 @@ __all__ = [
     "AvgPool",
     "Conv",
     "Dense",
+    "FanInConcat",
+    "FanInProd",
     "FanInSum",
     "FanOut",
     "Flatten",
@@ -26,6 +29,7 @@ __all__ = [
     "GlobalSumPool",
     "Identity",
     "Layer",
+    "LayerNorm",
     "SumPool",
     "parallel",
     "serial",

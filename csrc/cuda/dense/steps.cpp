@@ -28,6 +28,7 @@ class Encoder {
     }
     for (size_t k = 0; k < program_.ops.size(); ++k) {
       const Op& op = program_.ops[k];
+      FNTK_CHECK(op.code != kNorm && op.code != kProduct && op.kind != kMeans, "no device code of ", op.name);
       if (op.code == kSum) {
         keep(k);
         for (size_t s = 0; s < op.src.size(); ++s) {

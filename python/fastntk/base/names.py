@@ -18,10 +18,9 @@ STAX: dict[str, str] = {
     "Sign": "4 fastntk.dual.relu(q11, q12, q22)[1] - 1 is its dual",
     **dict.fromkeys(("Monomial", "RectifiedMonomial"), "Relu and Abs are those of degree 1"),
     "Heaviside": "fastntk.dual.relu(q11, q12, q22)[1] is its dual",
-    **dict.fromkeys(("LayerNorm", "BatchNorm"), "inputs of equal length, x / |x|, have normalised first layers"),
+    "BatchNorm": "LayerNorm normalises each sample alone",
     "Dropout": "behind training it is the identity: leave it out",
     "MaxPool": "its kernel has no closed form: AvgPool",
-    **dict.fromkeys(("FanInConcat", "FanInProd"), "FanInSum joins branches"),
     **dict.fromkeys(
         ("GlobalSelfAttention", "AttentionMechanism", "PositionalEmbedding"), "attention has no layer here"
     ),

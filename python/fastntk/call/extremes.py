@@ -51,7 +51,7 @@ def outside(sizes: Array, least: float, most: float) -> Flags:
 def _gains(lowered: Lowered) -> tuple[float, float, bool]:
     """The largest and the least deviation that inputs of variance 1 meet; whether the NTK may not vanish with K."""
     with np.errstate(all="ignore"):
-        values, _ = row_pass(lowered).variances([np.ones(1)] * lowered.program.n_inputs)
+        values = row_pass(lowered).values([np.ones(1)] * lowered.program.n_inputs).q
     met = np.sqrt(np.concatenate([np.ones(1), *values]))
     matters = any(op.kind == "guard" for op in lowered.program.ops)
     return float(met.max()), float(min(met[met > 0])), matters

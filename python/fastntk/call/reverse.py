@@ -120,7 +120,7 @@ class Call:
         self.tree, self._arguments = tree, (x1, x2)
         self.sloped: Sloped = lower_sloped(layer, _tree(tree, lambda given, _: given.value, x1), tuple(names))
         for op in self.sloped.program.ops:
-            if op.name not in LINEAR and not is_dual(op.name):
+            if (op.name not in LINEAR and not is_dual(op.name)) or op.kind == "means":
                 raise NotImplementedError(
                     f"[{what}] the network has an op '{op.name}', whose gradient is not there yet"
                 )

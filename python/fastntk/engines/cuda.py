@@ -25,6 +25,9 @@ Array = npt.NDArray[Any]  # or CuPy's
 _DUAL = 1 << 22  # entries of a dual map at a time: their rows are held
 
 
+_LACKS = ("norm", "product")  # and sums of branches with means
+
+
 @dataclass
 class _OnDevice:
     """What a call has of a program on its device."""
@@ -104,6 +107,11 @@ class CudaEngine(WhereTheyLie):
     def _program(self, lowered: Lowered) -> _OnDevice:
         """The program, uploaded once a call."""
         if lowered not in self._programs:
+            lacking = {op.name for op in lowered.program.ops if op.name in _LACKS or op.kind == "means"}
+            if lacking:
+                raise NotImplementedError(
+                    f"backend 'cuda' has no op {sorted(lacking)} of these kinds; the backends 'cpu' and 'numpy' have"
+                )
             compiled, put = compiled_program(self._module, lowered.program), self.xp.asarray
             code = put(np.frombuffer(compiled.code(lowered.numbers), np.uint8))
             places = put(np.array(compiled.places))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..network.activations import Correlation, of_dual, of_input, rho_of, signed_defect
 from ..network.program import Lowered, Op
-from ..plan.rows import Rows, row_names, row_pass
+from ..plan.rows import Rows, row_pass
 from .engine import Tile, TileInput
 from .memory import HostMemory
 
@@ -25,10 +25,15 @@ Array = npt.NDArray[Any]
 CLOSE = 1e-3  # of rho = 1 or -1: within it the inputs themselves replace the rounded product
 
 
-def _join(parts: Sequence[Array], shares1: Sequence[Array], shares2: Sequence[Array]) -> Array:
+def _join(
+    parts: Sequence[Array], shares1: Sequence[Array], shares2: Sequence[Array], means1: Sequence[Array] = (),
+    means2: Sequence[Array] = (),
+) -> Array:  # fmt: skip
     """Signed defect of a sum of independent parts with signed defects ``v_b``.
 
     ``1 - rho`` is the sum of ``p1 p2 (1 - rho_b) + (p1 - p2)^2 / 2``, ``1 + rho`` that of ``p1 p2 (1 + rho_b) + ...``.
+    Means over the deviation of the sum, m, whose products add to the covariance, add ``(m1 - m2)(n1 - n2)`` for every
+    two parts, and ``(m1 + m2)(n1 + n2)`` to ``1 + rho``.
     """
     minus: Any = 0
     plus: Any = 0
@@ -36,6 +41,12 @@ def _join(parts: Sequence[Array], shares1: Sequence[Array], shares2: Sequence[Ar
         w, near = np.abs(v), ~(v < 0)
         minus = minus + p1 * p2 * np.where(near, w, 2 - w) + (p1 - p2) ** 2 / 2
         plus = plus + p1 * p2 * np.where(near, 2 - w, w) + (p1 - p2) ** 2 / 2
+    for sign in (-1, 1) if means1 else ():
+        added: Any = 0
+        so_far: Any = 0
+        for m1, m2 in zip(means1, means2, strict=True):
+            added, so_far = added + (m1 + sign * m2) * so_far, so_far + m1 + sign * m2
+        minus, plus = (np.maximum(minus + added, 0), plus) if sign < 0 else (minus, plus + added)
     return np.where(minus > 1, signed_defect(np.asarray(False), plus), minus)
 
 
@@ -56,8 +67,22 @@ def run_op(
             v = np.where((x1.std == 0) | (x2.std == 0), 1, v)
         return v, theta
     if op.name == "sum":
-        shares1, shares2 = ([getattr(x, name) for name in row_names(op)] for x in (x1, x2))
-        return _join([s[0] for s in sources], shares1, shares2), np.asarray(sum(s[1] for s in sources))
+        shares1, shares2 = ([getattr(x, f"share{k}") for k in range(len(sources))] for x in (x1, x2))
+        means1, means2 = (
+            [getattr(x, f"mean{k}") for k in range(len(sources))] if op.kind == "means" else () for x in (x1, x2)
+        )
+        v = _join([s[0] for s in sources], shares1, shares2, means1, means2)
+        return v, np.asarray(sum(s[1] for s in sources))
+    if op.name == "norm":
+        return v, x1.gain * x2.gain * theta
+    if op.name == "product":
+        k, theta, v = np.ones(1), np.zeros(1), np.zeros(1)
+        for b, (v_b, theta_b) in enumerate(sources):
+            k_b = getattr(x1, f"std{b}") * getattr(x2, f"std{b}") * rho_of(v_b)
+            k, theta = k * k_b, theta * k_b + k * theta_b
+            w, u = np.abs(v), np.abs(v_b)
+            v = signed_defect((v < 0) == (v_b < 0), w + u - w * u)
+        return v, theta
     v, _, kdot = of_dual(op.name, numbers).pair(Correlation.of_defect(v), x1, x2)
     return v, theta * kdot
 

@@ -1,4 +1,4 @@
-"""Layers made of layers, branches and their sums: serial, parallel, FanOut, FanInSum, Identity."""
+"""Layers made of layers, and branches: serial, parallel, FanOut, FanInSum, FanInProd, FanInConcat, Identity."""
 
 from __future__ import annotations
 
@@ -46,36 +46,24 @@ class FanOut(Layer):
         return (values,) * self.num
 
 
-@dataclass(frozen=True)
-class FanInSum(Layer):
-    """Sums branches, which count as independent: their kernels add.
+def _branches_of_one_shape(layer: Layer, shape: Shape) -> Shape:
+    if is_one(shape) or any(s != shape[0] for s in shape):
+        raise ValueError(f"[{type(layer).__name__}] takes branches of one shape, given {shape}")
+    return tuple(shape[0])
 
-    Raises
-    ------
-    NotImplementedError
-        When a branch is not Gaussian (the output of a nonlinearity, or the network's input).
-    ValueError
-        When branches differ in width.
-    """
 
-    def output_shape(self, shape: Shape) -> Shape:
-        if is_one(shape) or any(s != shape[0] for s in shape):
-            raise ValueError(f"[FanInSum] takes branches of one shape, given {shape}")
-        return tuple(shape[0])
+def _tuple_of_branches(layer: Layer, inputs: Any) -> Any:
+    if not isinstance(inputs, (tuple, list)) or not inputs:
+        raise ValueError(f"[{type(layer).__name__}] inputs must be a tuple of branches")
+    return inputs
 
-    def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
-        if not isinstance(inputs, (tuple, list)) or not inputs:
-            raise ValueError("[FanInSum] inputs must be a tuple of branches")
-        total = inputs[0]
-        for branch in inputs[1:]:
-            total = total + branch
-        return total
 
-    def lower(self, builder: Builder, values: Values) -> Value:
-        branches = builder.several(values)
-        if len(branches) == 1:
-            return branches[0]
-        if len({b.channels for b in branches}) > 1:
+class _FanIn(Layer):
+    """What the layers that join branches share."""
+
+    def _check(self, builder: Builder, branches: Sequence[Value], one_width: bool = True) -> None:
+        """Branches alike in shape, and of those that are not Gaussian no two random by the same weights."""
+        if one_width and len({b.channels for b in branches}) > 1:
             raise ValueError(
                 f"[{builder.where}] branches have widths {[b.channels for b in branches]}: all must be equal"
             )
@@ -88,12 +76,165 @@ class FanInSum(Layer):
             raise ValueError(
                 f"[{builder.where}] branches have (batch_axis, channel_axis) = {sorted(axes)}: all must agree"
             )
-        if not all(b.gaussian for b in branches):
+        gaussian = [b.gaussian for b in branches]
+        if all(gaussian):
+            return
+        if any(not b.gaussian and not b.weights for b in branches):
             raise NotImplementedError(
-                f"[{builder.where}] sums Gaussian branches only (each ending in Dense), given gaussian = "
-                f"{[b.gaussian for b in branches]}"
+                f"[{builder.where}] joins outputs of layers, given gaussian = {gaussian} with the network's input, or "
+                "a kernel to continue that is not Gaussian, among them: put a Dense layer before it"
             )
-        return builder.emit("sum", *branches)
+        if branches[0].spatial:
+            raise NotImplementedError(
+                f"[{builder.where}] joins Gaussian branches alone where there are spatial axes, given gaussian = "
+                f"{gaussian}: end each with Conv or Dense"
+            )
+        for k, one in enumerate(branches):
+            for two in branches[:k]:
+                if not (one.gaussian and two.gaussian) and one.weights & two.weights:
+                    raise NotImplementedError(
+                        f"[{builder.where}] branches must be independent, given gaussian = {gaussian} and two that are "
+                        "random by the same weights: give one of them a Dense layer of its own at its end"
+                    )
+
+
+@dataclass(frozen=True)
+class FanInSum(_FanIn):
+    """Sums branches, which count as independent: their kernels add, and with them the products of their means.
+
+    Raises
+    ------
+    NotImplementedError
+        When the network's input is a branch, when two branches that are not both Gaussian share the weights that
+        they are random by (``z`` and ``relu(z)``), when the means of two are needed and one is not known (behind an
+        offset); with spatial axes, when a branch is not Gaussian.
+    ValueError
+        When branches differ in width.
+
+    Notes
+    -----
+    ``K = sum_b K_b + sum_{b != c} m_b m_c'`` with ``m = E phi(sqrt(q) z)`` of each input, which is 0 of Gaussian
+    branches and odd functions; ``NTK = sum_b NTK_b``. The sum is Gaussian where all branches are.
+    """
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return _branches_of_one_shape(self, shape)
+
+    def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
+        total, *others = _tuple_of_branches(self, inputs)
+        for branch in others:
+            total = total + branch
+        return total
+
+    def lower(self, builder: Builder, values: Values) -> Value:
+        branches = builder.several(values)
+        if len(branches) == 1:
+            return branches[0]
+        self._check(builder, branches)
+        means = {b.mean for b in branches if b.mean}
+        if sum(bool(b.mean) for b in branches) > 1 and "unknown" in means:
+            raise NotImplementedError(
+                f"[{builder.where}] the means of its branches count, and that of one with an offset or a negative "
+                "scale behind its nonlinearity is not known: end it with a Dense layer"
+            )
+        return builder.emit(
+            "sum", *branches, means=tuple(bool(b.mean) for b in branches) if means else (),
+            gaussian=all(b.gaussian for b in branches), mean="unknown" if "unknown" in means else "".join(means),
+            weights=frozenset().union(*(b.weights for b in branches)),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FanInProd(_FanIn):
+    """Multiplies branches, which count as independent.
+
+    Raises
+    ------
+    NotImplementedError
+        As :class:`FanInSum`, and with spatial axes.
+    ValueError
+        When branches differ in width.
+
+    Notes
+    -----
+    ``K = prod_b K_b``, ``NTK = sum_b NTK_b prod_{c != b} K_c``. The product is not Gaussian.
+    """
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return _branches_of_one_shape(self, shape)
+
+    def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
+        product, *others = _tuple_of_branches(self, inputs)
+        for branch in others:
+            product = product * branch
+        return product
+
+    def lower(self, builder: Builder, values: Values) -> Value:
+        branches = builder.several(values)
+        if len(branches) == 1:
+            return branches[0]
+        self._check(builder, branches)
+        if branches[0].spatial:
+            raise NotImplementedError(f"[{builder.where}] multiplies branches without spatial axes")
+        means = [b.mean for b in branches]
+        mean = "" if "" in means else "unknown" if "unknown" in means else "known"
+        weights = frozenset().union(*(b.weights for b in branches))
+        return builder.emit("product", *branches, gaussian=False, mean=mean, weights=weights)
+
+
+@dataclass(frozen=True)
+class FanInConcat(_FanIn):
+    """Puts the channels of branches side by side.
+
+    Parameters
+    ----------
+    axis : int
+        That of the channels.
+
+    Raises
+    ------
+    NotImplementedError
+        For another axis, and with spatial axes; when the network's input is a branch.
+
+    Notes
+    -----
+    ``K = sum_b n_b K_b / n`` for branches of n_b of all n channels, and the NTK likewise. The channels differ in law,
+    so that no nonlinearity can follow before a Dense layer.
+    """
+
+    axis: int = -1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axis", integer("FanInConcat", "axis", self.axis, least=None))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if is_one(shape) or any(len(s) != len(shape[0]) for s in shape):
+            raise ValueError(f"[FanInConcat] takes branches of as many axes, given {shape}")
+        axis = self.axis % len(shape[0])
+        if any(s[:axis] != shape[0][:axis] or s[axis + 1 :] != shape[0][axis + 1 :] for s in shape):
+            raise ValueError(f"[FanInConcat] branches may differ along axis {self.axis} alone, given {shape}")
+        return (*shape[0][:axis], sum(s[axis] for s in shape), *shape[0][axis + 1 :])
+
+    def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
+        return xp.concatenate(_tuple_of_branches(self, inputs), axis=self.axis)
+
+    def lower(self, builder: Builder, values: Values) -> Value:
+        branches = builder.several(values)
+        if len(branches) == 1:
+            return branches[0]
+        first = branches[0]
+        rank = 2 + len(first.spatial)
+        if first.spatial or not -rank <= self.axis < rank or self.axis % rank != first.channel_axis:
+            raise NotImplementedError(
+                f"[{builder.where}] joins channels of values without spatial axes, given axis={self.axis} of {rank} "
+                f"axes, channels along {first.channel_axis}"
+            )
+        self._check(builder, branches, one_width=False)
+        channels = sum(b.channels for b in branches)
+        scaled = [builder.emit("dense", b, params=(b.channels / channels, 0, 0, 0)) for b in branches]
+        mean = "unknown" if any(b.mean for b in branches) else ""
+        weights = frozenset().union(*(b.weights for b in branches))
+        return builder.emit("sum", *scaled, gaussian=False, mean=mean, weights=weights, channels=channels)
 
 
 @dataclass(frozen=True)

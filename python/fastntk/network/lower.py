@@ -42,14 +42,15 @@ def finish(builder: Builder, n_inputs: int, outputs: Values) -> Lowered:
             free.extend(dying)
             placed.append(replace(op, src=src))
             continue
-        if op.name != "sum":  # a sum writes before it has read every source; other ops may work in place
+        joins = op.name in ("sum", "product")  # they write before they have read every source; others work in place
+        if not joins:
             free.extend(dying)
         if free:
             dst = free.pop()
         else:
             dst = n_slots
             n_slots += 1
-        if op.name == "sum":
+        if joins:
             free.extend(dying)
         place[op.dst] = dst
         if op.dst not in last_read:

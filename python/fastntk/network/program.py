@@ -11,7 +11,9 @@ Ops and their parameters (the same names in C++, ``csrc/dense/blocks.cpp``, and 
 dense       w2, b2, f, g            K -> w2 K + b2,  NTK -> w2 NTK + f K + g
 conv        w2, b2, f, g            K -> w2 A(K) + b2,  NTK -> w2 A(NTK) + f A(K) + g
 pool        scale                   K -> s s' P(K),  NTK -> s s' P(NTK);  s = scale, or 1 / taps inside at each position
-sum                                 covariances and NTKs of independent branches add
+sum                                 covariances and NTKs of independent branches add, and products of two means
+product                             covariances of independent branches multiply, NTK -> sum of NTK_b prod_{c != b} K_c
+norm        eps                     K -> K / (s s'),  NTK -> NTK / (s s');  s^2 = K(x, x) + eps
 store                               K and NTK of the source become output ``dst``
 a dual      the nonlinearity's own  K -> E phi(u) phi(v),  NTK -> NTK E phi'(u) phi'(v)   (activations.py)
 ==========  ======================  =============================================================================
@@ -37,7 +39,8 @@ class Op:
 
     Its parameters lie beside the program, in :attr:`Lowered.numbers`: programs that differ in nothing else are equal.
     ``kind`` says what a dense or a conv does to correlations: ``"plain"`` nothing, ``"guard"`` asks for variances of 0,
-    ``"bias"`` adds a part that all inputs share. Without numbers of its own it is the identity, or a bare mean.
+    ``"bias"`` adds a part that all inputs share; and of a sum that several sources have ``"means"``. A dense or a conv
+    without numbers of its own is the identity, or a bare mean.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Op:
     kind: str = ""
     numbers: range = range(0)  # places of its parameters
     window: Window | None = None  # conv and pool: the geometry
+    means: tuple[bool, ...] = ()  # sum: which sources may have a mean
 
     def own(self, numbers: Sequence[float]) -> tuple[float, ...]:
         """Its parameters among those of the network."""
@@ -61,6 +65,8 @@ class Value:
     slot: int
     channels: int  # features of one sample
     gaussian: bool = False  # pre-activations; a nonlinearity needs it, and its output has lost it
+    mean: str = ""  # E y over the weights: "" for 0, "known" to the row pass, or "unknown"
+    weights: frozenset[int] = frozenset()  # slots of the layers with weights that it is random by; none: an input
     spatial: tuple[int, ...] = ()  # sizes of the axes that are neither batch nor channels, in their order
     batch_axis: int = 0
     channel_axis: int = 1
@@ -125,15 +131,18 @@ class Builder:
         self.path.pop()
 
     def emit(
-        self, name: str, *sources: Value, params: Sequence[float] = (), window: Window | None = None, **changes: Any
-    ) -> Value:
+        self, name: str, *sources: Value, params: Sequence[float] = (), window: Window | None = None,
+        means: tuple[bool, ...] = (), **changes: Any,
+    ) -> Value:  # fmt: skip
         """Append an op; the new value is the first source's with ``changes``."""
         slot = self.n_slots
         self.n_slots += 1
         numbers = range(len(self.numbers), len(self.numbers) + len(params))
         self.numbers += (p if isinstance(p, Jet) else float(p) for p in params)
-        kind = _kind(params or IDENTITY) if name in ("dense", "conv") else ""
-        self.ops.append(Op(name, slot, tuple(s.slot for s in sources), kind, numbers, window))
+        kind = _kind(params or IDENTITY) if name in ("dense", "conv") else "means" if sum(means) > 1 else ""
+        self.ops.append(Op(name, slot, tuple(s.slot for s in sources), kind, numbers, window, means))
+        if changes.get("gaussian") and name in ("dense", "conv"):
+            changes |= {"mean": "", "weights": frozenset([slot])}
         return replace(sources[0], slot=slot, **changes)
 
     def check_axes(self, value: Value, batch_axis: int, channel_axis: int | None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,10 +35,17 @@ def row_names(op: Op) -> tuple[str, ...]:
     """What an op reads of one input, by name.
 
     A dense its deviation, ``std = sqrt(f q)``, and with a bias the shares of both parts in the deviation behind it; a
-    sum the share of each part; a store the deviation. Windows read tables of images.
+    sum the share of each part, and behind it the mean over the deviation of the sum where parts have means; a product
+    the deviation of each factor; a norm what it multiplies by; a store the deviation. Windows read tables of images.
     """
     if op.name in ("conv", "pool"):
         return ()
+    if op.name == "norm":
+        return ("gain",)
+    if op.name == "product":
+        return tuple(f"std{k}" for k in range(len(op.src)))
+    if op.kind == "means":
+        return tuple(f"{name}{k}" for k in range(len(op.src)) for name in ("share", "mean"))
     if op.name == "dense":
         return ("std", "share", "bias") if op.kind == "bias" else ("std",)
     if op.name == "sum":
@@ -64,10 +71,19 @@ def _share_of_part(part: Array, total: Array, xp: Any) -> Array:
     return found
 
 
+def _gain(q: Array, eps: float, xp: Any) -> Array:
+    """1 / sqrt(q + eps); 0 where both are 0."""
+    total = q + eps
+    found: Array = xp.where(total == 0, 0, 1 / xp.sqrt(total))
+    return found
+
+
 def rows_of(op: Op, numbers: Sequence[float], q: Sequence[Array], xp: Any = np) -> Mapping[str, Array]:
-    """The row arrays of one op with its own numbers, for variances q of its sources, of any shape."""
-    if op.name == "store":
-        found = [xp.sqrt(q[0])]
+    """The row arrays of one op with its own numbers, for variances q of its sources, of any shape; without means."""
+    if op.name in ("store", "product"):
+        found = [xp.sqrt(part) for part in q]
+    elif op.name == "norm":
+        found = [_gain(q[0], numbers[0], xp)]
     elif op.name == "dense":
         w2, b2, f, _ = numbers
         found = [xp.sqrt(f * q[0])]
@@ -136,10 +152,17 @@ def layout_of(program: Program) -> Layout:
 
     found = list(enumerate(program.ops))
     put([k for k, op in found if op.name in ("dense", "store")], ["std"])
+    for k, op in found:
+        if op.name == "product":
+            put([k], row_names(op))
     put([k for k, op in found if op.name == "dense" and op.kind == "bias"], ["share", "bias"])
     for k, op in found:
         if op.name == "sum":
-            put([k], row_names(op))
+            put([k], [f"share{part}" for part in range(len(op.src))])
+    for k, op in found:
+        if op.kind == "means":
+            put([k], [f"mean{part}" for part in range(len(op.src))])
+    put([k for k, op in found if op.name == "norm"], ["gain"])
     duals = sorted((op.name, len(op.numbers), k) for k, op in found if not places[k] and row_names(op))
     for _, same in groupby(duals, lambda dual: dual[:2]):
         members = [k for *_, k in same]
@@ -164,21 +187,43 @@ class Rows:
 
 # ---------------------------------------------------------------- the pass
 
-_Move: TypeAlias = "tuple[Nonlinearity | None, tuple[int, ...], float, float]"  # a value: V(q), or a q + b, or a sum
+
+@dataclass(frozen=True)
+class _Move:
+    """How an op makes its value's variance: V(q), a sum or a product of all, divided by itself, ``factor q + bias``."""
+
+    name: str
+    sources: tuple[int, ...]
+    layer: Nonlinearity | None = None
+    factor: float = 1.0
+    bias: float = 0.0
+    means: tuple[bool, ...] = ()
 
 
 def _move(op: Op, own: tuple[float, ...], sources: tuple[int, ...]) -> _Move:
-    """How an op makes its value's variance; of positions that are all alike also a conv and a pool."""
+    """Of positions that are all alike also a conv and a pool."""
     if op.name in ("dense", "conv"):
-        return None, sources, own[0], own[1]
+        return _Move("scale", sources, None, own[0], own[1])
     if op.name == "pool":
-        return None, sources, own[0] ** 2, 0.0
-    if op.name == "sum":
-        return None, sources, 1.0, 0.0
+        return _Move("scale", sources, None, own[0] ** 2)
+    if op.name in ("sum", "product"):
+        return _Move(op.name, sources, means=op.means)
+    if op.name == "norm":
+        return _Move("norm", sources, bias=own[0])
     layer = _layer(op.name, own)
     if layer.homogeneous:
-        return None, sources, float(layer.variance(np.ones(()))), 0.0
-    return layer, sources, 1.0, 0.0
+        return _Move("scale", sources, layer, float(layer.variance(np.ones(()))))
+    return _Move("dual", sources, layer)
+
+
+class _Values:
+    """The variances of all values, and what else is made on the way to them, op by op."""
+
+    def __init__(self, q: Sequence[Array]) -> None:
+        self.n_inputs, self.q = len(q), list(q)
+        self.scaled: list[Array] = []  # what biases are added to
+        self.means: list[Array] = []  # of each part of a sum that asks for them
+        self.gains: list[Array] = []
 
 
 class RowPass:
@@ -193,6 +238,8 @@ class RowPass:
         self._deviations: list[int] = []  # values whose deviations are read
         f, b2 = [], []
         self._parts: tuple[list[int], list[int]] = [], []  # of sums: values, and the sum of each
+        self._with_means: list[int] = []  # the sum of each part where there are means
+        factors: list[int] = []
         for k, op in enumerate(ops):
             if op.name == "store":
                 self._outputs[op.dst] = sources[k][0]
@@ -203,9 +250,16 @@ class RowPass:
                 f.append(own[k][2] if op.name == "dense" else 1.0)
             if op.name == "dense" and op.kind == "bias":
                 b2.append(own[k][1])
+            whole = [lowered.program.n_inputs + len(self._moves) - 1] * len(sources[k])
             if op.name == "sum":
                 self._parts[0].extend(sources[k])
-                self._parts[1].extend([lowered.program.n_inputs + len(self._moves) - 1] * len(sources[k]))
+                self._parts[1].extend(whole)
+            if op.kind == "means":
+                self._with_means.extend(whole)
+            if op.name == "product":
+                factors.extend(sources[k])
+        self._deviations += factors
+        f += [1.0] * len(factors)
         columns = xp.asarray(np.array(f + b2)[:, None])
         self._f, self._b2 = columns[: len(f)], columns[len(f) :]
         self._duals: list[tuple[Nonlinearity, list[int], dict[str, int]]] = []  # those of one struct behind each other
@@ -213,24 +267,60 @@ class RowPass:
             members = list(same)
             self._duals.append((_layer(name, numbers), [sources[k][0] for k in members], places[members[0]]))
 
-    def variances(self, q: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-        """The variance of each value, given those of the inputs; and what biases are added to."""
-        xp, values, scaled = self._xp, list(q), []
-        for layer, sources, factor, bias in self._moves:
-            if layer is not None:
-                values.append(layer.variance(values[sources[0]], xp))
-            elif len(sources) == 1:
-                value = values[sources[0]] * factor
-                if bias:
-                    scaled.append(value)
-                    value = value + bias
-                values.append(value)
+    def values(self, q: Sequence[Array]) -> _Values:
+        """The variance of each value, given those of the inputs."""
+        xp, found = self._xp, _Values(q)
+        for move in self._moves:
+            before = found.q[move.sources[0]]
+            if move.name == "scale":
+                value = before * move.factor
+                if move.bias:
+                    found.scaled.append(value)
+                    value = value + move.bias
+            elif move.name == "dual":
+                value = move.layer.variance(before, xp)  # type: ignore[union-attr]
+            elif move.name == "norm":
+                found.gains.append(_gain(before, move.bias, xp))
+                value = before * found.gains[-1] * found.gains[-1]
+            elif move.name == "product":
+                value = before
+                for source in move.sources[1:]:
+                    value = value * found.q[source]
             else:
-                total = values[sources[0]]
-                for source in sources[1:]:
-                    total = total + values[source]
-                values.append(total)
-        return values, scaled
+                value = before
+                for source in move.sources[1:]:
+                    value = value + found.q[source]
+                if sum(move.means) > 1:
+                    value = value + self._crossed(move, found)
+            found.q.append(value)
+        return found
+
+    def _crossed(self, move: _Move, found: _Values) -> Array:
+        """Twice the products of every two means of a sum's parts, which its variance has beside theirs."""
+        total: Any = 0.0
+        so_far: Any = 0.0
+        for source, has in zip(move.sources, move.means, strict=True):
+            own = self._mean(source, found) if has else self._xp.zeros_like(found.q[source])
+            total, so_far = total + 2 * own * so_far, so_far + own
+            found.means.append(own)
+        crossed: Array = total
+        return crossed
+
+    def _mean(self, value: int, found: _Values) -> Array:
+        """The mean of a value over the weights, of those that have one."""
+        move = self._moves[value - found.n_inputs]
+        if move.layer is not None:
+            return move.layer.mean(found.q[move.sources[0]], self._xp)
+        if move.name == "scale":
+            scaled: Array = self._mean(move.sources[0], found) * move.factor**0.5
+            return scaled
+        parts = [s for s, has in zip(move.sources, move.means or (True,) * len(move.sources), strict=True) if has]
+        total: Any = 1.0 if move.name == "product" else 0.0
+        for source in parts:
+            own = self._mean(source, found)
+            total = total * own if move.name == "product" else total + own
+        mean: Array = total
+        return mean
 
     def __call__(self, q: Sequence[Array], dtype: Any) -> Rows:
         """Row arrays of ``dtype`` for inputs with variances q, one array (n,) for each input of the program."""
@@ -247,15 +337,15 @@ class RowPass:
 
     def _fill(self, q: Sequence[Array], table: Array) -> list[Array]:
         """Write the row arrays; the variances of the outputs."""
-        xp = self._xp
-        values, scaled = self.variances(q)
+        xp, made = self._xp, self.values(q)
+        values = made.q
         deviations = _stacked([values[k] for k in self._deviations], xp)
         row = len(deviations)
         deviations *= self._f
         xp.sqrt(deviations, out=table[:row])
-        if scaled:
-            size = len(scaled)
-            part, ratio = _stacked(scaled, xp), xp.empty((2 * size, len(q[0])), q[0].dtype)
+        if made.scaled:
+            size = len(made.scaled)
+            part, ratio = _stacked(made.scaled, xp), xp.empty((2 * size, len(q[0])), q[0].dtype)
             xp.divide(self._b2, part, out=ratio[:size])
             xp.divide(part, self._b2, out=ratio[size:])
             _share(ratio, xp, out=table[row : row + 2 * size])
@@ -263,6 +353,13 @@ class RowPass:
         if self._parts[0]:
             part, total = (_stacked([values[k] for k in of], xp) for of in self._parts)
             table[row : row + len(part)] = _share_of_part(part, total, xp)
+            row += len(part)
+        if made.means:
+            mean, total = _stacked(made.means, xp), _stacked([values[k] for k in self._with_means], xp)
+            table[row : row + len(mean)] = xp.where(total == 0, 0, mean / xp.sqrt(total))
+            row += len(mean)
+        if made.gains:
+            table[row : row + len(made.gains)] = _stacked(made.gains, xp)
         for layer, sources, first in self._duals:
             found = layer.rows(_stacked([values[k] for k in sources], xp), xp)
             for name, place in first.items():

@@ -163,9 +163,11 @@ class Nonlinearity(Layer):
         a, b, c = self.affine
         if b != 1:
             value = builder.emit("dense", value, params=(b**2, 0, 0, 0))
-        value = builder.emit(self.dual_name, value, params=self.dual_params, gaussian=False)
+        mean = "" if type(self).mean is Nonlinearity.mean else "known"
+        value = builder.emit(self.dual_name, value, params=self.dual_params, gaussian=False, mean=mean)
         if (a, c) != (1, 0):
-            value = builder.emit("dense", value, params=(a**2, c**2, 0, 0))
+            lost = c != 0 or (mean and a < 0)  # squares have no sign
+            value = builder.emit("dense", value, params=(a**2, c**2, 0, 0), mean="unknown" if lost else mean)
         return value
 
 
@@ -239,7 +241,7 @@ def is_homogeneous(op: Op) -> bool:
     """Whether an op's output, and its NTK's part, scale with its inputs: no biases, no curved function."""
     if op.name in ("dense", "conv"):
         return op.kind == "plain"
-    return _BY_DUAL[op.name].homogeneous if op.name in _BY_DUAL else True
+    return _BY_DUAL[op.name].homogeneous if op.name in _BY_DUAL else op.name not in ("norm", "product")
 
 
 def is_positive(name: str) -> bool:
