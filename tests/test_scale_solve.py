@@ -178,6 +178,29 @@ def test_input_that_does_not_fit(tmp_path):
             solved(**change)
 
 
+@pytest.mark.parametrize("get", ["nngp", "ntk"])
+def test_variances_and_what_they_may_be_off_by(get):
+    k, cross = KERNEL(X, None, get), KERNEL(TEST, X, get)
+    reg = 1e-2 * k.diagonal().mean()
+    exact = KERNEL.diagonal(TEST, get) - np.einsum("ij,ji->i", cross, np.linalg.solve(k + reg * np.eye(N), cross.T))
+    for tol in (1e-1, 1e-3, 1e-8):
+        found = scale.posterior_variance(KERNEL, X, TEST, get, 1e-2, tol=tol, rank=20, chunks=50, together=16)
+        rounding = 1e-13 * k.diagonal().max()
+        assert (found.variance >= exact - rounding).all()
+        assert (found.variance <= exact + found.error + rounding).all()
+        assert (found.error <= 1.001 * tol**2 * (cross**2).sum(axis=1) / reg).all()
+    assert found.passes > 3
+    for kind, words, change in (
+        (ValueError, "diag_reg must be positive", {"diag_reg": 0.0}),
+        (ValueError, "rank must be at most", {"rank": N + 1}),
+        (ValueError, "together must be at least 1", {"together": 0}),
+        (TypeError, "rng must be an integer", {"rng": None}),
+        (TypeError, "get must be one name", {"get": ("nngp",)}),
+    ):
+        with pytest.raises(kind, match=words):
+            scale.posterior_variance(KERNEL, X, TEST, **change)
+
+
 @pytest.mark.rivals
 @pytest.mark.filterwarnings("default")  # of Dask and tornado, while they shut down
 def test_workers_make_the_same_bits(tmp_path, whole, monkeypatch):

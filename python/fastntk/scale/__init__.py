@@ -4,6 +4,7 @@
 Plain files need NumPy alone; Zarr stores, Dask arrays and clusters the extra ``fastntk[dask]``.
 """
 
+from importlib import import_module
 from typing import Any
 
 from ..base.door import doors
@@ -30,12 +31,13 @@ __all__ = [
 
 
 doors(globals())
-__all__ += ["conjugate_gradient"]
+
+# These need SciPy, as fastntk.predict does: loaded when they are first used.
+_SOLVES = {"conjugate_gradient": "solve", "posterior_variance": "variance"}
+__all__ += [*_SOLVES]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "conjugate_gradient":  # needs SciPy, as fastntk.predict does
-        from .solve import conjugate_gradient
-
-        return conjugate_gradient
+    if name in _SOLVES:
+        return getattr(import_module(f".{_SOLVES[name]}", __name__), name)
     raise missing("fastntk.scale", name, __all__)

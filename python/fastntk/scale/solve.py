@@ -219,27 +219,17 @@ def conjugate_gradient(
     (3, 1)
     """
     check_stop(tol, max_iter, _WHAT)
-    if not isinstance(get, str):
-        raise TypeError(f"[{_WHAT}] get must be one name, 'nngp' or 'ntk', given {get!r}")
-    if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)):
-        raise TypeError(f"[{_WHAT}] rng must be an integer, which draws the same after a kill, given {describe(rng)}")
-    if client is not None:
-        check_client(client, _WHAT)
-    count(memory_budget, "memory_budget", _WHAT)
-    problem = problem_of(kernel_fn, x_train, None, get, chunks, backend, _WHAT)
-    target = None
-    if store is not None:
-        target = target_of(store, problem.layout, storage_options, False, _WHAT)
-        gram(
-            problem.kernel_fn, problem.x1, store, get, chunks=problem.layout.chunks, client=client, progress=progress,
-            verify=False, backend=backend, num_threads=num_threads, storage_options=storage_options,
-        )  # fmt: skip
-    tiles = Tiles(problem, target, client, threads(num_threads, client is not None), memory_budget, _WHAT)
+    check_seed(rng, _WHAT)
+    tiles = tiles_of(
+        kernel_fn, x_train, get, client, store, chunks, backend, num_threads, memory_budget, progress, storage_options,
+        _WHAT,
+    )  # fmt: skip
     kept = None
     if checkpoint is not None:
         of = {
-            **problem.fingerprint(), "y": _digest(y_train), "trace_axes": repr(trace_axes), "diag_reg": float(diag_reg),
-            "absolute": bool(diag_reg_absolute_scale), "rank": None if rank is None else int(rank), "rng": int(rng),
+            **tiles.problem.fingerprint(), "y": _digest(y_train), "trace_axes": repr(trace_axes),
+            "diag_reg": float(diag_reg), "absolute": bool(diag_reg_absolute_scale),
+            "rank": None if rank is None else int(rank), "rng": int(rng),
         }  # fmt: skip
         kept = Checkpoint(_path(checkpoint), of, checkpoint_seconds)
         kept.load()  # refused before work
@@ -247,6 +237,33 @@ def conjugate_gradient(
         tiles, y_train, diag_reg, diag_reg_absolute_scale, trace_axes, tol, rank, max_iter, None, memory_budget,
         progress, rng, partial(ResumableSolver, checkpoint=kept),
     )  # fmt: skip
+
+
+def check_seed(rng: Any, what: str) -> None:
+    """Raise unless draws can be made again."""
+    if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)):
+        raise TypeError(f"[{what}] rng must be an integer, which draws the same after a kill, given {describe(rng)}")
+
+
+def tiles_of(
+    kernel_fn: Any, x_train: Any, get: Any, client: Any, store: Any, chunks: Any, backend: str | None,
+    num_threads: int | None, memory_budget: Any, progress: bool, storage_options: Mapping[str, Any] | None, what: str,
+) -> Tiles:  # fmt: skip
+    """Tiles of the training points, from a store where one is given, which is finished first."""
+    if not isinstance(get, str):
+        raise TypeError(f"[{what}] get must be one name, 'nngp' or 'ntk', given {get!r}")
+    if client is not None:
+        check_client(client, what)
+    count(memory_budget, "memory_budget", what)
+    problem = problem_of(kernel_fn, x_train, None, get, chunks, backend, what)
+    target = None
+    if store is not None:
+        target = target_of(store, problem.layout, storage_options, False, what)
+        gram(
+            problem.kernel_fn, problem.x1, store, get, chunks=problem.layout.chunks, client=client, progress=progress,
+            verify=False, backend=backend, num_threads=num_threads, storage_options=storage_options,
+        )  # fmt: skip
+    return Tiles(problem, target, client, threads(num_threads, client is not None), memory_budget, what)
 
 
 def _path(checkpoint: Any) -> Path:

@@ -204,7 +204,9 @@ class MemmapTarget(Target):
     def make(self) -> None:
         for path in self.paths:
             if self.offsets is None and not os.path.exists(path):
-                np.lib.format.open_memmap(path, "w+", np.dtype(self.layout.dtype), self.layout.shape).flush()
+                part = f"{path}.{os.getpid()}.part"  # a header cut short would be nobody's
+                np.lib.format.open_memmap(part, "w+", np.dtype(self.layout.dtype), self.layout.shape).flush()
+                os.replace(part, path)
             with open(path, "r+b") as file:  # a mapping of a full disk kills the process when it is written to
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)

@@ -93,7 +93,7 @@ class Tiles(KernelBlocks):
     def __init__(
         self, problem: Problem, target: Target | None, client: Any, num_threads: int | None, budget: int, what: str
     ) -> None:
-        get = problem.layout.fields[0]
+        self.problem, get = problem, problem.layout.fields[0]
         self._products = Products(
             problem.kernel_fn, get, problem.layout.chunks[0], target, problem.backend, problem.isa, num_threads
         )
