@@ -292,6 +292,10 @@ def test_the_jacobian_is_the_reverse_pass_entry_by_entry(make, get):
     assert error(np.sum(planes * c, axis=(1, 2)), list(of.values())) < 1e-13
     name = list(of)[-1]
     assert np.array_equal(kernel_fn.jacobian(X1, X2, get, parameters=(name,))[0], planes[-1])
+    shared = [tuple(n for n in of if n.endswith(ending)) for ending in ("W_std", "b_std")]
+    together = kernel_fn.jacobian(X1, X2, get, parameters=shared)
+    for plane, names in zip(together, shared, strict=True):
+        assert np.allclose(plane, sum(planes[list(of).index(n)] for n in names), rtol=1e-13, atol=1e-15)
     gram = kernel_fn.jacobian(X1, None, get)
     assert np.allclose(gram, kernel_fn.jacobian(X1, X1.copy(), get), rtol=1e-13, atol=1e-15)
 

@@ -149,7 +149,7 @@ class Differentiable:
         return run_diagonal_vjp(call, given, "x" in inputs)
 
     def jacobian(
-        self, x1: Any, x2: Any = None, get: str = "nngp", *, parameters: str | Sequence[str] | None = None,
+        self, x1: Any, x2: Any = None, get: str = "nngp", *, parameters: str | Sequence[Any] | None = None,
         batch_dims: int = 0, backend: str | None = None, num_threads: int | None = None,
     ) -> Array:  # fmt: skip
         """Derivatives of every entry in every parameter, from one sweep.
@@ -159,8 +159,9 @@ class Differentiable:
         x1, x2, batch_dims, backend, num_threads
             As in :meth:`vjp`.
         get : 'nngp' or 'ntk'
-        parameters : sequence of str, optional
-            Paths; None: all, in the order of :attr:`parameters`.
+        parameters : sequence of str or of tuples of str, optional
+            Paths; a tuple of them is one number that all of these layers share. None: all, each its own, in the
+            order of :attr:`parameters`.
 
         Returns
         -------
@@ -174,6 +175,9 @@ class Differentiable:
         if get not in FIELDS:
             raise ValueError(f"[jacobian] get must be 'nngp' or 'ntk', given {get!r}")
         known = parameters_of(self.layer)
-        names = list(known) if parameters is None else check_wrt("jacobian", parameters, (), known)[1]
-        call = Call("jacobian", self.layer, x1, x2, batch_dims, (backend, num_threads), names)
-        return call.place.give(run_jacobian(call, get))  # type: ignore[no-any-return]
+        asked = (parameters,) if isinstance(parameters, str) else known if parameters is None else parameters
+        groups = [(name,) if isinstance(name, str) else tuple(name) for name in asked]
+        names = dict.fromkeys(name for group in groups for name in group)
+        check_names("jacobian", names, known)
+        call = Call("jacobian", self.layer, x1, x2, batch_dims, (backend, num_threads), tuple(names))
+        return call.place.give(run_jacobian(call, get, groups))  # type: ignore[no-any-return]

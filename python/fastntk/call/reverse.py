@@ -307,11 +307,11 @@ def run_diagonal_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: boo
     return Gradients(call.given_back(False, found) if wanted else None, None, call.parameters(bars))
 
 
-def run_jacobian(call: Call, get: str) -> Array:
-    """Each entry's own derivatives: (parameters, *batch, n1, n2)."""
+def run_jacobian(call: Call, get: str, groups: Sequence[tuple[str, ...]]) -> Array:
+    """Each entry's own derivatives: (groups, *batch, n1, n2), those in all parameters of a group together."""
     if call.sloped.program.n_outputs != 1:
         raise ValueError(f"[{call.what}] takes a network with one output, this one has {call.sloped.program.n_outputs}")
-    shape = (len(call.names), call.batches, call.first.n1, call.first.n2)
+    shape = (len(groups), call.batches, call.first.n1, call.first.n2)
     (out,) = allocate([shape], [call.first.dtype], call.what, call.place)
     out[...] = 0
     for b in range(call.batches):
@@ -327,11 +327,11 @@ def run_jacobian(call: Call, get: str) -> Array:
                 {0: (one, None) if get == "nngp" else (None, one)}, Apart()
             )
             pulled = call.sloped.pull(back.numbers)
-            for k, name in enumerate(call.names):
-                plane = np.broadcast_to(pulled.get(name, 0.0), one.shape)
+            for k, names in enumerate(groups):
+                plane = np.broadcast_to(sum(pulled.get(name, 0.0) for name in names), one.shape)
                 if call.symmetric and lines == columns:
                     plane = np.triu(plane) + np.triu(plane, 1).T
                 out[k, b, lines, columns] = plane
                 if call.symmetric and lines != columns:
                     out[k, b, columns, lines] = plane.T
-    return out.reshape(len(call.names), *call.shape)
+    return out.reshape(len(groups), *call.shape)
