@@ -59,6 +59,32 @@ def test_log_marginal_likelihood_is_the_normal_density(data, absolute, amplitude
     assert found.conditioning.diag_reg == pytest.approx(0.07 if absolute else 0.07 * np.trace(k) / len(k))
 
 
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("amplitude", [1.0, 0.3, None])
+def test_gradient_of_the_evidence_against_differences(rng, absolute, amplitude):
+    x, y = rng.normal(size=(7, 3)), rng.normal(size=(7, 2)) * 40
+    net = stax.serial(stax.Dense(1, 1.3, 0.2), stax.Erf(), stax.Dense(1, 0.9))
+    options = {"diag_reg_absolute_scale": absolute, "amplitude": amplitude}
+
+    def evidence(kernel_fn, x, reg, **more):
+        return predict.log_marginal_likelihood(kernel_fn(x, None, "ntk"), y, reg, **options, **more)
+
+    kernel_fn, reg = net.kernel_fn, 0.2
+    found = evidence(kernel_fn, x, reg, gradient=True)
+    assert evidence(kernel_fn, x, reg).gradient is None
+    assert found.value == evidence(kernel_fn, x, reg).value
+    np.testing.assert_array_equal(found.gradient.kernel, found.gradient.kernel.T)
+    slopes = kernel_fn.vjp(x, cotangents={"ntk": found.gradient.kernel})
+    h, step = 1e-5, rng.normal(size=x.shape)
+    ends = [evidence(kernel_fn, x, reg + s * h).value for s in (1, -1)]
+    assert found.gradient.diag_reg == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-6, abs=1e-6)
+    ends = [evidence(kernel_fn, x + s * h * step, reg).value for s in (1, -1)]
+    assert np.sum(slopes.x1 * step) == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-6, abs=1e-6)
+    for name, value in kernel_fn.parameters.items():
+        ends = [evidence(kernel_fn.with_parameters({name: value + s * h}), x, reg).value for s in (1, -1)]
+        assert slopes.parameters[name] == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-6, abs=1e-6)
+
+
 def test_the_best_amplitude_is_the_best(data):
     k, y = data
     found = log_marginal_likelihood(k, y, 0.05, amplitude=None)

@@ -37,6 +37,7 @@ from .linalg import (
     warn_of_few_digits,
 )
 from .mse import one_kernel
+from .slopes import EvidenceGradient, evidence_gradient
 from .targets import Targets, targets_of
 from .units import exponent, in_units, restored, shifted, unit_of
 
@@ -66,12 +67,15 @@ class LogMarginalLikelihood:
         The factor of all variances: as given, or the best.
     conditioning : Conditioning
         Of the solve; jitter, where there was any, is part of the model whose density this is.
+    gradient : EvidenceGradient or None
+        Where it was asked for.
     """
 
     value: float
     per_output: Array
     amplitude: float
     conditioning: Conditioning
+    gradient: EvidenceGradient | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +139,7 @@ class DiagRegSelection:
 def log_marginal_likelihood(
     k_train_train: Any, y_train: Array, diag_reg: float = 0.0, diag_reg_absolute_scale: bool = False,
     trace_axes: Sequence[int] = (-1,), *, amplitude: float | None = 1.0, solve_dtype: Any = None,
+    gradient: bool = False,
 ) -> LogMarginalLikelihood:  # fmt: skip
     """Log density of the targets under ``N(0, amplitude (K + s I))``.
 
@@ -152,6 +157,9 @@ def log_marginal_likelihood(
         Factor of all variances, noise included. None: the one of the largest density, ``y^T (K + s I)^-1 y / (n o)``.
     solve_dtype : float32 or float64, optional
         What is computed in; None: float64, whatever the kernel's dtype.
+    gradient : bool
+        Also dL/dK, from the inverse of ``K + s I``, whose product with dK ``kernel_fn.vjp`` takes:
+        ``kernel_fn.vjp(x, cotangents={"nngp": found.gradient.kernel})`` is the gradient in parameters and inputs.
 
     Returns
     -------
@@ -184,12 +192,18 @@ def log_marginal_likelihood(
     if amplitude is None:
         check_nonzero(given.y, what)
     factor = given.cholesky(diag_reg, diag_reg_absolute_scale, what)
-    squares = to_host((given.y * factor.solve(given.y)).sum(axis=0, dtype=np.float64))
+    solution = factor.solve(given.y)
+    squares = to_host((given.y * solution).sum(axis=0, dtype=np.float64))
     n = len(given.y)
     a = given.amplitude(amplitude, factor.unit, squares.mean() / n)
     per_output = -0.5 * (a.divide(squares) + factor.log_det() + n * a.log_two_pi_unit())
     value = float(per_output.sum())
-    return LogMarginalLikelihood(value, per_output.reshape(given.targets.traced), float(a.value), factor.conditioning)
+    slopes = None
+    if gradient:
+        slopes = evidence_gradient(given.k, factor, solution, a.divide, diag_reg, diag_reg_absolute_scale)
+    return LogMarginalLikelihood(
+        value, per_output.reshape(given.targets.traced), float(a.value), factor.conditioning, slopes
+    )
 
 
 def leave_one_out(
