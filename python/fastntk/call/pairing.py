@@ -37,6 +37,10 @@ class Rows:
         self.scaled = x.astype(np.float64) * self.scale[:, None]
         self.gradient = np.zeros((n, d))
 
+    def add_along(self, D: Any) -> None:
+        """Add the gradient along the rows themselves, D by the logarithms of their variances."""
+        self.gradient += 2 * over(np.broadcast_to(D, self.length.shape), self.length)[:, None] * self.unit
+
 
 def _fma(a: Array, b: Array, c: Array) -> Array:
     """``a b + c`` with one rounding where the sum cancels (Dekker 1971, two-product by splitting)."""
@@ -81,13 +85,12 @@ class Pairs:
         count, step = len(self._close[0]), max(1, _CLOSE_NUMBERS // self._rows1.d)
         return [slice(k, k + step) for k in range(0, count, step)]
 
-    def add(self, P: Array, D1: Array, D2: Array, wanted: tuple[bool, bool]) -> None:
-        """Add to the gradients of the rows on both sides."""
+    def add(self, P: Array, wanted: tuple[bool, bool]) -> None:
+        """Add sum_j P (x' - (K / q) x) / d to the gradients of the rows on both sides."""
         far, rho = P.copy(), rho_of(self.defect)
         far[self._close] = 0
-        for side, (own, other, mine, D) in enumerate((
-            (self._rows1, self._rows2, self._lines, D1),
-            (self._rows2, self._rows1, self._columns, D2),
+        for side, (own, other, mine) in enumerate((
+            (self._rows1, self._rows2, self._lines), (self._rows2, self._rows1, self._columns)
         )):  # fmt: skip
             if not wanted[side]:
                 continue
@@ -102,9 +105,4 @@ class Pairs:
                 of, at = (i, j) if side == 0 else (j, i)
                 z = _across(own.scaled[mine][of], other.scaled[theirs][at]) / other.scale[theirs][at, None]
                 np.add.at(part, of, P[i, j][:, None] * z)
-            own.gradient[mine] += part / own.d + 2 * over(D.reshape(-1), own.length[mine])[:, None] * unit
-
-
-def add_diagonal(rows: Rows, lines: slice, D: Array) -> None:
-    """Add the gradient of pairs (x, x), along x alone."""
-    rows.gradient[lines] += 2 * over(D.reshape(-1), rows.length[lines])[:, None] * rows.unit[lines]
+            own.gradient[mine] += part / own.d

@@ -14,13 +14,14 @@ from ..base.arraylike import as_array, describe, is_numbers
 from ..base.arrays import allocate
 from ..base.kernel import Kernel
 from ..base.place import place_of
-from ..engines.numpy_adjoint import LINEAR, Apart, Diagonal, Side, Summed, Sweep, Tangents
+from ..engines.cpu_adjoint import compiled_adjoint
+from ..engines.numpy_adjoint import LINEAR, Apart, Diagonal, PairSums, Side, Summed, Sweep, Tangents, chain
 from ..engines.select import select
 from ..network.activations import is_dual
 from ..network.layer import Layer
 from ..network.parameters import Sloped, check_names, lower_sloped, parameters_of
 from .inputs import Input, axes_of, check_inputs
-from .pairing import Pairs, Rows, add_diagonal
+from .pairing import Pairs, Rows
 
 Array = npt.NDArray[Any]
 FIELDS = ("nngp", "ntk")
@@ -116,7 +117,7 @@ class Call:
             raise NotImplementedError(
                 f"[{what}] x1 has spatial axes: gradients of networks over positions are not there yet"
             )
-        select(*options)  # raises as the forward call does; every backend has this one reverse pass
+        engine = select(*options)  # raises as the forward call does
         self.tree, self._arguments = tree, (x1, x2)
         self.sloped: Sloped = lower_sloped(layer, _tree(tree, lambda given, _: given.value, x1), tuple(names))
         for op in self.sloped.program.ops:
@@ -126,6 +127,7 @@ class Call:
                 )
         moving = [place for place, slopes in enumerate(self.sloped.slopes) if slopes]
         self.tangents = Tangents(self.sloped.program, self.sloped.numbers, moving)
+        self.compiled = compiled_adjoint(engine, self.tangents)
         first = self.inputs[0]
         self.first, self.symmetric = first, first.symmetric
         self.shape = (*first.batch, first.n1, first.n2)
@@ -141,6 +143,15 @@ class Call:
             assert x is not None
             found.append(Rows(np.ascontiguousarray(x.reshape(self.batches, -1, x.shape[-1])[batch])))
         return found
+
+    def sweep(
+        self, side1: Side, side2: Side, lines: slice, columns: slice, defects: Sequence[Array], put: Any, ntk: bool
+    ) -> tuple[list[Array], PairSums]:
+        """There and back over one tile: P of each input, and sums for rows."""
+        if self.compiled is not None:
+            return self.compiled.sweep(side1, side2, lines, columns, defects, put, ntk)
+        parts = side1.part(lines, 0, "q1"), side2.part(columns, 1, "q2")
+        return Sweep(self.tangents, *parts, defects, ntk).back(put, Summed())
 
     def tiles(self) -> Iterator[tuple[slice, slice]]:
         """Lines and columns; of a symmetric call squares on the diagonal, and those right of them."""
@@ -245,6 +256,7 @@ def check_cotangents(call: Call, cotangents: Any, diagonal: bool = False) -> lis
 def run_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: tuple[bool, bool]) -> Gradients:
     """Sweep over all pairs; ``wanted``: whether gradients of x1, of x2 are."""
     ntk = any("ntk" in of for of in given)
+    n1, n2 = call.first.n1, call.first.n2
     bars: dict[int, float] = {}
     found1, found2 = call.zeros(False), call.zeros(True)
     both = (wanted[0], wanted[0]) if call.symmetric else wanted
@@ -253,22 +265,27 @@ def run_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: tuple[bool, 
         rows2 = rows1 if call.symmetric else call.rows(b, True)
         side1 = Side(call.tangents, [r.q for r in rows1])
         side2 = side1 if call.symmetric else Side(call.tangents, [r.q for r in rows2])
+        sums = PairSums()
         for lines, columns in call.tiles():
             pairs = [Pairs(r1, r2, lines, columns, call.tiny) for r1, r2 in zip(rows1, rows2, strict=True)]
-            parts = side1.part(lines, 0, "q1"), side2.part(columns, 1, "q2")
-            sweep = Sweep(call.tangents, *parts, [p.defect for p in pairs], ntk)
             put = {
                 k: tuple(of[n].tile(b, lines, columns, call.symmetric) if n in of else None for n in FIELDS)
                 for k, of in enumerate(given)
             }
-            back = sweep.back(put, Summed())  # type: ignore[arg-type]
-            for place, bar in back.numbers.items():
-                bars[place] = bars.get(place, 0.0) + float(bar)
-            for each, P, D1, D2 in zip(pairs, back.P, back.D1, back.D2, strict=True):
-                each.add(P, D1, D2, both)
-        for found, rows in ((found1, rows1), (found2, rows2)):
-            for array, r in zip(found, rows, strict=True):
-                array[b] = r.gradient
+            P, left = call.sweep(side1, side2, lines, columns, [p.defect for p in pairs], put, ntk)
+            sums.add(left, lines, columns, n1, n2)
+            if any(both):
+                for each, of_pairs in zip(pairs, P, strict=True):
+                    each.add(of_pairs, both)
+        (D1, D2), numbers = chain(call.tangents, (side1, side2), sums, Summed().all)
+        for place, bar in numbers.items():
+            bars[place] = bars.get(place, 0.0) + float(bar)
+        for found, rows, D in ((found1, rows1, D1), (found2, rows2, D2)):
+            for k, r in enumerate(rows):
+                r.add_along(D[k])
+                found[k][b] = r.gradient
+        if call.symmetric:  # both sides have gathered in the same rows
+            found1 = found2
     return Gradients(
         call.given_back(False, found1) if wanted[0] else None,
         call.given_back(True, found2) if wanted[1] and not call.symmetric else None,
@@ -276,34 +293,33 @@ def run_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: tuple[bool, 
     )
 
 
-def _diagonal_sweeps(call: Call, b: int, ntk: bool) -> Iterator[tuple[slice, list[Rows], Sweep]]:
-    """Pairs (x, x), some at a time."""
-    rows = call.rows(b, False)
-    side = Side(call.tangents, [r.q for r in rows])
-    for start in range(0, call.first.n1, call.pairs):
-        lines = slice(start, min(start + call.pairs, call.first.n1))
-        parts = side.part(lines, 0, "q1"), side.part(lines, 0, "q2")
-        zero = np.zeros((lines.stop - lines.start, 1))
-        yield lines, rows, Sweep(call.tangents, *parts, [zero for _ in rows], ntk)
-
-
 def run_diagonal_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: bool) -> Gradients:
     """Sweep over pairs (x, x), whose correlation stays 1."""
     ntk = any("ntk" in of for of in given)
+    n = call.first.n1
     bars: dict[int, float] = {}
     found = call.zeros(False)
     for b in range(call.batches):
-        for lines, rows, sweep in _diagonal_sweeps(call, b, ntk):
+        rows = call.rows(b, False)
+        side = Side(call.tangents, [r.q for r in rows])
+        sums = PairSums()
+        for start in range(0, n, call.pairs):
+            lines = slice(start, min(start + call.pairs, n))
+            parts = side.part(lines, 0, "q1"), side.part(lines, 0, "q2")
+            zero = np.zeros((lines.stop - lines.start, 1))
             put = {
-                k: tuple(of[n].tile(b, lines, slice(0, 1), False) if n in of else None for n in FIELDS)
+                k: tuple(of[name].tile(b, lines, slice(0, 1), False) if name in of else None for name in FIELDS)
                 for k, of in enumerate(given)
             }
-            back = sweep.back(put, Diagonal())  # type: ignore[arg-type]
-            for place, bar in back.numbers.items():
-                bars[place] = bars.get(place, 0.0) + float(bar)
-            for k, r in enumerate(rows):
-                add_diagonal(r, lines, back.D1[k] + back.D2[k])
-                found[k][b] = r.gradient
+            sweep = Sweep(call.tangents, *parts, [zero for _ in rows], ntk)
+            sums.add(sweep.back(put, Diagonal())[1], lines, lines, n, n)  # type: ignore[arg-type]
+        (D1, D2), numbers = chain(call.tangents, (side, side), sums, Summed().all)
+        for place, bar in numbers.items():
+            bars[place] = bars.get(place, 0.0) + float(bar)
+        for k, r in enumerate(rows):
+            r.add_along(D1[k])
+            r.add_along(D2[k])
+            found[k][b] = r.gradient
     return Gradients(call.given_back(False, found) if wanted else None, None, call.parameters(bars))
 
 
@@ -323,10 +339,9 @@ def run_jacobian(call: Call, get: str, groups: Sequence[tuple[str, ...]]) -> Arr
             defects = [Pairs(r1, r2, lines, columns, call.tiny).defect for r1, r2 in zip(rows1, rows2, strict=True)]
             parts = side1.part(lines, 0, "q1"), side2.part(columns, 1, "q2")
             one = np.ones(defects[0].shape)
-            back = Sweep(call.tangents, *parts, defects, get == "ntk").back(
-                {0: (one, None) if get == "nngp" else (None, one)}, Apart()
-            )
-            pulled = call.sloped.pull(back.numbers)
+            sweep = Sweep(call.tangents, *parts, defects, get == "ntk")
+            _, left = sweep.back({0: (one, None) if get == "nngp" else (None, one)}, Apart())
+            pulled = call.sloped.pull(chain(call.tangents, parts, left, Apart().all)[1])
             for k, names in enumerate(groups):
                 plane = np.broadcast_to(sum(pulled.get(name, 0.0) for name in names), one.shape)
                 if call.symmetric and lines == columns:

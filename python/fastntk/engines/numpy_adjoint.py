@@ -14,6 +14,9 @@ a dual  P += kdot P' + kddot NTK T';  T += kdot T';
 inputs  xbar_i = sum_j P_ij (x'_j - (K_ij / q_i) x_i) / d + 2 D_i x_i / |x_i|^2
 ======  ==============================================================================================================
 
+P and T of a pair never need D: tiles leave sums (:class:`PairSums`), and D goes through the network once, at the end
+(:func:`chain`), where derivatives in the numbers of ops come about too.
+
 The derivatives in a dual's line come from the nonlinearity's own formulas, run on numbers with derivatives (jet.py).
 Where ``1 - |rho| <= TINY`` a pair moves along rho = +-1: the slope across it, infinite for a kinked function, counts as
 0, which is the mean of the one-sided derivatives. 0 / 0 = 0 throughout.
@@ -22,8 +25,8 @@ Where ``1 - |rho| <= TINY`` a pair moves along rho = +-1: the slope across it, i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -102,18 +105,18 @@ class Side:
                 self.q[step.dst] = value_of(self.variances[step.dst])
 
     def part(self, rows: slice, axis: int, key: str) -> Side:
-        """Some rows along an axis of tiles; derivatives in ln q by the name ``key``."""
+        """Some rows along an axis of tiles; what pairs read has its derivatives in ln q by the name ``key``."""
         place = (rows, None) if axis == 0 else (None, rows)
 
-        def cut(a: Any) -> Any:
+        def cut(a: Any, name: str = "q") -> Any:
             if not isinstance(a, Jet):
                 return np.asarray(a)[place]
             found = a[place]
-            return Jet(found.value, {key if k == "q" else k: s for k, s in found.slopes.items()})
+            return Jet(found.value, {name if k == "q" else k: s for k, s in found.slopes.items()})
 
         part = Side.__new__(Side)
         part.q = {k: q[place] for k, q in self.q.items()}
-        part.rows = {k: {name: cut(row) for name, row in rows_of.items()} for k, rows_of in self.rows.items()}
+        part.rows = {k: {name: cut(row, key) for name, row in rows_of.items()} for k, rows_of in self.rows.items()}
         part.variances = {k: cut(v) for k, v in self.variances.items()}
         return part
 
@@ -123,10 +126,10 @@ class Summed:
     """Lines, columns and pairs of a tile are added up, as an inner product with cotangents needs them."""
 
     def lines(self, a: Array) -> Any:
-        return np.sum(a, axis=1, keepdims=True)
+        return np.sum(a, axis=1)
 
     def columns(self, a: Array) -> Any:
-        return np.sum(a, axis=0, keepdims=True)
+        return np.sum(a, axis=0)
 
     def all(self, a: Any) -> Any:
         return np.sum(a)
@@ -136,29 +139,103 @@ class Summed:
 class Diagonal(Summed):
     """Pairs (x, x), one a line: each is its own line and column."""
 
-    def lines(self, a: Array) -> Array:
-        return a
+    def lines(self, a: Array) -> Any:
+        return a[:, 0]
 
-    def columns(self, a: Array) -> Array:
-        return a
+    def columns(self, a: Array) -> Any:
+        return a[:, 0]
 
 
 @dataclass(frozen=True)
-class Apart(Diagonal):
+class Apart(Summed):
     """Nothing is added up: derivatives of every entry."""
+
+    def lines(self, a: Array) -> Any:
+        return a
+
+    def columns(self, a: Array) -> Any:
+        return a
 
     def all(self, a: Any) -> Any:
         return a
 
 
-@dataclass
-class Found:
-    """Cotangents of each program input, P (lines, columns) and D of both sides, and of the moving numbers."""
+Key: TypeAlias = "tuple[int, int]"  # a step's position, and which of its sums
 
-    P: list[Array]
-    D1: list[Array]
-    D2: list[Array]
-    numbers: dict[int, Any]
+
+@dataclass
+class PairSums:
+    """What pairs leave for the rows and the numbers: sums over lines (of each row 1), over columns, and over all.
+
+    ======  ============================================  =======================
+    store   Kbar K / 2
+    dense   P' gamma,  T' K                               T' NTK,  T'
+    sum     P' (share gamma' - gamma_b) of each branch
+    a dual  P' r' drho'/dlnq + NTK T' dkdot/dlnq          of each moving number p: P' r' drho'/dp + NTK T' dkdot/dp
+    ======  ============================================  =======================
+    """
+
+    rows: tuple[dict[Key, Any], dict[Key, Any]] = field(default_factory=lambda: ({}, {}))
+    totals: dict[Key, Any] = field(default_factory=dict)
+
+    def add(self, other: PairSums, lines: slice, columns: slice, n1: int, n2: int) -> None:
+        """Gather those of a tile into rows of the whole."""
+        for mine, theirs, place, n in zip(self.rows, other.rows, (lines, columns), (n1, n2), strict=True):
+            for key, values in theirs.items():
+                if key not in mine:
+                    mine[key] = np.zeros(n)
+                mine[key][place] += values
+        for key, value in other.totals.items():
+            self.totals[key] = self.totals.get(key, 0.0) + value
+
+
+def chain(
+    tangents: Tangents, sides: tuple[Side, Side], sums: PairSums, all_of: Any
+) -> tuple[tuple[list[Any], list[Any]], dict[int, Any]]:
+    """The way back of rows alone: D of each program input on both sides, and derivatives in the moving numbers."""
+    D: tuple[dict[int, Any], dict[int, Any]] = {}, {}
+    numbers: dict[int, Any] = {}
+
+    def add(k: int, s: int, value: Any) -> None:
+        D[k][s] = D[k].get(s, 0.0) + value
+
+    for position in reversed(range(len(tangents.steps))):
+        step = tangents.steps[position]
+        places = step.op.numbers
+        wanted = [p for p in places if p in tangents.moving]
+        if step.op.name == "store":
+            for k in range(2):
+                add(k, step.src[0], sums.rows[k].get((position, 0), 0.0))
+        elif step.op.name == "dense":
+            (s,), (w2, b2, f, _) = step.src, step.own
+            both = share = constant = 0.0
+            for k, side in enumerate(sides):
+                q, new, after = side.q[s], side.q[step.dst], D[k].get(step.dst, 0.0)
+                e = -over(0.5, new) * sums.rows[k].get((position, 0), 0.0)
+                add(k, s, over(w2 * q, new) * after + w2 * b2 * e + f / 2 * sums.rows[k].get((position, 1), 0.0))
+                if wanted:
+                    both, share = both + all_of(e), share + all_of(over(q, new) * after)
+                    constant = constant + all_of(over(after, new))
+            bars = (
+                sums.totals.get((position, 0), 0.0) + b2 * both + share, constant - w2 * both,
+                all_of(sums.rows[0].get((position, 1), 0.0)), sums.totals.get((position, 1), 0.0),
+            )  # fmt: skip
+            numbers |= {p: bars[places.index(p)] for p in wanted}
+        elif step.op.name == "sum":
+            for k, side in enumerate(sides):
+                after = D[k].get(step.dst, 0.0)
+                for b, s in enumerate(step.src):
+                    share = over(side.q[s], side.q[step.dst])
+                    add(k, s, share * after + sums.rows[k].get((position, b), 0.0) / 2)
+        else:
+            numbers |= {p: sums.totals.get((position, places.index(p)), 0.0) for p in wanted}
+            for k, side in enumerate(sides):
+                V, after = side.variances[step.dst], D[k].get(step.dst, 0.0)
+                add(k, step.src[0], over(slope_of(V, "q"), value_of(V)) * after + sums.rows[k].get((position, 0), 0.0))
+                for p in wanted:
+                    numbers[p] = numbers[p] + all_of(over(slope_of(V, p), value_of(V)) * after)
+    inputs = range(tangents.n_inputs)
+    return ([D[0].get(s, 0.0) for s in inputs], [D[1].get(s, 0.0) for s in inputs]), numbers
 
 
 @dataclass
@@ -239,107 +316,83 @@ class Sweep:
         across = s1 * s2 * np.where(v < 0, 2 + v, v)
         return s1 * (s1 - s2) + across, s2 * (s2 - s1) + across
 
-    def back(self, cotangents: Cotangents, sums: Any) -> Found:
-        """The way back. ``sums``: :class:`Summed`, :class:`Diagonal` or :class:`Apart`."""
-        back = _Back(sums, self._shape)
-        for step in reversed(self._tangents.steps):
+    def back(self, cotangents: Cotangents, sums: Any) -> tuple[list[Array], PairSums]:
+        """P of each program input, and what is left for :func:`chain`.
+
+        ``sums``: :class:`Summed`, :class:`Diagonal` or :class:`Apart`.
+        """
+        back = _Back(sums)
+        for position in reversed(range(len(self._tangents.steps))):
+            step = self._tangents.steps[position]
             if step.op.name == "store":
-                self._back_store(step, cotangents.get(step.dst, (None, None)), back)
+                self._back_store(position, cotangents.get(step.dst, (None, None)), back)
             elif step.dst not in back.P:
                 continue  # nothing that is asked for depends on it
             elif step.op.name == "dense":
-                self._back_dense(step, back)
+                self._back_dense(position, back)
             elif step.op.name == "sum":
-                self._back_sum(step, back)
+                self._back_sum(position, back)
             else:
-                self._back_dual(step, back)
-        inputs = range(self._tangents.n_inputs)
-        return Found(
-            [back.P.get(s, np.zeros(self._shape)) for s in inputs], [back.of_rows(0, s) for s in inputs],
-            [back.of_rows(1, s) for s in inputs], back.numbers,
-        )  # fmt: skip
+                self._back_dual(position, back)
+        return [back.P.get(s, np.zeros(self._shape)) for s in range(self._tangents.n_inputs)], back.found
 
-    def _back_store(self, step: Step, given: tuple[Array | None, Array | None], back: _Back) -> None:
+    def _back_store(self, position: int, given: tuple[Array | None, Array | None], back: _Back) -> None:
         on_k, on_theta = given
-        (s,) = step.src
+        (s,) = self._tangents.steps[position].src
         if on_k is not None:
             half = on_k * self._covariance(s) / 2
-            back.add(s, on_k, None, back.sums.lines(half), back.sums.columns(half))
+            back.rows((position, 0), half, half)
+            back.add(s, on_k, None)
         if on_theta is not None:
             back.add(s, np.zeros(self._shape), on_theta)
 
-    def _back_dense(self, step: Step, back: _Back) -> None:
-        (s,) = step.src
-        w2, b2, f, _ = step.own
-        places = dict(zip(step.op.numbers, range(4), strict=False))
+    def _back_dense(self, position: int, back: _Back) -> None:
+        step = self._tangents.steps[position]
+        (s,), (w2, b2, f, _) = step.src, step.own
         P, T = back.P[step.dst], back.T.get(step.dst)
-        D1, D2 = back.of_rows(0, step.dst), back.of_rows(1, step.dst)
-        q1, q2, new1, new2 = (side.q[k] for k in (s, step.dst) for side in (self._side1, self._side2))
-        wanted = self._tangents.moving & set(places)
-        add1, add2 = over(w2 * q1, new1) * D1, over(w2 * q2, new2) * D2
-        e1 = e2 = None
-        if b2 != 0 or wanted:
+        moving = bool(self._tangents.moving & set(step.op.numbers))
+        if b2 != 0 or moving:
             gap1, gap2 = self._gaps(s)
-            e1 = -over(0.5, new1) * back.sums.lines(P * gap1)
-            e2 = -over(0.5, new2) * back.sums.columns(P * gap2)
-            add1, add2 = add1 + w2 * b2 * e1, add2 + w2 * b2 * e2
-        new_P, new_T = w2 * P, None
-        if T is not None:
-            moved = f * T
-            half = moved * self._covariance(s) / 2
-            add1, add2 = add1 + back.sums.lines(half), add2 + back.sums.columns(half)
-            new_P, new_T = new_P + moved, w2 * T
-        if wanted:
-            total = back.sums.all
-            both = total(e1) + total(e2)
-            bars = [
-                b2 * both + total(over(q1, new1) * D1) + total(over(q2, new2) * D2),
-                -w2 * both + total(over(D1, new1)) + total(over(D2, new2)),
-                0.0, 0.0,
-            ]  # fmt: skip
-            if T is not None:
-                bars[0] = bars[0] + total(T * self._theta[s])
-                bars[2], bars[3] = total(T * self._covariance(s)), total(T)
-            for p in wanted:
-                back.numbers[p] = bars[places[p]]
-        back.add(s, new_P, new_T, add1, add2)
+            back.rows((position, 0), P * gap1, P * gap2)
+        if T is None:
+            back.add(s, w2 * P, None)
+            return
+        on_k = T * self._covariance(s)
+        back.rows((position, 1), on_k, on_k)
+        if moving:
+            back.total((position, 0), T * self._theta[s])
+            back.total((position, 1), T)
+        back.add(s, w2 * P + f * T, w2 * T)
 
-    def _back_sum(self, step: Step, back: _Back) -> None:
+    def _back_sum(self, position: int, back: _Back) -> None:
+        step = self._tangents.steps[position]
         P, T = back.P[step.dst], back.T.get(step.dst)
-        D1, D2 = back.of_rows(0, step.dst), back.of_rows(1, step.dst)
         new1, new2 = self._side1.q[step.dst], self._side2.q[step.dst]
         gaps = [self._gaps(b) for b in step.src]
         all1, all2 = sum(g[0] for g in gaps), sum(g[1] for g in gaps)
-        for b, (gap1, gap2) in zip(step.src, gaps, strict=True):
+        for k, (b, (gap1, gap2)) in enumerate(zip(step.src, gaps, strict=True)):
             share1, share2 = over(self._side1.q[b], new1), over(self._side2.q[b], new2)
-            add1 = share1 * D1 + back.sums.lines(P * (share1 * all1 - gap1)) / 2
-            add2 = share2 * D2 + back.sums.columns(P * (share2 * all2 - gap2)) / 2
-            back.add(b, P, T, add1, add2)
+            back.rows((position, k), P * (share1 * all1 - gap1), P * (share2 * all2 - gap2))
+            back.add(b, P, T)
 
-    def _back_dual(self, step: Step, back: _Back) -> None:
+    def _back_dual(self, position: int, back: _Back) -> None:
+        step = self._tangents.steps[position]
         (s,) = step.src
         dual = self._duals[step.dst]
         P, T = back.P[step.dst], back.T.get(step.dst)
         flow = None if T is None else T * self._theta[s]
-        adds = []
-        for k, (side, key, sums) in enumerate(
-            ((self._side1, "q1", back.sums.lines), (self._side2, "q2", back.sums.columns))
-        ):
-            V = side.variances[step.dst]
-            add = over(slope_of(V, key), value_of(V)) * back.of_rows(k, step.dst)
-            pairs = _plus(_times(P, dual.lean[k]), _times(flow, dual.kdot_by_q[k]))
-            adds.append(add if pairs is None else add + sums(np.broadcast_to(pairs, self._shape)))
+        found = [_plus(_times(P, dual.lean[k]), _times(flow, dual.kdot_by_q[k])) for k in range(2)]
+        if found[0] is not None and found[1] is not None:
+            first, second = (np.broadcast_to(a, self._shape) for a in (found[0], found[1]))
+            back.rows((position, 0), first, second)
         for p, (on_rho, on_kdot) in dual.by_number.items():
             pairs = _plus(_times(P, on_rho), _times(flow, on_kdot))
-            bar: Any = 0.0 if pairs is None else back.sums.all(np.broadcast_to(pairs, self._shape))
-            for k, side in enumerate((self._side1, self._side2)):
-                V = side.variances[step.dst]
-                bar = bar + back.sums.all(over(slope_of(V, p), value_of(V)) * back.of_rows(k, step.dst))
-            back.numbers[p] = bar
+            if pairs is not None:
+                back.total((position, step.op.numbers.index(p)), np.broadcast_to(pairs, self._shape))
         new_P = dual.kdot * P
         if flow is not None:
             new_P = new_P + dual.kddot * flow
-        back.add(s, new_P, None if T is None else dual.kdot * T, adds[0], adds[1])
+        back.add(s, new_P, None if T is None else dual.kdot * T)
 
 
 def _times(a: Array | None, b: Any) -> Array | None:
@@ -354,21 +407,21 @@ def _plus(a: Array | None, b: Array | None) -> Array | None:
 class _Back:
     """What the way back has added up so far, by value."""
 
-    def __init__(self, sums: Any, shape: tuple[int, ...]) -> None:
-        self.sums = sums
+    def __init__(self, sums: Any) -> None:
+        self._sums = sums
         self.P: dict[int, Array] = {}
         self.T: dict[int, Array] = {}
-        self._D: tuple[dict[int, Array], dict[int, Array]] = {}, {}
-        self._zeros = sums.lines(np.zeros(shape)), sums.columns(np.zeros(shape))
-        self.numbers: dict[int, Any] = {}
+        self.found = PairSums()
 
-    def of_rows(self, side: int, s: int) -> Any:
-        return self._D[side].get(s, self._zeros[side])
+    def rows(self, key: Key, of_first: Array, of_second: Array) -> None:
+        self.found.rows[0][key] = self._sums.lines(of_first)
+        self.found.rows[1][key] = self._sums.columns(of_second)
 
-    def add(self, s: int, P: Array, T: Array | None, D1: Any = 0.0, D2: Any = 0.0) -> None:
+    def total(self, key: Key, of_pairs: Array) -> None:
+        self.found.totals[key] = self._sums.all(of_pairs)
+
+    def add(self, s: int, P: Array, T: Array | None) -> None:
         """A value that several ops read gathers from all of them."""
         self.P[s] = self.P[s] + P if s in self.P else P
         if T is not None:
             self.T[s] = self.T[s] + T if s in self.T else T
-        for side, D in enumerate((D1, D2)):
-            self._D[side][s] = self.of_rows(side, s) + D

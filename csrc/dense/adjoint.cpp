@@ -1,0 +1,292 @@
+// Loops of the reverse pass, line by line of a tile: compiled once per instruction set, into its own namespace.
+#include "dense/adjoint.h"
+
+#include "math/duals.h"
+#include "math/jet.h"
+#include "math/ops.h"
+
+namespace fntk {
+namespace FNTK_ISA {
+namespace {
+
+constexpr double kTiny = 7.888609052210118e-31;  // 16 eps^2: below it a pair lies at rho = +-1
+
+// A line of a tile, some columns of it.
+struct Line {
+  const std::vector<AdjointOp>& ops;
+  const AdjointTile& tile;
+  const double* roots2;  // standard deviations, values x cols
+  double* state;
+  long i, j0;
+  int cols;
+
+  double* plane(int value, int which) const { return state + (kAdjointPlanes * value + which) * kAdjointCols; }
+  double* v(int value) const { return plane(value, 0); }
+  double* theta(int value) const { return plane(value, 1); }
+  double* P(int value) const { return plane(value, 2); }
+  double* T(int value) const { return plane(value, 3); }
+  double* extra(int which) const { return plane(tile.n_values, 0) + which * kAdjointCols; }
+  double q1(int value) const { return tile.q1[value * tile.lines + i]; }
+  const double* s2(int value) const { return roots2 + value * tile.cols + j0; }
+  double row1(int row) const { return tile.rows1[row * tile.lines + i]; }
+  const double* row2(int row) const { return tile.rows2 + row * tile.cols + j0; }
+  double& line_sum(int sum) const { return tile.line_sums[sum * tile.lines + i]; }
+  double* col_sum(int sum) const { return tile.col_sums + sum * tile.cols + j0; }
+
+  // Eight accumulators, in one order for every instruction set.
+  double add(const double* x) const {
+    double acc[8] = {};
+    int k = 0;
+    for (; k + 8 <= cols; k += 8)
+      for (int l = 0; l < 8; ++l) acc[l] += x[k + l];
+    for (int l = 0; k + l < cols; ++l) acc[l] += x[k + l];
+    return ((acc[0] + acc[4]) + (acc[2] + acc[6])) + ((acc[1] + acc[5]) + (acc[3] + acc[7]));
+  }
+};
+
+// q1 - K and q2 - K for standard deviations s, without a difference of nearly equal numbers.
+struct Gaps {
+  double first, second;
+};
+FNTK_HD Gaps gaps(double s1, double s2, double v) {
+  const double across = s1 * s2 * select(v < 0.0, 2 + v, v);
+  return {fma(s1, s1 - s2, across), fma(s2, s2 - s1, across)};
+}
+
+void forward_dense(const AdjointOp& op, const Line& line) {
+  const int s = op.src[0];
+  const double w2 = op.params[0], f = op.params[2], g = op.params[3], s1 = sqrt(line.q1(s));
+  const double *v = line.v(s), *theta = line.theta(s), *s2 = line.s2(s);
+  double *v_out = line.v(op.dst), *theta_out = line.theta(op.dst);
+  if (line.tile.ntk) {
+    FNTK_LANES
+    for (int k = 0; k < line.cols; ++k) theta_out[k] = fma(w2, theta[k], fma(f * s1 * s2[k], rho_of(v[k]), g));
+  }
+  if (op.bias) {
+    const double C1 = line.row1(op.first_row), S1 = line.row1(op.first_row + 1);
+    const double *C2 = line.row2(op.first_row), *S2 = line.row2(op.first_row + 1);
+    FNTK_LANES
+    for (int k = 0; k < line.cols; ++k) v_out[k] = bias_defect<double, false>(C1, C2[k], S1, S2[k], v[k]);
+  } else if (op.guard) {
+    FNTK_LANES
+    for (int k = 0; k < line.cols; ++k) v_out[k] = guarded_defect(s1, s2[k], v[k]);
+  } else {
+    for (int k = 0; k < line.cols; ++k) v_out[k] = v[k];
+  }
+}
+
+void forward_sum(const AdjointOp& op, const Line& line) {
+  double *minus = line.v(op.dst), *theta_out = line.theta(op.dst), *plus = line.extra(0);
+  for (int k = 0; k < line.cols; ++k) minus[k] = plus[k] = theta_out[k] = 0;
+  for (size_t b = 0; b < op.src.size(); ++b) {
+    const double *v = line.v(op.src[b]), *theta = line.theta(op.src[b]);
+    const double p1 = line.row1(op.first_row + int(b)), *p2 = line.row2(op.first_row + int(b));
+    FNTK_LANES
+    for (int k = 0; k < line.cols; ++k) {
+      const double w = magnitude(v[k]), rest = 2 - w;
+      const bool near = !(v[k] < 0.0);
+      minus[k] += part_defect(p1, p2[k], select(near, w, rest));
+      plus[k] += part_defect(p1, p2[k], select(near, rest, w));
+      theta_out[k] += theta[k];
+    }
+  }
+  FNTK_LANES
+  for (int k = 0; k < line.cols; ++k) minus[k] = sum_defect(minus[k], plus[k]);
+}
+
+template <template <class> class Phi>
+void forward_dual(const AdjointOp& op, const Line& line) {
+  const Phi<double> phi(op.params.data());
+  constexpr int n_rows = Phi<double>::n_rows > 0 ? Phi<double>::n_rows : 1;
+  const double *rows2[n_rows] = {}, *rows1[n_rows] = {};
+  for (int r = 0; r < Phi<double>::n_rows; ++r) {
+    rows1[r] = line.tile.rows1 + (op.first_row + r) * line.tile.lines;
+    rows2[r] = line.row2(op.first_row + r);
+  }
+  const auto x1 = Phi<double>::load(rows1, line.i);
+  const double *v = line.v(op.src[0]), *theta = line.theta(op.src[0]);
+  double *v_out = line.v(op.dst), *theta_out = line.theta(op.dst);
+  FNTK_LANES
+  for (int k = 0; k < line.cols; ++k) {
+    const Dual<double> d = phi.pair(correlation(v[k]), x1, Phi<double>::load(rows2, k));
+    v_out[k] = d.v;
+    theta_out[k] = theta[k] * d.kdot;
+  }
+}
+
+void back_store(const AdjointOp& op, const Line& line) {
+  const int s = op.src[0];
+  const long at = line.i * line.tile.cols + line.j0;
+  if (const double* given = line.tile.on_k[size_t(op.dst)]) {
+    const double s1 = sqrt(line.q1(s)), *s2 = line.s2(s), *v = line.v(s), *on = given + at;
+    double *P = line.P(s), *half = line.extra(0), *columns = line.col_sum(op.first_sum);
+    FNTK_LANES
+    for (int k = 0; k < line.cols; ++k) {
+      P[k] += on[k];
+      half[k] = 0.5 * on[k] * covariance(s1, s2[k], v[k]);
+      columns[k] += half[k];
+    }
+    line.line_sum(op.first_sum) += line.add(half);
+  }
+  if (const double* given = line.tile.on_theta[size_t(op.dst)]) {
+    double* T = line.T(s);
+    for (int k = 0; k < line.cols; ++k) T[k] += given[at + k];
+  }
+}
+
+void back_dense(const AdjointOp& op, const Line& line) {
+  const int s = op.src[0];
+  const double w2 = op.params[0], f = op.params[2], s1 = sqrt(line.q1(s));
+  const double *s2 = line.s2(s), *v = line.v(s), *P = line.P(op.dst), *T = line.T(op.dst), *theta = line.theta(s);
+  double *P_out = line.P(s), *T_out = line.T(s), *product = line.extra(0), *other = line.extra(1);
+  if (op.gap) {
+    double* columns = line.col_sum(op.first_sum);
+    FNTK_LANES
+    for (int k = 0; k < line.cols; ++k) {
+      const Gaps gap = gaps(s1, s2[k], v[k]);
+      product[k] = P[k] * gap.first;
+      columns[k] += P[k] * gap.second;
+    }
+    line.line_sum(op.first_sum) += line.add(product);
+  }
+  if (!line.tile.ntk) {
+    FNTK_LANES
+    for (int k = 0; k < line.cols; ++k) P_out[k] = fma(w2, P[k], P_out[k]);
+    return;
+  }
+  double* columns = line.col_sum(op.first_sum + 1);
+  FNTK_LANES
+  for (int k = 0; k < line.cols; ++k) {
+    product[k] = T[k] * covariance(s1, s2[k], v[k]);
+    columns[k] += product[k];
+    other[k] = T[k] * theta[k];
+    P_out[k] = fma(w2, P[k], fma(f, T[k], P_out[k]));
+    T_out[k] = fma(w2, T[k], T_out[k]);
+  }
+  line.line_sum(op.first_sum + 1) += line.add(product);
+  line.tile.totals[op.first_total] += line.add(other);
+  line.tile.totals[op.first_total + 1] += line.add(T);
+}
+
+void back_sum(const AdjointOp& op, const Line& line) {
+  const double *P = line.P(op.dst), *T = line.T(op.dst);
+  double *all1 = line.extra(0), *all2 = line.extra(1), *product = line.extra(2);
+  for (int k = 0; k < line.cols; ++k) all1[k] = all2[k] = 0;
+  for (const int s : op.src) {
+    const double s1 = sqrt(line.q1(s)), *s2 = line.s2(s), *v = line.v(s);
+    FNTK_LANES
+    for (int k = 0; k < line.cols; ++k) {
+      const Gaps gap = gaps(s1, s2[k], v[k]);
+      all1[k] += gap.first;
+      all2[k] += gap.second;
+    }
+  }
+  for (size_t b = 0; b < op.src.size(); ++b) {
+    const int s = op.src[b], row = op.first_row + int(b), sum = op.first_sum + int(b);
+    const double s1 = sqrt(line.q1(s)), *s2 = line.s2(s), *v = line.v(s);
+    const double p1 = line.row1(row), *p2 = line.row2(row);
+    double *P_out = line.P(s), *T_out = line.T(s), *columns = line.col_sum(sum);
+    FNTK_LANES
+    for (int k = 0; k < line.cols; ++k) {
+      const Gaps gap = gaps(s1, s2[k], v[k]);
+      product[k] = P[k] * (p1 * p1 * all1[k] - gap.first);
+      columns[k] += P[k] * (p2[k] * p2[k] * all2[k] - gap.second);
+      P_out[k] += P[k];
+      T_out[k] += T[k];
+    }
+    line.line_sum(sum) += line.add(product);
+  }
+}
+
+// A row array of a dual on one side, and its derivatives in ln q.
+template <class Number, int side>
+struct Row {
+  const double *value, *slope;
+  FNTK_HD Number operator[](long k) const {
+    Number y(value[k]);
+    y.d[side] = slope[k];
+    return y;
+  }
+};
+
+template <template <class> class Phi>
+void back_dual(const AdjointOp& op, const Line& line) {
+  constexpr int n = Phi<double>::n_rows, n_rows = n > 0 ? n : 1;
+  using Number = Jet<(n > 0 ? 3 : 1)>;  // derivatives in w, and in ln q on both sides
+  const Phi<Number> phi(op.params.data());
+  const int s = op.src[0];
+  const double s1 = sqrt(line.q1(s)), after1 = sqrt(line.q1(op.dst));
+  const double *s2 = line.s2(s), *after2 = line.s2(op.dst), *v = line.v(s), *theta = line.theta(s);
+  const double *P = line.P(op.dst), *T = line.T(op.dst);
+  double *P_out = line.P(s), *T_out = line.T(s), *product = line.extra(0);
+  double* columns = n > 0 ? line.col_sum(op.first_sum) : line.extra(1);
+  Row<Number, n ? 1 : 0> rows1[n_rows] = {};
+  Row<Number, n ? 2 : 0> rows2[n_rows] = {};
+  for (int r = 0; r < n; ++r) {
+    const int row = op.first_row + r;
+    rows1[r] = {line.tile.rows1 + row * line.tile.lines, line.tile.rows1 + (row + n) * line.tile.lines};
+    rows2[r] = {line.row2(row), line.row2(row + n)};
+  }
+  const auto x1 = Phi<Number>::load(rows1, line.i);
+  FNTK_LANES
+  for (int k = 0; k < line.cols; ++k) {
+    const double w = magnitude(v[k]), moves = select(w > kTiny, 1.0, 0.0);
+    const bool near = !(v[k] < 0.0);
+    Correlation<Number> c;
+    c.w = Number(w);
+    c.w.d[0] = moves;
+    c.a = Number(1 - w);
+    c.a.d[0] = -moves;
+    c.near = near;
+    const Dual<Number> d = phi.pair(c, x1, Phi<Number>::load(rows2, k));
+    const double r = s1 * s2[k], slope = select(near, -d.kdot.d[0], d.kdot.d[0]);
+    const double kddot = select(r == 0.0, 0.0, slope / select(r == 0.0, 1.0, r));
+    const double flow = T[k] * theta[k];
+    P_out[k] = fma(d.kdot.v, P[k], fma(kddot, flow, P_out[k]));
+    T_out[k] = fma(d.kdot.v, T[k], T_out[k]);
+    if constexpr (n > 0) {
+      const double lean = -after1 * after2[k] * P[k];
+      product[k] = fma(lean, d.v.d[1], flow * d.kdot.d[1]);
+      columns[k] += fma(lean, d.v.d[2], flow * d.kdot.d[2]);
+    }
+  }
+  if constexpr (n > 0) line.line_sum(op.first_sum) += line.add(product);
+}
+
+using LineOp = void (*)(const AdjointOp& op, const Line& line);
+
+#define FNTK_FORWARD(Phi, name) forward_dual<Phi>,
+#define FNTK_BACK(Phi, name) back_dual<Phi>,
+constexpr LineOp kForward[] = {forward_dense, forward_sum, nullptr, FNTK_ADJOINTS(FNTK_FORWARD)};
+constexpr LineOp kBack[] = {back_dense, back_sum, back_store, FNTK_ADJOINTS(FNTK_BACK)};
+#undef FNTK_FORWARD
+#undef FNTK_BACK
+
+}  // namespace
+
+// scratch: (kAdjointPlanes n_values + kAdjointExtra) kAdjointCols numbers.
+void adjoint_lines(const std::vector<AdjointOp>& ops, const AdjointTile& tile, const double* roots2, double* scratch) {
+  for (long j0 = 0; j0 < tile.cols; j0 += kAdjointCols) {
+    const int cols = int(tile.cols - j0 < kAdjointCols ? tile.cols - j0 : kAdjointCols);
+    for (long i = 0; i < tile.lines; ++i) {
+      const Line line{ops, tile, roots2, scratch, i, j0, cols};
+      for (int s = 0; s < tile.n_values; ++s)
+        for (int plane = s < tile.n_inputs ? 1 : 2; plane < kAdjointPlanes; ++plane)
+          for (int k = 0; k < cols; ++k) line.plane(s, plane)[k] = 0;
+      for (int s = 0; s < tile.n_inputs; ++s) {
+        const double* from = tile.defects[size_t(s)] + i * tile.cols + j0;
+        for (int k = 0; k < cols; ++k) line.v(s)[k] = from[k];
+      }
+      for (const AdjointOp& op : ops)
+        if (op.code != kAdjointStore) kForward[op.code](op, line);
+      for (size_t k = ops.size(); k-- > 0;) kBack[ops[k].code](ops[k], line);
+      for (int s = 0; s < tile.n_inputs; ++s) {
+        double* to = tile.P[size_t(s)] + i * tile.cols + j0;
+        for (int k = 0; k < cols; ++k) to[k] = line.P(s)[k];
+      }
+    }
+  }
+}
+
+}  // namespace FNTK_ISA
+}  // namespace fntk
