@@ -188,6 +188,27 @@ def test_the_scheduler_is_killed(servers, tmp_path, monkeypatch):
     assert np.array_equal(k[:], kernel_fn(draw(60), None, "ntk"))
 
 
+def test_the_connection_is_cut(servers, tmp_path):
+    kernel_fn, draw = CASES["images"]
+    store = str(tmp_path / "k.zarr")
+    file, _ = servers()
+    with distributed.Client(scheduler_file=file) as client:
+        cut = []
+
+        def abort():
+            wait_for_blocks(store, 15)
+            client.loop.add_callback(client.scheduler_comm.comm.abort)
+            cut.append(len(scale.verify(store).missing))
+
+        cutter = threading.Thread(target=abort)
+        cutter.start()
+        k = scale.gram(kernel_fn, draw(60), store, "ntk", chunks=3, client=client, progress=False)
+        cutter.join()
+    assert cut[0] > 0  # in the middle of the work
+    assert np.array_equal(k[:], kernel_fn(draw(60), None, "ntk"))
+    assert scale.verify(store).complete
+
+
 CLIENT = """
     import sys
     import distributed
