@@ -40,12 +40,12 @@ def images_network() -> Any:
 def cases(small: bool) -> dict[str, tuple[Any, np.ndarray, int]]:
     """Network, inputs, rows of a block."""
     rng = np.random.default_rng(SEED)
-    n_rows, n_images = (1000, 24) if small else (12096, 256)
+    n_rows, n_images = (1000, 24) if small else (12096, 160)
     rows = rng.standard_normal((n_rows, 784)).astype(np.float32)
     images = rng.standard_normal((n_images, 16, 16, 3)).astype(np.float32)
     return {
         "rows": (rows_network(), rows, 256 if small else 2016),
-        "images": (images_network(), images, 8 if small else 32),
+        "images": (images_network(), images, 8 if small else 20),
     }
 
 
@@ -159,13 +159,13 @@ def killed_case(folder: Path, small: bool) -> dict[str, Any]:
     from fastntk import scale
 
     rng = random.Random(SEED)
-    x = np.random.default_rng(SEED).standard_normal((24 if small else 256, 16, 16, 3)).astype(np.float32)
+    x = np.random.default_rng(SEED).standard_normal((24 if small else 160, 16, 16, 3)).astype(np.float32)
     np.savez(folder / "x.npz", x=x)
     (folder / "net.py").write_text(NETWORK.format(bench=str(Path(__file__).parent)))
     store = folder / "killed.zarr"
     command = [
         sys.executable, "-m", "fastntk", "gram", "--data", str(folder / "x.npz"), "--store", str(store),
-        "--network", f"{folder / 'net.py'}:kernel_fn", "--get", "ntk", "--chunks", "4" if small else "16",
+        "--network", f"{folder / 'net.py'}:kernel_fn", "--get", "ntk", "--chunks", "4" if small else "10",
         "--workers", "2",
     ]  # fmt: skip
     whole = images_network()(x, None, "ntk")
@@ -181,7 +181,7 @@ def killed_case(folder: Path, small: bool) -> dict[str, Any]:
                     p for p in psutil.Process(process.pid).children(recursive=True)
                     if "spawn_main" in " ".join(p.cmdline())
                 ]  # fmt: skip
-                whom = "command" if not workers or rng.random() < 0.4 else "worker"
+                whom = "command" if not workers or len(killed) % 2 else "worker"
                 (process if whom == "command" else rng.choice(workers)).send_signal(signal.SIGKILL)
                 killed.append({"whom": whom, "blocks": marks})
                 if whom == "command":

@@ -49,6 +49,23 @@ def test_diagonals():
         assert np.array_equal(kernel_fn.diagonal(lazy(x), "ntk").compute(), want.ntk)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_batches_of_problems(case):
+    kernel_fn, draw = CASES[case]
+    x = np.stack([draw(30, np.float32, seed) for seed in range(3)])
+    x2 = np.stack([draw(11, np.float32, 3 + seed) for seed in range(3)])
+    cut = [da.from_array(a, chunks=(2, 12, *a.shape[2:])) for a in (x, x2)]
+    for second in (None, 1):
+        found = kernel_fn(cut[0], second and cut[1], BOTH, batch_dims=1)
+        assert found.ntk.chunks == ((2, 1), (12, 12, 6), (12, 12, 6) if second is None else (11,))
+        for b in range(3):
+            for name, k in zip(BOTH, da.compute(*found), strict=True):
+                assert np.array_equal(k[b], expected(kernel_fn, x[b], None if second is None else x2[b], name, 12))
+    diagonals = kernel_fn.diagonal(cut[0], batch_dims=1)
+    assert diagonals.nngp.chunks == ((2, 1), (12, 12, 6))
+    assert np.array_equal(diagonals.ntk.compute(), kernel_fn.diagonal(x, "ntk", batch_dims=1))
+
+
 def test_networks_that_end_with_positions():
     kernel_fn = stax.serial(stax.Conv(1, (3, 3), padding="SAME"), stax.Relu()).kernel_fn
     x = np.random.default_rng(0).standard_normal((7, 3, 2, 2))
@@ -130,9 +147,13 @@ def test_arrays_that_do_not_fit():
     for kind, words, kernel_fn, args in cases:
         with pytest.raises(kind, match=words):
             kernel_fn(*args)
-    for extra in ({"batch_dims": 1}, {"out": np.zeros((40, 40), np.float32)}):
-        with pytest.raises(ValueError, match="without batch_dims and out"):
-            KERNEL(lazy(x), None, "ntk", **extra)
+    with pytest.raises(ValueError, match="out must be None"):
+        KERNEL(lazy(x), None, "ntk", out=np.zeros((40, 40), np.float32))
+    with pytest.raises(ValueError, match="batch_dims must be 0 or 1"):
+        KERNEL(lazy(x), None, "ntk", batch_dims=2)
+    three = da.from_array(np.stack([x, x, x]), chunks=(2, 20, 7))
+    with pytest.raises(ValueError, match=r"x1 has chunks \(2, 1\) of problems, x2 \(1, 1, 1\)"):
+        KERNEL(three, three.rechunk({0: 1}), "ntk", batch_dims=1)
     with pytest.raises(ValueError, match="num_threads must be"):
         KERNEL(lazy(x), None, "ntk", num_threads=0)
     with pytest.raises(TypeError, match="given a Dask array"):

@@ -140,10 +140,12 @@ class KernelFn(Differentiable):
             raise TypeError(f"[kernel_fn] progress must be True or False, given {progress!r}")
         place = place_of("kernel_fn", x1=x1, x2=x2, out=out)
         if place.lazy:
-            _refuse_lazy("kernel_fn", batch_dims, out)
+            if out is not None:
+                raise ValueError("[kernel_fn] Dask arrays are computed later: out must be None, given an array")
             return import_module(_LAZY).kernel(
-                self, x1, x2, get, backend=backend, num_threads=1 if num_threads is None else num_threads
-            )
+                self, x1, x2, get, batch_dims=batch_dims, backend=backend,
+                num_threads=1 if num_threads is None else num_threads,
+            )  # fmt: skip
         with place.current():
             return self._call(x1, x2, get, names, batch_dims, out, backend, num_threads, memory_budget, progress, place)
 
@@ -205,9 +207,8 @@ class KernelFn(Differentiable):
             raise ValueError(f"[diagonal] get must name 'nngp' and 'ntk', given {get!r}")
         place = place_of("diagonal", x=x)
         if place.lazy:
-            _refuse_lazy("diagonal", batch_dims)
             return import_module(_LAZY).diagonal(
-                self, x, names if get is None else get, backend=backend,
+                self, x, names if get is None else get, batch_dims=batch_dims, backend=backend,
                 num_threads=1 if num_threads is None else num_threads,
             )  # fmt: skip
         with place.current():
@@ -373,13 +374,6 @@ class KernelFn(Differentiable):
 
 # The one tie from below to above: a layer's kernels are made here, and layers are asked for them.
 Layer.kernel_fn = property(KernelFn, doc="The infinite network's kernels: see :class:`KernelFn`.")
-
-
-def _refuse_lazy(what: str, batch_dims: int, out: Any = None) -> None:
-    """Raise where Dask arrays come with what their blocks have no place for."""
-    if batch_dims or out is not None:
-        raise ValueError(f"[{what}] Dask arrays are taken without batch_dims and out, given {batch_dims!r} and "
-                         f"{'None' if out is None else 'an array'}")  # fmt: skip
 
 
 def _batched(x: Array, place: Place) -> Array:
