@@ -18,6 +18,7 @@ from fastntk.predict import IllConditionedWarning, IndefiniteError, fit, leave_o
 from fastntk.predict import select_diag_reg as select
 from fastntk.predict.evidence import GRID, SearchWarning
 from fastntk.predict.fit import fully_connected
+from fastntk.predict.search import Model
 from scipy.stats import multivariate_normal, norm
 
 NETWORK = stax.serial(stax.Dense(1, 1.5, 0.3), stax.Relu(), stax.Dense(1, 1.5, 0.3), stax.Erf(), stax.Dense(1))
@@ -408,6 +409,26 @@ def test_fit_is_the_maximum_of_a_dense_grid():
             for b in np.geomspace(0.1, 2.0, 21)
         ]
     assert np.max(grid) - 0.01 < found.log_marginal_likelihood < np.max(grid) + 1
+
+
+@pytest.mark.parametrize("amplitude", [None, 1.0])
+@pytest.mark.parametrize("diag_reg", [(1e-6, 10.0), (0.5, 0.5)])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_fit_follows_the_gradient_of_the_evidence(amplitude, diag_reg, absolute):
+    """Against differences of what it maximises: with noise and amplitude at their best, or where they are held."""
+    x, y = drawn_from(np.random.default_rng(6), 2, 1.5, 0.4, 0.02, outputs=5, n=30)
+
+    def network(depth, W_std, b_std):  # its layers' numbers are functions of the parameters
+        return stax.serial(stax.Dense(1, W_std, b_std), stax.Relu(), stax.Dense(1, W_std**2, 0.1), stax.Erf(b=b_std))
+
+    model = Model(network, x, y, "ntk", diag_reg, absolute, amplitude, (-1,), None)
+    values, h = {"W_std": 1.2, "b_std": 0.5}, 1e-4
+    assert model.has_gradients(1, **values)
+    model.evaluate(1, **values)
+    found = model.gradient(1, values, ("W_std", "b_std"))
+    for slope, name in zip(found, values, strict=True):
+        ends = [model.evaluate(1, **(values | {name: values[name] * np.exp(s * h)})) for s in (1, -1)]
+        assert slope == pytest.approx((ends[0] - ends[1]) / (2 * h), rel=1e-5, abs=1e-5)
 
 
 def test_fit_repeats_itself_and_tells_all_it_did():

@@ -32,19 +32,22 @@ from .evidence import (
     log_marginal_likelihood,
     select_diag_reg,
 )
-from .fit import Evaluation, Fit, fit, fully_connected
+from .fit import Fit, fit, fully_connected
 from .iterative import ConvergenceError, conjugate_gradient
 from .linalg import Conditioning, IllConditionedWarning, IndefiniteError
 from .low_rank import nystrom
 from .mse import gradient_descent_mse, max_learning_rate
 from .ode import ODEState, gradient_descent
 from .posterior import Gaussian, gp_inference, sample
+from .search import Evaluation
+from .slopes import EvidenceGradient
 
 __all__ = [
     "Conditioning",
     "ConvergenceError",
     "DiagRegSelection",
     "Evaluation",
+    "EvidenceGradient",
     "Fit",
     "Gaussian",
     "IllConditionedWarning",

@@ -3,52 +3,32 @@
 from __future__ import annotations
 
 import inspect
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize, minimize_scalar
 
 from .. import stax
 from ..base.arraylike import describe
-from ..base.progress import Report, bar
-from ..call.inputs import axes_of
+from ..base.progress import bar
 from ..call.kernel_fn import KernelFn
-from .evidence import Amplitude, Problem, SearchWarning, SpectralEvidence, check_amplitude, check_nonzero
+from .evidence import Amplitude, SearchWarning, check_amplitude
 from .grams import copied
-from .linalg import Conditioning, namespace, solve_dtype_of, warn, warn_of_few_digits
+from .linalg import Conditioning, namespace, warn, warn_of_few_digits
 from .posterior import Gaussian, GPPredictor, gp_inference
+from .search import WHAT, Evaluation, Model, Search
 from .units import in_units, restored
 
 Array = npt.NDArray[Any]
 Range = float | tuple[float, float]
-
-_WHAT = "fit"
-_NOISES = 41  # tried on a spectrum before the best is refined
-_DESIGN = {0: 1, 1: 9, 2: 5}  # values of each parameter tried before a local search, by the number of parameters
-_LOCAL = 80  # Grams that one local search may take, for each parameter
-_FEW = 32  # points on which it is seen whether a parameter changes the kernel
 
 
 def fully_connected(depth: int, W_std: float, b_std: float | None, phi: stax.Layer | None = None) -> stax.Layer:
     """``depth`` times Dense and phi, and a Dense without bias: all weights W_std, all biases b_std. None: Relu."""
     hidden = [stax.Dense(1, W_std, b_std), stax.Relu() if phi is None else phi]
     return stax.serial(*hidden * depth, stax.Dense(1, W_std))
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One Gram: the network's parameters, the best ``diag_reg`` (relative) and amplitude for it, and the evidence."""
-
-    depth: int
-    W_std: float
-    b_std: float
-    diag_reg: float
-    amplitude: float
-    log_marginal_likelihood: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +96,7 @@ class Fit:
             Another ``compute_cov``; and as :func:`fastntk.predict.gp_inference`.
         """
         if not isinstance(compute_cov, (bool, np.bool_)) and compute_cov != "diagonal":
-            raise ValueError(f"[{_WHAT}] compute_cov must be True, False or 'diagonal', given {compute_cov!r}")
+            raise ValueError(f"[{WHAT}] compute_cov must be True, False or 'diagonal', given {compute_cov!r}")
         name = "ntkgp" if self.get == "ntk" else self.get
         cross = self.kernel_fn(x_test, self._x_train, self.get)
         if not compute_cov:
@@ -207,7 +187,8 @@ def fit(
     Brent's method between the neighbours of the best. W_std and b_std: for each depth a design of equal steps of the
     logarithms (9 values of one parameter, 5 x 5 of two), then Nelder and Mead's search within the ranges from its
     best local maxima; some 70 Grams for each depth in all. No random numbers: equal input gives equal results. One Gram
-    costs its kernel and an eigendecomposition; for n of thousands, fit a random part of the points.
+    costs its kernel and an eigendecomposition; for n of thousands, fit a random part of the points. Where the kernel
+    has gradients (networks of points, docs/gradients.md) the local search is that of L-BFGS-B, from exact ones.
 
     A maximum may be missed where the evidence has several within a step of the design. With a nonlinearity that is
     homogeneous (ReLU), b_std = 0 and a free amplitude, W_std is a factor of K alone: it is left at the geometric mean
@@ -220,8 +201,8 @@ def fit(
     3.1 (grids over these parameters).
     """
     if get not in ("nngp", "ntk"):
-        raise ValueError(f"[{_WHAT}] get must be 'nngp' or 'ntk', given {get!r}")
-    check_amplitude(amplitude, _WHAT)
+        raise ValueError(f"[{WHAT}] get must be 'nngp' or 'ntk', given {get!r}")
+    check_amplitude(amplitude, WHAT)
     depths = _check_depths(depth)
     ranges = {
         "W_std": _check_range("W_std", W_std),
@@ -229,13 +210,13 @@ def fit(
         "diag_reg": _check_range("diag_reg", diag_reg),
     }
     if isinstance(restarts, bool) or not isinstance(restarts, (int, np.integer)) or restarts < 1:
-        raise ValueError(f"[{_WHAT}] restarts must be a positive integer, given {restarts!r}")
+        raise ValueError(f"[{WHAT}] restarts must be a positive integer, given {restarts!r}")
     if not 0 < tol < 1:
-        raise ValueError(f"[{_WHAT}] tol must lie between 0 and 1, given {tol!r}")
+        raise ValueError(f"[{WHAT}] tol must lie between 0 and 1, given {tol!r}")
     maker = fully_connected if network is None else network
     _check_network(maker)
-    model = _Model(maker, x, y, get, ranges["diag_reg"], diag_reg_absolute_scale, amplitude, trace_axes, solve_dtype)
-    searches = [_Search(model, each, ranges, int(restarts), tol) for each in depths]
+    model = Model(maker, x, y, get, ranges["diag_reg"], diag_reg_absolute_scale, amplitude, trace_axes, solve_dtype)
+    searches = [Search(model, each, ranges, int(restarts), tol) for each in depths]
     with bar(sum(search.allowance for search in searches), progress, "Gram") as report:
         for search in searches:
             search.run(report)
@@ -247,200 +228,13 @@ def fit(
     searched = {name: value for name, value in values.items() if name not in unidentified}
     at_edge = _edges(best.depth, depths, searched, ranges, tol)
     _say(unidentified, at_edge, values | {"depth": best.depth}, [s.depth for s in searches if not s.settled])
-    warn_of_few_digits(found.conditioning, model.rounding(), _WHAT)
+    warn_of_few_digits(found.conditioning, model.rounding(), WHAT)
     return Fit(
         found.kernel_fn, get, best.depth, best.W_std, best.b_std, best.diag_reg, found.noise_variance, best.amplitude,
         best.log_marginal_likelihood, tuple(model.history), unidentified, at_edge, found.conditioning,
-        copied(x, "x", _WHAT), gp_inference(found.k, y, noise, True, trace_axes, solve_dtype=solve_dtype),
+        copied(x, "x", WHAT), gp_inference(found.k, y, noise, True, trace_axes, solve_dtype=solve_dtype),
         (found.unit, found.amplitude),
     )  # fmt: skip
-
-
-# ---------------------------------------------------------------- one Gram
-
-
-@dataclass(frozen=True, eq=False)
-class _Best:
-    evaluation: Evaluation
-    value: float  # the evidence in units of the targets
-    kernel_fn: Any
-    k: Any
-    conditioning: Conditioning
-    unit: float  # the kernel's
-    amplitude: Amplitude
-    noise_variance: float
-
-
-class _Model:
-    """Evidence of the data as a function of depth, W_std and b_std; remembers all it was asked for."""
-
-    def __init__(
-        self, network: Callable[..., Any], x: Any, y: Array, get: str, diag_reg: tuple[float, float], absolute: bool,
-        amplitude: float | None, trace_axes: Sequence[int], solve_dtype: Any,
-    ) -> None:  # fmt: skip
-        self._network, self._x, self._y, self._get = network, x, y, get
-        self._diag_reg, self._absolute, self._amplitude = diag_reg, absolute, amplitude
-        self._trace_axes, self._solve_dtype = trace_axes, solve_dtype
-        self.history: list[Evaluation] = []
-        self.best: _Best | None = None
-
-    def kernel_fn(self, depth: int, W_std: float, b_std: float) -> Any:
-        made = self._network(depth=depth, W_std=W_std, b_std=b_std)
-        if isinstance(made, tuple) and len(made) == 3:
-            made = made[2]
-        found = getattr(made, "kernel_fn", made)
-        if not callable(found):
-            raise TypeError(
-                f"[{_WHAT}] network must give a layer, its triple or a kernel function; given {describe(made)}"
-            )
-        return found
-
-    def few(self, depth: int, W_std: float, b_std: float) -> Any:
-        """K of a few points, in units of its largest entry where the amplitude is free."""
-        kernel_fn = self.kernel_fn(depth, W_std, b_std)
-        axis = axes_of(kernel_fn.layer)[0] if isinstance(kernel_fn, KernelFn) else 0
-        k = kernel_fn(self._x[(slice(None),) * axis + (slice(_FEW),)], None, self._get)
-        largest = float(abs(k).max()) if self._amplitude is None else 1.0
-        return k / largest if 0 < largest < np.inf else k
-
-    def evaluate(self, depth: int, W_std: float, b_std: float) -> float:
-        """The evidence at the best noise and amplitude, in units of the targets."""
-        kernel_fn = self.kernel_fn(depth, W_std, b_std)
-        k = kernel_fn(self._x, None, self._get)
-        try:
-            problem = Problem.check(k, self._y, self._trace_axes, self._solve_dtype, _WHAT)
-            spectral = problem.spectral(_WHAT)
-            mean = problem.mean_diagonal(_WHAT) / problem.unit
-            low, high = problem.noises(np.array(self._diag_reg), self._absolute, "diag_reg", _WHAT)
-        except ValueError as error:
-            raise ValueError(f"{error}; at depth={depth}, W_std={W_std:.6g}, b_std={b_std:.6g}") from error
-        if self._amplitude is None:
-            check_nonzero(problem.y, _WHAT)
-        noise, a, value = best_noise(spectral, low, high, self._amplitude)
-        found = Evaluation(depth, W_std, b_std, noise / mean, float(a.value), value + spectral.of_units)
-        self.history.append(found)
-        if self.best is None or value > self.best.value:
-            conditioning = spectral.spectrum.shifted(noise * problem.unit)
-            variance = float(a.times(np.float64(noise)))
-            self.best = _Best(found, value, kernel_fn, k, conditioning, problem.unit, a, variance)
-        return value
-
-    def rounding(self) -> float:
-        """eps of the dtype computed in."""
-        return float(np.finfo(solve_dtype_of(self._solve_dtype, _WHAT)).eps)
-
-
-def best_noise(
-    evidence: SpectralEvidence, low: float, high: float, amplitude: float | None
-) -> tuple[float, Amplitude, float]:
-    """Noise between low and high of the largest evidence, the amplitude there and the evidence; in units throughout."""
-    noises = np.geomspace(low, high, _NOISES) if low < high else np.array([low])
-    values, _ = evidence(noises, amplitude)
-    at = evidence.best(noises, values)
-
-    def settled(noise: float) -> tuple[float, Amplitude, float]:
-        values, a = evidence(np.array([noise]), amplitude)
-        return noise, replace(a, mantissa=np.ravel(a.mantissa)[0]), float(values[0])
-
-    found = settled(float(noises[at]))
-    if low == high or not np.isfinite(found[2]):
-        return found
-
-    def loss(log_noise: float) -> float:
-        return -float(evidence(np.exp([log_noise]), amplitude)[0][0])
-
-    around = np.log(noises[max(0, at - 1)]), np.log(noises[min(_NOISES - 1, at + 1)])
-    refined = minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-9})
-    if -refined.fun <= found[2]:
-        return found
-    return settled(float(np.exp(refined.x)))
-
-
-# ---------------------------------------------------------------- one depth
-
-
-class _Search:
-    """The search over W_std and b_std of one depth."""
-
-    def __init__(
-        self, model: _Model, depth: int, ranges: dict[str, tuple[float, float]], restarts: int, tol: float
-    ) -> None:
-        self.depth, self.settled = depth, True
-        self._model, self._restarts, self._tol = model, restarts, tol
-        # What is not searched stays in the middle.
-        self._fixed = {name: float(np.sqrt(low) * np.sqrt(high)) for name, (low, high) in ranges.items()}
-        open_ = [name for name in ("W_std", "b_std") if ranges[name][0] < ranges[name][1]]
-        self.unidentified = [name for name in open_ if self._changes_nothing(name, ranges[name])]
-        self._names = [name for name in open_ if name not in self.unidentified]
-        self._ends = np.log([ranges[name] for name in self._names]).reshape(-1, 2)
-        self._points = _DESIGN[len(self._names)]
-        self._local = _LOCAL * len(self._names)
-        self.allowance = self._points ** len(self._names) + restarts * self._local
-
-    def run(self, report: Report) -> None:
-        """Design and local searches."""
-        axes = [np.linspace(low, high, self._points) for low, high in self._ends]
-        shape = (self._points,) * len(axes)
-        values = np.empty(shape)
-        for at in np.ndindex(*shape):
-            values[at] = self._evidence(np.array([axis[k] for axis, k in zip(axes, at, strict=True)]))
-            report(1)
-        if not axes:
-            report(self._restarts * self._local)
-            return
-        for start in itertools.islice(_local_maxima(values), self._restarts):
-            spent = self._climb(np.array([axis[k] for axis, k in zip(axes, start, strict=True)]), report)
-            report(self._local - spent)
-
-    def _climb(self, start: Array, report: Report) -> int:
-        """Nelder and Mead's search from ``start``; the number of Grams it took."""
-        low, high = self._ends.T
-        step = (high - low) / (self._points - 1) / 2
-        corners = [start]
-        for k in range(len(start)):
-            inward = step[k] if start[k] + step[k] <= high[k] else -step[k]
-            corners.append(start + np.eye(len(start))[k] * inward)
-
-        def loss(point: Array) -> float:
-            report(1)
-            return -self._evidence(point)
-
-        found = minimize(
-            loss, start, method="Nelder-Mead", bounds=self._ends,
-            options={
-                "initial_simplex": np.array(corners), "xatol": self._tol, "fatol": self._tol, "maxfev": self._local,
-            },
-        )  # fmt: skip
-        self.settled &= bool(found.success)
-        return int(found.nfev)
-
-    def _evidence(self, point: Array) -> float:
-        values = self._fixed | {name: float(np.exp(p)) for name, p in zip(self._names, point, strict=True)}
-        return self._model.evaluate(self.depth, values["W_std"], values["b_std"])
-
-    def _changes_nothing(self, name: str, ends: tuple[float, float]) -> bool:
-        """Whether K of a few points is the same all over the range of a parameter, but for a free amplitude."""
-        shapes = []
-        for value in (ends[0], self._fixed[name], ends[1]):
-            values = self._fixed | {name: value}
-            shapes.append(self._model.few(self.depth, values["W_std"], values["b_std"]))
-        xp = namespace(*shapes, what=_WHAT)
-        rounding = 100 * float(np.finfo(shapes[0].dtype).eps)
-        return all(bool(xp.allclose(shapes[0], other, rtol=rounding, atol=0)) for other in shapes[1:])
-
-
-def _local_maxima(values: Array) -> Iterator[tuple[int, ...]]:
-    """Indices that no neighbour along an axis exceeds, the largest value first."""
-    for flat in np.argsort(-values, axis=None, kind="stable"):
-        at = tuple(int(k) for k in np.unravel_index(flat, values.shape))
-        near = [
-            (*at[:axis], at[axis] + way, *at[axis + 1 :])
-            for axis in range(values.ndim)
-            for way in (-1, 1)
-            if 0 <= at[axis] + way < values.shape[axis]
-        ]
-        if all(values[at] >= values[other] for other in near):
-            yield at
 
 
 # ---------------------------------------------------------------- checks, and what is said at the end
@@ -450,12 +244,12 @@ def _check_network(network: Any) -> None:
     wanted = "a function network(depth=, W_std=, b_std=) that makes a layer or a kernel function, or None"
     if isinstance(network, (KernelFn, stax.Layer)) or not callable(network):
         finished = "" if not callable(network) and not isinstance(network, stax.Layer) else ", which is finished"
-        raise TypeError(f"[{_WHAT}] network must be {wanted}; given {describe(network)}{finished}")
+        raise TypeError(f"[{WHAT}] network must be {wanted}; given {describe(network)}{finished}")
     try:
         inspect.signature(network).bind(depth=1, W_std=1.0, b_std=0.0)
     except TypeError as error:
         raise TypeError(
-            f"[{_WHAT}] network must be {wanted}; {describe(network)} does not take these: {error}"
+            f"[{WHAT}] network must be {wanted}; {describe(network)} does not take these: {error}"
         ) from None
     except ValueError:  # a signature that Python does not know
         return
@@ -464,7 +258,7 @@ def _check_network(network: Any) -> None:
 def _check_depths(depth: Any) -> tuple[int, ...]:
     given = tuple(depth) if np.ndim(depth) else (depth,)
     if not given or any(isinstance(d, bool) or not isinstance(d, (int, np.integer)) or d < 1 for d in given):
-        raise ValueError(f"[{_WHAT}] depth must be positive integers, given {depth!r}")
+        raise ValueError(f"[{WHAT}] depth must be positive integers, given {depth!r}")
     return tuple(sorted({int(d) for d in given}))
 
 
@@ -474,12 +268,12 @@ def _check_range(name: str, given: Any, zero: bool = False) -> tuple[float, floa
     values = np.asarray((given, given) if fixed else given)
     kind = "a positive number" + (", or 0," if zero else "")
     if values.shape != (2,) or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
-        raise ValueError(f"[{_WHAT}] {name} must be {kind} or a range (low, high) of positive ones, given {given!r}")
+        raise ValueError(f"[{WHAT}] {name} must be {kind} or a range (low, high) of positive ones, given {given!r}")
     low, high = float(values[0]), float(values[1])
     if low > high:
-        raise ValueError(f"[{_WHAT}] {name}'s range is reversed: {given!r}")
+        raise ValueError(f"[{WHAT}] {name}'s range is reversed: {given!r}")
     if low < 0 or (low == 0 and not (zero and fixed)):
-        raise ValueError(f"[{_WHAT}] {name} must be {kind} or a range (low, high) of positive ones, given {given!r}")
+        raise ValueError(f"[{WHAT}] {name} must be {kind} or a range (low, high) of positive ones, given {given!r}")
     return low, high
 
 
@@ -502,19 +296,19 @@ def _say(
     if unidentified:
         kept = ", ".join(f"{name} = {values[name]:.6g}" for name in unidentified)
         warn(
-            f"[{_WHAT}] not identifiable: {kept} was kept; the kernel keeps its shape all over the range, and the "
+            f"[{WHAT}] not identifiable: {kept} was kept; the kernel keeps its shape all over the range, and the "
             "amplitude stands for its scale (amplitude=1.0 would make the scale the network's)",
             SearchWarning,
         )
     if at_edge:
         ends = ", ".join(f"{name} = {values[name]:.6g}" for name in at_edge)
-        warn(f"[{_WHAT}] the best is at an end of what was tried: {ends}", SearchWarning)
+        warn(f"[{WHAT}] the best is at an end of what was tried: {ends}", SearchWarning)
     if unsettled:
-        warn(f"[{_WHAT}] a local search was cut short at depth {', '.join(map(str, unsettled))}", SearchWarning)
+        warn(f"[{WHAT}] a local search was cut short at depth {', '.join(map(str, unsettled))}", SearchWarning)
 
 
 def _diagonal(k: Array) -> Array:
     """Entries of a point with itself, of (m, m) or with interleaved axes."""
     letters = "abcdefgh"[: k.ndim // 2]
-    xp = namespace(k, what=_WHAT)
+    xp = namespace(k, what=WHAT)
     return xp.einsum("".join(2 * letter for letter in letters) + "->" + letters, k)  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .linalg import Cholesky, mean_diagonal, namespace
+from .linalg import Cholesky, Spectrum, mean_diagonal, namespace
 
 Array = npt.NDArray[Any]  # or CuPy's
 
@@ -47,3 +47,16 @@ def evidence_gradient(
     if absolute:
         return EvidenceGradient(of_sum, trace)
     return EvidenceGradient(of_sum + diag_reg * trace / n * xp.eye(n), trace * mean_diagonal(k))
+
+
+def spectral_gradient(
+    spectrum: Spectrum, y: Array, noise: float, by_amplitude: Callable[[Any], Any], relative: float
+) -> Array:
+    """dL/dK (n, n) on a spectrum of K, for a noise in its units; ``relative``: to the mean of K's diagonal, or 0."""
+    n, outputs = y.shape
+    over = 1 / (spectrum.signal + noise)
+    solution = spectrum.vectors @ (over[:, None] * (spectrum.vectors.T @ y))
+    inverse = (spectrum.vectors * over) @ spectrum.vectors.T
+    of_sum = (by_amplitude((solution @ solution.T).astype(np.float64)) - outputs * inverse) / 2 / spectrum.unit
+    found: Array = of_sum + relative * float(of_sum.trace()) / n * np.eye(n)
+    return found
