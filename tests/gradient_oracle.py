@@ -55,9 +55,10 @@ def _through(
         return w2 * q11 + b2, w2 * q12 + b2, w2 * q22 + b2, w2 * theta + f * q12 + g
     if isinstance(layer, Nonlinearity):
         moved = copy.copy(layer)
-        for name in ("a", "b", "c", "alpha", "gamma"):
-            if path + name in values:
-                object.__setattr__(moved, "a" if name == "alpha" else name, values[path + name])
+        for name in (key[len(path) :] for key in values if key.startswith(path)):
+            field = "a" if isinstance(layer, stax.LeakyRelu) else name
+            assert field in vars(layer)
+            object.__setattr__(moved, field, values[path + name])
         a, b, c = (mp.mpf(v) for v in moved.affine)
         q11, q12, q22, theta = state
         q11, q12, q22 = b * b * q11, b * b * q12, b * b * q22
