@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..engines.select import select
 from ..network.activations import is_dual
 from ..network.layer import Layer
 from ..network.parameters import Sloped, check_names, lower_sloped, parameters_of
+from ..network.program import Values
 from .inputs import Input, axes_of, check_inputs
 from .pairing import Pairs, Rows
 
@@ -97,6 +99,14 @@ def _floats(x: Any, name: str, what: str) -> Array:
     return found
 
 
+@lru_cache(maxsize=256)
+def _prepared(layer: Layer, inputs: Values, names: tuple[str, ...]) -> tuple[Sloped, Tangents]:
+    """A network for inputs of a kind, and the way back through it."""
+    sloped = lower_sloped(layer, inputs, names)
+    moving = [place for place, slopes in enumerate(sloped.slopes) if slopes]
+    return sloped, Tangents(sloped.program, sloped.numbers, moving)
+
+
 class Call:
     """One call, its arguments checked: a network, rows of both sides, and the parameters that move."""
 
@@ -119,14 +129,12 @@ class Call:
             )
         engine = select(*options)  # raises as the forward call does
         self.tree, self._arguments = tree, (x1, x2)
-        self.sloped: Sloped = lower_sloped(layer, _tree(tree, lambda given, _: given.value, x1), tuple(names))
+        self.sloped, self.tangents = _prepared(layer, _tree(tree, lambda given, _: given.value, x1), tuple(names))
         for op in self.sloped.program.ops:
             if (op.name not in LINEAR and not is_dual(op.name)) or op.kind == "means":
                 raise NotImplementedError(
                     f"[{what}] the network has an op '{op.name}', whose gradient is not there yet"
                 )
-        moving = [place for place, slopes in enumerate(self.sloped.slopes) if slopes]
-        self.tangents = Tangents(self.sloped.program, self.sloped.numbers, moving)
         self.compiled = compiled_adjoint(engine, self.tangents)
         first = self.inputs[0]
         self.first, self.symmetric = first, first.symmetric

@@ -26,13 +26,19 @@ def compiled_adjoint(engine: Engine, tangents: Tangents) -> CompiledAdjoint | No
     """
     if not isinstance(engine, CpuEngine):
         return None
-    module: Any = load("cpu")[0]
+    if engine.isa not in tangents.compiled:
+        tangents.compiled[engine.isa] = _compiled(load("cpu")[0], engine.isa, tangents)
+    found: CompiledAdjoint | None = tangents.compiled[engine.isa]
+    return found
+
+
+def _compiled(module: Any, isa: str, tangents: Tangents) -> CompiledAdjoint | None:
     for step in tangents.steps:
         if step.op.name in ("dense", "sum", "store"):
             continue
         if not module.has_adjoint(step.op.name) or tangents.moving & set(step.op.numbers):
             return None
-    return CompiledAdjoint(module, engine.isa, tangents)
+    return CompiledAdjoint(module, isa, tangents)
 
 
 class CompiledAdjoint:
@@ -75,12 +81,11 @@ class CompiledAdjoint:
             tangents.n_inputs, len(values), self._outputs, n_rows, len(self._sums), len(self._totals),
         ]  # fmt: skip
         self._program = self._module.AdjointProgram(ops, counts)
-        self._made: dict[int, tuple[Side, Array, Array]] = {}  # of the sides of a call
 
     def _arrays(self, side: Side) -> tuple[Array, Array]:
         """Variances of all values, and the row arrays of all steps, by row."""
-        if id(side) in self._made:
-            return self._made[id(side)][1:]
+        if side.arrays is not None:
+            return side.arrays
         n = len(side.q[0])
         rows: list[Any] = []
         for step in self._tangents.steps:
@@ -93,10 +98,8 @@ class CompiledAdjoint:
                 rows += [np.broadcast_to(slope_of(row, "q"), n) for row in own]
         q = np.array([side.q[s] for s in self._values])
         made = np.array(rows, dtype=np.float64) if rows else np.zeros((0, n))
-        if len(self._made) == 2:
-            self._made.clear()
-        self._made[id(side)] = side, q, made
-        return q, made
+        side.arrays = q, made
+        return side.arrays
 
     def sweep(
         self, side1: Side, side2: Side, lines: slice, columns: slice, defects: Sequence[Array], put: Any, ntk: bool

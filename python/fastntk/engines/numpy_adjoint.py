@@ -69,6 +69,7 @@ class Tangents:
     def __init__(self, program: Program, numbers: Sequence[float], moving: Sequence[int]) -> None:
         self.n_inputs = program.n_inputs
         self.moving = frozenset(moving)
+        self.compiled: dict[str, Any] = {}  # what was made of it, by instruction set
         self.steps: list[Step] = []
         current = {slot: slot for slot in range(program.n_inputs)}
         for count, op in enumerate(program.ops, program.n_inputs):
@@ -91,6 +92,7 @@ class Side:
         self.q: dict[int, Array] = dict(enumerate(q))
         self.rows: dict[int, Mapping[str, Any]] = {}
         self.variances: dict[int, Any] = {}  # behind a dual
+        self.arrays: tuple[Array, Array] | None = None  # what compiled text reads of it, once made
         for step in tangents.steps:
             before = [self.q[s] for s in step.src]
             name = step.op.name

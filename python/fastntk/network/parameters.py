@@ -92,7 +92,6 @@ class Sloped:
         return found
 
 
-@lru_cache(maxsize=256)
 def lower_sloped(layer: Layer, inputs: Values, names: tuple[str, ...]) -> Sloped:
     """Lower a network, with the derivatives of its numbers in the parameters of these paths."""
     known = parameters_of(layer)
