@@ -1,10 +1,11 @@
 // Every nonlinearity, family by family.
 #pragma once
 #include "math/duals/erf.h"
+#include "math/duals/gaussian.h"
 #include "math/duals/gelu.h"
 #include "math/duals/rectifiers.h"
 
-#define FNTK_DUALS(X) FNTK_RECTIFIERS(X) FNTK_ERF(X) FNTK_GELU(X)
+#define FNTK_DUALS(X) FNTK_RECTIFIERS(X) FNTK_ERF(X) FNTK_GAUSSIANS(X) FNTK_GELU(X)
 
 namespace fntk {
 

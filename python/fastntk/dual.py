@@ -60,7 +60,7 @@ def dual(
         Mixed float dtypes or another dtype; arrays in host memory beside arrays on a device.
     ValueError
         Shapes that do not broadcast, a negative variance or a covariance out of bounds (on a device these give NaN: to
-        look is to wait), a wrong ``out``; arrays on two devices.
+        look is to wait), a variance that the nonlinearity has no answer for, a wrong ``out``; arrays on two devices.
 
     Notes
     -----

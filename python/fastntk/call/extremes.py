@@ -49,9 +49,19 @@ def outside(sizes: Array, least: float, most: float) -> Flags:
 
 
 def _gains(lowered: Lowered) -> tuple[float, float, bool]:
-    """The largest and the least deviation that inputs of variance 1 meet; whether the NTK may not vanish with K."""
+    """The largest and the least deviation that inputs of deviation 1 meet; whether the NTK may not vanish with K.
+
+    Of smaller inputs, by as much larger, where a nonlinearity refuses these.
+    """
+    start, values = 1.0, None
     with np.errstate(all="ignore"):
-        values = row_pass(lowered).values([np.ones(1)] * lowered.program.n_inputs).q
-    met = np.sqrt(np.concatenate([np.ones(1), *values]))
+        while values is None:
+            try:
+                values = row_pass(lowered).values([np.full(1, start)] * lowered.program.n_inputs).q
+            except ValueError:
+                if start < 1e-200:  # it is not the input that is too large
+                    raise
+                start *= 2.0**-20
+    met = np.sqrt(np.concatenate([np.full(1, start), *values]) / start)
     matters = any(op.kind == "guard" for op in lowered.program.ops)
     return float(met.max()), float(min(met[met > 0])), matters

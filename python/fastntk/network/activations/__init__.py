@@ -3,8 +3,9 @@
 ``__all__`` names the layers, which ``fastntk.stax`` offers.
 """
 
-from . import error_function, gelu, rectifiers
+from . import error_function, gaussian, gelu, rectifiers
 from .error_function import *  # noqa: F403
+from .gaussian import *  # noqa: F403
 from .gelu import *  # noqa: F403
 from .nonlinearity import NONLINEARITIES as NONLINEARITIES
 from .nonlinearity import Correlation as Correlation
@@ -21,5 +22,6 @@ from .rectifiers import *  # noqa: F403
 
 __all__ = []
 __all__ += error_function.__all__
+__all__ += gaussian.__all__
 __all__ += gelu.__all__
 __all__ += rectifiers.__all__
