@@ -10,9 +10,7 @@ _DUAL = "fastntk.quadrature.dual computes the dual of any smooth function, fastn
 STAX: dict[str, str] = {
     **dict.fromkeys(("Sigmoid_like", "Sigmoid"), f"Erf is of the same shape; {_DUAL}"),
     "Tanh": f"Erf is of the same shape; {_DUAL} ('tanh')",
-    **dict.fromkeys(
-        ("Gelu", "Sin", "Cos", "Exp", "ExpNormalized", "Gaussian", "Gabor", "Hermite", "Polynomial"), _DUAL
-    ),
+    **dict.fromkeys(("Sin", "Cos", "Exp", "ExpNormalized", "Hermite", "Polynomial"), _DUAL),
     **dict.fromkeys(("Elementwise", "ElementwiseNumerical", "Softplus", "Swish", "Silu"), _DUAL),
     "Rbf": "sklearn.gaussian_process.kernels.RBF is the same kernel",
     "Sign": "4 fastntk.dual.relu(q11, q12, q22)[1] - 1 is its dual",
