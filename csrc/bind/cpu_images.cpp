@@ -12,28 +12,26 @@ struct Typed {
   ImagePlan<T> plan;
   Typed(ImageProgram program) : plan(std::move(program)) {}
 
-  ImageTables<T> tables(const std::vector<double>& numbers, const std::vector<py::array>& x, const std::string& isa,
-                        int threads) const {
-    FNTK_CHECK(x.size() == plan.program.channels.size(), "one array for each input");
-    std::vector<const T*> data;
-    for (size_t k = 0; k < x.size(); ++k) {
-      FNTK_CHECK(x[k].dtype().equal(py::dtype::of<T>()) && x[k].ndim() == 3 && x[k].flags() & py::array::c_style &&
-                     x[k].shape(0) == x[0].shape(0) && x[k].shape(2) == plan.program.channels[k],
-                 "inputs must be images x positions x channels, C-contiguous, of the plan's dtype");
-      for (const ImageGrid& g : plan.program.grids)
-        for (const ImageStep& step : g.steps)
-          if (step.kind == Kind::input && step.src[0] == int(k))
-            FNTK_CHECK(x[k].shape(1) == g.rows * g.inner, "inputs have ", x[k].shape(1), " positions");
-      data.push_back(static_cast<const T*>(x[k].data()));
-    }
-    const long n = long(x[0].shape(0));
-    const Isa& table = find_isa(isa);
-    return released([&] { return make_image_tables<T>(plan, numbers, data, n, table, threads, signalled); });
+  // Tables, images x numbers of one, and what images were divided by.
+  const T* rows(const py::array& data) const {
+    FNTK_CHECK(data.dtype().equal(py::dtype::of<T>()) && data.ndim() == 2 && data.flags() & py::array::c_style &&
+                   data.shape(1) == plan.program.table_size,
+               "tables must be images x ", plan.program.table_size, ", C-contiguous, of the plan's dtype");
+    return static_cast<const T*>(data.data());
   }
 
-  auto run(const std::vector<double>& numbers, const ImageTables<T>& one, const ImageTables<T>& two,
-           const std::array<long, 6>& place, const std::vector<std::array<py::object, 2>>& given, bool symmetric,
+  ImageTables<T> tables(const py::array& data, const py::array& lengths) const {
+    FNTK_CHECK(lengths.dtype().equal(py::dtype::of<double>()) && lengths.ndim() == 1 &&
+                   lengths.flags() & py::array::c_style && lengths.shape(0) == data.shape(0),
+               "lengths must be float64, one for each image");
+    return {rows(data), static_cast<const double*>(lengths.data()), long(data.shape(0))};
+  }
+
+  auto run(const std::vector<double>& numbers, const std::array<py::array, 2>& tables1,
+           const std::array<py::array, 2>& tables2, const std::array<long, 6>& place,
+           const std::vector<std::array<py::object, 2>>& given, bool symmetric,
            const std::vector<std::array<long, 2>>& listed, const std::string& isa, int threads) const {
+    const ImageTables<T> one = tables(tables1[0], tables1[1]), two = tables(tables2[0], tables2[1]);
     const ImagePairs pairs = {place[0], place[1], place[2], place[3], place[4], place[5], symmetric, listed};
     for (long value : place) FNTK_CHECK(value >= 0, "negative place");
     const long rows = listed.empty() ? pairs.out1 + pairs.count1 : long(listed.size());
@@ -61,31 +59,57 @@ struct Typed {
   }
 };
 
+// Images that meet themselves while their tables are made; both are kept alive here.
 template <class T>
-void bind_typed(py::module_& m, const char* plan_name, const char* tables_name) {
-  // data: images x numbers, for other engines; lengths: what each image was divided by
-  py::class_<ImageTables<T>>(m, tables_name, py::module_local())
-      .def_property_readonly("data",
-                             [](const py::object& self) {
-                               const auto& tables = self.cast<const ImageTables<T>&>();
-                               const py::ssize_t n = tables.n;
-                               return py::array_t<T>({n, n > 0 ? py::ssize_t(tables.size) : 0},
-                                                     static_cast<const T*>(tables.data.first), self);
-                             })
-      .def_property_readonly("lengths", [](const ImageTables<T>& self) {
-        return py::array_t<double>(py::ssize_t(self.lengths.size()), self.lengths.data());
-      });
+struct Own {
+  py::object plan, halt;
+  py::array data;
+  OwnPairs<T> pairs;
+  Own(const py::object& given, const std::vector<double>& numbers, const py::array& tables, const std::string& isa,
+      const py::object& event)
+      : plan(given),
+        halt(event),
+        data(tables),
+        pairs(given.cast<const Typed<T>&>().plan, numbers, given.cast<const Typed<T>&>().rows(tables),
+              long(tables.shape(0)), find_isa(isa)) {}
+
+  // By link: images x positions of its target. Ends early where `halt`, an event, is set.
+  py::dict masses(size_t grid) {
+    const auto ended = [&] {
+      if (signalled()) return true;
+      const py::gil_scoped_acquire gil;
+      const bool set = !halt.is_none() && halt.attr("is_set")().cast<bool>();
+      if (set) PyErr_SetNone(PyExc_KeyboardInterrupt);
+      return set;
+    };
+    const auto found = released([&] { return pairs.masses(grid, ended); });
+    py::dict result;
+    for (const auto& mass : found) {
+      py::array_t<double> sums({py::ssize_t(data.shape(0)), py::ssize_t(mass.sums.size()) / data.shape(0)});
+      std::copy(mass.sums.begin(), mass.sums.end(), sums.mutable_data());
+      result[py::int_(mass.link)] = sums;
+    }
+    return result;
+  }
+};
+
+template <class T>
+void bind_typed(py::module_& m, const char* plan_name, const char* own_name) {
+  py::class_<Own<T>>(m, own_name, py::module_local())
+      .def(py::init<const py::object&, const std::vector<double>&, const py::array&, const std::string&,
+                    const py::object&>(),
+           py::arg("plan"), py::arg("numbers"), py::arg("tables"), py::arg("isa"), py::arg("halt"))
+      .def("masses", &Own<T>::masses, py::arg("grid"));
   py::class_<Typed<T>>(m, plan_name, py::module_local())
       .def(py::init([](const py::object& plan, const std::vector<int>& channels, int n_outputs) {
              return std::make_unique<Typed<T>>(program_of(plan, channels, n_outputs));
            }),
            py::arg("plan"), py::arg("channels"), py::arg("n_outputs"))
-      .def_property_readonly("table_bytes",
-                             [](const Typed<T>& self) { return self.plan.program.table_size * long(sizeof(T)); })
-      .def_property_readonly("inputs", [](const Typed<T>& self) { return input_tables(self.plan.program); })
+      .def_property_readonly("grids", [](const Typed<T>& self) { return self.plan.program.grids; })
+      .def_property_readonly("table_size", [](const Typed<T>& self) { return self.plan.program.table_size; })
+      .def_property_readonly("own_images", [](const Typed<T>& self) { return self.plan.own_images; })
       .def_property_readonly("worker_bytes", [](const Typed<T>& self) { return self.plan.worker_bytes; })
       .def_property_readonly("block", [](const Typed<T>& self) { return std::pair(self.plan.side1, self.plan.side2); })
-      .def("tables", &Typed<T>::tables, py::arg("numbers"), py::arg("x"), py::arg("isa"), py::arg("threads"))
       .def("run", &Typed<T>::run, py::arg("numbers"), py::arg("tables1"), py::arg("tables2"), py::arg("place"),
            py::arg("outputs"), py::arg("symmetric"), py::arg("listed"), py::arg("isa"), py::arg("threads"));
 }
@@ -93,8 +117,9 @@ void bind_typed(py::module_& m, const char* plan_name, const char* tables_name) 
 }  // namespace
 
 void bind_images(py::module_& m) {
-  bind_typed<float>(m, "ImagePlan32", "ImageTables32");
-  bind_typed<double>(m, "ImagePlan64", "ImageTables64");
+  bind_table_layout(m);
+  bind_typed<float>(m, "ImagePlan32", "OwnPairs32");
+  bind_typed<double>(m, "ImagePlan64", "OwnPairs64");
 }
 
 }  // namespace fntk

@@ -70,4 +70,16 @@ inline ImageProgram program_of(const py::handle& plan, const std::vector<int>& c
   return program;
 }
 
+// Where a plan's tables hold what: of each grid, and of each of its steps, as images/program.h has them.
+inline void bind_table_layout(py::module_& m) {
+  py::class_<ImageStep>(m, "ImageStep", py::module_local())
+      .def_readonly("first", &ImageStep::first)
+      .def_readonly("n_arrays", &ImageStep::n_arrays);
+  py::class_<ImageGrid>(m, "ImageGrid", py::module_local())
+      .def_readonly("lanes", &ImageGrid::lanes)
+      .def_readonly("packed", &ImageGrid::packed)
+      .def_readonly("table", &ImageGrid::table)
+      .def_readonly("steps", &ImageGrid::steps);
+}
+
 }  // namespace fntk

@@ -40,8 +40,7 @@ bool same_window(const Window& a, const Window& b) {
 
 int stage(int parts) { return parts > 1 ? parts : 0; }  // arrays: coordinates of all but one, and a factor
 
-}  // namespace
-
+// Axes of a grid as a window counts them: one position has any number of axes.
 std::vector<int> axes_of(const ImageGrid& grid, const Window& window) {
   if (grid.sizes.size() == window.shape.size()) return grid.sizes;
   FNTK_CHECK(grid.rows * grid.inner == 1, "a window of ", window.shape.size(), " axes on a grid of ",
@@ -49,6 +48,7 @@ std::vector<int> axes_of(const ImageGrid& grid, const Window& window) {
   return std::vector<int>(window.shape.size(), 1);
 }
 
+// Input position of output position `at` and tap `tap` along an axis, -1 outside.
 int tap_position(const Window& window, int axis, int at, int tap) {
   const size_t k = size_t(axis);
   if (at >= window.size_out[k]) return -1;
@@ -57,6 +57,8 @@ int tap_position(const Window& window, int axis, int at, int tap) {
   return found >= 0 && found < n ? found : -1;
 }
 
+// Input positions of output position (y, x) under every tap of a window's axes first .. last - 1, as flat indices over
+// those axes of `sizes`, -1 outside. Taps in row-major order.
 std::vector<long> tap_positions(const Window& window, const std::vector<int>& sizes, size_t first, size_t last,
                                 long at) {
   const std::vector<int> place = unflatten(at, sizes, first, last);
@@ -69,51 +71,6 @@ std::vector<long> tap_positions(const Window& window, const std::vector<int>& si
       flat = y < 0 ? -1 : flat * window.size_in[k] + y;
     }
     found[t] = flat;
-  }
-  return found;
-}
-
-size_t center_of(const Window& w, size_t first, size_t last) {
-  size_t center = 0;
-  for (size_t k = first; k < last; ++k) {
-    const int middle = w.low[k] % w.dilation[k] == 0 ? w.low[k] / w.dilation[k] : 0;
-    center = center * size_t(w.shape[k]) + size_t(std::min(middle, w.shape[k] - 1));
-  }
-  return center;
-}
-
-long on_grid(const std::vector<int>& sizes, const Window& w, size_t first, long flat) {
-  long place = 0, scale = 1;
-  for (size_t k = sizes.size(); k-- > first;) {
-    place += flat % w.size_in[k] * scale;
-    flat /= w.size_in[k];
-    scale *= sizes[k];
-  }
-  return place;
-}
-
-namespace {
-
-std::shared_ptr<const Taps> make_taps(const ImageGrid& grid, const Window& w) {
-  const std::vector<int> sizes = axes_of(grid, w);
-  const size_t axes = sizes.size();
-  const long n = grid.rows * grid.inner;
-  auto found = std::make_shared<Taps>();
-  found->center_inner = center_of(w, 1, axes);
-  found->center_outer = center_of(w, 0, 1);
-  found->inner.assign(size_t(taps(w, 1, axes)), std::vector<int32_t>(size_t(n), int32_t(n)));
-  found->outer.assign(size_t(w.shape[0]), std::vector<int32_t>(size_t(n), int32_t(n)));
-  for (long x = 0; x < grid.inner; ++x) {
-    const std::vector<long> from = tap_positions(w, sizes, 1, axes, x);
-    for (size_t t = 0; t < from.size(); ++t)
-      for (long y = 0; y < grid.rows && from[t] >= 0; ++y)
-        found->inner[t][size_t(y * grid.inner + x)] = int32_t(y * grid.inner + on_grid(sizes, w, 1, from[t]));
-  }
-  for (long y = 0; y < grid.rows; ++y) {
-    const std::vector<long> from = tap_positions(w, sizes, 0, 1, y);
-    for (size_t t = 0; t < from.size(); ++t)
-      for (long x = 0; x < grid.inner && from[t] >= 0; ++x)
-        found->outer[t][size_t(y * grid.inner + x)] = int32_t(from[t] * grid.inner + x);
   }
   return found;
 }
@@ -164,9 +121,6 @@ void prepare(ImageProgram& program) {
           axes_of(grid, *window);
           parts[0] = taps(*window, 1, window->shape.size());
           parts[1] = window->shape[0];
-          for (const ImageStep& other : grid.steps)
-            if (&other < &step && other.taps && same_window(other.window, *window)) step.taps = other.taps;
-          if (!step.taps) step.taps = make_taps(grid, *window);
         } else if (step.kind == Kind::land) {
           FNTK_CHECK(step.src.size() == 1 && step.src[0] >= 0 && step.src[0] < n_links, "land reads link ",
                      step.src[0]);
@@ -174,7 +128,6 @@ void prepare(ImageProgram& program) {
           pool = program.links[size_t(step.src[0])].pool;
           parts[0] = taps(*window, 0, window->shape.size());
         }
-        program.homogeneous = program.homogeneous && (pool || step.shift == kPlain);
         FNTK_CHECK(pool ? step.n_numbers == 1 : step.n_numbers == 4 || step.n_numbers == 0, step.name, " has ",
                    step.n_numbers, " parameters");
         if (pool) {
@@ -201,7 +154,6 @@ void prepare(ImageProgram& program) {
         FNTK_CHECK(!cov && (step.out == Form::cov || dual.positive == (step.out == Form::defect)), step.name,
                    " between forms that do not fit");
         step.n_arrays = 2 + dual.n_rows;
-        program.homogeneous = program.homogeneous && dual.homogeneous;
       }
       FNTK_CHECK(step.dst >= 0 && step.dst < limit, step.name, " writes ", step.dst, " of ", limit);
       if (step.kind != Kind::input && step.kind != Kind::land)

@@ -13,23 +13,6 @@ namespace fntk {
 void prepare(ImageProgram& program);
 void check_numbers(const ImageProgram& program, const std::vector<double>& numbers);
 
-// Axes of a grid as a window counts them: one position has any number of axes.
-std::vector<int> axes_of(const ImageGrid& grid, const Window& window);
-
-// Input position of output position `at` and tap `tap` along an axis, -1 outside.
-int tap_position(const Window& window, int axis, int at, int tap);
-
-// Input positions of output position (y, x) under every tap of a window's axes first .. last - 1, as flat indices over
-// those axes of `sizes`, -1 outside. Taps in row-major order.
-std::vector<long> tap_positions(const Window& window, const std::vector<int>& sizes, size_t first, size_t last,
-                                long at);
-
-// The tap at distance 0 among those of axes first .. last - 1, or any.
-size_t center_of(const Window& window, size_t first, size_t last);
-
-// Where an input position of a window, flat over axes from `first` on, lies on a grid that may have more positions.
-long on_grid(const std::vector<int>& sizes, const Window& window, size_t first, long flat);
-
 template <class T>
 struct Reads {  // of a window that keeps displacements
   std::vector<long> shift_in, shift_out;

@@ -283,51 +283,6 @@ void add(long n, const T* in, double* out) {
   for (long k = 0; k < n; ++k) out[k] += double(in[k]);  // vectorised: 2
 }
 
-// ---------------------------------------------------------------- tables
-
-inline void tap_sum(long n, const int32_t* from, const double* q, double* found) {
-  FNTK_LANES
-  for (long k = 0; k < n; ++k) found[k] += q[from[k]];  // vectorised: 1
-}
-
-// S_o = (s_o / whole) / (1 + s_c / whole), the factor whole (1 + s_c / whole) / sqrt(2).
-inline void tap_factor(long n, const int32_t* center, const double* s, const double* whole, double* scale,
-                       double* factor) {
-  FNTK_LANES
-  for (long k = 0; k < n; ++k) {  // vectorised: 1
-    const double sum = whole[k] + s[center[k]];
-    scale[k] = select(sum > 0, 1 / sum, 0.0);
-    factor[k] = sum * 0.70710678118654752440;
-  }
-}
-
-inline void tap_coordinate(long n, const int32_t* from, const double* s, const double* scale, double* out) {
-  FNTK_LANES
-  for (long k = 0; k < n; ++k) out[k] = s[from[k]] * scale[k];  // vectorised: 1
-}
-
-inline void square_root(long n, const double* in, double* out) {
-  FNTK_LANES
-  for (long k = 0; k < n; ++k) out[k] = sqrt(in[k]);  // vectorised: 1
-}
-
-// The inverse of 0 counts as 0, of less than `least` as that of `least`: infinity times 0 would be NaN.
-inline void inverse(long n, double least, const double* in, double* out) {
-  FNTK_LANES
-  for (long k = 0; k < n; ++k)
-    out[k] = select(in[k] == 0, 0.0, 1 / select(in[k] < least, least, in[k]));  // vectorised: 1
-}
-
-template <class T>
-void put(long rows, long inner, long packed, long stride, const double* in, T* out) {
-  for (long y = 0; y < rows; ++y, in += inner, out += stride)
-    for (long slot = 0; slot < packed; ++slot) {
-      T* row = out + slot * inner;
-      FNTK_LANES
-      for (long x = 0; x < inner; ++x) row[x] = T(in[x]);  // vectorised: 2
-    }
-}
-
 template <class T>
 void gather(long rows, long arrays, long lanes, const T* in, const int32_t* from, T* out) {
   for (long k = 0; k < rows * arrays; ++k, in += lanes, out += lanes) {
@@ -379,12 +334,6 @@ PlaneKernels<T> make_plane_kernels() {
   register_form<T, Form::both_defects>(k);
   k.to_both = to_both<T>;
   k.add = add<T>;
-  k.tap_sum = tap_sum;
-  k.tap_factor = tap_factor;
-  k.tap_coordinate = tap_coordinate;
-  k.square_root = square_root;
-  k.inverse = inverse;
-  k.put = put<T>;
   k.gather = gather<T>;
   int index = 0;
 #define FNTK_REGISTER(Phi, name) register_dual<Phi, T>(k, index++);

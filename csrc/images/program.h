@@ -1,4 +1,4 @@
-// The contract of kernels of inputs with spatial axes, between Python's plan.py, the tables, the plane loops and the
+// The contract of kernels of inputs with spatial axes, between Python's plan and tables, the plane loops and the
 // executor: plain structs, no logic.
 //
 // A pair of images has a covariance for every two positions p and p'. On a grid, displacements d = p' - p are problems
@@ -23,12 +23,6 @@ struct Window {
   bool circular = false, edges = false;
 };
 
-// For each tap of a stage, the position that every position reads; the number of positions where there is none.
-struct Taps {
-  std::vector<std::vector<int32_t>> inner, outer;
-  size_t center_inner = 0, center_outer = 0;
-};
-
 enum class Kind { input, land, conv, dense, sum, convert, store, join, dual };
 
 struct ImageStep {
@@ -48,7 +42,6 @@ struct ImageStep {
   long first = 0;            // of this step's arrays in a row of the grid's tables, counted in arrays
   int n_coords[2] = {0, 0};  // of the stages along the inner axes and along axis 0
   bool bias = false;
-  std::shared_ptr<const Taps> taps;  // conv
 
   // Its parameters; w2, b2, f, g of a mean over taps where it has none of its own.
   const double* own(const std::vector<double>& numbers) const {
@@ -82,9 +75,8 @@ struct ImageProgram {
   std::vector<int> channels;  // of each input
   int n_outputs = 0;
   // set by prepare
-  long table_size = 0;      // numbers of one image's tables
-  int n_numbers = 0;        // parameters of all steps, given with each call: a program is structure alone
-  bool homogeneous = true;  // c x has c times the output: images are brought to one brightness
+  long table_size = 0;  // numbers of one image's tables
+  int n_numbers = 0;    // parameters of all steps, given with each call: a program is structure alone
 };
 
 // Arguments of one step on one displacement. Planes have `lanes` readable numbers before and behind them.
@@ -125,15 +117,6 @@ struct PlaneKernels {
   PlaneOp<T> input[3], land_conv[3], land_pool[3], sum[3];
   PlaneOp<T> to_cov[3], to_both;
   void (*add)(long n, const T* in, double* out);
-  // Tables, in double. found += q[from]; the factors of a stage from deviations s before it and `whole` behind it
-  // (images/planes.cpp); s[from] scale; roots and inverses; and into table rows.
-  void (*tap_sum)(long n, const int32_t* from, const double* q, double* found);
-  void (*tap_factor)(long n, const int32_t* center, const double* s, const double* whole, double* scale,
-                     double* factor);
-  void (*tap_coordinate)(long n, const int32_t* from, const double* s, const double* scale, double* out);
-  void (*square_root)(long n, const double* in, double* out);
-  void (*inverse)(long n, double least, const double* in, double* out);
-  void (*put)(long rows, long inner, long packed, long stride, const double* in, T* out);
   void (*gather)(long rows, long arrays, long lanes, const T* in, const int32_t* from, T* out);
 };
 

@@ -2,18 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <mutex>
-#include <new>
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
 
 #include "common/check.h"
 #include "common/parallel.h"
 #include "images/block.h"
-#include "images/tables.h"
 
 namespace fntk {
 
@@ -36,17 +30,6 @@ void reserve(Worker<T>& worker, const ImagePlan<T>& plan, long pairs) {
 
 }  // namespace
 
-Zeros::Zeros(size_t bytes) : block_(std::calloc(bytes + 64, 1), std::free) {
-  if (!block_) throw std::bad_alloc();
-  first = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(block_.get()) + 63) / 64 * 64);
-#ifdef MADV_HUGEPAGE
-  constexpr uintptr_t large = 2 << 20;
-  const uintptr_t start = reinterpret_cast<uintptr_t>(first), from = (start + large - 1) / large * large;
-  const uintptr_t to = (start + bytes) / large * large;
-  if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);  // refused: small ones
-#endif
-}
-
 std::vector<std::array<long, 2>> input_tables(const ImageProgram& program) {
   std::vector<std::array<long, 2>> found;
   for (const ImageGrid& g : program.grids)
@@ -61,8 +44,11 @@ ImagePlan<T>::ImagePlan(ImageProgram given) : program(std::move(given)) {
   prepare(program);
   pairs = make_layout<T>(program, false);
   own = make_layout<T>(program, true);
-  for (const auto& grid : own.grids) has_own = has_own || !grid.shifts.empty();
-  long linked = 1;
+  const bool has_own =
+      std::any_of(own.grids.begin(), own.grids.end(), [](const auto& grid) { return !grid.shifts.empty(); });
+  long linked = 1, own_linked = 1;
+  for (const LinkLayout& link : own.links) own_linked += 3 * link.size * long(sizeof(double));
+  if (has_own) own_images = std::max(1L, std::min(kBlock, kLinked / own_linked));
   for (const LinkLayout& link : pairs.links) linked += 3 * link.size * long(sizeof(double));
   side1 = std::max(1L, std::min(kBlock, kLinked / linked));
   side2 = 1;
@@ -82,54 +68,41 @@ ImagePlan<T>::ImagePlan(ImageProgram given) : program(std::move(given)) {
 }
 
 template <class T>
-ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<double>& numbers,
-                                 const std::vector<const T*>& x, long n, const Isa& isa, int threads,
-                                 const Interrupt& interrupt) {
-  const ImageProgram& program = plan.program;
-  check_numbers(program, numbers);
-  ImageTables<T> tables;
-  tables.n = n;
-  tables.size = program.table_size;
-  tables.lengths.resize(size_t(n));
-  tables.data = Zeros(size_t(n * program.table_size) * sizeof(T));
-  std::vector<long> sizes(program.channels.size());
-  for (const ImageGrid& g : program.grids)
-    for (const ImageStep& step : g.steps)
-      if (step.kind == Kind::input)
-        sizes[size_t(step.src[0])] = g.rows * g.inner * program.channels[size_t(step.src[0])];
-  std::vector<Worker<T>> workers(size_t(workers_of(n, threads)));
-  parallel_for(n, threads, interrupt, [&](long image, int index, Watch& watch) {
-    Worker<T>& worker = workers[size_t(index)];
-    reserve(worker, plan, 1);
-    std::vector<const T*> own;
-    for (size_t k = 0; k < x.size(); ++k) own.push_back(x[k] + image * sizes[k]);
-    T* table = tables.of(plan, image);
-    double length = 0;
-    for (size_t k = 0; k < own.size() && program.homogeneous; ++k)
-      for (long at = 0; at < sizes[k]; ++at) length = std::max(length, std::abs(double(own[k][at])));
-    if (!(length > 0) || std::isinf(length)) length = 1;
-    tables.lengths[size_t(image)] = length;
-    std::vector<LinkVariance> links(program.links.size());
-    PairBlock<T> block = {
-        plan, plan.own, numbers, kernels_of<T>(isa), worker, watch, nullptr, false, {{table, table, true, 0, 0, 1}}};
-    if (plan.has_own) block.clear_links();
-    for (size_t k = 0; k < program.grids.size(); ++k) {
-      make_tables(program, k, own, length, numbers, kernels_of<T>(isa), links, table, watch);
-      if (!plan.has_own) continue;
-      block.grid(k);
-      for (size_t l = 0; l < program.links.size(); ++l) {
-        const ImageLink& link = program.links[l];
-        if (size_t(link.source) != k || !link.pool || link.form == Form::cov) continue;
-        // displacement 0 comes first along every axis
-        const ImageGrid& target = program.grids[size_t(link.target)];
-        const double* mass = block.link_plane(0, l, 0);
-        links[l].mass.resize(size_t(target.rows * target.inner));
-        for (long y = 0; y < target.rows; ++y)
-          std::copy_n(mass + y * target.lanes, target.inner, links[l].mass.data() + y * target.inner);
-      }
+OwnPairs<T>::OwnPairs(const ImagePlan<T>& plan, const std::vector<double>& numbers, const T* tables, long n,
+                      const Isa& isa)
+    : plan_(plan), numbers_(numbers), tables_(tables), n_(n), isa_(isa), worker_(std::make_shared<Worker<T>>()) {
+  check_numbers(plan.program, numbers_);
+}
+
+template <class T>
+std::vector<typename OwnPairs<T>::Mass> OwnPairs<T>::masses(size_t index, const Interrupt& interrupt) {
+  const ImageProgram& program = plan_.program;
+  FNTK_CHECK(index < program.grids.size(), "grid ", index, " of ", program.grids.size());
+  std::atomic<bool> stop{false};
+  Watch watch(stop, &interrupt);
+  Worker<T>& worker = *static_cast<Worker<T>*>(worker_.get());
+  PairBlock<T> block = {plan_, plan_.own, numbers_, kernels_of<T>(isa_), worker, watch, nullptr, false, {}};
+  for (long image = 0; image < n_; ++image) {
+    const T* table = tables_ + image * program.table_size;
+    block.pairs.push_back({table, table, true, 0, 0, 1});
+  }
+  reserve(worker, plan_, n_);
+  if (index == 0) block.clear_links();
+  block.grid(index);
+  std::vector<Mass> found;
+  for (size_t l = 0; l < program.links.size(); ++l) {
+    const ImageLink& link = program.links[l];
+    if (size_t(link.source) != index || !link.pool || link.form == Form::cov) continue;
+    const ImageGrid& target = program.grids[size_t(link.target)];
+    Mass mass = {int(l), {}};
+    for (long image = 0; image < n_; ++image) {
+      const double* sums = block.link_plane(image, l, 0);  // displacement 0 comes first along every axis
+      for (long y = 0; y < target.rows; ++y)
+        mass.sums.insert(mass.sums.end(), sums + y * target.lanes, sums + y * target.lanes + target.inner);
     }
-  });
-  return tables;
+    found.push_back(std::move(mass));
+  }
+  return found;
 }
 
 template <class T>
@@ -185,12 +158,11 @@ std::vector<std::array<long, 2>> run_images(const ImagePlan<T>& plan, const std:
   return lost;
 }
 
-#define FNTK_INSTANTIATE(T)                                                                                            \
-  template struct ImagePlan<T>;                                                                                        \
-  template ImageTables<T> make_image_tables<T>(const ImagePlan<T>&, const std::vector<double>&,                        \
-                                               const std::vector<const T*>&, long, const Isa&, int, const Interrupt&); \
-  template std::vector<std::array<long, 2>> run_images<T>(                                                             \
-      const ImagePlan<T>&, const std::vector<double>&, const ImageTables<T>&, const ImageTables<T>&,                   \
+#define FNTK_INSTANTIATE(T)                                                                          \
+  template struct ImagePlan<T>;                                                                      \
+  template class OwnPairs<T>;                                                                        \
+  template std::vector<std::array<long, 2>> run_images<T>(                                           \
+      const ImagePlan<T>&, const std::vector<double>&, const ImageTables<T>&, const ImageTables<T>&, \
       const ImagePairs&, const std::vector<ImageOutput<T>>&, const Isa&, int, const Interrupt&);
 FNTK_INSTANTIATE(float)
 FNTK_INSTANTIATE(double)

@@ -1,4 +1,4 @@
-// Running image programs: tables of sets of images, and pairs of them.
+// Running image programs: pairs of images, and images with themselves.
 #pragma once
 #include <array>
 
@@ -15,35 +15,39 @@ struct ImagePlan {
   Layout<T> pairs, own;
   long worker_bytes = 0;      // of one thread's buffers
   long side1 = 1, side2 = 1;  // images of each side that a thread takes together
-  bool has_own = false;       // variances behind pooling need pairs of an image with itself
+  long own_images = 0;        // that meet themselves together; 0: no variance behind a pool is needed
 };
 
-// Memory full of zeros, on cache lines: a vector that straddles two costs double. Its pages come when they are first
-// written, so the threads share that work; large ones where the system has them.
-struct Zeros {
-  void* first = nullptr;
-  Zeros() = default;
-  explicit Zeros(size_t bytes);
-
- private:
-  std::unique_ptr<void, void (*)(void*)> block_{nullptr, nullptr};
-};
-
+// Tables of some images, made in Python (plan/tables.py).
 template <class T>
 struct ImageTables {
-  long n = 0, size = 0;         // size: numbers of one image
-  std::vector<double> lengths;  // what each image was divided by
-  Zeros data;                   // n x table_size
-  T* of(const ImagePlan<T>& plan, long image) const {
-    return static_cast<T*>(data.first) + image * plan.program.table_size;
-  }
+  const T* data;          // n x table_size
+  const double* lengths;  // what each image was divided by
+  long n;
+  const T* of(const ImagePlan<T>& plan, long image) const { return data + image * plan.program.table_size; }
 };
 
-// x: for each input, n images x positions x channels.
+// Images, each with itself, grid by grid while their tables are made.
 template <class T>
-ImageTables<T> make_image_tables(const ImagePlan<T>& plan, const std::vector<double>& numbers,
-                                 const std::vector<const T*>& x, long n, const Isa& isa, int threads,
-                                 const Interrupt& interrupt);
+class OwnPairs {
+ public:
+  OwnPairs(const ImagePlan<T>& plan, const std::vector<double>& numbers, const T* tables, long n, const Isa& isa);
+  struct Mass {
+    int link;
+    std::vector<double> sums;  // n x positions of the target
+  };
+  // Of links to pools from grid `index`, whose tables are there, as are those of all grids before, which have been
+  // here: the sum of s s' - K of each image with itself over each window.
+  std::vector<Mass> masses(size_t index, const Interrupt& interrupt);
+
+ private:
+  const ImagePlan<T>& plan_;
+  const std::vector<double> numbers_;
+  const T* const tables_;
+  const long n_;
+  const Isa& isa_;
+  std::shared_ptr<void> worker_;  // links between grids
+};
 
 // Place and length, in an image's tables, of those that hold its inputs: they tell identical images.
 std::vector<std::array<long, 2>> input_tables(const ImageProgram& program);

@@ -83,8 +83,8 @@ def explain(lowered: Lowered, engine: Engine, x: Images, dtype: np.dtype[Any]) -
     plan, _ = make_turned_plan(lowered.program, x.spatial)
     table = worker = 0
     if isinstance(engine, CpuEngine):
-        compiled = engine.image_plan(plan, x.channels, lowered.program.n_outputs, dtype)
-        table, worker = compiled.table_bytes, compiled.worker_bytes
+        made = engine.image_plan(plan, x.channels, lowered.program.n_outputs, dtype)
+        table, worker = made.tables.table_bytes, made.compiled.worker_bytes
     elif isinstance(engine, CudaEngine):
         table, worker = bytes_of(
             engine.image_plan(plan, lowered.numbers, x.channels, lowered.program.n_outputs, dtype), dtype

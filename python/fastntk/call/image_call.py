@@ -55,31 +55,29 @@ class ImageCall:
         if missing:
             fresh = allocate([shapes[k] for k, _ in missing], [first.dtype] * len(missing), "kernel_fn", first.place)
             targets.update(zip(missing, fresh, strict=True))
+        asked = [names is None or name in names for name in ("cov1", "cov2")]
+        asked[1] = asked[1] and not first.symmetric
+        variances = [[self._empty(k, bool(side)) if asked[side] else None for k in range(count)] for side in (0, 1)]
         pairs = count_pairs(first.n1, first.n2, first.symmetric) * len(self._batches())
-        if targets:
-            with bar(pairs, progress) as report:
+        if targets or any(asked):
+            with bar(pairs, progress and bool(targets)) as report:
                 for b in self._batches():
                     planes = [[_entry(targets.get((k, name)), b) for name in ("nngp", "ntk")] for k in range(count)]
+                    alone = [[_entry(own, b) for own in side] for side in variances]
                     second = None if first.symmetric else images_of(self.inputs, True, b)
                     run_image_pairs(
-                        self.lowered, self.engine, images_of(self.inputs, False, b), second, planes,
+                        self.lowered, self.engine, images_of(self.inputs, False, b), second, planes, alone,
                         self.spatial, self.budget, report,
                     )  # fmt: skip
-        variances: dict[tuple[int, bool], Array] = {}
-
-        def variance(output: int, second: bool) -> Array:
-            if (output, second) not in variances:
-                variances.update({(k, second): v[0] for k, v in enumerate(self._diagonal(["nngp"], second))})
-            return variances[output, second]
 
         def result(value: Value) -> Any:
             def field(name: str) -> Any:
                 if name in ("nngp", "ntk"):
                     return first.place.give(targets.get((value.slot, name)))
                 if name == "cov1":
-                    return first.place.give(variance(value.slot, False))
+                    return first.place.give(variances[0][value.slot])
                 if name == "cov2":
-                    return None if first.symmetric else first.place.give(variance(value.slot, True))
+                    return None if first.symmetric else first.place.give(variances[1][value.slot])
                 return None if name == "exact" else flags(name, value, first)
 
             if names is None:
@@ -89,19 +87,21 @@ class ImageCall:
 
         return tree_of(self.lowered.outputs, result)
 
-    def _diagonal(self, names: Sequence[str], second: bool = False) -> list[list[Array]]:
-        """Each output's fields for each sample with itself."""
+    def _empty(self, output: int, second: bool = False) -> Array:
+        """Room for a number of each image with itself, or of its pairs of positions."""
         n = self.first.n2 if second else self.first.n1
-        found = [
-            [self.first.place.xp.empty(self.shape(k, n), self.first.dtype) for _ in names]
-            for k in range(len(self.values))
-        ]
+        found: Array = self.first.place.xp.empty(self.shape(output, n), self.first.dtype)
+        return found
+
+    def _diagonal(self, names: Sequence[str]) -> list[list[Array]]:
+        """Each output's fields for each sample with itself."""
+        found = [[self._empty(k) for _ in names] for k in range(len(self.values))]
         for b in self._batches():
             planes = [
-                [_entry(arrays[names.index(name)], b)[:, None] if name in names else None for name in ("nngp", "ntk")]
+                [_entry(arrays[names.index(name)], b) if name in names else None for name in ("nngp", "ntk")]
                 for arrays in found
             ]
-            side = images_of(self.inputs, second, b)
+            side = images_of(self.inputs, False, b)
             run_image_diagonal(self.lowered, self.engine, side, planes, self.spatial, self.budget)
         return found
 

@@ -23,33 +23,92 @@ from ..network.program import Lowered
 from .extremes import Flags, limits, outside
 
 Array = npt.NDArray[Any]
+Variances = Sequence[Array | None]  # K(x, x) of each output, (n,) or (n, h, h', w, w', ...); None: not wanted
 
 BUDGET = 256 << 20  # bytes, beside inputs and outputs
 _CHUNK = 64  # images that are looked through at a time
 
 
 def run_image_pairs(
-    lowered: Lowered, engine: Engine, x1: Images, x2: Images | None, outputs: Outputs,
+    lowered: Lowered, engine: Engine, x1: Images, x2: Images | None, outputs: Outputs, variances: Sequence[Variances],
     spatial: Sequence[tuple[int, ...]], budget: int, report: Report,
 ) -> None:  # fmt: skip
-    """Fill the output planes, (n1, n2) or (n1, n2, h, h', w, w', ...); x2 None: x1 again."""
+    """Fill the output planes, (n1, n2) or (n1, n2, h, h', w, w', ...), and the variances of one side or both.
+
+    x2 None: x1 again. Variances come with the tables of images where they can; where covariances are pooled, or an
+    output has positions, from pairs of an image with itself.
+    """
     second = x1 if x2 is None else x2
-    if x1.n == 0 or second.n == 0:
+    sides = [(x1, variances[0]), (second, variances[1])]
+    if x1.n == 0 or second.n == 0 or not any(plane is not None for planes in outputs for plane in planes):
+        for x, own in sides:
+            _run_alone(lowered, engine, x, own, spatial, budget)
         return
     wide1 = _extreme(lowered, x1)
     wide2 = wide1 if x2 is None else _extreme(lowered, x2)
     if isinstance(engine, NumpyEngine):
-        _reference(lowered, engine, x1, x2, outputs, spatial, report)
+        _reference(lowered, engine, x1, x2, outputs, spatial, report, variances=variances)
         _further(lowered, engine, x1, x2, wide1, wide2, outputs, spatial)
+    else:
+        known = _run_pairs(lowered, engine, x1, x2, wide1, wide2, outputs, variances, spatial, budget, report)
+        for x, own in sides:
+            left: Variances = [None if k in known else v for k, v in enumerate(own)]
+            if x2 is None:
+                left = [_from_diagonal(v, planes[0]) for v, planes in zip(left, outputs, strict=True)]
+            if any(v is not None for v in left):
+                run_image_diagonal(lowered, engine, x, [(v, None) for v in left], spatial, budget)
+    for (x, own), wide in zip(sides, (wide1, wide2), strict=True):
+        _further_alone(lowered, engine, x, wide, own, spatial)
+
+
+def _from_diagonal(variance: Array | None, plane: Array | None) -> Array | None:
+    """Variances from a Gram's diagonal; what is left to do."""
+    if variance is None or plane is None:
+        return variance
+    variance[...] = np.moveaxis(plane.diagonal(axis1=0, axis2=1), -1, 0)
+    return None
+
+
+def _run_alone(
+    lowered: Lowered, engine: Engine, x: Images, variances: Variances, spatial: Sequence[tuple[int, ...]], budget: int
+) -> None:
+    """Variances and nothing else."""
+    if x.n == 0 or all(v is None for v in variances):
         return
+    known: set[int] = set()
+    if not isinstance(engine, NumpyEngine):
+        runner = _runner(lowered, engine, x)
+        known = runner.known
+        _share(budget, 0, [runner], x.n, 0)
+        for part in runner.tiles(x.n, 0) if known else ():
+            _take(variances, part, runner.tables((x, part))[0])
+    left = [None if k in known else v for k, v in enumerate(variances)]
+    if any(v is not None for v in left):
+        run_image_diagonal(lowered, engine, x, [(v, None) for v in left], spatial, budget)
+    _further_alone(lowered, engine, x, _extreme(lowered, x), variances, spatial)
+
+
+def _take(variances: Variances, part: slice, tables: Any) -> None:
+    """Keep the variances that come with tables."""
+    for output, q in tables.variances.items():
+        own = variances[output]
+        if own is not None:
+            with np.errstate(over="ignore"):
+                own[part] = q.get() if isinstance(own, np.ndarray) and not isinstance(q, np.ndarray) else q
+
+
+def _run_pairs(
+    lowered: Lowered, engine: Engine, x1: Images, x2: Images | None, wide1: Flags, wide2: Flags, outputs: Outputs,
+    variances: Sequence[Variances], spatial: Sequence[tuple[int, ...]], budget: int, report: Report,
+) -> set[int]:  # fmt: skip
+    """By a compiled engine; the outputs whose variances came with tables."""
+    second = x1 if x2 is None else x2
     runner = _runner(lowered, engine, x1)
     wide = bool(wide1.any() or wide2.any())
     twice = runner.lossy or (wide and runner.dtype == np.float32)
     again = _runner(lowered, engine, x1, np.dtype(np.float64)) if twice else None
     mirrored = x2 is None
     written = [plane for planes in outputs for plane in planes if plane is not None]
-    if not written:
-        return
     apart, side, buffers = not all(map(runner.writes, written)), 0, 0
     if apart:  # squares of pairs by way of buffers: a quarter of the budget, or one pair
         pair = sum(math.prod(plane.shape[2:]) * plane.itemsize for plane in written)
@@ -66,24 +125,32 @@ def run_image_pairs(
 
     for rows in runner.tiles(x1.n, second.n):
         tables1 = tables2 = None  # what the last tile had goes before new ones come
-        tables1 = runner.tables(x1, rows)
         for cols in runner.tiles(second.n, x1.n):
             if mirrored and cols.stop <= rows.start:
                 continue
             tables2 = None
-            tables2 = tables1 if second is x1 and cols == rows else runner.tables(second, cols)
+            wanted = [] if mirrored and cols == rows else [(second, cols)]
+            if tables1 is None:  # those of both sides in one pass
+                tables1, *made = runner.tables((x1, rows), *wanted)
+                _take(variances[0], rows, tables1)
+            else:
+                made = runner.tables(*wanted)
+            tables2 = made[0] if made else tables1
+            if not mirrored and rows.start == 0:
+                _take(variances[1], cols, tables2)
             if apart:
                 lacking(_run_apart(runner, tables1, tables2, rows, cols, outputs, mirrored, report))
             else:
                 lacking(runner.run(tables1, tables2, rows, cols, outputs, mirrored, report))
     lacking(runner.finish())
     if not wide:
-        return
+        return runner.known
     if runner.dtype == np.float64:
         _further(lowered, engine, x1, x2, wide1, wide2, outputs, spatial)
-        return
+        return runner.known
     pairs = np.argwhere(wide1[:, None] | wide2)
     lacking((pairs[pairs[:, 0] <= pairs[:, 1]] if mirrored else pairs).tolist())
+    return runner.known
 
 
 def _extreme(lowered: Lowered, x: Images) -> Flags:
@@ -116,6 +183,19 @@ def _further(
         same = x2 is None and i == j
         planes = [[None if p is None else p[i : i + 1, j : j + 1] for p in pair] for pair in outputs]
         _reference(lowered, engine, own1, None if same else own2, planes, spatial, lambda pairs: None, np.longdouble)
+
+
+def _further_alone(
+    lowered: Lowered, engine: Engine, x: Images, wide: Flags, variances: Variances, spatial: Sequence[tuple[int, ...]]
+) -> None:
+    """Variances that float64 does not hold on the way, likewise."""
+    if x.arrays[0].dtype.itemsize < 8 or all(v is None for v in variances):
+        return
+    for k in np.flatnonzero(wide).tolist():
+        own = [None if v is None else v[k : k + 1] for v in variances]
+        nothing = [(None, None)] * len(own)
+        one = _on_host(x, slice(k, k + 1))
+        _reference(lowered, engine, one, None, nothing, spatial, lambda pairs: None, np.longdouble, [own])
 
 
 def _on_host(x: Images, part: slice) -> Images:
@@ -154,9 +234,10 @@ def _runner(lowered: Lowered, engine: Engine, x: Images, dtype: np.dtype[Any] | 
 def run_image_diagonal(
     lowered: Lowered, engine: Engine, x: Images, outputs: Outputs, spatial: Sequence[tuple[int, ...]], budget: int
 ) -> None:
-    """Fill the output planes of each image with itself, (n, 1) or (n, 1, h, h', w, w', ...)."""
+    """Fill the output planes of each image with itself, (n,) or (n, h, h', w, w', ...)."""
     if x.n == 0:
         return
+    outputs = [[None if p is None else p[:, None] for p in pair] for pair in outputs]
     wide = _extreme(lowered, x)
 
     def reference(k: int, real: Real) -> None:
@@ -171,9 +252,9 @@ def run_image_diagonal(
     runner = _runner(lowered, engine, x)
     _share(budget, 0, [runner], x.n, 0)
     for rows in runner.tiles(x.n, 0):
-        tables = runner.tables(x, rows)
+        (tables,) = runner.tables((x, rows))
         planes = [[None if p is None else p[rows] for p in pair] for pair in outputs]
-        runner.listed(tables, tables, [[k, k] for k in range(rows.stop - rows.start)], planes)
+        runner.alone(tables, planes)
     again = None
     for k in np.flatnonzero(wide).tolist():
         if runner.dtype == np.float64:
@@ -192,8 +273,8 @@ def _again(runner: Runner, x1: Images, x2: Images, pairs: list[list[int]], outpu
         part = np.asarray(pairs[start : start + step])
         first, at1 = np.unique(part[:, 0], return_inverse=True)
         second, at2 = np.unique(part[:, 1], return_inverse=True)
-        tables1 = runner.tables(Images([x[first.tolist()] for x in x1.arrays]), slice(0, len(first)))
-        tables2 = runner.tables(Images([x[second.tolist()] for x in x2.arrays]), slice(0, len(second)))
+        sides = [Images([x[at.tolist()] for x in side.arrays]) for side, at in ((x1, first), (x2, second))]
+        tables1, tables2 = runner.tables(*((side, slice(0, side.n)) for side in sides))
         fresh = [
             [None if p is None else runner.empty((len(part), 1, *p.shape[2:]), p) for p in planes] for planes in outputs
         ]
@@ -211,9 +292,9 @@ def _again(runner: Runner, x1: Images, x2: Images, pairs: list[list[int]], outpu
 
 def _reference(
     lowered: Lowered, engine: Engine, x1: Images, x2: Images | None, outputs: Outputs,
-    spatial: Sequence[tuple[int, ...]], report: Report, real: Real = np.float64,
+    spatial: Sequence[tuple[int, ...]], report: Report, real: Real = np.float64, variances: Sequence[Variances] = (),
 ) -> None:  # fmt: skip
-    """By ``images.py``, whatever the engine; its arrays stay its own."""
+    """By ``numpy_images.py``, whatever the engine; its arrays stay its own."""
     arrays = [[x.reshape(x.shape[0], *s, x.shape[-1]) for x, s in zip(i.arrays, i.spatial, strict=True)]
               for i in (x1, x2) if i is not None]  # fmt: skip
     seen = 0
@@ -224,11 +305,14 @@ def _reference(
         seen = done
 
     found = image_kernels(lowered, arrays[0], arrays[1] if x2 is not None else None, spatial, progress, real)
+    given = [(plane, value) for planes, result in zip(outputs, found, strict=True)
+             for plane, value in zip(planes, (result.nngp, result.ntk), strict=True)]  # fmt: skip
+    for side, own in enumerate(variances):
+        given += [(v, (r.cov1, r.cov2)[side]) for v, r in zip(own, found, strict=True)]
     with np.errstate(over="ignore"):
-        for planes, result in zip(outputs, found, strict=True):
-            for plane, value in zip(planes, (result.nngp, result.ntk), strict=True):
-                if plane is not None:
-                    plane[...] = value if isinstance(plane, np.ndarray) else engine.bring(value.astype(plane.dtype))
+        for plane, value in given:
+            if plane is not None:
+                plane[...] = value if isinstance(plane, np.ndarray) else engine.bring(value.astype(plane.dtype))
 
 
 def _share(budget: int, results: int, runners: Sequence[Runner], n: int, other: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ..network.program import Program
 from ..plan.grids import Plan
 from ..plan.rows import layout_of
+from ..plan.table_plan import TablePlan
 from .engine import Tile, TileInput
 from .numpy_rows import CLOSE
 
@@ -71,10 +72,21 @@ def tile_arguments(
     return place, views, [tuple(planes) for planes in outputs]
 
 
+class ImagePlan:
+    """A plan for inputs with spatial axes, compiled for one dtype, and how its tables are made."""
+
+    def __init__(self, plan: Plan, compiled: Any, dtype: Any) -> None:
+        self.plan, self.compiled, self.dtype = plan, compiled, np.dtype(dtype)
+
+    @cached_property
+    def tables(self) -> TablePlan:
+        return TablePlan(self.plan, self.compiled, self.dtype)
+
+
 @lru_cache(maxsize=16)
-def image_plan(module: ModuleType, plan: Plan, channels: tuple[int, ...], n_outputs: int, single: bool) -> Any:
+def image_plan(module: ModuleType, plan: Plan, channels: tuple[int, ...], n_outputs: int, single: bool) -> ImagePlan:
     make = module.ImagePlan32 if single else module.ImagePlan64
-    return make(plan, list(channels), n_outputs)
+    return ImagePlan(plan, make(plan, list(channels), n_outputs), np.float32 if single else np.float64)
 
 
 @lru_cache(maxsize=16)

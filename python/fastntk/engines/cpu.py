@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..network.program import Lowered
 from ..plan.grids import Plan
 from ..plan.rows import row_pass, rows_of_dual
-from .compiled import compiled_program, image_plan, tile_arguments
+from .compiled import ImagePlan, compiled_program, image_plan, tile_arguments
 from .engine import Tile, TileInput
 from .memory import HostMemory
 
@@ -51,9 +51,14 @@ class CpuEngine(HostMemory):
     def threads(self) -> int:
         return self._threads
 
-    def image_plan(self, plan: Plan, channels: tuple[int, ...], n_outputs: int, dtype: np.dtype[Any]) -> Any:
-        """The compiled plan for inputs with spatial axes: ``table_bytes``, ``worker_bytes``, ``tables``, ``run``."""
+    def image_plan(self, plan: Plan, channels: tuple[int, ...], n_outputs: int, dtype: np.dtype[Any]) -> ImagePlan:
+        """The plan for inputs with spatial axes."""
         return image_plan(self._module, plan, channels, n_outputs, dtype == np.float32)
+
+    def own_pairs(self, plan: ImagePlan, numbers: Sequence[float], tables: Array, halt: Any) -> Any:
+        """Images that meet themselves while their tables are made: ``masses``. ``halt``: an event that ends it."""
+        make = self._module.OwnPairs32 if tables.dtype == np.float32 else self._module.OwnPairs64
+        return make(plan.compiled, numbers, tables, self.isa, halt)
 
     def normalise(self, x: Array, units: Array, norms: Array) -> None:
         self._module.pack(x, units, norms, self.isa, self._threads)

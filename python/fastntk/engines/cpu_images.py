@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +14,14 @@ import numpy.typing as npt
 
 from ..base.progress import Report
 from ..network.program import Lowered
-from ..plan.lanes import Axes, make_turned_plan, turned_input, turned_output
+from ..plan.lanes import Axes, make_turned_plan, symmetric_output, turned_input, turned_output
+from ..plan.tables import make_tables
 from .cpu import CpuEngine
 
 Array = npt.NDArray[Any]
+
+WORK = 1 << 16  # variances that a thread works on while it makes tables: they stay in cache
+_LINE = 64  # bytes of a cache line: a vector that straddles two costs double
 
 
 @dataclass
@@ -44,6 +51,19 @@ class Images:
 Outputs = Sequence[Sequence[Array | None]]  # (nngp, ntk) of each program output
 
 
+@dataclass
+class Tables:
+    """What pairs read of some images."""
+
+    data: Array  # (n, numbers of one image)
+    lengths: Array  # (n,): what each image was divided by
+    variances: dict[int, Array]  # K(x, x) of outputs, (n,) each, where known
+
+    def part(self, start: int, stop: int) -> Tables:
+        own = {output: q[start:stop] for output, q in self.variances.items()}
+        return Tables(self.data[start:stop], self.lengths[start:stop], own)
+
+
 def size_text(count: int) -> str:
     """Bytes, for messages."""
     return f"{count / 2**20:.1f} MiB" if count >= 1 << 20 else f"{count / 2**10:.1f} KiB"
@@ -64,7 +84,8 @@ class Runner:
         self._engine = engine
         self._numbers = numbers
         self._plan, self._axes = make_turned_plan(program, x.spatial)
-        self._compiled = engine.image_plan(self._plan, x.channels, program.n_outputs, self._dtype)
+        self._image_plan = engine.image_plan(self._plan, x.channels, program.n_outputs, self._dtype)
+        self._compiled = self._image_plan.compiled
         self.images = 2  # whose tables are kept at a time
         self.threads = engine.threads
 
@@ -86,12 +107,12 @@ class Runner:
     @property
     def worker(self) -> int:
         """Bytes of one thread's buffers."""
-        return int(self._compiled.worker_bytes)
+        return max(int(self._compiled.worker_bytes), self._image_plan.tables.work_bytes(self._together, WORK))
 
     @property
     def table(self) -> int:
         """Bytes of one image's tables."""
-        return max(1, int(self._compiled.table_bytes))
+        return max(1, self._image_plan.tables.table_bytes)
 
     @property
     def needs(self) -> str:
@@ -129,9 +150,64 @@ class Runner:
         """An array of this runner's dtype where ``like`` lies."""
         return np.empty(shape, self._dtype)
 
-    def tables(self, x: Images, part: slice) -> Any:
-        arrays = [np.require(a, self._dtype, ["C", "A"]) for a in x.part(part.start, part.stop, self._axes)]
-        return self._compiled.tables(self._numbers, arrays, self._engine.isa, self.threads)
+    @property
+    def known(self) -> set[int]:
+        """Outputs whose variances come with the tables."""
+        return self._image_plan.tables.known
+
+    @property
+    def _together(self) -> int:
+        """Images whose tables a thread makes together."""
+        return int(self._compiled.own_images) or max(1, WORK // (8 * self._image_plan.tables.size))
+
+    def library(self, like: Array) -> Any:
+        """Of an array of the caller's."""
+        return np
+
+    def tables(self, *parts: tuple[Images, slice]) -> list[Any]:
+        """Tables of some images, of each part; made in one pass."""
+        arrays = [x.part(part.start, part.stop, self._axes) for x, part in parts]
+        joined = [own[0] if len(own) == 1 else np.concatenate(own) for own in zip(*arrays, strict=True)]
+        made = self._make(joined)
+        found, start = [], 0
+        for _, part in parts:
+            found.append(made.part(start, start + part.stop - part.start))
+            start += part.stop - part.start
+        return found
+
+    def _make(self, x: list[Array]) -> Tables:
+        """Batch by batch, on threads where there are several batches; the pool ends with the call."""
+        plan, n = self._image_plan.tables, len(x[0])
+        data, lengths = _aligned((n, plan.table_size), self._dtype), np.empty(n)
+        variances = {output: np.empty(n) for output in plan.known}
+        count = -(-n // self._together)
+        bounds = [n * k // count for k in range(count + 1)]
+        threads = min(self.threads, count)
+        halt = threading.Event() if threads > 1 else None
+
+        def batch(start: int, stop: int) -> None:
+            if halt is not None and halt.is_set():
+                return
+            part, masses = data[start:stop], None
+            if self._compiled.own_images:
+                masses = self._engine.own_pairs(self._image_plan, self._numbers, part, halt).masses
+            with np.errstate(all="ignore"):  # of each thread its own
+                own = make_tables(plan, self._numbers, [a[start:stop] for a in x], part, np, WORK, masses)
+            lengths[start:stop] = own[0]
+            for output, q in own[1].items():
+                variances[output][start:stop] = q
+
+        if halt is None:
+            for start, stop in itertools.pairwise(bounds):
+                batch(start, stop)
+            return Tables(data, lengths, variances)
+        with ThreadPoolExecutor(threads) as pool:
+            try:
+                list(pool.map(batch, bounds, bounds[1:]))
+            except BaseException:
+                halt.set()
+                raise
+        return Tables(data, lengths, variances)
 
     def run(
         self, tables1: Any, tables2: Any, rows: slice, cols: slice, outputs: Outputs, mirrored: bool, report: Report
@@ -145,10 +221,18 @@ class Runner:
             if mirrored and stop <= rows.start:
                 continue
             place = (0, rows.stop - rows.start, start - cols.start, stop - start, rows.start, start)
-            lost += self._compiled.run(
-                self._numbers, tables1, tables2, place, planes, mirrored, [], self._engine.isa, self.threads
-            )
+            lost += self._run(tables1, tables2, place, planes, mirrored, [])
             report(_pairs(rows, start, stop) if mirrored else (rows.stop - rows.start) * (stop - start))
+        return lost
+
+    def _run(
+        self, tables1: Tables, tables2: Tables, place: tuple[int, ...], planes: list[tuple[Array | None, ...]],
+        mirrored: bool, listed: list[list[int]],
+    ) -> list[list[int]]:  # fmt: skip
+        sides = ((tables.data, tables.lengths) for tables in (tables1, tables2))
+        lost: list[list[int]] = self._compiled.run(
+            self._numbers, *sides, place, planes, mirrored, listed, self._engine.isa, self.threads
+        )
         return lost
 
     def _turned(self, outputs: Outputs) -> list[tuple[Array | None, ...]]:
@@ -159,11 +243,27 @@ class Runner:
         """Wait for what ``run`` has begun; the pairs that lack digits among it."""
         return []
 
+    def alone(self, tables: Any, outputs: Outputs) -> None:
+        """Each image with itself, (n, 1) or (n, 1, h, h', w, w', ...): the numbers of a Gram's diagonal."""
+        n = len(tables.lengths)
+        self.listed(tables, tables, [[k, k] for k in range(n)], outputs)
+        for plane in (plane for planes in outputs for plane in planes):
+            if plane is not None and plane.ndim > 2:
+                symmetric_output(plane, self._axes, self.library(plane))
+
     def listed(self, tables1: Any, tables2: Any, pairs: list[list[int]], outputs: Outputs) -> None:
         """Pairs (i, j) of the tables, one row of the outputs each."""
         planes = self._turned(outputs)
         place = (0, 0, 0, 0, 0, 0)
-        self._compiled.run(self._numbers, tables1, tables2, place, planes, False, pairs, self._engine.isa, self.threads)
+        self._run(tables1, tables2, place, planes, False, pairs)
+
+
+def _aligned(shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+    """An array that begins on a cache line."""
+    size = shape[0] * shape[1] * dtype.itemsize
+    raw = np.empty(size + _LINE, np.uint8)
+    start = -raw.__array_interface__["data"][0] % _LINE
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def _pairs(rows: slice, start: int, stop: int) -> int:

@@ -81,7 +81,7 @@ class CudaEngine(WhereTheyLie):
     ) -> Any:
         """The plan for inputs with spatial axes, as device code of these numbers: ``code`` and sizes."""
         made = image_plan(self._module, plan, channels, n_outputs, dtype == np.float32)
-        return image_code(made, numbers, self.registers)
+        return image_code(made.compiled, numbers, self.registers)
 
     def image_chains(self, plan: Any, *arrays: Any) -> None:
         """What registers read of images, from their tables."""

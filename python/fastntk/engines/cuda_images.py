@@ -21,7 +21,7 @@ from ..base.progress import Report
 from ..network.program import Lowered
 from .compiled import load
 from .cpu import CpuEngine
-from .cpu_images import Images, Outputs, Runner, size_text
+from .cpu_images import Images, Outputs, Runner, Tables, size_text
 from .cuda import CudaEngine
 
 Array = npt.NDArray[Any]  # or CuPy's
@@ -41,6 +41,7 @@ class _Tables:
     chains: Array
     lengths: Array
     names: Array
+    variances: dict[int, Array]
 
 
 @dataclass
@@ -133,25 +134,32 @@ class CudaRunner(Runner):
         return True
 
     def empty(self, shape: tuple[int, ...], like: Array) -> Array:
-        xp = np if isinstance(like, np.ndarray) else self._xp
-        found: Array = xp.empty(shape, self._dtype)
+        found: Array = self.library(like).empty(shape, self._dtype)
         return found
 
-    def tables(self, x: Images, part: slice) -> _Tables:
-        if not isinstance(x.arrays[0], np.ndarray):
-            part, x = slice(0, part.stop - part.start), Images([a[part].get() for a in x.arrays])
-        made = super().tables(x, part)
-        data = made.data
-        names = np.empty((len(data), 2), np.uint64)
-        for name, row in zip(names, data, strict=True):
+    def library(self, like: Array) -> Any:
+        return np if isinstance(like, np.ndarray) else self._xp
+
+    def tables(self, *parts: tuple[Images, slice]) -> list[Any]:
+        on_host = [
+            (x, part)
+            if isinstance(x.arrays[0], np.ndarray)
+            else (Images([a[part].get() for a in x.arrays]), slice(0, part.stop - part.start))
+            for x, part in parts
+        ]
+        return [self._uploaded(made) for made in super().tables(*on_host)]
+
+    def _uploaded(self, made: Tables) -> _Tables:
+        names = np.empty((len(made.data), 2), np.uint64)
+        for name, row in zip(names, made.data, strict=True):
             digest = hashlib.blake2b(digest_size=16)
-            for start, count in self._compiled.inputs:
-                digest.update(row[start : start + count])
+            for own in self._image_plan.tables.inputs:
+                digest.update(row[own])
             name[:] = np.frombuffer(digest.digest(), np.uint64)
-        tables = self._xp.asarray(data)
-        chains = self._xp.empty((len(data), self._pairs_plan.chain_size), self._dtype)
+        tables = self._xp.asarray(made.data)
+        chains = self._xp.empty((len(names), self._pairs_plan.chain_size), self._dtype)
         self._cuda.image_chains(self._pairs_plan, self._code, tables, chains)
-        return _Tables(tables, chains, made.lengths, names)
+        return _Tables(tables, chains, made.lengths, names, {k: self._xp.asarray(q) for k, q in made.variances.items()})
 
     def run(
         self, tables1: Any, tables2: Any, rows: slice, cols: slice, outputs: Outputs, mirrored: bool, report: Report

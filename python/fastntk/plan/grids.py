@@ -24,7 +24,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -157,7 +157,19 @@ class Plan:
 
     def seconds(self) -> float:
         """About how long one pair takes on one core, float32."""
+        return self._seconds
+
+    @cached_property
+    def _seconds(self) -> float:
         return sum(grid.seconds() for grid in self.grids)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Asked for at every call: plans are found by it."""
+        return hash((self.grids, self.links))
 
 
 @dataclass

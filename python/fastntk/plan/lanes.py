@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from ..network.program import Program
@@ -82,3 +83,16 @@ def turned_output(x: Array, axes: Axes) -> Array:
         index[k] = None
     viewed: Array = found[tuple(index)]
     return viewed
+
+
+def symmetric_output(x: Array, axes: Axes, xp: Any) -> None:
+    """Of an output (n, 1, h, h', w, w', ...) of images with themselves, keep one of two equal numbers.
+
+    As in a Gram: that whose first position comes first, in the plan's order.
+    """
+    view = turned_output(x, axes)
+    sizes = view.shape[2::2]
+    numbers = np.arange(math.prod(sizes)).reshape(sizes)
+    first, second = (numbers.reshape([n if side == own else 1 for n in sizes for side in (0, 1)]) for own in (0, 1))
+    swapped = view.transpose(0, 1, *(axis ^ 1 for axis in range(2, view.ndim)))
+    view[...] = xp.where(xp.asarray(first > second), swapped, view)
