@@ -129,40 +129,4 @@ void check_numbers(const Program& program, const std::vector<double>& numbers) {
              numbers.size());
 }
 
-// ---------------------------------------------------------------- tables of images
-
-namespace {
-
-template <template <class> class Phi>
-void dual_variance(const double* params, long n, const double* q, double* found) {
-  const Phi<double> phi(params);
-  for (long k = 0; k < n; ++k) found[k] = phi.variance(q[k]);
-}
-
-template <template <class> class Phi>
-void dual_row(const double* params, double q, double* row) {
-  const Phi<double> phi(params);
-  double* rows[Phi<double>::n_rows > 0 ? Phi<double>::n_rows : 1];
-  for (int r = 0; r < Phi<double>::n_rows; ++r) rows[r] = row + r;
-  Phi<double>::store(phi.row(q), rows, 0);
-}
-
-}  // namespace
-
-const std::vector<DualInfo>& duals() {
-  static const std::vector<DualInfo> table = {
-#define FNTK_INFO(Phi, name)          \
-  {name,                              \
-   generic::Phi<double>::n_params,    \
-   generic::Phi<double>::n_rows,      \
-   generic::Phi<double>::positive,    \
-   generic::Phi<double>::homogeneous, \
-   dual_variance<generic::Phi>,       \
-   dual_row<generic::Phi>},
-      FNTK_DUALS(FNTK_INFO)
-#undef FNTK_INFO
-  };
-  return table;
-}
-
 }  // namespace fntk

@@ -26,14 +26,4 @@ int n_rows_of(int code, size_t n_params);  // of a nonlinearity
 void prepare(Program& program);
 void check_numbers(const Program& program, const std::vector<double>& numbers);
 
-// What tables of images need of a nonlinearity (math/duals.h).
-struct DualInfo {
-  const char* name;
-  int n_params, n_rows;
-  bool positive, homogeneous;
-  void (*variance)(const double* params, long n, const double* q, double* found);
-  void (*row)(const double* params, double q, double* row);  // its n_rows numbers of one input
-};
-const std::vector<DualInfo>& duals();
-
 }  // namespace fntk

@@ -99,7 +99,6 @@ void prepare(ImageProgram& program) {
     for (ImageStep& step : grid.steps) {
       const bool cov = step.in == Form::cov;
       const Window* window = &step.window;
-      const auto& all = duals();
       static const std::pair<const char*, Kind> kinds[] = {
           {"input", Kind::input}, {"land", Kind::land},       {"conv", Kind::conv},   {"dense", Kind::dense},
           {"sum", Kind::sum},     {"convert", Kind::convert}, {"store", Kind::store}, {"join", Kind::join}};
@@ -146,14 +145,14 @@ void prepare(ImageProgram& program) {
       } else if (step.kind == Kind::join) {
         limit = n_links;
       } else {
-        for (size_t k = 0; k < all.size(); ++k)
-          if (step.name == all[k].name) step.dual = int(k);
-        FNTK_CHECK(step.dual >= 0 && step.dual < kMaxDuals, "no step named '", step.name, "'");
-        const DualInfo& dual = all[size_t(step.dual)];
-        FNTK_CHECK(step.n_numbers == dual.n_params, step.name, " has ", step.n_numbers, " parameters");
-        FNTK_CHECK(!cov && (step.out == Form::cov || dual.positive == (step.out == Form::defect)), step.name,
-                   " between forms that do not fit");
-        step.n_arrays = 2 + dual.n_rows;
+        const int code = code_of(step.name);
+        FNTK_CHECK(code >= kFirstDual, "no step named '", step.name, "'");
+        step.dual = code - kFirstDual;
+        FNTK_CHECK(step.dual < kMaxDuals, step.name, " has no loop over planes");
+        check_parameters(code, size_t(std::max(step.n_numbers, 0)));
+        FNTK_CHECK(!cov && (step.out == Form::cov || ops()[size_t(code)].positive == (step.out == Form::defect)),
+                   step.name, " between forms that do not fit");
+        step.n_arrays = 2 + n_rows_of(code, size_t(step.n_numbers));
       }
       FNTK_CHECK(step.dst >= 0 && step.dst < limit, step.name, " writes ", step.dst, " of ", limit);
       if (step.kind != Kind::input && step.kind != Kind::land)

@@ -4,9 +4,7 @@
 // A pair of inputs enters with its signed defect v: 1 - rho for rho = q12 / sqrt(q11 q22) >= 0, and -(1 + rho) below.
 // It keeps the digits that a rounded covariance has lost near rho = 1 and rho = -1 (kdot ~ 1 - sqrt(2 (1 - rho)) / pi
 // there). For phi with variance map V(q) = E phi(sqrt(q) z)^2 a struct gives
-//   variance(q)      V(q)
-//   row(q)           what the pair formula needs of one input: numbers that load() and store() keep in row arrays,
-//   row_names        by their names in Python
+//   row_names        of what the pair formula needs of one input: row arrays, made in Python, which load() reads
 //   pair(c, x1, x2)  v' of rho' = k / sqrt(V(q11) V(q22)), rho' without cancellation, kdot = E phi'(.) phi'(.)
 //   positive         rho' >= 0 always, which spares the next op the question
 //   homogeneous      V(q) = mean_square q

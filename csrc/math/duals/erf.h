@@ -29,39 +29,10 @@ struct Erf {
   struct Row {
     T h, n, t, g, over_g;  // sqrt(sin A), 1 / sqrt(1 + 2 q), n (sqrt(1 + 4 q) - 1), sqrt(A), 1 / g or 0
   };
-  struct Angle {
-    T sine, n, half, cosine;  // cosine = n half, half^2 = 1 + sine
-    bool large;
-  };
   explicit FNTK_HD Erf(const double*) {}
-  static FNTK_HD Angle angle(T q) {
-    const T y = T(0.5) / (T(0.5) + q), n = sqrt(y);
-    const bool large = q > T(0.5);
-    const T sine = select(large, T(1) - y, T(2) * q * y), half = sqrt(T(1) + sine);
-    return {sine, n, half, n * half, large};
-  }
-  FNTK_HD T variance(T q) const {
-    const Angle x = angle(q);
-    return T(0.63661977236758134308) * arctangent(x.sine, x.cosine);
-  }
-  FNTK_HD Row row(T q) const {
-    const Angle x = angle(q);
-    const T g = sqrt(arctangent(x.sine, x.cosine));
-    const bool dead = g == T(0);
-    const T t = select(x.large, x.half - x.n, T(4) * q * square(x.n) / (x.n + x.half));
-    return {sqrt(x.sine), x.n, t, g, select(dead, T(0), T(1) / select(dead, T(1), g))};
-  }
   template <class Rows>
   static FNTK_HD Row load(const Rows& rows, long i) {
     return {rows[0][i], rows[1][i], rows[2][i], rows[3][i], rows[4][i]};
-  }
-  template <class R>
-  static FNTK_HD void store(const Row& row, R* const* rows, long i) {
-    rows[0][i] = R(row.h);
-    rows[1][i] = R(row.n);
-    rows[2][i] = R(row.t);
-    rows[3][i] = R(row.g);
-    rows[4][i] = R(row.over_g);
   }
 
   FNTK_HD Dual<T> pair(const Correlation<T>& c, const Row& x1, const Row& x2) const {

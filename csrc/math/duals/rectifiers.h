@@ -18,14 +18,10 @@ struct Relu {
   static constexpr T mean_square = T(0.5);
   struct Row {};
   explicit FNTK_HD Relu(const double*) {}
-  FNTK_HD T variance(T q) const { return mean_square * q; }
-  FNTK_HD Row row(T) const { return {}; }
   template <class Rows>
   static FNTK_HD Row load(const Rows&, long) {
     return {};
   }
-  template <class R>
-  static FNTK_HD void store(const Row&, R* const*, long) {}
 
   FNTK_HD Dual<T> pair(const Correlation<T>& c, const Row&, const Row&) const {
     const Arc<T> t = arc(c.w);
@@ -61,14 +57,10 @@ struct ABRelu {
     half_jump2 = T((b - a) * (b - a) / 2);
     mean_square = T(total / 2);
   }
-  FNTK_HD T variance(T q) const { return mean_square * q; }
-  FNTK_HD Row row(T) const { return {}; }
   template <class Rows>
   static FNTK_HD Row load(const Rows&, long) {
     return {};
   }
-  template <class R>
-  static FNTK_HD void store(const Row&, R* const*, long) {}
 
   FNTK_HD Dual<T> pair(const Correlation<T>& c, const Row&, const Row&) const {
     const Arc<T> t = arc(c.w);
