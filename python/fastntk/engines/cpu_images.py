@@ -229,9 +229,9 @@ class Runner:
         self, tables1: Tables, tables2: Tables, place: tuple[int, ...], planes: list[tuple[Array | None, ...]],
         mirrored: bool, listed: list[list[int]],
     ) -> list[list[int]]:  # fmt: skip
-        sides = ((tables.data, tables.lengths) for tables in (tables1, tables2))
+        one, two = ((tables.data, tables.lengths) for tables in (tables1, tables2))
         lost: list[list[int]] = self._compiled.run(
-            self._numbers, *sides, place, planes, mirrored, listed, self._engine.isa, self.threads
+            self._numbers, one, two, place, planes, mirrored, listed, self._engine.isa, self.threads
         )
         return lost
 
