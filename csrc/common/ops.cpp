@@ -9,7 +9,7 @@ namespace fntk {
 
 namespace {
 
-static_assert(kFirstDual + kDuals <= kMaxOps, "as many ops as there are codes");
+static_assert(kFirstCounted + kCounted <= kMaxOps, "as many ops as there are codes");
 #define FNTK_FITS(Phi, name) static_assert(generic::Phi<double>::n_rows <= kMaxRows, name ": too many row numbers");
 FNTK_DUALS(FNTK_FITS)
 #undef FNTK_FITS
@@ -45,22 +45,46 @@ RowNames dual_rows(const Op&) {
   return RowNames(Phi<double>::row_names.begin(), Phi<double>::row_names.end());
 }
 
+template <template <class> class Phi>
+RowNames counted_rows(const Op& op) {
+  RowNames names;
+  for (int k = 0; k + 1 < Phi<double>::n_rows(op.n_numbers); ++k) names.push_back(text("g", k));
+  names.push_back("e");
+  return names;
+}
+
+template <template <class> class Phi>
+bool counted_takes(const double* params, int n) {
+  return n <= kMaxCounted && Phi<double>::takes(params, n) && Phi<double>::n_constants(n) <= kMaxConstants;
+}
+
 }  // namespace
 
 const std::vector<OpInfo>& ops() {
-  static const std::vector<OpInfo> table = {{"dense", 4, false, true, true, dense_rows},
-                                            {"sum", 0, false, true, true, sum_rows},
-                                            {"store", 0, false, true, true, store_rows},
-                                            {"norm", 1, false, false, true, norm_rows},
-                                            {"product", 0, false, false, true, product_rows},
+  static const std::vector<OpInfo> table = {{"dense", 4, false, true, true, dense_rows, nullptr},
+                                            {"sum", 0, false, true, true, sum_rows, nullptr},
+                                            {"store", 0, false, true, true, store_rows, nullptr},
+                                            {"norm", 1, false, false, true, norm_rows, nullptr},
+                                            {"product", 0, false, false, true, product_rows, nullptr},
 #define FNTK_INFO(Phi, name)          \
   {name,                              \
    generic::Phi<double>::n_params,    \
    generic::Phi<double>::positive,    \
    generic::Phi<double>::homogeneous, \
    generic::Phi<double>::cheap,       \
-   dual_rows<generic::Phi>},
+   dual_rows<generic::Phi>,           \
+   nullptr},
                                             FNTK_DUALS(FNTK_INFO)
+#undef FNTK_INFO
+#define FNTK_INFO(Phi, name)          \
+  {name,                              \
+   kAnyNumber,                        \
+   generic::Phi<double>::positive,    \
+   generic::Phi<double>::homogeneous, \
+   false,                             \
+   counted_rows<generic::Phi>,        \
+   counted_takes<generic::Phi>},
+                                                FNTK_COUNTED(FNTK_INFO)
 #undef FNTK_INFO
   };
   return table;
@@ -120,13 +144,20 @@ void prepare(Program& program) {
   for (size_t k = 0; k + 1 < program.ops.size(); ++k) {
     const Op& next = program.ops[k + 1];
     Op& op = program.ops[k];
-    op.fused = op.code >= kFirstDual && next.code == kDense && next.src[0] == op.dst && next.dst == op.dst;
+    op.fused = op.code >= kFirstDual && op.code < kFirstCounted && next.code == kDense && next.src[0] == op.dst &&
+               next.dst == op.dst;
   }
 }
 
 void check_numbers(const Program& program, const std::vector<double>& numbers) {
   FNTK_CHECK(long(numbers.size()) >= program.n_numbers, "the program reads ", program.n_numbers, " numbers, given ",
              numbers.size());
+  for (const Op& op : program.ops) check_values(op.code, numbers.data() + op.first_number, op.n_numbers);
+}
+
+void check_values(int code, const double* params, int n) {
+  const OpInfo& info = ops()[size_t(code)];
+  FNTK_CHECK(!info.takes || info.takes(params, n), info.name, ": these ", n, " numbers are not its parameters");
 }
 
 }  // namespace fntk

@@ -102,7 +102,7 @@ struct Block {
 template <class T>
 struct OpView {
   const double* params;
-  int kind, dst, n_src;
+  int n_params, kind, dst, n_src;
   const int* src;
   const T* const* rows1;
   const T* const* rows2;

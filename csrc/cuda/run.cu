@@ -26,6 +26,41 @@ std::vector<CudaDevice> cuda_devices(std::string& reason) {
   return found;
 }
 
+namespace {
+
+template <class T>
+long append_constants(const DeviceStep& step, const double* params, std::string& code) {
+  std::vector<T> own(kMaxConstants);
+  int index = kFirstCounted, n = 0;
+#define FNTK_OWN(Phi, name)                                         \
+  if (step.head.code == index++) {                                  \
+    n = FNTK_ISA::Phi<T>::n_constants(step.n_params);               \
+    FNTK_ISA::Phi<T>::constants(params, step.n_params, own.data()); \
+  }
+  FNTK_COUNTED(FNTK_OWN)
+#undef FNTK_OWN
+  code.resize((code.size() + sizeof(T) - 1) / sizeof(T) * sizeof(T));
+  const size_t place = code.size();
+  code.append(reinterpret_cast<const char*>(own.data()), size_t(n) * sizeof(T));
+  return long(place);
+}
+
+// Behind the steps, for each that has some: what the formulas of counted nonlinearities read.
+void append_constants(const std::vector<double>& numbers, std::string& code) {
+  const size_t steps = code.size() / sizeof(DeviceStep);
+  for (size_t k = 0; k < steps; ++k) {
+    DeviceStep own;
+    const size_t at = k * sizeof(own);
+    std::memcpy(static_cast<void*>(&own), code.data() + at, sizeof(own));
+    if (own.head.code < kFirstCounted || own.head.code >= kInput) continue;
+    own.single_at = append_constants<float>(own, numbers.data() + own.first_param, code) - long(at);
+    own.exact_at = append_constants<double>(own, numbers.data() + own.first_param, code) - long(at);
+    std::memcpy(code.data() + at, static_cast<const void*>(&own), sizeof(own));
+  }
+}
+
+}  // namespace
+
 std::string device_code(const Program& program, const std::vector<double>& numbers) {
   FNTK_CHECK(program.n_slots <= kMaxSlots, "the CUDA backend keeps ", kMaxSlots, " slots, the network needs ",
              program.n_slots, " (branches held at once)");
@@ -39,6 +74,7 @@ std::string device_code(const Program& program, const std::vector<double>& numbe
     FNTK_ISA::set_constants(step, own.exact);
     code.append(reinterpret_cast<const char*>(&own), sizeof(own));
   }
+  append_constants(numbers, code);
   return code;
 }
 

@@ -4,6 +4,7 @@
 // says so); csrc/cmake/check_vectorised.py fails the build otherwise. Loops cannot fail and do not allocate.
 #include "common/program.h"
 #include "common/transpose.h"
+#include "dense/counted.h"
 #include "math/duals.h"
 #include "math/ops.h"
 
@@ -368,6 +369,9 @@ constexpr Kernels<T> make_kernels() {
   return {{dense<T>, sum<T>, store<T>, norm<T>, product<T>,
 #define FNTK_REGISTER(Phi, name) dual<Phi, T>,
            FNTK_DUALS(FNTK_REGISTER)
+#undef FNTK_REGISTER
+#define FNTK_REGISTER(Phi, name) counted<Phi, T>,
+               FNTK_COUNTED(FNTK_REGISTER)
 #undef FNTK_REGISTER
           },
           {nullptr, nullptr, nullptr, nullptr, nullptr,

@@ -80,6 +80,7 @@ struct TileRun {
       const Op& op = program.ops[k];
       OpView<T>& view = own.views[k];
       view.params = numbers.data() + op.first_number;
+      view.n_params = op.n_numbers;
       view.kind = op.kind;
       view.dst = op.dst;
       view.n_src = int(op.src.size());

@@ -151,6 +151,7 @@ struct PairBlock {
       c.stride = c.stride_after = long(step.n_arrays) * g.lanes;
       c.bias = step.bias;
       c.params = (after ? *after : step).own(numbers);
+      c.n_params = (after ? *after : step).n_numbers;
       c.coords_in = step.n_coords[0];
       c.coords_out = step.n_coords[1];
       set_weights(step, c);

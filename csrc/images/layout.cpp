@@ -173,6 +173,9 @@ void prepare(ImageProgram& program) {
 void check_numbers(const ImageProgram& program, const std::vector<double>& numbers) {
   FNTK_CHECK(long(numbers.size()) >= program.n_numbers, "the program reads ", program.n_numbers, " numbers, given ",
              numbers.size());
+  for (const ImageGrid& grid : program.grids)
+    for (const ImageStep& step : grid.steps)
+      if (step.kind == Kind::dual) check_values(kFirstDual + step.dual, step.own(numbers), step.n_numbers);
 }
 
 namespace {

@@ -1,4 +1,5 @@
 // Plane loops of images/program.h over math/duals.h: compiled once per instruction set, into its own namespace.
+#include "images/counted.h"
 #include "images/program.h"
 #include "images/sinks.h"
 #include "math/elements.h"
@@ -312,6 +313,14 @@ void register_dual(PlaneKernels<T>& k, int index) {
   k.dual[index][1][1] = dual<Phi, T, both, true>;
 }
 
+template <template <class> class Phi, class T>
+void register_counted(PlaneKernels<T>& k, int index) {
+  k.dual[index][0][0] = counted_plane<Phi, T, Form::defect, false>;
+  k.dual[index][0][1] = counted_plane<Phi, T, Form::defect, true>;
+  k.dual[index][1][0] = counted_plane<Phi, T, Form::both_defects, false>;
+  k.dual[index][1][1] = counted_plane<Phi, T, Form::both_defects, true>;
+}
+
 template <class T, Form form>
 void register_form(PlaneKernels<T>& k) {
   constexpr int index = int(form);
@@ -327,7 +336,7 @@ void register_form(PlaneKernels<T>& k) {
 
 template <class T>
 PlaneKernels<T> make_plane_kernels() {
-  static_assert(kDuals <= kMaxDuals, "as many nonlinearities as there are places for their loops");
+  static_assert(kDuals + kCounted <= kMaxDuals, "as many nonlinearities as there are places for their loops");
   PlaneKernels<T> k = {};
   register_form<T, Form::cov>(k);
   register_form<T, Form::defect>(k);
@@ -338,6 +347,9 @@ PlaneKernels<T> make_plane_kernels() {
   int index = 0;
 #define FNTK_REGISTER(Phi, name) register_dual<Phi, T>(k, index++);
   FNTK_DUALS(FNTK_REGISTER)
+#undef FNTK_REGISTER
+#define FNTK_REGISTER(Phi, name) register_counted<Phi, T>(k, index++);
+  FNTK_COUNTED(FNTK_REGISTER)
 #undef FNTK_REGISTER
   return k;
 }

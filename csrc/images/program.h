@@ -92,7 +92,8 @@ struct PlaneArgs {
   const T *after_a, *after_b;  // of the nonlinearity that is done in the same pass
   long stride_after;
   const double* params;  // of the nonlinearity
-  int n_in, n_out;       // reads along the inner axes and along axis 0, the first at distance 0
+  int n_params;
+  int n_in, n_out;  // reads along the inner axes and along axis 0, the first at distance 0
   const long *shift_in, *shift_out;
   const T *mask_in, *mask_out;  // n_in x lanes, n_out x rows
   int coords_in, coords_out;
@@ -106,7 +107,7 @@ struct PlaneArgs {
 template <class T>
 using PlaneOp = void (*)(const PlaneArgs<T>&);
 
-constexpr int kMaxDuals = 12, kFastLanes = 32;
+constexpr int kMaxDuals = 32, kFastLanes = 32;
 
 template <class T>
 struct PlaneKernels {

@@ -21,7 +21,7 @@ from .base.door import door
 from .base.names import missing
 from .base.place import Place, place_of
 from .engines.select import select
-from .network.activations import NONLINEARITIES, Nonlinearity
+from .network.activations import NONLINEARITIES, Correlation, Nonlinearity, of_input
 
 Array = npt.NDArray[Any]
 Out = tuple[Array, Array] | None
@@ -113,7 +113,10 @@ def _dual(
         flat = [contiguous(xp.broadcast_to(a, shape).astype(dtype), xp).reshape(-1) for a in arrays]
     results = [xp.empty(flat[0].shape, dtype) for _ in range(2)]
     a, b, c = layer.affine
-    engine.dual(layer.dual_name, layer.dual_params, flat[0], flat[1], flat[2], b**2, results[0], results[1])
+    if layer.counted:
+        _by_array_code(layer, flat, b**2, results, xp)
+    else:
+        engine.dual(layer.dual_name, layer.dual_params, flat[0], flat[1], flat[2], b**2, results[0], results[1])
     if (a, b, c) != (1, 1, 0):
         with np.errstate(over="ignore", invalid="ignore"):
             results[0] = results[0] * dtype.type(a**2) + dtype.type(c**2)
@@ -124,6 +127,19 @@ def _dual(
             target[...] = result
         return place.give(targets[0]), place.give(targets[1])
     return place.give(shaped[0][()]), place.give(shaped[1][()])
+
+
+def _by_array_code(layer: Nonlinearity, given: list[Array], scale: float, results: list[Array], xp: Any) -> None:
+    """The dual of ``phi(sqrt(scale) x)`` by the text of its class, in float64: wherever the arrays lie."""
+    with np.errstate(all="ignore"):
+        q11, q12, q22 = (q.astype(np.float64) for q in given)
+        c = Correlation.of_covariances(q11, q12, q22)
+        beyond = abs(q12) > (1 + float(np.finfo(given[0].dtype).eps) ** 0.5) * xp.sqrt(q11) * xp.sqrt(q22)
+        q11, q22 = scale * q11, scale * q22
+        _, rho, kdot = layer.pair(c, *(of_input(layer.rows(q, xp)) for q in (q11, q22)))
+        k = xp.sqrt(layer.variance(q11, xp)) * xp.sqrt(layer.variance(q22, xp)) * rho
+        for result, value in zip(results, (k, kdot), strict=True):
+            result[...] = xp.where(beyond, np.nan, value)
 
 
 def _check_covariance(name: str, q11: Array, q12: Array, q22: Array, dtype: np.dtype[Any]) -> None:

@@ -134,6 +134,16 @@ struct PairBlock {
     FNTK_HD T column(int row) const { return launch.table2[row * launch.rows2 + launch.tile.row2 + i]; }
   };
 
+  struct FarRows {  // where they lie
+    const PairLaunch<T>& launch;
+    long first, own;  // the block's first line, and the thread's column, in the tables
+    int at, last;     // lines of the block
+    FNTK_HD T line(int row, int p) const {
+      return launch.table1[row * launch.rows1 + first + (at + p < last ? at + p : last)];
+    }
+    FNTK_HD T column(int row) const { return launch.table2[row * launch.rows2 + own]; }
+  };
+
   const PairLaunch<T>& launch;
   Shared& shared;
   long batch = 0, i0 = 0, j0 = 0;  // of the tile: the block's first pair
@@ -175,6 +185,12 @@ struct PairBlock {
       return DiagonalRows{launch, line_within(t)};
     else
       return StagedRows{shared, staged, line_of(t), col_of(t)};
+  }
+
+  FNTK_HD FarRows far_rows(int t) const {
+    const Tile& tile = launch.tile;
+    const long own = Diagonal ? line_within(t) : col_within(col_of(t));
+    return {launch, tile.row1 + batch * tile.n1 + i0, tile.row2 + batch * tile.n2 + own, line_of(t), lines - 1};
   }
 
   FNTK_HD void stage(int t, const StepHead& head) {
@@ -273,8 +289,10 @@ struct PairBlock {
     if (lines <= 0 || diagonal >= cols) return;  // of a square at the edge, or on the diagonal
     for (const DeviceStep* step = launch.steps;; ++step) {
       const StepHead head = step->head;
-      if (head.code < kStore || (head.code >= kFirstDual && head.code < kInput)) {
+      if (head.code < kStore || (head.code >= kFirstDual && head.code < kFirstCounted)) {
         team.each([&](int t, Thread& own) { pair_step<Ntk>(head, *step, rows(t), own.x); });
+      } else if (head.code >= kFirstCounted && head.code < kInput) {
+        team.each([&](int t, Thread& own) { counted_step<Ntk>(head, *step, far_rows(t), own.x); });
       } else if (head.code == kStore) {
         store(team, head);
       } else if (head.code == kStage) {

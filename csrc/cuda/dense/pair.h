@@ -3,7 +3,9 @@
 #pragma once
 #include <cstring>
 
+#include "common/ops.h"
 #include "cuda/dense/steps.h"
+#include "math/counted.h"
 #include "math/duals.h"
 #include "math/ops.h"
 
@@ -21,6 +23,12 @@ struct Constants {
 struct DeviceStep : Step {
   Constants<float> single;
   Constants<double> exact;
+  long single_at, exact_at;  // of a counted nonlinearity: where its constants lie, in bytes from here
+  template <class T>
+  FNTK_HD const T* counted_constants() const {
+    const long at = std::is_same_v<T, float> ? single_at : exact_at;
+    return reinterpret_cast<const T*>(reinterpret_cast<const char*>(this) + at);
+  }
   template <class T>
   FNTK_HD const Constants<T>& constants() const {
     if constexpr (std::is_same_v<T, float>)
@@ -162,6 +170,46 @@ FNTK_HD void pair_step(const StepHead& head, const DeviceStep& step, const Rows&
 #define FNTK_STEP(Phi, name) \
   if (head.code == code++) return dual_step<Phi, Ntk>(head, step, rows, x);
   FNTK_DUALS(FNTK_STEP)
+#undef FNTK_STEP
+}
+
+// Row arrays of one of a thread's pairs, as a counted nonlinearity reads them: where they lie, since no number of them
+// would be staged for sure.
+template <class Rows>
+struct RowsOfPair {
+  const Rows& rows;
+  int row, p;
+  template <class T>
+  FNTK_HD T one(int k, int) const {
+    return rows.line(row + k, p);
+  }
+  template <class T>
+  FNTK_HD T two(int k, int) const {
+    return rows.column(row + k);
+  }
+};
+
+template <template <class> class Phi, bool Ntk, class T, int P, class Rows>
+FNTK_HD void counted_pairs(const DeviceStep& step, const Rows& rows, Pairs<T, P>& x) {
+  const Phi<T> phi(step.counted_constants<T>(), step.n_params);
+  FNTK_UNROLL
+  for (int p = 0; p < P; ++p) {
+    T v = x.v.at[p];
+    apart(v);
+    const End<T> ends[1] = {end_of(v)};
+    Ends<T, 1> found;
+    phi.template pairs<Ntk>(ends, RowsOfPair<Rows>{rows, step.head.row, p}, found);
+    x.v.at[p] = found.v[0];
+    if constexpr (Ntk) x.theta.at[p] *= found.kdot[0];
+  }
+}
+
+template <bool Ntk, class T, int P, class Rows>
+FNTK_HD void counted_step(const StepHead& head, const DeviceStep& step, const Rows& rows, Pairs<T, P>& x) {
+  int code = kFirstCounted;
+#define FNTK_STEP(Phi, name) \
+  if (head.code == code++) return counted_pairs<Phi, Ntk>(step, rows, x);
+  FNTK_COUNTED(FNTK_STEP)
 #undef FNTK_STEP
 }
 

@@ -45,12 +45,17 @@ class Encoder {
       }
       if (op.src[0] != op.dst) keep(k + 1);
       const Op* dense = op.code == kDense ? &op : op.fused ? &program_.ops[k + 1] : nullptr;
-      Step& step = emit(op.code, op.dst, op.first_row, op.n_rows + (op.fused ? dense->n_rows : 0));
+      const int n_rows = op.n_rows + (op.fused ? dense->n_rows : 0);
+      // a counted one reads its arrays where they lie
+      Step& step =
+          op.code >= kFirstCounted ? add(op.code, op.dst, op.first_row) : emit(op.code, op.dst, op.first_row, n_rows);
       if (dense) {
         copy(*dense, step.dense);
         step.head.after = dense->kind;
       }
-      if (op.code != kDense) copy(op, step.phi);
+      step.n_params = op.n_numbers;
+      step.first_param = op.first_number;
+      if (op.code != kDense && op.code < kFirstCounted) copy(op, step.phi);
       k += op.fused;
       hold(op.dst);
     }
@@ -90,9 +95,12 @@ class Encoder {
       FNTK_CHECK(n_rows <= rows_at_once_, "a step reads ", n_rows, " row arrays, ", rows_at_once_, " are staged");
       const int count = std::min(rows_at_once_, int(program_.places.size()) - row);
       staged_ = row + count;
-      steps_.push_back({{kStage, count, 0, row}, {}, {}});
+      steps_.push_back({{kStage, count, 0, row}, {}, {}, 0, 0});
     }
-    steps_.push_back({{code, 0, slot, row}, {}, {}});
+    return add(code, slot, row);
+  }
+  Step& add(int code, int slot, int row) {
+    steps_.push_back({{code, 0, slot, row}, {}, {}, 0, 0});
     return steps_.back();
   }
 

@@ -27,6 +27,7 @@ struct Step {
   StepHead head;
   double dense[4];  // w2, b2, f, g
   double phi[kMaxParams];
+  int n_params, first_param;  // of a counted nonlinearity, among the numbers of a call
 };
 
 // Ends with kEnd; a kStage before the first step that reads row arrays beyond those staged so far, each of at most

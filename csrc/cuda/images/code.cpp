@@ -6,6 +6,8 @@
 #include <map>
 
 #include "common/check.h"
+#include "math/counted.h"
+#include "math/duals.h"
 
 namespace fntk {
 
@@ -57,7 +59,8 @@ struct Builder {
       const auto found = std::find(reads.shift_out.begin(), reads.shift_out.end(), k - low);
       s.row_taps[k] = found == reads.shift_out.end() ? -1 : int(found - reads.shift_out.begin());
     }
-    s.fused = step.fused && step.in != Form::cov && g.steps[index + 1].kind == Kind::dual;
+    s.fused =
+        step.fused && step.in != Form::cov && g.steps[index + 1].kind == Kind::dual && g.steps[index + 1].dual < kDuals;
   }
 
   // Where numbers of a plane stand in an output of one pair, positions of both images axis by axis.
@@ -104,6 +107,17 @@ struct Builder {
     s.beta = g - s.alpha * b2;
   }
 
+  void counted(const ImageStep& step, StepCode& s) {
+    std::vector<T> own(kMaxConstants);
+    int index = kDuals;
+#define FNTK_OWN(Phi, name) \
+  if (step.dual == index++) generic::Phi<T>::constants(step.own(numbers), step.n_numbers, own.data());
+    FNTK_COUNTED(FNTK_OWN)
+#undef FNTK_OWN
+    s.n_params = step.n_numbers;
+    s.constants = append(own);
+  }
+
   StepCode step_code(const ImageGrid& g, const GridLayout<T>& where, size_t index) {
     const ImageStep& step = g.steps[index];
     StepCode s = {};
@@ -134,6 +148,8 @@ struct Builder {
       s.channels = program.channels[size_t(step.src[0])];
     } else if (step.kind == Kind::store) {
       store(g, where, step, s);
+    } else if (step.kind == Kind::dual && step.dual >= kDuals) {
+      counted(step, s);
     } else if (step.kind == Kind::dual) {
       FNTK_CHECK(step.n_numbers <= 4, step.name, " has too many parameters for CUDA");
       std::copy_n(step.own(numbers), step.n_numbers, s.params);

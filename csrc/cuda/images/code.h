@@ -39,6 +39,8 @@ struct StepCode {
   int extent_rows;
   double w, b2, alpha, beta;  // of Weights
   double params[4];           // of a nonlinearity
+  int n_params;               // of a counted one
+  long constants;             // T, what its formula reads
 };
 
 constexpr long kChainLanes = 32, kChainQuad = 4 * kChainLanes;  // four numbers of each lane

@@ -5,6 +5,7 @@
 // sums have one order. A team (a block, a warp, the host) shares a plane's elements and waits for all between passes.
 #pragma once
 #include "cuda/images/call.h"
+#include "images/counted.h"
 
 namespace fntk {
 namespace FNTK_ISA {
@@ -128,6 +129,10 @@ struct ImageUnit {
 #define FNTK_APPLY(Phi, name) \
   if (s.dual == index++) dual<Phi>(s);
         FNTK_DUALS(FNTK_APPLY)
+#undef FNTK_APPLY
+#define FNTK_APPLY(Phi, name) \
+  if (s.dual == index++) counted<Phi>(s);
+        FNTK_COUNTED(FNTK_APPLY)
 #undef FNTK_APPLY
       }
     }
@@ -400,6 +405,31 @@ struct ImageUnit {
       const Apply<Phi, T, cov, true> sink(phi, p.a, p.b, out, lanes);
       sink.template put<form, false>(p.x, plane(slot, 0)[k], form == Form::both_defects ? plane(slot, 1)[k] : T(0),
                                      plane(slot, 2)[k], T(0));
+    });
+  }
+
+  template <template <class> class Phi>
+  FNTK_TEAM void counted(const StepCode& s) {
+    const bool both = s.in == int(Form::both_defects), cov = s.out == int(Form::cov);
+    if (both && cov)
+      count<Phi, Form::both_defects, true>(s);
+    else if (both)
+      count<Phi, Form::both_defects, false>(s);
+    else if (cov)
+      count<Phi, Form::defect, true>(s);
+    else
+      count<Phi, Form::defect, false>(s);
+  }
+  template <template <class> class Phi, Form form, bool cov>
+  FNTK_TEAM void count(const StepCode& s) {
+    const Phi<T> phi(at<T>(s.constants), s.n_params);
+    const int slot = source(s);
+    const long lanes = c.grid.lanes;
+    team.each(plane_size(), [&](int k) {
+      const Place p = place(s, k);
+      const T* const in[3] = {plane(slot, 0) + k, plane(slot, 1) + k, plane(slot, 2) + k};
+      T* const out[3] = {plane(s.dst, 0) + k, plane(s.dst, 1) + k, plane(s.dst, 2) + k};
+      counted_places<T, 1, form, cov>(phi, PlaneRows<T>{p.a + p.x, p.b + p.x, lanes}, in, out);
     });
   }
 

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..network.activations import is_homogeneous, of_dual, of_input, rho_of, signed_defect
+from ..network.activations import is_homogeneous, of_input, of_op, rho_of, signed_defect
 from ..network.program import Lowered, Op
 from ..network.window import Positions
 from ..plan.rows import rows_of
@@ -277,7 +277,7 @@ def _variance(step: _Step, own: Planes) -> Array:
         return np.asarray(np.sum(own, axis=0))
     if name in ("dense", "conv"):
         return params[0] * (_mean(step, own[0]) if name == "conv" else own[0]) + params[1]
-    return of_dual(name, params).variance(own[0])
+    return of_op(step.op, params).variance(own[0])
 
 
 def _taps(step: _Step, k: Array) -> Iterator[Array]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..network.activations import Correlation, of_dual, of_input, rho_of, signed_defect
+from ..network.activations import Correlation, of_dual, of_input, of_op, rho_of, signed_defect
 from ..network.program import Lowered, Op
 from ..plan.rows import Rows, row_pass
 from .engine import Tile, TileInput
@@ -83,7 +83,7 @@ def run_op(
             w, u = np.abs(v), np.abs(v_b)
             v = signed_defect((v < 0) == (v_b < 0), w + u - w * u)
         return v, theta
-    v, _, kdot = of_dual(op.name, numbers).pair(Correlation.of_defect(v), x1, x2)
+    v, _, kdot = of_op(op, numbers).pair(Correlation.of_defect(v), x1, x2)
     return v, theta * kdot
 
 

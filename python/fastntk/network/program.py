@@ -50,6 +50,7 @@ class Op:
     numbers: range = range(0)  # places of its parameters
     window: Window | None = None  # conv and pool: the geometry
     means: tuple[bool, ...] = ()  # sum: which sources may have a mean
+    layer: Any = None  # the nonlinearity, where its parameters do not say all that belongs to one input
 
     def own(self, numbers: Sequence[float]) -> tuple[float, ...]:
         """Its parameters among those of the network."""
@@ -132,7 +133,7 @@ class Builder:
 
     def emit(
         self, name: str, *sources: Value, params: Sequence[float] = (), window: Window | None = None,
-        means: tuple[bool, ...] = (), **changes: Any,
+        means: tuple[bool, ...] = (), layer: Any = None, **changes: Any,
     ) -> Value:  # fmt: skip
         """Append an op; the new value is the first source's with ``changes``."""
         slot = self.n_slots
@@ -140,7 +141,7 @@ class Builder:
         numbers = range(len(self.numbers), len(self.numbers) + len(params))
         self.numbers += (p if isinstance(p, Jet) else float(p) for p in params)
         kind = _kind(params or IDENTITY) if name in ("dense", "conv") else "means" if sum(means) > 1 else ""
-        self.ops.append(Op(name, slot, tuple(s.slot for s in sources), kind, numbers, window, means))
+        self.ops.append(Op(name, slot, tuple(s.slot for s in sources), kind, numbers, window, means, layer))
         if changes.get("gaussian") and name in ("dense", "conv"):
             changes |= {"mean": "", "weights": frozenset([slot])}
         return replace(sources[0], slot=slot, **changes)

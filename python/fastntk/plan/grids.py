@@ -25,6 +25,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +59,7 @@ class Step:
     numbers: range = range(0)
     window: Window | None = None
     fused: bool = False  # the next step, a nonlinearity, is done in this one's pass
+    layer: Any = None  # the nonlinearity: as in an op
 
     def flops(self) -> float:
         """Additions and multiplications of one entry."""
@@ -68,6 +70,8 @@ class Step:
             return 2 * planes * taps + (0 if self.form_in == "cov" else 3 * taps) + 6
         if self.name in LINEAR or self.name in ("input", "join", "land", "store"):
             return 2 * planes
+        if self.layer is not None:
+            return 20 + 12 * len(self.numbers)
         return 45  # a nonlinearity: one square root, two polynomials
 
 
@@ -364,7 +368,9 @@ def _steps(nodes: list[_Node], members: list[int]) -> tuple[list[Step], int]:
             free.extend(dying)
         form_in = node.form if not node.sources else nodes[node.sources[0]].form
         op = node.op
-        steps.append(Step(name, place[index], src, form_in, node.form, node.extent, op.kind, op.numbers, op.window))
+        form = form_in, node.form
+        step = Step(name, place[index], src, *form, node.extent, op.kind, op.numbers, op.window, layer=op.layer)
+        steps.append(step)
         own = (place[index],)
         ends = [("store", output) for output in node.stored]
         ends += [("join", n.link) for n in nodes if n.joins and n.sources[0] == index]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..network.activations import Nonlinearity, of_dual, of_input, row_names_of_dual
+from ..network.activations import Nonlinearity, of_dual, of_input, of_op, row_names_of_dual
 from ..network.program import Lowered, Op, Program
 
 Array = npt.NDArray[Any]  # or CuPy's
@@ -26,9 +26,9 @@ _CHUNK = 4096
 
 
 @lru_cache(maxsize=1024)
-def _layer(name: str, numbers: tuple[float, ...]) -> Nonlinearity:
+def _layer(name: str, numbers: tuple[float, ...], layer: Nonlinearity | None = None) -> Nonlinearity:
     """The bare nonlinearity of a dual op; as many objects as there are different ones."""
-    return of_dual(name, numbers)
+    return of_dual(name, numbers) if layer is None else layer
 
 
 def row_names(op: Op) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ def rows_of(op: Op, numbers: Sequence[float], q: Sequence[Array], xp: Any = np) 
     elif op.name == "sum":
         found = [_share_of_part(part, sum(q[1:], q[0]), xp) for part in q]
     else:
-        return of_dual(op.name, numbers).rows(q[0], xp)
+        return of_op(op, numbers).rows(q[0], xp)
     return dict(zip(row_names(op), found, strict=True))
 
 
@@ -210,7 +210,7 @@ def _move(op: Op, own: tuple[float, ...], sources: tuple[int, ...]) -> _Move:
         return _Move(op.name, sources, means=op.means)
     if op.name == "norm":
         return _Move("norm", sources, bias=own[0])
-    layer = _layer(op.name, own)
+    layer = _layer(op.name, own, op.layer)
     if layer.homogeneous:
         return _Move("scale", sources, layer, float(layer.variance(np.ones(()))))
     return _Move("dual", sources, layer)
@@ -263,9 +263,9 @@ class RowPass:
         columns = xp.asarray(np.array(f + b2)[:, None])
         self._f, self._b2 = columns[: len(f)], columns[len(f) :]
         self._duals: list[tuple[Nonlinearity, list[int], dict[str, int]]] = []  # those of one struct behind each other
-        for (name, numbers), same in groupby(self.layout.duals, lambda k: (ops[k].name, own[k])):
+        for key, same in groupby(self.layout.duals, lambda k: (ops[k].name, own[k], ops[k].layer)):
             members = list(same)
-            self._duals.append((_layer(name, numbers), [sources[k][0] for k in members], places[members[0]]))
+            self._duals.append((_layer(*key), [sources[k][0] for k in members], places[members[0]]))
 
     def values(self, q: Sequence[Array]) -> _Values:
         """The variance of each value, given those of the inputs."""

@@ -72,14 +72,14 @@ def make_tables(
 
 
 @lru_cache(maxsize=256)
-def _bare(name: str, params: tuple[float, ...]) -> Nonlinearity:
-    return of_dual(name, params)
+def _bare(name: str, params: tuple[float, ...], layer: Nonlinearity | None) -> Nonlinearity:
+    return of_dual(name, params) if layer is None else layer
 
 
 @lru_cache(maxsize=256)
 def _square(name: str, params: tuple[float, ...]) -> float:
     """The variance behind a nonlinearity of inputs of variance 1."""
-    return float(_bare(name, params).variance(np.ones(())))
+    return float(_bare(name, params, None).variance(np.ones(())))
 
 
 def _power(x: Array, dtype: Any, xp: Any) -> Array:
@@ -219,7 +219,7 @@ class _Tables:
             if step.dst in self.plan.known:
                 self.variances[step.dst] = out[:: self.grid.size] * self.lengths**2
         elif name != "convert":
-            phi = _bare(name, part.own(self.numbers))
+            phi = _bare(name, part.own(self.numbers), step.layer)
             if phi.homogeneous:
                 np.multiply(q[part.src[0], body], self._gain(part), out=out)
             else:
@@ -451,10 +451,10 @@ class _Tables:
         arrays, variances = xp.empty((group.n_arrays - 2, *before.shape)), q[group.src[0], self.body]
         alike: dict[Any, list[int]] = defaultdict(list)
         for k, part in enumerate(group.parts):
-            alike[part.step.name, part.own(self.numbers)].append(k)
-        for (name, params), steps in alike.items():
+            alike[part.step.name, part.own(self.numbers), part.step.layer].append(k)
+        for key, steps in alike.items():
             own = index_of(steps)
-            rows = _bare(name, params).rows(xp.ascontiguousarray(variances[own]), xp)
+            rows = _bare(*key).rows(xp.ascontiguousarray(variances[own]), xp)
             for array, row in zip(arrays, rows.values(), strict=True):
                 array[own] = row
         for k, part in enumerate(group.parts):

@@ -93,6 +93,9 @@ class Nonlinearity(Layer):
     positive: ClassVar[bool] = False  # the dual is never negative
     homogeneous: ClassVar[bool] = False  # phi(c x) = c phi(x) for c > 0
     cheap: ClassVar[bool] = False  # few enough instructions to be done in the same pass as a 3 x 3 window
+    # Parameters are counted at run time (csrc/math/counted/) and do not say all: the op keeps the layer beside them.
+    counted: ClassVar[bool] = False
+    jumps: ClassVar[bool] = False  # phi has a step, whose derivative counts as 0: kdot is not the slope of k
 
     @classmethod
     def names_of_rows(cls, n_params: int) -> tuple[str, ...]:
@@ -164,7 +167,8 @@ class Nonlinearity(Layer):
         if b != 1:
             value = builder.emit("dense", value, params=(b**2, 0, 0, 0))
         mean = "" if type(self).mean is Nonlinearity.mean else "known"
-        value = builder.emit(self.dual_name, value, params=self.dual_params, gaussian=False, mean=mean)
+        kept = self if self.counted else None
+        value = builder.emit(self.dual_name, value, params=self.dual_params, layer=kept, gaussian=False, mean=mean)
         if (a, c) != (1, 0):
             lost = c != 0 or (mean and a < 0)  # squares have no sign
             value = builder.emit("dense", value, params=(a**2, c**2, 0, 0), mean="unknown" if lost else mean)
@@ -209,6 +213,12 @@ _BY_DUAL: dict[str, type[Nonlinearity]] = {}
 Kind = TypeVar("Kind", bound=type[Nonlinearity])
 
 
+def base_of_op(kind: Kind) -> Kind:
+    """Decorator: a class that others are made from, by the name of the op that all of them lower to."""
+    _BY_DUAL[kind.dual_name] = kind
+    return kind
+
+
 def registered(name: str, *args: Any) -> Callable[[Kind], Kind]:
     """Decorator: a class by its name in ``fastntk.dual``, and the arguments of its example."""
 
@@ -225,6 +235,12 @@ def registered(name: str, *args: Any) -> Callable[[Kind], Kind]:
 def of_dual(name: str, params: Sequence[float]) -> Nonlinearity:
     """The bare nonlinearity of a dual op."""
     return _BY_DUAL[name](*params)
+
+
+def of_op(op: Op, numbers: Sequence[float]) -> Nonlinearity:
+    """The bare nonlinearity of an op with its own numbers."""
+    layer: Nonlinearity = op.layer if op.layer is not None else of_dual(op.name, numbers)
+    return layer
 
 
 def is_dual(name: str) -> bool:
