@@ -365,7 +365,7 @@ def test_unit_rows(dtype):
             assert np.abs(units[b, i] - wanted).max() <= 2 * info.eps * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize("name", list(NONLINEARITIES))
+@pytest.mark.parametrize("name", [name for name, (make, args) in NONLINEARITIES.items() if not make(*args).counted])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_dual_maps(name, case, dtype):

@@ -93,7 +93,7 @@ def exact(name, case, dtype):
     q11, q12, q22 = triples = covariances(name, case, dtype)
     found = dict(zip(("k", "kdot"), oracles.dual(layer, q11, q12, q22), strict=True))
     scales = oracles.dual_scales(layer, q11, q22)
-    keep = within_range([size for _, size in scales.values()], dtype)
+    keep = within_range([*(size for _, size in scales.values()), *(abs(v.high) for v in found.values())], dtype)
     floors = {quantity: np.broadcast_to(floor, keep.shape)[keep] for quantity, (floor, _) in scales.items()}
     return tuple(q[keep] for q in triples), {quantity: value[keep] for quantity, value in found.items()}, floors
 
@@ -206,6 +206,8 @@ def check_quadrature(layer, point):
     exact = oracles.dual(layer, *([q] for q in point))
     sizes = [size for _, size in oracles.dual_scales(layer, [point[0]], [point[2]]).values()]
     for found, expected, size in zip(oracles.quadrature(layer, *point), exact, sizes, strict=True):
+        if layer.jumps and size == 0:  # kdot counts as 0
+            continue
         assert_close(np.array([found]), expected, "closed form", np.float64, scale=size)
 
 
@@ -224,6 +226,9 @@ def test_kdot_is_the_slope_of_k(name, point):
     step = mp.mpf(10) ** -40
     above, below = (oracles.covariance_dual(layer, q11, q12 + s, q22)[0] for s in (step, -step))
     kdot = oracles.covariance_dual(layer, q11, q12, q22)[1]
+    if layer.jumps:
+        assert kdot == 0
+        return
     assert abs((above - below) / (2 * step) - kdot) <= 1e-15 * abs(kdot)
 
 

@@ -122,6 +122,8 @@ def stays(layer, W_std, b_std):
     From the least and the largest variance of `pairs` on. What magnifies more is chaotic, and loses digits by its
     nature.
     """
+    if layer.jumps and not b_std:
+        return False  # it takes roots of defects, so that after ten layers rounding errors are as good as defects
     w2, b2 = W_std**2, (b_std or 0) ** 2
     for q in (0.02, 120.0):
         growth, q = 1.0, w2 * q + b2

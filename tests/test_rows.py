@@ -20,7 +20,7 @@ MODULES = [
     pytest.param(name, marks=pytest.mark.skipif(select.load(name)[0] is None, reason=name)) for name in ("cpu", "cuda")
 ]
 LAYERS = {name: make(*args) for name, (make, args) in NONLINEARITIES.items()}
-BARE = {layer.dual_name: layer for layer in LAYERS.values()}
+BARE = {layer.dual_name: layer for layer in LAYERS.values()}  # of each op with an example
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,9 @@ VARIANCES = np.concatenate([[0.0], np.geomspace(1e-30, 1e30, 61), [0.1, 0.2, 0.5
 
 def exact_variance(op, numbers, q):
     """E phi^2 by the published dual on the diagonal."""
-    layer = registry.of_dual(op.name, numbers)
+    layer = registry.of_op(op, numbers)
+    if not q and layer.jumps:
+        return mpf(0)  # the sign of 0
     q = q or mpf("1e-3000")  # closed forms divide by it; what is left of 0 is 0
     found = layer.exact(q, q, q, mp)[0]
     return found if found > mpf("1e-1000") else mpf(0)
@@ -92,7 +94,23 @@ def recursion(program, numbers, q):
 
 
 def near(found, wanted, eps):
+    """Where both are numbers of their dtype."""
+    limits = np.finfo(found.dtype)
+    if wanted and not float(limits.tiny) < wanted < float(limits.max):
+        return found == 0 or not limits.tiny < found < limits.max
     return abs(mpf(float(found)) - wanted) <= eps * abs(wanted)
+
+
+def accepted(made):
+    """Those of VARIANCES whose powers stay within the range of float64 on the way."""
+    found = VARIANCES
+    while True:
+        try:
+            row_pass(made)([found], np.float64)
+        except ValueError:
+            found = found[found < found.max()]
+        else:
+            return found
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -102,13 +120,18 @@ def test_rows_and_variances(name, dtype):
     made = lowered(NETWORKS[name])
     ops = made.program.ops
     eps = 4 * float(np.finfo(np.float64).eps) * len(ops)
-    table = row_pass(made)([VARIANCES], dtype)
+    variances = accepted(made)
+    assert len(variances) > len(VARIANCES) / 2
+    table = row_pass(made)([variances], dtype)
     assert table.table.dtype == dtype
-    for i, q in enumerate(VARIANCES):
+    for i, q in enumerate(variances):
         with mp.workdps(60):
             read, outputs = recursion(made.program, made.numbers, mpf(float(q)))
+            step = mpf("1e-20")
+            _, moved = recursion(made.program, made.numbers, mpf(float(q)) * (1 + step))
             for output, wanted in outputs.items():
-                assert near(table.variance(output)[i], wanted, eps), (q, output)
+                slope = max(1, abs(moved[output] / wanted - 1) / step) if wanted else 1  # powers of powers
+                assert near(table.variance(output)[i], wanted, eps * slope), (q, output)
             for k, wanted in enumerate(read):
                 for row, value in (wanted or {}).items():
                     assert near(getattr(table.of(k), row)[i], value, eps + float(np.finfo(dtype).eps)), (q, k, row)
@@ -118,8 +141,9 @@ def test_rows_and_variances(name, dtype):
 def test_all_ops_at_once_are_each_op_alone(name):
     """The stacked pass, and what the readable text says of one op: the same bits, whatever stands beside an input."""
     made = lowered(NETWORKS[name])
-    whole = row_pass(made)([VARIANCES], np.float64)
-    values = row_pass(made).values([VARIANCES]).q
+    variances = accepted(made)
+    whole = row_pass(made)([variances], np.float64)
+    values = row_pass(made).values([variances]).q
     layout = layout_of(made.program)
     for k, (op, sources) in enumerate(zip(made.program.ops, layout.sources, strict=True)):
         alone = rows_of(op, op.own(made.numbers), [values[v] for v in sources])
@@ -128,8 +152,8 @@ def test_all_ops_at_once_are_each_op_alone(name):
             assert same(getattr(whole.of(k), row), array)
     assert sorted(p for places in layout.places for p in places.values()) == list(range(layout.n_rows))
     for n in (1, 2, 3, 7, 8, 9, 15, 17):  # parts of vectors
-        for start in (0, 5, len(VARIANCES) - n):
-            part = row_pass(made)([VARIANCES[start : start + n]], np.float64)
+        for start in (0, 5, len(variances) - n):
+            part = row_pass(made)([variances[start : start + n]], np.float64)
             assert same(part.table, whole.table[:, start : start + n])
             assert same(part.variance(0), whole.variance(0)[start : start + n])
 
@@ -202,8 +226,8 @@ def test_both_registries_agree(backend):
         else:
             for trait in ("positive", "homogeneous", "cheap"):
                 assert op[trait] == getattr(kind, trait), (name, trait)
-            assert op["n_params"] in (-1, len(BARE[name].dual_params))
-        for own in sample(name, 0 if kind is None else len(BARE[name].dual_params)):
+            assert op["n_params"] == (-1 if kind.counted else len(BARE[name].dual_params))
+        for own in sample(name, len(BARE[name].dual_params) if name in BARE else 0 if kind is None else 7):
             found = module.row_names(own.name, own.kind, len(own.numbers), len(own.src))
             assert tuple(found) == row_names(own)
 

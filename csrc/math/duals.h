@@ -4,8 +4,9 @@
 #include "math/duals/gaussian.h"
 #include "math/duals/gelu.h"
 #include "math/duals/rectifiers.h"
+#include "math/duals/sign.h"
 
-#define FNTK_DUALS(X) FNTK_RECTIFIERS(X) FNTK_ERF(X) FNTK_GAUSSIANS(X) FNTK_GELU(X)
+#define FNTK_DUALS(X) FNTK_RECTIFIERS(X) FNTK_ERF(X) FNTK_GAUSSIANS(X) FNTK_GELU(X) FNTK_SIGN(X)
 
 namespace fntk {
 

@@ -3,7 +3,7 @@
 ``__all__`` names the layers, which ``fastntk.stax`` offers.
 """
 
-from . import error_function, gaussian, gelu, rectifiers
+from . import error_function, gaussian, gelu, polynomials, rectifiers
 from .error_function import *  # noqa: F403
 from .gaussian import *  # noqa: F403
 from .gelu import *  # noqa: F403
@@ -15,13 +15,16 @@ from .nonlinearity import is_homogeneous as is_homogeneous
 from .nonlinearity import is_positive as is_positive
 from .nonlinearity import of_dual as of_dual
 from .nonlinearity import of_input as of_input
+from .nonlinearity import of_op as of_op
 from .nonlinearity import rho_of as rho_of
 from .nonlinearity import row_names_of_dual as row_names_of_dual
 from .nonlinearity import signed_defect as signed_defect
+from .polynomials import *  # noqa: F403
 from .rectifiers import *  # noqa: F403
 
 __all__ = []
 __all__ += error_function.__all__
 __all__ += gaussian.__all__
 __all__ += gelu.__all__
+__all__ += polynomials.__all__
 __all__ += rectifiers.__all__
