@@ -114,7 +114,7 @@ def quadrature(layer: Nonlinearity, q11: float, q12: float, q22: float) -> tuple
 
 # ---------------------------------------------------------------- what errors of a dual map are measured by
 
-_CONDITION = 30  # above this an error of one rounding in a variance or defect is seen as so many in the result
+_CONDITION = 8  # an error of one rounding in a variance or defect is as many in the result: all that the bounds allow
 
 
 @functools.cache
@@ -127,7 +127,7 @@ def without_relative_accuracy(layer: Nonlinearity) -> frozenset[str]:
     step = FEW.mpf(10) ** -15
     variances = [FEW.mpf(min(q, layer.largest_variance / 2)) for q in (0.01, 0.3, 1.0, 7.0, 100.0)]
     defects = [FEW.mpf(w) for w in (1e-6, 0.01, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.99)]
-    found = set()
+    found = {"k"} if layer.affine[2] else set()  # an offset is added to what may be its negative
 
     def at(q1, q2, w, sign):
         return covariance_dual(layer, q1, sign * (1 - w) * FEW.sqrt(q1 * q2), q2, FEW)

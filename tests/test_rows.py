@@ -19,8 +19,8 @@ from mpmath import mp, mpf
 MODULES = [
     pytest.param(name, marks=pytest.mark.skipif(select.load(name)[0] is None, reason=name)) for name in ("cpu", "cuda")
 ]
-LAYERS = {name: make(*args) for name, (make, args) in NONLINEARITIES.items()}
-BARE = {layer.dual_name: layer for layer in LAYERS.values()}  # of each op with an example
+LAYERS = {name: make(*args) for name, (make, args) in NONLINEARITIES.items()} | {"cosine": stax.Cos(0.9, 1.3)}
+BARE = {layer.bare.dual_name: layer.bare for layer in LAYERS.values()}  # of each op with an example
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +51,12 @@ def networks():
 
 NETWORKS = dict(networks())
 VARIANCES = np.concatenate([[0.0], np.geomspace(1e-30, 1e30, 61), [0.1, 0.2, 0.5, 0.51, 1.0, 3.0]])
+
+
+def variances(name):
+    """For a network: those that its nonlinearity has an answer for, and hardly magnifies errors of."""
+    layer = LAYERS.get(name.split(",")[0])
+    return VARIANCES if layer is None else VARIANCES[layer.largest_variance / 1000 >= VARIANCES]
 
 
 def exact_variance(op, numbers, q):
@@ -101,9 +107,8 @@ def near(found, wanted, eps):
     return abs(mpf(float(found)) - wanted) <= eps * abs(wanted)
 
 
-def accepted(made):
-    """Those of VARIANCES whose powers stay within the range of float64 on the way."""
-    found = VARIANCES
+def accepted(made, found):
+    """Those of some variances whose powers stay within the range of float64 on the way."""
     while True:
         try:
             row_pass(made)([found], np.float64)
@@ -120,11 +125,11 @@ def test_rows_and_variances(name, dtype):
     made = lowered(NETWORKS[name])
     ops = made.program.ops
     eps = 4 * float(np.finfo(np.float64).eps) * len(ops)
-    variances = accepted(made)
-    assert len(variances) > len(VARIANCES) / 2
-    table = row_pass(made)([variances], dtype)
+    given = accepted(made, variances(name))
+    assert len(given) > len(VARIANCES) / 3
+    table = row_pass(made)([given], dtype)
     assert table.table.dtype == dtype
-    for i, q in enumerate(variances):
+    for i, q in enumerate(given):
         with mp.workdps(60):
             read, outputs = recursion(made.program, made.numbers, mpf(float(q)))
             step = mpf("1e-20")
@@ -141,9 +146,9 @@ def test_rows_and_variances(name, dtype):
 def test_all_ops_at_once_are_each_op_alone(name):
     """The stacked pass, and what the readable text says of one op: the same bits, whatever stands beside an input."""
     made = lowered(NETWORKS[name])
-    variances = accepted(made)
-    whole = row_pass(made)([variances], np.float64)
-    values = row_pass(made).values([variances]).q
+    given = accepted(made, variances(name))
+    whole = row_pass(made)([given], np.float64)
+    values = row_pass(made).values([given]).q
     layout = layout_of(made.program)
     for k, (op, sources) in enumerate(zip(made.program.ops, layout.sources, strict=True)):
         alone = rows_of(op, op.own(made.numbers), [values[v] for v in sources])
@@ -152,8 +157,8 @@ def test_all_ops_at_once_are_each_op_alone(name):
             assert same(getattr(whole.of(k), row), array)
     assert sorted(p for places in layout.places for p in places.values()) == list(range(layout.n_rows))
     for n in (1, 2, 3, 7, 8, 9, 15, 17):  # parts of vectors
-        for start in (0, 5, len(variances) - n):
-            part = row_pass(made)([variances[start : start + n]], np.float64)
+        for start in (0, 5, len(given) - n):
+            part = row_pass(made)([given[start : start + n]], np.float64)
             assert same(part.table, whole.table[:, start : start + n])
             assert same(part.variance(0), whole.variance(0)[start : start + n])
 

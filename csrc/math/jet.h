@@ -78,6 +78,11 @@ FNTK_HD Jet<N> arctangent(const Jet<N>& y, const Jet<N>& x) {
   const double over = select(square == 0.0, 0.0, 1 / select(square == 0.0, 1.0, square));
   return chain(arctangent<steep>(y.v, x.v), x.v * over, y, -y.v * over, x);
 }
+template <int N>
+FNTK_HD Decay<Jet<N>> decay(const Jet<N>& x) {
+  const Decay<double> e = decay(x.v);
+  return {chain(e.left, -e.left, x), chain(e.lost, e.left, x)};
+}
 
 // d angle / dw = 1 / (pi sin theta), and the moment's slope is theta / pi: the angle.
 template <int N>

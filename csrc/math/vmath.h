@@ -146,13 +146,13 @@ FNTK_HD T square(T x) {
 }
 
 // c0 + c1 z + c2 z^2 + ...
-template <class T>
-FNTK_HD T horner(T, T last) {
-  return last;
+template <class T, class Last>
+FNTK_HD T horner(T, Last last) {
+  return T(last);
 }
-template <class T, class... Rest>
-FNTK_HD T horner(T z, T first, Rest... rest) {
-  return fma(z, horner(z, T(rest)...), first);
+template <class T, class First, class... Rest>
+FNTK_HD T horner(T z, First first, Rest... rest) {
+  return fma(z, horner(z, rest...), T(first));
 }
 
 // a d - b c without the cancellation that a rounded product brings. float goes through double, where both products are

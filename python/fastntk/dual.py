@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -102,6 +103,9 @@ def _dual(
             if array.size and (array < 0).any():
                 raise ValueError(f"[{name}] {label} is a variance, given {np.nanmin(array)}")
         _check_covariance(name, arrays[0], arrays[1], arrays[2], dtype)
+        if layer.largest_variance < math.inf:
+            for array in (arrays[0], arrays[2]):
+                layer.variance(layer.affine[1] ** 2 * array)
     if out is not None and (not isinstance(out, (tuple, list)) or len(out) != 2):
         raise TypeError(f"[{name}] out must be a pair (k, kdot), given {describe(out)}")
     targets = None if out is None else [check_out(o, shape, dtype, arrays, name, place) for o in out]
@@ -113,10 +117,11 @@ def _dual(
         flat = [contiguous(xp.broadcast_to(a, shape).astype(dtype), xp).reshape(-1) for a in arrays]
     results = [xp.empty(flat[0].shape, dtype) for _ in range(2)]
     a, b, c = layer.affine
-    if layer.counted:
-        _by_array_code(layer, flat, b**2, results, xp)
+    bare = layer.bare
+    if bare.counted:
+        _by_array_code(bare, flat, b**2, results, xp)
     else:
-        engine.dual(layer.dual_name, layer.dual_params, flat[0], flat[1], flat[2], b**2, results[0], results[1])
+        engine.dual(bare.dual_name, bare.dual_params, flat[0], flat[1], flat[2], b**2, results[0], results[1])
     if (a, b, c) != (1, 1, 0):
         with np.errstate(over="ignore", invalid="ignore"):
             results[0] = results[0] * dtype.type(a**2) + dtype.type(c**2)

@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 # Names of Neural Tangents' stax, and those of layers elsewhere, that are not implemented: what comes nearest.
 _DUAL = "fastntk.quadrature.dual computes the dual of any smooth function, fastntk.meanfield takes it as an activation"
 STAX: dict[str, str] = {
-    **dict.fromkeys(("Sigmoid_like", "Sigmoid"), f"Erf is of the same shape; {_DUAL}"),
+    "Sigmoid": f"Sigmoid_like is nearly the same; {_DUAL}",
     "Tanh": f"Erf is of the same shape; {_DUAL} ('tanh')",
-    **dict.fromkeys(("Sin", "Cos", "Exp", "ExpNormalized"), _DUAL),
     **dict.fromkeys(("Elementwise", "ElementwiseNumerical", "Softplus", "Swish", "Silu"), _DUAL),
-    "Rbf": "sklearn.gaussian_process.kernels.RBF is the same kernel",
     "Heaviside": "RectifiedMonomial(0)",
     "BatchNorm": "LayerNorm normalises each sample alone",
     "Dropout": "behind training it is the identity: leave it out",

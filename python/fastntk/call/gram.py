@@ -14,6 +14,7 @@ from ..base.arrays import direct
 from ..engines.engine import Engine, Tile, TileInput
 from ..engines.numpy_rows import NumpyEngine
 from ..network.program import Lowered
+from ..plan.rows import layout_of
 from .extremes import Flags, limits, outside
 
 Array = npt.NDArray[Any]  # or of the engine's library, Engine.xp
@@ -140,8 +141,9 @@ class RowTables:
 
 
 def rows_per_table(lowered: Lowered, dtype: np.dtype[Any], engine: Engine) -> int:
-    """Rows whose table stays within the byte budget; five numbers an op (erf) is the most that any needs."""
-    return max(1024, engine.cache_bytes // (len(lowered.program.ops) * (5 * dtype.itemsize + 8)))
+    """Rows whose table stays within the byte budget, at five numbers an op where fewer are needed."""
+    n_ops, n_rows = len(lowered.program.ops), layout_of(lowered.program).n_rows
+    return max(1024, engine.cache_bytes // (max(n_rows, 5 * n_ops) * dtype.itemsize + 8 * n_ops))
 
 
 def run_pairs(

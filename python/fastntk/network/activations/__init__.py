@@ -3,8 +3,9 @@
 ``__all__`` names the layers, which ``fastntk.stax`` offers.
 """
 
-from . import error_function, gaussian, gelu, polynomials, rectifiers
+from . import error_function, exponential, gaussian, gelu, periodic, polynomials, rectifiers
 from .error_function import *  # noqa: F403
+from .exponential import *  # noqa: F403
 from .gaussian import *  # noqa: F403
 from .gelu import *  # noqa: F403
 from .nonlinearity import NONLINEARITIES as NONLINEARITIES
@@ -19,12 +20,15 @@ from .nonlinearity import of_op as of_op
 from .nonlinearity import rho_of as rho_of
 from .nonlinearity import row_names_of_dual as row_names_of_dual
 from .nonlinearity import signed_defect as signed_defect
+from .periodic import *  # noqa: F403
 from .polynomials import *  # noqa: F403
 from .rectifiers import *  # noqa: F403
 
 __all__ = []
 __all__ += error_function.__all__
+__all__ += exponential.__all__
 __all__ += gaussian.__all__
 __all__ += gelu.__all__
+__all__ += periodic.__all__
 __all__ += polynomials.__all__
 __all__ += rectifiers.__all__

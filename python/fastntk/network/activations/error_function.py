@@ -12,7 +12,7 @@ from ...base.checks import finite
 from ...base.libraries import erf
 from .nonlinearity import Array, Correlation, Nonlinearity, registered, signed_defect
 
-__all__ = ["Erf"]
+__all__ = ["Erf", "Sigmoid_like"]
 
 
 @registered("erf")
@@ -103,6 +103,15 @@ class Erf(Nonlinearity):
         sine = 2 * q12 / mp.sqrt((1 + 2 * q11) * (1 + 2 * q22))
         S2 = 1 + 2 * (q11 + q22) + 4 * (q11 * q22 - q12 * q12)
         return 2 * mp.asin(sine) / mp.pi, 4 / (mp.pi * mp.sqrt(S2))
+
+
+@registered("sigmoid_like")
+@dataclass(frozen=True, init=False)
+class Sigmoid_like(Erf):
+    """``erf(x / 2.4020563531719796) / 2 + 1/2``, within 0.01 of the logistic function: see :class:`Erf`."""
+
+    def __init__(self) -> None:
+        super().__init__(0.5, 1 / 2.4020563531719796, 0.5)
 
 
 @dataclass(frozen=True)

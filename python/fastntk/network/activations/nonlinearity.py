@@ -112,6 +112,11 @@ class Nonlinearity(Layer):
         return ()
 
     @property
+    def bare(self) -> Nonlinearity:
+        """The nonlinearity whose struct computes phi: itself, unless its arguments are those of a simpler one."""
+        return self
+
+    @property
     def largest_variance(self) -> float:
         """Of an input of the layer, up to which its output's is a number; beyond it `variance` raises."""
         return math.inf
@@ -166,9 +171,10 @@ class Nonlinearity(Layer):
         a, b, c = self.affine
         if b != 1:
             value = builder.emit("dense", value, params=(b**2, 0, 0, 0))
-        mean = "" if type(self).mean is Nonlinearity.mean else "known"
-        kept = self if self.counted else None
-        value = builder.emit(self.dual_name, value, params=self.dual_params, layer=kept, gaussian=False, mean=mean)
+        bare = self.bare
+        mean = "" if type(bare).mean is Nonlinearity.mean else "known"
+        kept = bare if bare.counted else None
+        value = builder.emit(bare.dual_name, value, params=bare.dual_params, layer=kept, gaussian=False, mean=mean)
         if (a, c) != (1, 0):
             lost = c != 0 or (mean and a < 0)  # squares have no sign
             value = builder.emit("dense", value, params=(a**2, c**2, 0, 0), mean="unknown" if lost else mean)
@@ -226,10 +232,16 @@ def registered(name: str, *args: Any) -> Callable[[Kind], Kind]:
         NONLINEARITIES[name] = kind, args
         for base in kind.__mro__:
             if "dual_name" in vars(base):
-                _BY_DUAL.setdefault(vars(base)["dual_name"], base)
+                defines_dual(base)
         return kind
 
     return register
+
+
+def defines_dual(kind: Kind) -> Kind:
+    """Decorator: a class that defines a dual op; of a registered class and what it is derived from it is known."""
+    _BY_DUAL.setdefault(vars(kind)["dual_name"], kind)
+    return kind
 
 
 def of_dual(name: str, params: Sequence[float]) -> Nonlinearity:
