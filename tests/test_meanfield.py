@@ -463,7 +463,7 @@ def test_gradients_of_finite_networks(sigma_w2):
         (lambda: meanfield.q_map("tanh", np.inf, 0.1, 1.0), "sigma_w2 must be finite"),
         (lambda: meanfield.q_map("tanh", np.ones(2), np.ones(3), 1.0), r"shapes .* do not broadcast"),
         (lambda: meanfield.q_star("tanh", 1.0, 0.1, q0=0), "q0 must be a positive number, given 0"),
-        (lambda: meanfield.q_map("swish", 1.0, 0.1, 1.0), "no nonlinearity is called 'swish'; there are .*'tanh'"),
+        (lambda: meanfield.q_map("swich", 1.0, 0.1, 1.0), "no nonlinearity is called 'swich'; there .*'swish'.*'tanh'"),
         (lambda: meanfield.q_map(quadrature.Smooth(np.tanh, np.tanh), 1.0, 0.1, 1.0), "is not the derivative"),
         (lambda: meanfield.phase_diagram("tanh", 1.0, [0.1]), r"must be vectors, given shapes \[\(\), \(1,\)\]"),
         (lambda: meanfield.phase_diagram("tanh", [], [0.1]), "must be vectors"),

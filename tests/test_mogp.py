@@ -260,7 +260,7 @@ REFUSED = [
     ({"layers": []}, TypeError, "[sample_kernels] layers must be a list of mogp.Layer, at least one"),
     ({"layers": Layer(Iid())}, TypeError, "[sample_kernels] layers must be a list of mogp.Layer, at least one"),
     ({"layers": [(1.0,)]}, TypeError, "[Layer] measure must be a LevyMeasure such as Beta(2.0), given float"),
-    ({"layers": [(Iid(), "relu")]}, TypeError, "[Layer] activation must be a nonlinearity such as stax.Relu()"),
+    ({"layers": [(Iid(), "relux")]}, TypeError, "[Layer] activation must be a nonlinearity such as stax.Relu()"),
     ({"layers": [(Iid(), stax.Relu(), 0.0)]}, ValueError, "[Layer] sigma_v2 must be positive, given 0.0"),
     ({"layers": [(Iid(), stax.Relu(), 1.0, -1.0)]}, ValueError, "[Layer] sigma_b2 must not be negative, given -1.0"),
     ({"n_samples": 0}, ValueError, "[sample_kernels] n_samples must be at least 1, given 0"),

@@ -20,7 +20,11 @@ def integrals(layer, q, power):
     return sum(v @ weight for v in values), sum(np.abs(v) @ weight for v in values)
 
 
-@pytest.mark.parametrize("name", NONLINEARITIES)
+# A kernel without a function has no integral to compare with.
+FUNCTIONS = [name for name in NONLINEARITIES if name != "exp_normalized"]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("power", [1, 2])
 def test_moments(name, power):
     make, args = NONLINEARITIES[name]

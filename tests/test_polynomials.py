@@ -12,7 +12,7 @@ import numpy as np
 import oracles
 import pytest
 from fastntk import dual, stax
-from fastntk.network.activations.polynomials import _moment
+from fastntk.network.activations.polynomials import moment_polynomial
 from fastntk.network.activations.series import Curve, Series
 from helpers import assert_close, geometric_mean_of_diagonals
 from images_inputs import READOUTS, conv, images
@@ -222,7 +222,7 @@ class Arc(Curve):
 
     @property
     def even(self):
-        return (0.5, *(c for own in _moment(0, 17) for c in (-own, 0.0)))
+        return (0.5, *(c for own in moment_polynomial(0, 17) for c in (-own, 0.0)))
 
     def variance(self, q, xp=np):
         return q / 2

@@ -1,11 +1,13 @@
 // Every nonlinearity whose parameters are counted at run time.
 #pragma once
 #include "math/counted/curve.h"
+#include "math/counted/hinged.h"
 #include "math/counted/monomials.h"
 #include "math/counted/series.h"
 
 #define FNTK_COUNTED(X)   \
   X(Series, "series")     \
+  X(Hinged, "hinged")     \
   X(Curve, "curve")       \
   X(Monomial, "monomial") \
   X(RectifiedMonomial, "rectified_monomial")

@@ -22,7 +22,8 @@ from .base.door import door
 from .base.names import missing
 from .base.place import Place, place_of
 from .engines.select import select
-from .network.activations import NONLINEARITIES, Correlation, Nonlinearity, of_input
+from .network.activations import GENERAL, NONLINEARITIES, Correlation, General, Nonlinearity, of_input
+from .plan.resolve import range_of
 
 Array = npt.NDArray[Any]
 Out = tuple[Array, Array] | None
@@ -117,6 +118,9 @@ def _dual(
         flat = [contiguous(xp.broadcast_to(a, shape).astype(dtype), xp).reshape(-1) for a in arrays]
     results = [xp.empty(flat[0].shape, dtype) for _ in range(2)]
     a, b, c = layer.affine
+    if isinstance(layer, General):
+        low, high = range_of([flat[0], flat[2]])
+        layer = layer.standing_for(low, high, dtype == np.float32)
     bare = layer.bare
     if bare.counted:
         _by_array_code(bare, flat, b**2, results, xp)
@@ -177,7 +181,7 @@ def _array(q: Any, label: str, what: str, place: Place) -> Array:
 
 
 def _named(name: str) -> Callable[..., tuple[Any, Any]]:
-    make, _ = NONLINEARITIES[name]
+    make = GENERAL[name] if name in GENERAL else NONLINEARITIES[name][0]
     own = [p.name for p in inspect.signature(make).parameters.values() if p.name != "do_stabilize"]
 
     def named(q11: Any, q12: Any, q22: Any, *args: float, **kwargs: Any) -> tuple[Any, Any]:
@@ -192,14 +196,14 @@ def _named(name: str) -> Callable[..., tuple[Any, Any]]:
     return named
 
 
-_functions = {name: _named(name) for name in NONLINEARITIES}
+_functions = {name: _named(name) for name in (*NONLINEARITIES, *GENERAL)}
 __all__ = ["dual", *_functions]
 
 
 def __getattr__(name: str) -> Callable[..., tuple[Any, Any]]:
     if name in _functions:
         return _functions[name]
-    raise missing("fastntk.dual", name, __all__, {"tanh": "fastntk.quadrature.dual('tanh', q11, q12, q22)"})
+    raise missing("fastntk.dual", name, __all__)
 
 
 def __dir__() -> list[str]:

@@ -21,19 +21,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from .base.arraylike import as_reals, describe
+from .base.arraylike import describe
 from .base.door import doors
 from .base.names import missing
 from .network.activation_like import TANH as TANH
 from .network.activation_like import Function as Function
 from .network.activation_like import Smooth, SmoothLike, named, smooth_like
-from .network.activations import Nonlinearity
+from .network.activations import General, Nonlinearity
+from .network.expectations import CHUNK, REACH, NotSmooth, call, first_step, grid, squared, variances_of, weight_of
+from .network.expectations import RTOL as RTOL
+from .network.expectations import expectation as smooth_expectation
+from .network.expectations import hermite_coefficients as hermite_coefficients
+from .network.kinks import expectation_by_pieces
 
 Array = npt.NDArray[np.float64]
 
@@ -49,17 +53,10 @@ __all__ = [
     "smooth",
 ]
 
-RTOL = 1e-13  # two results that agree to this are taken for converged; the finer one is then far closer
 ORDERS = (32, 128, 256, 512, 1024, 2048)  # of Hermite series; tanh needs the last near q = 20 for rho = 1
-_MAX_NODES = 2**20  # of one dimension
 _MAX_NODES_2D = 2**12  # a side of the square
 _MAX_TABLE = 2**15  # order times sqrt(q): what a table of Hermite functions grows with, 60 MiB here
 _GAP = 1e-15  # a difference of sums that cannot be told from 0
-_STEP = 0.25  # in z, before any halving
-_STEP_X = 0.5  # in x = sqrt(q) z: functions are taken to vary on a scale of 1
-_REACH = 12.0  # |z| of the outermost node; the weight there is 2e-32
-_MAX_REACH = 27.0  # the weight there is 4e-159; the next reach would underflow
-_CHUNK = 2**20  # numbers looked at in one go
 
 
 def smooth(activation: Any, what: str = "quadrature") -> Smooth:
@@ -73,7 +70,10 @@ def smooth(activation: Any, what: str = "quadrature") -> Smooth:
         Values that are not finite, a phi with kinks, or a ``dphi`` that is not the derivative of ``phi``: Stein's
         identity ``E z phi(z) = E phi'(z)`` fails.
     """
+    given = named(activation)
     activation = smooth_like(activation, what)
+    if isinstance(given, Nonlinearity):
+        return Smooth(activation.phi, activation.dphi, type(given).__name__)
     phi, dphi = activation.phi, activation.dphi
     name = str(getattr(activation, "name", describe(activation)))
     x = np.linspace(-2.0, 2.0, 9)
@@ -85,8 +85,8 @@ def smooth(activation: Any, what: str = "quadrature") -> Smooth:
                 f"{values.shape} for {x.shape}"
             )
     # The shift tests odd and even parts together.
-    left = expectation(lambda x: x * _call(phi, x + 0.5), what=what)
-    right = expectation(lambda x: _call(dphi, x + 0.5), what=what)
+    left = smooth_expectation(lambda x: x * call(phi, x + 0.5), what=what)
+    right = smooth_expectation(lambda x: call(dphi, x + 0.5), what=what)
     if not abs(left - right) <= 1e-8 * max(abs(left), abs(right), 1e-8):
         raise ValueError(
             f"[{what}] dphi of {name} is not the derivative of phi: E z phi(z + 1/2) = {left:.9g}, "
@@ -95,38 +95,14 @@ def smooth(activation: Any, what: str = "quadrature") -> Smooth:
     return Smooth(phi, dphi, name)
 
 
-def _call(f: Function, x: Array) -> Array:
-    return np.asarray(f(x), dtype=np.float64)
-
-
-def _squared(f: Function) -> Function:
-    return lambda x: _call(f, x) ** 2
-
-
-def _grid(reach: float, step: float) -> Array:
-    """The nodes of a trapezoid rule, symmetric about 0."""
-    end = round(reach / step)
-    return np.arange(-end, end + 1, dtype=np.float64) * step
-
-
-def _variances(q: Any, what: str, name: str = "q") -> Array:
-    array = as_reals(q, name, what)
-    if not np.isfinite(array).all() or (array < 0).any():
-        raise ValueError(f"[{what}] {name} is a variance: finite and not negative, given {q!r}")
-    return array
-
-
-def _weight(z: Array) -> Array:
-    return np.asarray(np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi))
-
-
 def expectation(g: Function, q: Any = 1.0, *, rtol: float = RTOL, what: str = "expectation") -> Any:
-    """``E g(sqrt(q) z)``, z standard normal, by the trapezoid rule.
+    """``E g(sqrt(q) z)``, z standard normal.
 
     Parameters
     ----------
     g : callable
-        From a float64 array of any shape to an array of that shape; smooth, varying on a scale of 1 or more.
+        From a float64 array of any shape to an array of that shape; smooth, or in pieces that are, up to ``|x| = 32``;
+        varying on a scale of 1 or more.
     q : array_like, not negative
     rtol : float
         Steps are halved until two results agree to ``rtol E |g|``; the finer one is then good to 1e-15 of ``E |g|``.
@@ -141,134 +117,22 @@ def expectation(g: Function, q: Any = 1.0, *, rtol: float = RTOL, what: str = "e
     ------
     ValueError
         A negative or non-finite q, a g that is not finite, no expectation (g grows as fast as the weight decays), or no
-        agreement with 2^20 nodes (g has kinks, or jumps).
+        agreement of two rules.
 
     Notes
     -----
-    With step h the error is ``exp(-2 pi d / h)``, d the distance in z of g's nearest pole from the real axis
-    (Trefethen and Weideman 2014, SIAM Review 56, 385, theorem 5.1). A feature much narrower than 1/4 in z and 1/2 in
-    x = sqrt(q) z, away from x = 0, can be missed.
+    Smooth functions by the trapezoid rule, whose error with step h is ``exp(-2 pi d / h)``, d the distance in z of g's
+    nearest pole from the real axis (Trefethen and Weideman 2014, SIAM Review 56, 385, theorem 5.1). A feature much
+    narrower than 1/4 in z and 1/2 in x = sqrt(q) z, away from x = 0, can be missed. Where that does not converge, kinks
+    and jumps are looked for, and Gauss's rule goes from one to the next.
     """
-    variances = _variances(q, what)
-    flat = variances.reshape(-1)
-    result = np.empty_like(flat)
-    for part in _parts(flat):
-        result[part] = _trapezoid(g, np.sqrt(flat[part]), rtol, what)[0]
-    return result.reshape(variances.shape) if variances.ndim else float(result[0])
-
-
-def _parts(q: Array) -> list[npt.NDArray[np.intp]]:
-    """Places of variances of like size: they share a step."""
-    return np.array_split(np.argsort(q, kind="stable"), -(-len(q) // 256)) if len(q) else []
-
-
-def _first_step(scale: float) -> float:
-    return min(_STEP, _STEP_X / min(max(scale, 1e-300), 100.0))
-
-
-def _trapezoid(g: Function, scale: Array, rtol: float, what: str) -> tuple[Array, float, float]:
-    """``E g(scale z)``, the step that was fine enough for all, and the reach."""
-    reach = _REACH
-    step = _first_step(float(scale.max(initial=0.0)))
-    while True:
-        nodes = _grid(reach, step)
-        terms = _terms(g, scale, nodes, what)
-        total, size = terms.sum(axis=1) * step, np.abs(terms).sum(axis=1) * step
-        tail = np.maximum(np.abs(terms[:, 0]), np.abs(terms[:, -1]))
-        if (tail <= 1e-17 * size).all():
-            break
-        if reach >= _MAX_REACH:
-            raise ValueError(f"[{what}] has no expectation at variance {scale.max() ** 2:.6g}: it grows too fast")
-        reach *= 1.5
-    while True:
-        between = nodes[:-1] + step / 2
-        terms = _terms(g, scale, between, what)
-        finer, size = total / 2 + terms.sum(axis=1) * step / 2, size / 2 + np.abs(terms).sum(axis=1) * step / 2
-        if (np.abs(finer - total) <= rtol * size).all():
-            return finer, step / 2, reach
-        step /= 2
-        if 2 * reach / step > _MAX_NODES:
-            raise ValueError(
-                f"[{what}] does not converge at variance {scale.max() ** 2:.6g}: the function is not smooth "
-                f"(results with {len(nodes)} and {2 * len(nodes)} nodes differ by "
-                f"{np.max(np.abs(finer - total) / np.maximum(size, 1e-300)):.1e})"
-            )
-        total = finer
-        nodes = _grid(reach, step)
-
-
-def _terms(g: Function, scale: Array, z: Array, what: str) -> Array:
-    """``g(scale z) w(z)``, one row for each scale."""
-    out = np.empty((len(scale), len(z)))
-    rows = max(1, _CHUNK // len(z))
-    weight = _weight(z)
-    for start in range(0, len(scale), rows):
-        with np.errstate(all="ignore"):
-            values = _call(g, scale[start : start + rows, None] * z)
-        if values.shape != (len(scale[start : start + rows]), len(z)):
-            raise TypeError(f"[{what}] the function must keep its argument's shape, given {values.shape}")
-        # Far out a weight of 0 meets what may have overflowed.
-        out[start : start + rows] = np.where(weight > 0, values, 0.0) * weight
-    if not np.isfinite(out).all():
-        raise ValueError(f"[{what}] is not finite for |x| <= {np.max(scale) * np.max(np.abs(z)):.6g}")
-    return out
+    try:
+        return smooth_expectation(g, q, rtol=rtol, what=what)
+    except NotSmooth:
+        return expectation_by_pieces(g, q, rtol, what)
 
 
 # ---------------------------------------------------------------- Hermite series
-
-
-@lru_cache(maxsize=2)
-def _hermite_functions(order: int, step: float, reach: float) -> tuple[Array, Array, Array]:
-    """Nodes z, ``h_l(z) sqrt(w(z))`` for l = 0 .. order, and ``sqrt(w(z)) step``; read-only."""
-    z = _grid(reach, step)
-    root = np.sqrt(_weight(z))
-    table = np.empty((order + 1, len(z)))
-    table[0] = root
-    if order:
-        table[1] = z * root
-    for n in range(2, order + 1):
-        table[n] = (z * table[n - 1] - math.sqrt(n - 1) * table[n - 2]) / math.sqrt(n)
-    result = (z, table, root * step)
-    for array in result:
-        array.setflags(write=False)
-    return result
-
-
-def hermite_coefficients(f: Function, q: Any, order: int, *, what: str = "hermite_coefficients") -> Array:
-    """``a_l(q) = E f(sqrt(q) z) h_l(z)`` with normalised Hermite polynomials, ``E h_l h_m = (l == m)``.
-
-    Parameters
-    ----------
-    f : callable
-        Smooth, as for :func:`expectation`.
-    q : array_like, not negative
-    order : int
-        Largest l.
-
-    Returns
-    -------
-    numpy.ndarray (*q.shape, order + 1)
-        Each with an error of about 1e-15 of ``sqrt(E f^2)``.
-
-    Raises
-    ------
-    ValueError
-        As :func:`expectation`, for ``f^2``.
-    """
-    if order < 0:
-        raise ValueError(f"[{what}] order must not be negative, given {order}")
-    variances = _variances(q, what)
-    flat = variances.reshape(-1)
-    coefficients = np.empty((len(flat), order + 1))
-    for part in _parts(flat):
-        scale = np.sqrt(flat[part])
-        _, step, reach = _trapezoid(_squared(f), scale, RTOL, what)
-        # The spectrum of h_l w ends near sqrt(l): that much more must be resolved. To a power of 2, for the cache.
-        fine = 1 / (1 / step + (math.sqrt(order) + 6) / (2 * math.pi))
-        z, table, weight = _hermite_functions(order, 2.0 ** math.floor(math.log2(fine)), reach)
-        values = _call(f, scale[:, None] * z)
-        coefficients[part] = (values * weight) @ table.T
-    return coefficients.reshape(*variances.shape, order + 1)
 
 
 @dataclass(frozen=True)
@@ -294,12 +158,12 @@ class HermiteSeries:
     @classmethod
     def of(cls, activation: SmoothLike, q: Any, order: int, *, what: str = "HermiteSeries") -> HermiteSeries:
         """Series of that many terms at the variances ``q`` (m,)."""
-        activation, variances = smooth_like(activation, what), np.atleast_1d(_variances(q, what))
+        activation, variances = smooth_like(activation, what), np.atleast_1d(variances_of(q, what))
         both = []
         gaps = np.empty((2, len(variances)))
         for i, f in enumerate((activation.phi, activation.dphi)):
             a = hermite_coefficients(f, variances, order, what=what)
-            square = expectation(_squared(f), variances, what=what)
+            square = expectation(squared(f), variances, what=what)
             safe = np.where(square > 0, square, 1.0)
             gaps[i] = np.maximum(1 - np.sum(a * a, axis=1) / safe, _GAP) * (square > 0)
             both.append(np.ascontiguousarray(a.T))
@@ -348,7 +212,7 @@ class DualTable:
 
     def __init__(self, activation: SmoothLike, q: Any, *, rtol: float = 1e-14, what: str = "DualTable") -> None:
         self.activation, self.rtol, self.what = smooth_like(activation, what), rtol, what
-        self.q = np.atleast_1d(_variances(q, what))
+        self.q = np.atleast_1d(variances_of(q, what))
         # By order: series of some of the variances, and where each variance is among them (-1: not yet).
         self._levels: dict[int, tuple[HermiteSeries, npt.NDArray[np.intp]]] = {}
 
@@ -418,13 +282,13 @@ def dual(activation: SmoothLike, q11: Any, q12: Any, q22: Any, *, rtol: float = 
     """
     activation = named(activation)
     what = f"dual of {getattr(activation, 'name', 'phi')}"
-    if isinstance(activation, Nonlinearity):
+    if isinstance(activation, Nonlinearity) and not (isinstance(activation, General) and _resolvable(activation)):
         from .dual import dual as closed_form
 
         return closed_form(activation, *(np.asarray(q, dtype=np.float64) for q in (q11, q12, q22)))
     activation = smooth_like(activation, "dual")
     try:
-        a, c, b = np.broadcast_arrays(_variances(q11, what, "q11"), q12, _variances(q22, what, "q22"))
+        a, c, b = np.broadcast_arrays(variances_of(q11, what, "q11"), q12, variances_of(q22, what, "q22"))
     except ValueError as error:
         if "broadcast" not in str(error):
             raise
@@ -441,6 +305,11 @@ def dual(activation: SmoothLike, q11: Any, q12: Any, q22: Any, *, rtol: float = 
     return (k.reshape(shape)[()], kdot.reshape(shape)[()])
 
 
+def _resolvable(activation: General) -> bool:
+    """Whether a function without closed form is smooth: its whole series is at hand."""
+    return not activation.kinks()
+
+
 def _square(activation: SmoothLike, q11: float, rho: float, q22: float, what: str) -> tuple[float, float]:
     """One pair by the trapezoid rule over the square, in rotated coordinates.
 
@@ -449,23 +318,23 @@ def _square(activation: SmoothLike, q11: float, rho: float, q22: float, what: st
     """
     same, other = math.sqrt((1 + rho) / 2), math.sqrt((1 - rho) / 2)
     s1, s2 = math.sqrt(q11), math.sqrt(q22)
-    step = _first_step(max(s1, s2))
+    step = first_step(max(s1, s2))
     before: Array | None = None
     while True:
-        z = _grid(_REACH, step)
+        z = grid(REACH, step)
         if len(z) > _MAX_NODES_2D:
             raise ValueError(
                 f"[{what}] does not converge at (q11, rho, q22) = ({q11:.6g}, {rho:.6g}, {q22:.6g}) with "
                 f"{_MAX_NODES_2D}^2 nodes: the function is not smooth, or varies too fast for these variances"
             )
-        weight = _weight(z) * step
+        weight = weight_of(z) * step
         total, size = np.zeros(2), np.zeros(2)
-        rows = max(1, _CHUNK // len(z))
+        rows = max(1, CHUNK // len(z))
         for start in range(0, len(z), rows):
             a = same * z[start : start + rows, None]
             w = weight[start : start + rows, None] * weight
             for n, f in enumerate((activation.phi, activation.dphi)):
-                left, right = _call(f, s1 * (a + other * z)), _call(f, s2 * (a - other * z))
+                left, right = call(f, s1 * (a + other * z)), call(f, s2 * (a - other * z))
                 total[n] += np.sum(w * left * right)
                 size[n] += math.sqrt(np.sum(w * left * left) * np.sum(w * right * right))
         if before is not None and (np.abs(total - before) <= 1e-9 * size).all():

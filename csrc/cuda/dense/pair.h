@@ -17,7 +17,7 @@ constexpr int kMaxSlots = 8;
 template <class T>
 struct Constants {
   T w2, g;
-  T phi[6];  // the nonlinearity's struct (math/duals.h), byte by byte
+  T phi[8];  // the nonlinearity's struct (math/duals.h), byte by byte
 };
 
 struct DeviceStep : Step {

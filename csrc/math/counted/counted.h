@@ -12,7 +12,7 @@
 
 namespace fntk {
 
-constexpr int kMaxCounted = 256;    // parameters of one of them
+constexpr int kMaxCounted = 320;    // parameters of one of them
 constexpr int kMaxConstants = 512;  // numbers that a formula makes of them
 constexpr int kMaxFactors = 16;     // of powers: degrees below 2^16
 

@@ -54,16 +54,9 @@ struct Rbf {
   };
   T slope;  // 2 gamma
   explicit FNTK_HD Rbf(const double* p) : slope(T(2 * p[0])) {}
-  FNTK_HD T variance(T q) const { return select(q < T(0), q, T(1)) + T(0) * q; }
-  FNTK_HD Row row(T q) const { return {sqrt(slope * q), T(0)}; }
   template <class Rows>
   static FNTK_HD Row load(const Rows& rows, long i) {
     return {rows[0][i], rows[1][i]};
-  }
-  template <class R>
-  static FNTK_HD void store(const Row& row, R* const* rows, long i) {
-    rows[0][i] = R(row.z);
-    rows[1][i] = R(row.z - T(R(row.z)));
   }
 
   FNTK_HD Dual<T> pair(const Correlation<T>& c, const Row& x1, const Row& x2) const {
@@ -84,21 +77,10 @@ struct Exp {
   struct Row {
     T z, z_low, e;
   };
-  double a, b;
-  explicit FNTK_HD Exp(const double* p) : a(p[0]), b(p[1]) {}
-  FNTK_HD T variance(T q) const { return T(a * a * exponential(2 * b * b * double(q))); }
-  FNTK_HD Row row(T q) const {
-    return {sqrt(T(b * b) * q), T(0), T(magnitude(a * b) * exponential(b * b * double(q)))};
-  }
+  explicit FNTK_HD Exp(const double*) {}
   template <class Rows>
   static FNTK_HD Row load(const Rows& rows, long i) {
     return {rows[0][i], rows[1][i], rows[2][i]};
-  }
-  template <class R>
-  static FNTK_HD void store(const Row& row, R* const* rows, long i) {
-    rows[0][i] = R(row.z);
-    rows[1][i] = R(row.z - T(R(row.z)));
-    rows[2][i] = R(row.e);
   }
 
   FNTK_HD Dual<T> pair(const Correlation<T>& c, const Row& x1, const Row& x2) const {
@@ -122,14 +104,10 @@ struct ExpNormalized {
     mean_square = T(scale);
     slope = T(p[0] * scale);
   }
-  FNTK_HD T variance(T q) const { return mean_square * q; }
-  FNTK_HD Row row(T) const { return {}; }
   template <class Rows>
   static FNTK_HD Row load(const Rows&, long) {
     return {};
   }
-  template <class R>
-  static FNTK_HD void store(const Row&, R* const*, long) {}
 
   FNTK_HD Dual<T> pair(const Correlation<T>& c, const Row&, const Row&) const {
     const Decay<T> e = decay(gamma * select(c.near, c.w, T(2) - c.w));

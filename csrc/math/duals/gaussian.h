@@ -46,22 +46,9 @@ struct Gaussian {
   };
   T a, b;
   explicit FNTK_HD Gaussian(const double* p) : a(T(p[0])), b(T(p[1])) {}
-  FNTK_HD T variance(T q) const { return a * a / sqrt(T(1) - T(4) * b * q); }
-  FNTK_HD Row row(T q) const {
-    const T x = T(-2) * b * q, less = T(1) / (T(1) + x), more = (T(1) + T(2) * x) * less, r = sqrt(T(1) + T(2) * x);
-    return {x * less, less, more, sqrt(more * less), magnitude(T(2) * a * b) * sqrt(q) / (r * sqrt(r))};
-  }
   template <class Rows>
   static FNTK_HD Row load(const Rows& rows, long i) {
     return {rows[0][i], rows[1][i], rows[2][i], rows[3][i], rows[4][i]};
-  }
-  template <class R>
-  static FNTK_HD void store(const Row& row, R* const* rows, long i) {
-    rows[0][i] = R(row.p);
-    rows[1][i] = R(row.less);
-    rows[2][i] = R(row.more);
-    rows[3][i] = R(row.f);
-    rows[4][i] = R(row.slope);
   }
 
   FNTK_HD Dual<T> pair(const Correlation<T>& c, const Row& x1, const Row& x2) const {
@@ -95,28 +82,9 @@ struct Gabor {
     T p, less, f, y, over_c, first, second;  // p, 1 - p, f, y, C(y)^(-1/2), (1 + 4 q)^(-3/4) exp(-y / 2), first p / f
   };
   explicit FNTK_HD Gabor(const double*) {}
-  FNTK_HD T variance(T q) const {
-    const T r = T(1) + T(4) * q;
-    return em1(T(2) * q / r) / (T(2) * sqrt(r));
-  }
-  FNTK_HD Row row(T q) const {
-    const T x = T(2) * q, less = T(1) / (T(1) + x), p = x * less, f = sqrt((T(2) - less) * less);
-    const T r = T(1) + T(4) * q, y = q / r, root = sqrt(r), first = decay(T(0.5) * y).left / (root * sqrt(root));
-    return {p, less, f, y, T(1) / sqrt(hyperbolic<1, 9>(y * y)), first, first * p / f};
-  }
   template <class Rows>
   static FNTK_HD Row load(const Rows& rows, long i) {
     return {rows[0][i], rows[1][i], rows[2][i], rows[3][i], rows[4][i], rows[5][i], rows[6][i]};
-  }
-  template <class R>
-  static FNTK_HD void store(const Row& row, R* const* rows, long i) {
-    rows[0][i] = R(row.p);
-    rows[1][i] = R(row.less);
-    rows[2][i] = R(row.f);
-    rows[3][i] = R(row.y);
-    rows[4][i] = R(row.over_c);
-    rows[5][i] = R(row.first);
-    rows[6][i] = R(row.second);
   }
 
   // (C(sqrt z) - C(sqrt u)) / (z - u): sum_k [sum_j z^j u^(k - 1 - j)] / (2 k + 1)!, from k on.

@@ -31,32 +31,9 @@ struct Gelu {
     T h, n, t, half_angle, gain, over_g;
   };
   explicit FNTK_HD Gelu(const double*) {}
-  static FNTK_HD T rest(T q) {
-    const T C = sqrt(T(1) + T(2) * q);
-    return T(0.15915494309189533577) * (arctangent(q, C) + T(2) * q / ((T(1) + q) * C));
-  }
-  FNTK_HD T variance(T q) const { return q * (T(0.25) + rest(q)); }
-  FNTK_HD Row row(T q) const {
-    const T C = sqrt(T(1) + T(2) * q), n = sqrt(T(0.5) / (T(1) + q)), g = sqrt(T(0.25) + rest(q));
-    return {sqrt(q / (T(1) + q)),
-            n,
-            n * (T(2) * q / (T(1) + C)),
-            T(0.5) * arctangent(q, C),
-            T(1.7724538509055160273) * rest(q) / (T(0.5) + g),
-            T(0.39894228040143267794) / g};
-  }
   template <class Rows>
   static FNTK_HD Row load(const Rows& rows, long i) {
     return {rows[0][i], rows[1][i], rows[2][i], rows[3][i], rows[4][i], rows[5][i]};
-  }
-  template <class R>
-  static FNTK_HD void store(const Row& row, R* const* rows, long i) {
-    rows[0][i] = R(row.h);
-    rows[1][i] = R(row.n);
-    rows[2][i] = R(row.t);
-    rows[3][i] = R(row.half_angle);
-    rows[4][i] = R(row.gain);
-    rows[5][i] = R(row.over_g);
   }
 
   FNTK_HD Dual<T> pair(const Correlation<T>& c, const Row& x1, const Row& x2) const {

@@ -39,31 +39,11 @@ struct WaveOf {
   struct Row {
     T z, z_low, E, E_low, g, h, odd, odd_low, even, even_low;
   };
-  double b, odd2, even2;  // a^2 / 2 times cos^2 and sin^2
-  T of_total, of_fall;
-  explicit FNTK_HD WaveOf(const double* p) : b(p[1]) {
-    odd2 = p[0] * p[0] / 2 * (both ? p[2] * p[2] : double(with_odd));
-    even2 = p[0] * p[0] / 2 * (both ? p[3] * p[3] : double(with_even));
-    of_total = T(b * b * odd2);
-    of_fall = T(b * b * even2);
-  }
-  FNTK_HD T variance(T q) const {
-    const Decay<double> E2 = decay(2 * b * b * double(q));
-    return T(odd2 * E2.lost + even2 * (1 + E2.left));
-  }
-  FNTK_HD Row row(T q) const {
-    const double x = b * b * double(q), E = decay(x).left, bottom = decay(2 * x).lost, o = odd2 * bottom,
-                 e = even2 * (1 + E * E), total = select(o + e > 0, o + e, 1.0);
-    return {T(sqrt(x)),
-            T(0),
-            T(E),
-            T(0),
-            T(1 / sqrt(select(bottom < 1e-307, 1e-307, bottom))),
-            T(1 / sqrt(1 + E * E)),
-            T(sqrt(o / total)),
-            T(0),
-            T(sqrt(e / total)),
-            T(0)};
+  T of_total, of_fall;  // a^2 b^2 / 2 times cos^2 and sin^2
+  explicit FNTK_HD WaveOf(const double* p) {
+    const double half = p[0] * p[0] * p[1] * p[1] / 2;
+    of_total = T(half * (both ? p[2] * p[2] : double(with_odd)));
+    of_fall = T(half * (both ? p[3] * p[3] : double(with_even)));
   }
   template <class Rows>
   static FNTK_HD Row load(const Rows& rows, long i) {
@@ -74,21 +54,6 @@ struct WaveOf {
               rows[5][i], rows[6][i], rows[7][i], rows[8][i], rows[9][i]};
     else
       return {rows[0][i], rows[1][i], rows[2][i], rows[3][i], fifth, fifth, T(0), T(0), T(0), T(0)};
-  }
-  template <class R>
-  static FNTK_HD void store(const Row& row, R* const* rows, long i) {
-    rows[0][i] = R(row.z);
-    rows[1][i] = R(row.z - T(R(row.z)));
-    rows[2][i] = R(row.E);
-    rows[3][i] = R(row.E - T(R(row.E)));
-    rows[4][i] = R(with_odd ? row.g : row.h);
-    if constexpr (both) {
-      rows[5][i] = R(row.h);
-      rows[6][i] = R(row.odd);
-      rows[7][i] = R(row.odd - T(R(row.odd)));
-      rows[8][i] = R(row.even);
-      rows[9][i] = R(row.even - T(R(row.even)));
-    }
   }
 
   FNTK_HD Dual<T> pair(const Correlation<T>& c, const Row& x1, const Row& x2) const {

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..base.checks import generator, integer
+from ..network.activation_like import plain_names
 from ..quadrature import TANH, smooth
 from .parameterization import Array, Parameterization
 
@@ -53,9 +54,11 @@ def activation_of(activation: Any, what: str) -> Activation:
     if isinstance(activation, Activation):
         return activation
     if isinstance(activation, str):
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"[{what}] activation must be one of {', '.join(ACTIVATIONS)}, given {activation!r}")
-        return ACTIVATIONS[activation]
+        if activation in ACTIVATIONS:
+            return ACTIVATIONS[activation]
+        if activation not in plain_names():
+            names = ", ".join(dict.fromkeys((*ACTIVATIONS, *plain_names())))
+            raise ValueError(f"[{what}] activation must be one of {names}, given {activation!r}")
     given = smooth(activation, what)
     return Activation(given.name, lambda x: np.asarray(given.phi(x)), lambda x: np.asarray(given.dphi(x)))
 

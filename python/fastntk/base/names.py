@@ -6,11 +6,8 @@ import difflib
 from collections.abc import Mapping, Sequence
 
 # Names of Neural Tangents' stax, and those of layers elsewhere, that are not implemented: what comes nearest.
-_DUAL = "fastntk.quadrature.dual computes the dual of any smooth function, fastntk.meanfield takes it as an activation"
+_DUAL = "Activation(fn) takes any function"
 STAX: dict[str, str] = {
-    "Sigmoid": f"Sigmoid_like is nearly the same; {_DUAL}",
-    "Tanh": f"Erf is of the same shape; {_DUAL} ('tanh')",
-    **dict.fromkeys(("Elementwise", "ElementwiseNumerical", "Softplus", "Swish", "Silu"), _DUAL),
     "Heaviside": "RectifiedMonomial(0)",
     "BatchNorm": "LayerNorm normalises each sample alone",
     "Dropout": "behind training it is the identity: leave it out",

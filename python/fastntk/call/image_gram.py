@@ -94,7 +94,8 @@ def _take(variances: Variances, part: slice, tables: Any) -> None:
         own = variances[output]
         if own is not None:
             with np.errstate(over="ignore"):
-                own[part] = q.get() if isinstance(own, np.ndarray) and not isinstance(q, np.ndarray) else q
+                here = q.get() if isinstance(own, np.ndarray) and not isinstance(q, np.ndarray) else q
+                own[part] = here.reshape(own[part].shape)  # axes of one position
 
 
 def _run_pairs(

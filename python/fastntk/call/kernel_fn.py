@@ -20,6 +20,7 @@ from ..engines.select import select
 from ..network.layer import Layer
 from ..network.lower import lower
 from ..network.program import Lowered, Value
+from ..plan.resolve import largest_pixel, range_of, resolve, unresolved
 from .differentiable import Differentiable
 from .explain import Explanation, explain
 from .gram import PairInput, Units, run_diagonal, run_pairs
@@ -157,6 +158,7 @@ class KernelFn(Differentiable):
         first = inputs[0]
         lowered = self._lowered(_values(tree))
         if any(i.value.spatial for i in inputs):
+            lowered = _resolved(lowered, inputs)
             image_call = ImageCall(lowered, inputs, select(backend, num_threads, place), memory_budget)
             return image_call(names, get, out, progress)
         planes = [p for p in PLANES if names is None or p in names or (p == "defect" and "exact" in names)]
@@ -225,6 +227,7 @@ class KernelFn(Differentiable):
         engine = select(backend, num_threads, place)
         first = inputs[0]
         if any(i.value.spatial for i in inputs):
+            lowered = _resolved(lowered, inputs)
             image_call = ImageCall(lowered, inputs, engine, memory_budget)
             return tree_of(lowered.outputs, image_call.diagonals(names, get))
         size = first.n1 * int(np.prod(first.batch, dtype=int))
@@ -234,6 +237,8 @@ class KernelFn(Differentiable):
         ]
         with engine.call():
             units = [Units(_batched(i.x1, place), engine) for i in inputs if i.x1 is not None]
+            if unresolved(lowered):
+                lowered = resolve(lowered, tuple(range_of([u.q]) for u in units), first.dtype == np.float32)
             run_diagonal(lowered, engine, units, planes, first.dtype)
 
         def result(value: Value) -> Any:
@@ -333,6 +338,8 @@ class KernelFn(Differentiable):
                 "whose pairs can be counted"
             )
         lowered = lower(self.layer, _values(tree))
+        if unresolved(lowered):  # for inputs of variance 1
+            lowered = resolve(lowered, ((0.0, 1.0),) * lowered.program.n_inputs, inputs[0].dtype == np.float32)
         return explain(lowered, select(backend, num_threads), images_of(inputs, False), inputs[0].dtype)
 
     def _explained(self, input_shape: Any, dtype: Any) -> tuple[int, ...]:
@@ -369,6 +376,9 @@ class KernelFn(Differentiable):
         ]
         with engine.call():
             pair_inputs = [_pair_input(i, engine, batch) for i in inputs]
+            if unresolved(lowered):
+                ranges = tuple(range_of([i.q1] if i.q2 is i.q1 else [i.q1, i.q2]) for i in pair_inputs)
+                lowered = resolve(lowered, ranges, first.dtype == np.float32)
             return run_pairs(lowered, engine, pair_inputs, outputs, first.dtype, shape, first.symmetric)
 
 
@@ -408,6 +418,16 @@ def _pair_input(given: Input, engine: Engine, batch: int) -> PairInput:
     known = None if state.theta is None else plane(state.theta)
     q1, q2 = (engine.bring(contiguous(q, place.xp).reshape(-1)) for q in (state.q1, state.q2))
     return PairInput(q1, q2, defect=plane(state.defect), theta=known)
+
+
+def _resolved(lowered: Lowered, inputs: Sequence[Input]) -> Lowered:
+    """The program of a call on images, for the variances of their pixels."""
+    if not unresolved(lowered):
+        return lowered
+    ranges = []
+    for i in inputs:
+        ranges.append((0.0, max(largest_pixel(x) for x in (i.x1, i.x2) if x is not None)))
+    return resolve(lowered, tuple(ranges), inputs[0].dtype == np.float32)
 
 
 def _values(tree: Any) -> Any:

@@ -18,7 +18,7 @@ from ..base.place import place_of
 from ..engines.cpu_adjoint import compiled_adjoint
 from ..engines.numpy_adjoint import LINEAR, Apart, Diagonal, PairSums, Side, Summed, Sweep, Tangents, chain
 from ..engines.select import select
-from ..network.activations import is_dual, of_op
+from ..network.activations import Elementwise, General, is_dual, of_op
 from ..network.layer import Layer
 from ..network.parameters import Sloped, check_names, lower_sloped, parameters_of
 from ..network.program import Values
@@ -136,6 +136,10 @@ class Call:
                     f"[{what}] the network has an op '{op.name}', whose gradient is not there yet"
                 )
             phi = of_op(op, op.own(self.sloped.numbers)) if is_dual(op.name) else None
+            if isinstance(phi, (Elementwise, General)):
+                raise NotImplementedError(
+                    f"[{what}] {type(phi).__name__} has no closed form, and its series no gradient yet"
+                )
             if phi is not None and phi.jumps:
                 raise NotImplementedError(
                     f"[{what}] {type(phi).__name__} has a step, whose derivative counts as 0 in the NTK: its gradient "

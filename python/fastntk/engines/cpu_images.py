@@ -87,6 +87,7 @@ class Runner:
         self._image_plan = engine.image_plan(self._plan, x.channels, program.n_outputs, self._dtype)
         self._compiled = self._image_plan.compiled
         self.images = 2  # whose tables are kept at a time
+        self._together = 1  # whose tables a thread makes together
         self.threads = engine.threads
 
     @property
@@ -107,7 +108,11 @@ class Runner:
     @property
     def worker(self) -> int:
         """Bytes of one thread's buffers."""
-        return max(int(self._compiled.worker_bytes), self._image_plan.tables.work_bytes(self._together, WORK))
+        return max(int(self._compiled.worker_bytes), self._work(1))
+
+    def _work(self, images: int) -> int:
+        """Bytes that a thread takes to make tables of so many images together."""
+        return self._image_plan.tables.work_bytes(images, WORK)
 
     @property
     def table(self) -> int:
@@ -130,8 +135,13 @@ class Runner:
         return -(-n // first) * -(-other // second)
 
     def share(self, spare: int) -> None:
-        """Take bytes beyond the least: tables of more images."""
-        self.images = 2 + spare // self.table
+        """Take bytes beyond the least: a quarter to make tables of more images together, the rest to keep them."""
+        most = int(self._compiled.own_images) or max(1, WORK // (8 * self._image_plan.tables.size))
+        room = self.worker + spare // (4 * self.threads)
+        while self._together < most and self._work(min(most, 2 * self._together)) <= room:
+            self._together = min(most, 2 * self._together)
+        more = self.threads * max(0, self._work(self._together) - self.worker)
+        self.images = 2 + (spare - more) // self.table
 
     def tiles(self, n: int, other: int) -> Iterator[slice]:
         """Parts of n images, so that theirs and those of a part of the others fit."""
@@ -154,11 +164,6 @@ class Runner:
     def known(self) -> set[int]:
         """Outputs whose variances come with the tables."""
         return self._image_plan.tables.known
-
-    @property
-    def _together(self) -> int:
-        """Images whose tables a thread makes together."""
-        return int(self._compiled.own_images) or max(1, WORK // (8 * self._image_plan.tables.size))
 
     def library(self, like: Array) -> Any:
         """Of an array of the caller's."""

@@ -14,6 +14,8 @@ from ..abc import Parameterization
 from ..abc.network import Activation, init, inputs_of
 from ..base.checks import generator, integer, positive
 from ..base.options import one_blas_thread
+from ..network.activation_like import named, plain_names
+from ..network.activations import Nonlinearity
 from ..quadrature import expectation, smooth
 
 Array = npt.NDArray[np.float64]
@@ -42,12 +44,23 @@ _NAMED: dict[str, tuple[Function, Function]] = {
 }
 
 
+def _of_layer(layer: Any) -> tuple[Function, Function]:
+    """phi and phi' of a nonlinearity of fastntk.stax, or of what its name stands for."""
+    given = smooth(layer)
+    own: Any = layer if hasattr(layer, "dphi") and isinstance(layer, Nonlinearity) else None
+    phi: Function = (lambda xp, z: layer.apply((), z, xp)) if own else (lambda xp, z: given.phi(z))
+    return phi, (lambda xp, z: own.dphi(z, xp)) if own else (lambda xp, z: given.dphi(z))
+
+
 def _activation(act: Any, what: str) -> tuple[Function, Function]:
     """phi and phi', over the root of ``E phi(z)^2``."""
     if isinstance(act, str):
-        if act not in _NAMED:
-            raise ValueError(f"[{what}] act must be one of {', '.join(_NAMED)}, given {act!r}")
-        phi, dphi = _NAMED[act]
+        if act not in (*_NAMED, *plain_names()):
+            names = ", ".join(dict.fromkeys((*_NAMED, *plain_names())))
+            raise ValueError(f"[{what}] act must be one of {names}, given {act!r}")
+        phi, dphi = _NAMED[act] if act in _NAMED else _of_layer(named(act))
+    elif isinstance(named(act), Nonlinearity):
+        phi, dphi = _of_layer(named(act))
     else:
         given = smooth(act, what)
         phi, dphi = (lambda xp, z: given.phi(z)), (lambda xp, z: given.dphi(z))
@@ -365,7 +378,7 @@ def run(
         Their number.
     alpha : float
         Scale of the predictor, at most 1e9.
-    act : 'relu', 'softplus', 'tanh', 'linear', or an object with ``phi`` and ``dphi``
+    act : 'relu', 'softplus', 'tanh', 'linear', another name, a layer, or an object with ``phi`` and ``dphi``
         Divided by the root of ``E phi(z)^2``, z standard normal. softplus is ``log(1 + exp(5 z)) / 5``. An object, such
         as :class:`fastntk.quadrature.Smooth`, is a smooth one.
     loss : 'quadratic_hinge', 'hinge' or 'soft_hinge'

@@ -17,7 +17,9 @@ import numpy.typing as npt
 
 from .. import dual as compiled
 from .. import quadrature
-from ..network.activations import NONLINEARITIES, ABRelu, Correlation, Nonlinearity, of_input, rho_of, signed_defect
+from ..network.activation_like import smooth_of
+from ..network.activations import GENERAL, NONLINEARITIES, ABRelu, Correlation, General, Nonlinearity, of_input, rho_of
+from ..network.activations import signed_defect as signed_defect
 
 Array = npt.NDArray[np.float64]
 
@@ -82,6 +84,13 @@ class _Registered:
     def name(self) -> str:
         return type(self.layer_object).__name__
 
+    def _at(self, q: Array) -> Nonlinearity:
+        """What stands for the layer at variances q."""
+        act = self.layer_object
+        if not isinstance(act, General) or not q.size:
+            return act
+        return act.standing_for(float(q.min()), float(q.max()), False)
+
     @property
     def homogeneous(self) -> float | None:
         act = self.layer_object
@@ -114,14 +123,15 @@ class _Registered:
 
     def defects(self, q: Array) -> DefectMap:
         # The compiled dual takes covariances, which have lost 1 - c. Its text in NumPy carries it, and takes as long.
-        a, b, shift = self.layer_object.affine
-        phi2 = self.layer_object.variance(b * b * q)
+        act = self._at(q)
+        a, b, shift = act.affine
+        phi2 = act.variance(b * b * q)
         total = a * a * phi2 + shift * shift
-        known = self.layer_object.rows(b * b * q)
+        known = act.rows(b * b * q)
 
         def defect_map(v: Array, rows: Rows) -> tuple[Array, Array]:
             at = of_input(known, rows)
-            defect, _, kdot = self.layer_object.pair(Correlation.of_defect(v), at, at)
+            defect, _, kdot = act.pair(Correlation.of_defect(v), at, at)
             if shift:
                 above, below = both(defect)
                 own, whole = a * a * phi2[rows], total[rows]
@@ -133,14 +143,15 @@ class _Registered:
     def layer(self, q: float, v: Array) -> tuple[float, float, Array, Array]:
         if self.homogeneous is None and q < _LINEAR and (found := _linear(self, q, v)):
             return found
-        a, b, shift = self.layer_object.affine
+        act = self._at(np.full(1, q))
+        a, b, shift = act.affine
         own = np.full(1, b * b * q)
-        phi2 = a * a * float(self.layer_object.variance(own)[0]) + shift * shift
+        phi2 = a * a * float(act.variance(own)[0]) + shift * shift
         if (s := self.homogeneous) is not None:
             gain = s
         else:
-            at = of_input(self.layer_object.rows(own))
-            gain = float(self.layer_object.pair(Correlation.of_defect(np.zeros(1)), at, at)[2][0])
+            at = of_input(act.rows(own))
+            gain = float(act.pair(Correlation.of_defect(np.zeros(1)), at, at)[2][0])
         defect, kdot = self.defects(np.full(1, q))(v.reshape(-1), np.zeros(v.size, dtype=np.intp))
         return phi2, (a * b) ** 2 * gain, kdot.reshape(v.shape), defect.reshape(v.shape)
 
@@ -311,9 +322,11 @@ def statistics_of(act: Any, what: str) -> Statistics:
         if act in NAMES:
             return _Quadrature(NAMES[act])
         plain = [name for name, (_, args) in NONLINEARITIES.items() if not args]
-        if act not in plain:
-            raise ValueError(f"[{what}] no nonlinearity is called {act!r}; there are {sorted([*NAMES, *plain])}")
-        act = NONLINEARITIES[act][0]()
+        if act not in (*plain, *GENERAL):
+            raise ValueError(f"[{what}] no nonlinearity is called {act!r}; there are {sorted([*GENERAL, *plain])}")
+        act = GENERAL[act]() if act in GENERAL else NONLINEARITIES[act][0]()
+    if isinstance(act, General) and not act.kinks():
+        return _Quadrature(smooth_of(act))
     if isinstance(act, Nonlinearity):
         return _Registered(act)
     return _Quadrature(quadrature.smooth(act, what))

@@ -26,6 +26,7 @@ from ..base.checks import Array, count, generator, not_negative, positive, rows
 from ..base.options import one_blas_thread
 from ..base.progress import bar
 from ..dual import dual
+from ..network.activation_like import layer_named, smooth_of
 from ..network.activations import ABRelu, Erf, Nonlinearity, Relu
 from .atoms import Atoms
 from .measures import LevyMeasure
@@ -41,7 +42,7 @@ class Layer:
     ----------
     measure : LevyMeasure
         Law of the nodes' variances.
-    activation : nonlinearity of fastntk.stax
+    activation : nonlinearity of fastntk.stax, or the name of one
     sigma_v2, sigma_b2 : float
         Variances of the weights V and the biases B behind the nodes; ``sigma_b2 = 0``: no biases.
     """
@@ -54,6 +55,7 @@ class Layer:
     def __post_init__(self) -> None:
         if not isinstance(self.measure, LevyMeasure):
             raise TypeError(f"[Layer] measure must be a LevyMeasure such as Beta(2.0), given {describe(self.measure)}")
+        object.__setattr__(self, "activation", layer_named(self.activation))
         if not isinstance(self.activation, Nonlinearity):
             raise TypeError(
                 f"[Layer] activation must be a nonlinearity such as stax.Relu(), given {describe(self.activation)}"
@@ -66,19 +68,13 @@ class Layer:
         return np.asarray(self.activation.apply((), z, np))
 
     def dphi(self, z: Array) -> Array:
-        """The derivative of the nonlinearity; at a kink that from below.
-
-        Raises
-        ------
-        NotImplementedError
-            Of a nonlinearity without one here.
-        """
+        """The derivative of the nonlinearity; at a kink of straight pieces that from below."""
         act = self.activation
         if isinstance(act, ABRelu):
             return np.where(z > 0, act.b, act.a)
         if isinstance(act, Erf):
             return np.asarray(2 / math.sqrt(math.pi) * act.a * act.b * np.exp(-((act.b * z) ** 2)))
-        raise NotImplementedError(f"[Layer] no derivative is known of {describe(act)}")
+        return np.asarray(smooth_of(act).dphi(z))
 
     def smooth(self, k: Array) -> tuple[Array, Array]:
         """``(k_phi, kdot_phi)`` of kernels (..., n, n)."""

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.arraylike import describe
-from .activations import NONLINEARITIES, Nonlinearity
+from ..base.jet import Jet, slope_of
+from .activations import GENERAL, NONLINEARITIES, Nonlinearity
 
 Array = npt.NDArray[np.float64]
 Function = Callable[[Array], Any]
@@ -51,12 +52,19 @@ def _sech2(x: Array) -> Array:
 TANH = Smooth(np.tanh, _sech2, "tanh")
 
 
+def plain_names() -> list[str]:
+    """Names of nonlinearities without arguments."""
+    return sorted({*GENERAL, *(name for name, (_, args) in NONLINEARITIES.items() if not args)})
+
+
 def named(activation: Any) -> Any:
     """What a name, a layer's class or NumPy's function stands for; others as they are."""
     if activation is np.tanh or (isinstance(activation, str) and activation.lower() == "tanh"):
         return TANH
     if isinstance(activation, str) and activation.lower() in NONLINEARITIES:
         activation = NONLINEARITIES[activation.lower()][0]
+    elif isinstance(activation, str) and activation.lower() in GENERAL:
+        activation = GENERAL[activation.lower()]
     if isinstance(activation, type) and issubclass(activation, Nonlinearity):
         try:
             return activation()
@@ -67,8 +75,31 @@ def named(activation: Any) -> Any:
     return activation
 
 
+def layer_named(activation: Any) -> Any:
+    """The layer that a name stands for; others as they are."""
+    found = GENERAL["tanh"]() if isinstance(activation, str) and activation.lower() == "tanh" else named(activation)
+    return found if isinstance(activation, (str, type)) else activation
+
+
+def smooth_of(layer: Nonlinearity) -> Smooth:
+    """A layer's function and its derivative: its own, or what its text gives for numbers that carry derivatives."""
+    own = getattr(layer, "dphi", None) if getattr(layer, "dfn", True) is not None else None
+
+    def phi(x: Array) -> Any:
+        return layer.apply((), np.asarray(x, dtype=np.float64), np)
+
+    def dphi(x: Array) -> Any:
+        x = np.asarray(x, dtype=np.float64)
+        if own is not None:
+            return own(x, np)
+        found = layer.apply((), Jet(x, {"x": np.ones_like(x)}), np)
+        return np.broadcast_to(slope_of(found, "x"), x.shape)
+
+    return Smooth(phi, dphi, type(layer).__name__)
+
+
 def no_activation(given: Any, what: str) -> TypeError:
-    names = ", ".join(repr(name) for name in ("tanh", *NONLINEARITIES))
+    names = ", ".join(repr(name) for name in sorted({*GENERAL, *NONLINEARITIES}))
     text = repr(given) if isinstance(given, str) else getattr(given, "__name__", describe(given))
     return TypeError(
         f"[{what}] a nonlinearity is an object with functions phi and dphi (fastntk.quadrature.Smooth(phi, dphi) makes "
@@ -84,7 +115,10 @@ def smooth_like(activation: Any, what: str) -> SmoothLike:
     TypeError
         Anything else.
     """
-    found: SmoothLike = named(activation)
+    found: Any = named(activation)
+    if isinstance(found, Nonlinearity):
+        return smooth_of(found)
     if not all(callable(getattr(found, name, None)) for name in ("phi", "dphi")):
         raise no_activation(activation, what)
-    return found
+    given: SmoothLike = found
+    return given

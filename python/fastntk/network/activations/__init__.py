@@ -3,11 +3,15 @@
 ``__all__`` names the layers, which ``fastntk.stax`` offers.
 """
 
-from . import error_function, exponential, gaussian, gelu, periodic, polynomials, rectifiers
+from . import elementwise, error_function, exponential, gaussian, gelu, general, periodic, polynomials, rectifiers
+from .elementwise import *  # noqa: F403
 from .error_function import *  # noqa: F403
 from .exponential import *  # noqa: F403
+from .fitted import General as General
 from .gaussian import *  # noqa: F403
 from .gelu import *  # noqa: F403
+from .general import *  # noqa: F403
+from .general import GENERAL as GENERAL
 from .nonlinearity import NONLINEARITIES as NONLINEARITIES
 from .nonlinearity import Correlation as Correlation
 from .nonlinearity import Nonlinearity as Nonlinearity
@@ -25,10 +29,12 @@ from .polynomials import *  # noqa: F403
 from .rectifiers import *  # noqa: F403
 
 __all__ = []
+__all__ += elementwise.__all__
 __all__ += error_function.__all__
 __all__ += exponential.__all__
 __all__ += gaussian.__all__
 __all__ += gelu.__all__
+__all__ += general.__all__
 __all__ += periodic.__all__
 __all__ += polynomials.__all__
 __all__ += rectifiers.__all__

@@ -95,6 +95,7 @@ class Nonlinearity(Layer):
     cheap: ClassVar[bool] = False  # few enough instructions to be done in the same pass as a 3 x 3 window
     # Parameters are counted at run time (csrc/math/counted/) and do not say all: the op keeps the layer beside them.
     counted: ClassVar[bool] = False
+    compiled: ClassVar[bool] = True  # `pair` has a struct; else NumPy's engine alone computes it
     jumps: ClassVar[bool] = False  # phi has a step, whose derivative counts as 0: kdot is not the slope of k
 
     @classmethod
@@ -217,12 +218,6 @@ NONLINEARITIES: dict[str, tuple[Callable[..., Nonlinearity], tuple[Any, ...]]] =
 _BY_DUAL: dict[str, type[Nonlinearity]] = {}
 
 Kind = TypeVar("Kind", bound=type[Nonlinearity])
-
-
-def base_of_op(kind: Kind) -> Kind:
-    """Decorator: a class that others are made from, by the name of the op that all of them lower to."""
-    _BY_DUAL[kind.dual_name] = kind
-    return kind
 
 
 def registered(name: str, *args: Any) -> Callable[[Kind], Kind]:

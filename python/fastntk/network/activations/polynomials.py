@@ -226,7 +226,7 @@ def _moment_series(n: int, terms: int = 72) -> tuple[Fraction, ...]:
 
 
 @lru_cache(maxsize=128)
-def _moment(n: int, degree: int) -> tuple[float, ...]:
+def moment_polynomial(n: int, degree: int) -> tuple[float, ...]:
     """The polynomial of this degree that is next to ``sqrt(2)/pi sum_k m_k w^k`` on [0, 1].
 
     Its Chebyshev series is cut, which the next singularity, w = 2, makes fall by 5.8 with each degree; in fractions, as
@@ -286,7 +286,7 @@ class RectifiedMonomial(Nonlinearity):
     @property
     def dual_params(self) -> tuple[float, ...]:
         n = self.degree
-        fits = [c for m in (n, max(n - 1, 0)) for degree in (7, 17) for c in _moment(m, degree)]
+        fits = [c for m in (n, max(n - 1, 0)) for degree in (7, 17) for c in moment_polynomial(m, degree)]
         return (float(n), *_left(_shares(n)), *(_shares(n - 1) if n else ()), *fits)
 
     def phi(self, x: Any, xp: Any) -> Any:

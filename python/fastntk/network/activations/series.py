@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .nonlinearity import Array, Correlation, Nonlinearity, base_of_op
+from .nonlinearity import Array, Correlation, Nonlinearity, defines_dual
 
 __all__ = ["Curve", "Series"]
 
@@ -22,7 +22,7 @@ def _joined(minus: Array, plus: Array) -> Array:
     return np.where(minus > plus, -np.maximum(plus, 1e-37), minus)
 
 
-@base_of_op
+@defines_dual
 @dataclass(frozen=True)
 class Series(Nonlinearity):
     """Base: ``k = sum_l +- a_l(q11) a_l(q22) rho^l`` over the degrees l that a subclass names.
@@ -100,7 +100,7 @@ class Series(Nonlinearity):
         return v, rho, x1.e * x2.e * (slope[1] + np.where(near, slope[0], -slope[0]))
 
 
-@base_of_op
+@defines_dual
 @dataclass(frozen=True)
 class Curve(Nonlinearity):
     """Base: all inputs have one variance q, so that rho' and kdot are functions of rho, the sum of two parts.

@@ -1,0 +1,126 @@
+"""Functions whose duals the user gives as functions of covariances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ...base.arraylike import describe
+from ..program import Builder, Value, Values
+from .general import Activation, check_function
+from .nonlinearity import Array, Correlation, Nonlinearity, defines_dual, signed_defect
+
+__all__ = ["Elementwise"]
+
+_STEP = 1e-150  # of a derivative along the imaginary axis: nothing is subtracted
+
+
+@defines_dual
+@dataclass(frozen=True)
+class Elementwise(Nonlinearity):
+    """A function by its own dual, in covariances.
+
+    Parameters
+    ----------
+    fn : callable, optional
+        The function, for ``apply_fn``; without ``nngp_fn`` the layer is :class:`Activation` of it.
+    nngp_fn : callable, optional
+        ``nngp_fn(q12, q11, q22)``, ``E fn(u) fn(v)``, element by element for float64 arrays of one shape.
+    d_nngp_fn : callable, optional
+        Its derivative in ``q12``, which is ``E fn'(u) fn'(v)``. Without, ``nngp_fn`` must take complex ``q12``.
+
+    Raises
+    ------
+    TypeError
+        None of ``fn`` and ``nngp_fn``, or what is no function; in a call, an ``nngp_fn`` without a derivative.
+    NotImplementedError
+        On compiled backends, which have no code for it: ``backend='numpy'``.
+
+    Notes
+    -----
+    Covariances are all that ``nngp_fn`` sees, so that ``1 - rho' = 1 - nngp / sqrt(V V')`` is a difference: right to
+    2e-16 absolutely, in float64 throughout, where other layers are right to 1e-15 of it. Inputs closer than a distance
+    of 1e-8 become one behind it. :class:`Activation` of the function itself has all digits.
+    """
+
+    fn: Callable[..., Any] | None = None
+    nngp_fn: Callable[..., Any] | None = None
+    d_nngp_fn: Callable[..., Any] | None = None
+    dual_name: ClassVar[str] = "elementwise"
+    row_names: ClassVar[tuple[str, ...]] = ("q",)
+    compiled: ClassVar[bool] = False
+    counted: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for label in ("fn", "nngp_fn", "d_nngp_fn"):
+            given = getattr(self, label)
+            if given is not None and not callable(given):
+                raise TypeError(f"[stax.Elementwise] {label} must be a function, given {describe(given)}")
+        if self.fn is None and self.nngp_fn is None:
+            raise TypeError("[stax.Elementwise] needs fn or nngp_fn, given none")
+        if self.nngp_fn is None:
+            Activation(self._fn())
+        elif self.fn is not None:
+            check_function(lambda x: self.phi(x, np), "fn", "stax.Elementwise")
+
+    def _fn(self) -> Callable[..., Any]:
+        if self.fn is None:
+            raise ValueError("[stax.Elementwise] was made without fn, which finite networks need")
+        return self.fn
+
+    def phi(self, x: Any, xp: Any = np) -> Any:
+        return Activation.call(self._fn(), x, xp)
+
+    def lower(self, builder: Builder, values: Values) -> Value:
+        return super().lower(builder, values) if self.nngp_fn else Activation(self._fn()).lower(builder, values)
+
+    def _nngp(self, q12: Any, q11: Array, q22: Array) -> Any:
+        assert self.nngp_fn is not None
+        found = np.asarray(self.nngp_fn(q12, q11, q22))
+        if found.shape != q11.shape or found.dtype.kind not in "fc":
+            raise TypeError(
+                f"[stax.Elementwise] nngp_fn must give floats of its arguments' shape {q11.shape}, given {found.dtype} "
+                f"{found.shape}"
+            )
+        return found
+
+    def _slope(self, q12: Array, q11: Array, q22: Array) -> Array:
+        if self.d_nngp_fn is not None:
+            return np.asarray(self.d_nngp_fn(q12, q11, q22), dtype=np.float64)
+        try:
+            found = self._nngp(q12 + 1j * _STEP, q11, q22)
+        except Exception as error:
+            raise TypeError(
+                f"[stax.Elementwise] nngp_fn takes no complex covariances ({type(error).__name__}: {error}): give its "
+                "derivative as d_nngp_fn"
+            ) from error
+        if not np.iscomplexobj(found):
+            raise TypeError(
+                "[stax.Elementwise] nngp_fn of complex covariances is real: give its derivative as d_nngp_fn"
+            )
+        return np.asarray(found.imag / _STEP)
+
+    def variance(self, q: Array, xp: Any = np) -> Array:
+        return np.asarray(np.maximum(self._nngp(q, q, q).real, 0))
+
+    def mean(self, q: Array, xp: Any = np) -> Array:
+        if self.fn is None:
+            raise ValueError(
+                "[stax.Elementwise] a sum of branches needs the mean of its output, nngp_fn has none: give fn"
+            )
+        return Activation(self.fn).mean(q, xp)
+
+    def rows(self, q: Array, xp: Any = np) -> Mapping[str, Array]:
+        return {"q": q}
+
+    def pair(self, c: Correlation, x1: Any, x2: Any) -> tuple[Array, Array, Array]:
+        q1, q2, rho = np.broadcast_arrays(x1.q, x2.q, np.where(c.near, 1 - c.w, c.w - 1))
+        q12 = np.sqrt(q1) * np.sqrt(q2) * rho
+        size = np.sqrt(self.variance(q1)) * np.sqrt(self.variance(q2))
+        found = np.clip(self._nngp(q12, q1, q2).real / np.where(size > 0, size, 1), -1, 1)
+        found = np.where((c.w == 0) & c.near & (q1 == q2) & (size > 0), 1, found)  # whatever its rounding is
+        v = np.where(found < 0, signed_defect(np.asarray(False), 1 + found), 1 - found)
+        return v, found, self._slope(q12, q1, q2)

@@ -1,0 +1,229 @@
+"""Functions without closed form: for the variances that a call's inputs have, one of the maps that computing takes.
+
+A layer here knows its function alone. `resolve` (plan/resolve.py) finds the variances that reach it, and asks for a
+nonlinearity that stands for it there: polynomials of the correlation where all inputs have one variance, else a short
+Hermite series (network/hermite.py), with hinges where the function has a kink at 0; where it has others, angles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..expectations import call
+from ..hermite import NO_HINGES, Hinges
+from ..kinks import Kink
+from ..one_variance import Shared, Slopes, moments_of, series_slopes, shared_of
+from ..short_series import Fit, fit
+from .angular import Angular
+from .hinged import Hinged
+from .nonlinearity import Array, Correlation, Nonlinearity, defines_dual, of_input
+from .series import Curve, Series
+
+LEAST_HIGH = 1.0  # largest variance of the narrowest range that is fitted
+_MOST_HIGH = 4.0**10
+
+
+@defines_dual
+@dataclass(frozen=True)
+class General(Nonlinearity):
+    """Base of functions without closed form: a subclass gives ``phi``, perhaps ``dphi``, and its kinks."""
+
+    dual_name: ClassVar[str] = "activation"
+    compiled: ClassVar[bool] = False
+    counted: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        """What errors call it."""
+        return type(self).__name__
+
+    def kinks(self) -> tuple[Kink, ...]:
+        """Where derivatives jump, in their order."""
+        return ()
+
+    def smooth_phi(self, x: Array) -> Any:
+        """phi of NumPy's arrays."""
+        return self.phi(x, np)
+
+    def mean(self, q: Array, xp: Any = np) -> Array:
+        return self.standing_for(0.0, float(q.max()), False).mean(q, xp)
+
+    def fit(self, variance: float, dtype: Any = np.float64) -> Fit:
+        """The series that stands for the function where no input has a larger variance.
+
+        Parameters
+        ----------
+        variance : float
+            Rounded up to a power of 4, 1 at least.
+        dtype : float32 or float64
+            Of results: what the fit owes.
+
+        Returns
+        -------
+        Fit
+            Its ``degrees``, the number of ``terms`` of the whole series, its ``error``.
+
+        Raises
+        ------
+        ValueError
+            A function that is not finite there, grows too fast or varies too fast; one with kinks elsewhere than at 0.
+        """
+        return _fitted(self, high_of(variance, self.label), np.dtype(dtype) == np.float32)
+
+    def standing_for(self, low: float, high: float, single: bool) -> Nonlinearity:
+        """The nonlinearity that stands for this one where the variances of inputs lie between these."""
+        if low > 0 and high - low <= (2.5e-7 if single else 1e-14) * high:
+            found = _shared(self, (low + high) / 2, single)
+            if found is not None:
+                return found
+        places = {kink.place for kink in self.kinks()}
+        if places - {0.0}:
+            return _angular(self)
+        own = _fitted(self, high_of(high, self.label), single)
+        return Hinged(self, own) if own.hinges.first or own.hinges.second else Fitted(self, own)
+
+
+def high_of(variance: float, what: str) -> float:
+    """The end of the range that holds a variance: a power of 4."""
+    if not variance <= _MOST_HIGH:
+        raise ValueError(
+            f"[{what}] an input has variance {variance:.6g}, and no series is made beyond {_MOST_HIGH:.6g}: normalise "
+            "the inputs"
+        )
+    return max(LEAST_HIGH, 4.0 ** math.ceil(math.log(variance, 4) - 1e-9)) if variance > 0 else LEAST_HIGH
+
+
+@lru_cache(maxsize=256)
+def _fitted(layer: General, high: float, single: bool) -> Fit:
+    kinks = layer.kinks()
+    if any(kink.place for kink in kinks):
+        raise ValueError(f"[{layer.label}] has kinks at x = {_places(kinks)}: series are for those at 0")
+    found = fit(layer.smooth_phi, high, single, _hinges(kinks), bool(kinks), layer.label)
+    owed = 2e-6 if single else 1e-8
+    if not found.error <= owed:
+        raise ValueError(
+            f"[{layer.label}] for variances up to {high:.6g} its series of {len(found.degrees)} terms is off by "
+            f"{found.error:.1e}, where {owed:.0e} is owed: normalise the inputs, or give kinks by breaks="
+        )
+    return found
+
+
+def _places(kinks: tuple[Kink, ...]) -> str:
+    return ", ".join(f"{kink.place:.6g}" for kink in kinks)
+
+
+def _hinges(kinks: tuple[Kink, ...]) -> Hinges:
+    return Hinges(kinks[0].first, kinks[0].second) if kinks else NO_HINGES
+
+
+@lru_cache(maxsize=64)
+def _angular(layer: General) -> Angular:
+    """A function of straight pieces: its line left of all kinks, and these."""
+    kinks = layer.kinks()
+    x = np.linspace(-8.0, 8.0, 401) + 0.00713
+    rest = call(layer.smooth_phi, x)
+    for kink in kinks:
+        rest = rest - kink.first * np.maximum(x - kink.place, 0)
+    slope = (rest[-1] - rest[0]) / (x[-1] - x[0])
+    offset = float(np.mean(rest - slope * x))
+    if not np.abs(rest - slope * x - offset).max() <= 1e-9 * (1 + np.abs(rest).max()):
+        raise NotImplementedError(
+            f"[{layer.label}] has kinks at x = {_places(kinks)} and is curved: kinks elsewhere than at 0 are taken of "
+            "functions of straight pieces"
+        )
+    slope, offset = (0.0 if abs(c) < 1e-14 else float(c) for c in (slope, offset))
+    return Angular(layer, slope, offset, kinks)
+
+
+@lru_cache(maxsize=256)
+def _shared(layer: General, q: float, single: bool) -> OneVariance | None:
+    high_of(q, layer.label)
+    kinks = layer.kinks()
+    if any(kink.place for kink in kinks):
+        own = _angular(layer)
+        variance, mean = own.variance(np.array([q])), own.mean(np.array([q]))
+        step = own.variance(q * np.array([1 + 1e-4, 1 - 1e-4]))
+        power = math.log(step[0] / step[1]) / math.log((1 + 1e-4) / (1 - 1e-4)) if variance[0] > 0 else 0.0
+        moments = (q, float(variance[0]), float(mean[0]), power)
+        slopes = _angular_slopes(own, q, float(variance[0]))
+    else:
+        slopes = series_slopes(layer.smooth_phi, q, _hinges(kinks), bool(kinks), single, layer.label)
+        moments = moments_of(layer.smooth_phi, q, bool(kinks), layer.label)
+    if not moments[1] > 0:
+        return None
+    found = shared_of(slopes, moments, single)
+    return None if found is None else OneVariance(layer, found)
+
+
+def _angular_slopes(own: Angular, q: float, variance: float) -> Slopes:
+    row = of_input(own.rows(np.array([q])))
+
+    def slopes(w: Array) -> tuple[Array, Array]:
+        near, far = (own.pair(Correlation.of_defect(sign * np.maximum(w, 1e-300)), row, row)[2] for sign in (1, -1))
+        return near * (q / variance), far * (q / variance)
+
+    return slopes
+
+
+@dataclass(frozen=True)
+class Fitted(Series):
+    """A short Hermite series in place of a function, for variances up to ``own.high``."""
+
+    layer: General
+    own: Fit
+
+    @property
+    def degrees(self) -> tuple[float, ...]:
+        return tuple(float(sign * degree) for sign, degree in zip(self.own.signs, self.own.degrees, strict=True))
+
+    def phi(self, x: Any, xp: Any) -> Any:
+        return self.layer.phi(x, xp)
+
+    def variance(self, q: Array, xp: Any = np) -> Array:
+        found: Array = self.own.variance(q, xp)
+        return found
+
+    def mean(self, q: Array, xp: Any = np) -> Array:
+        found: Array = self.own.mean(q, xp)
+        return found
+
+    def rows(self, q: Array, xp: Any = np) -> Mapping[str, Array]:
+        g, _, e = self.own.rows(q, xp)
+        return {**{f"g{k}": row for k, row in enumerate(g)}, "e": e}
+
+
+@dataclass(frozen=True)
+class OneVariance(Curve):
+    """Polynomials of the correlation in place of a function all of whose inputs have the variance ``own.q``."""
+
+    layer: General
+    own: Shared
+
+    @property
+    def odd_share(self) -> float:
+        return self.own.odd_share
+
+    @property
+    def odd(self) -> tuple[float, ...]:
+        return self.own.odd
+
+    @property
+    def even(self) -> tuple[float, ...]:
+        return self.own.even
+
+    def phi(self, x: Any, xp: Any) -> Any:
+        return self.layer.phi(x, xp)
+
+    def variance(self, q: Array, xp: Any = np) -> Array:
+        found: Array = self.own.variance * (q / self.own.q) ** self.own.power  # of what differs by rounding alone
+        return found
+
+    def mean(self, q: Array, xp: Any = np) -> Array:
+        found: Array = self.own.mean * xp.ones_like(q)
+        return found

@@ -1,0 +1,350 @@
+"""A few terms in place of a whole Hermite series.
+
+Over all pairs of variances up to a largest one, and all rho, only a handful of the terms are independent: degrees and
+weights exist with which a sum over a few terms is the sum over all, for ``1 - rho'`` and for ``kdot`` at once. Columns
+by pivoted Gram-Schmidt, weights by least squares. Derived.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.polynomial import chebyshev
+
+from .expectations import Function, call
+from .hermite import EXACT, Coefficients, Hinges, Whole, continued, hinge_table
+
+Array = npt.NDArray[np.float64]
+
+_DENSE = 96  # every degree up to here is offered, beyond them a geometric sequence
+_RATIO = 1.05
+_FARTHEST = 60000  # degree offered for functions with a kink
+_MOST_TERMS = 120  # that compiled code takes
+_TINY = 1e-36  # a variance of 0 counts as this, so that directions exist
+
+
+def _falls(defects: Array, degrees: Array) -> Array:
+    """``1 - a^l`` at ``a = 1 - defect``, (defects, degrees)."""
+    return np.asarray(-np.expm1(np.log1p(-np.minimum(defects, 1 - 1e-16))[:, None] * degrees))
+
+
+def _slopes(defects: Array, degrees: Array) -> Array:
+    """``l a^(l - 1)``."""
+    return np.asarray(degrees * np.exp(np.log1p(-np.minimum(defects, 1 - 1e-16))[:, None] * (degrees - 1)))
+
+
+class Sums:
+    """``sum p_l (1 - a^l)`` and ``sum l p_l a^(l - 1)`` for all pairs of the variances and some defects, by parity.
+
+    The first relative to the sum of ``|p_l|`` in its place, the second to its diagonal.
+    """
+
+    def __init__(self, whole: Whole, hinges: tuple[Array, Array], defects: Array) -> None:
+        self._whole, self._defects = whole, defects
+        self._i, self._j = np.triu_indices(len(whole.q))
+        self._hinges = [h[self._i] * h[self._j] for h in hinges]
+        size, diagonal = np.zeros((len(defects), len(self._i))), np.zeros(len(whole.q))
+        for part in whole.parts:
+            counts = part.counts[:, None]
+            size += _falls(defects, part.degrees) @ np.abs(counts * self._products(part.g))
+            diagonal += (counts * part.degrees[:, None] * part.g**2).sum(0)
+        self._fall = 1 / np.maximum(size, 1e-300)
+        root = np.sqrt(np.maximum(diagonal, 1e-300))
+        self._slope = 1 / (root[self._i] * root[self._j])
+
+    def _products(self, g: Array) -> Array:
+        return np.asarray(g[:, self._i] * g[:, self._j])
+
+    def _rest(self, g: Array, hinge: Array, parity: int) -> Array:
+        """``p_l`` less what the hinge of this parity has of it."""
+        return self._products(g) - (hinge**2)[:, None] * self._hinges[parity]
+
+    def of(self, g: Array, hinge: Array, counts: Array, degrees: Array, parity: int) -> Array:
+        """Both sums over given terms."""
+        p = counts[:, None] * self._rest(g, hinge, parity)
+        falls, slopes = _falls(self._defects, degrees) @ p, _slopes(self._defects, degrees) @ p
+        return np.concatenate([(falls * self._fall).ravel(), (slopes * self._slope).ravel()])
+
+    def total(self, parity: int) -> Array:
+        part = self._whole.parts[parity]
+        return self.of(part.g, part.hinge, part.counts, part.degrees, parity)
+
+    def columns(self, parity: int, degrees: npt.NDArray[np.int64]) -> Array:
+        """What each degree alone adds."""
+        p = self._rest(*self._whole.columns(parity, degrees), parity).T
+        real = degrees.astype(np.float64)
+        falls = _falls(self._defects, real)[:, None, :] * p * self._fall[:, :, None]
+        slopes = _slopes(self._defects, real)[:, None, :] * p * self._slope[:, None]
+        return np.concatenate([falls.reshape(-1, len(degrees)), slopes.reshape(-1, len(degrees))])
+
+
+def _offered(parity: int, most: int) -> npt.NDArray[np.int64]:
+    dense = np.arange(2 - parity, min(most, _DENSE) + 1, 2)
+    if most <= _DENSE:
+        return dense
+    steps = np.exp(np.arange(math.log(_DENSE), math.log(most), math.log(_RATIO)))
+    return np.unique(np.concatenate([dense, np.round((steps - parity) / 2).astype(np.int64) * 2 + parity]))
+
+
+def _choose(columns: Any, total: Any, rtol: float, more: int = 8) -> tuple[list[int], Array]:
+    """A few columns and weights with which their sum is ``total``, every entry to ``rtol`` if that can be.
+
+    Columns by pivoted Gram-Schmidt, up to ``more`` beyond what is needed until no weight is negative.
+    """
+    R: Any = np.linalg.qr(np.column_stack([columns, total]), mode="r")
+    reduced, right = R[:, :-1], R[:, -1]
+    rest, basis = reduced.copy(), np.empty((0, len(right)))
+    active: list[int] = []
+    best: tuple[list[int], Array] = [], np.empty(0)
+    error, enough = math.inf, 0
+    while len(active) < columns.shape[1]:
+        norms = (rest * rest).sum(0)
+        pivot = int(np.argmax(norms))
+        if norms[pivot] < 1e-36:
+            break
+        e = rest[:, pivot] / math.sqrt(norms[pivot])
+        e = e - basis.T @ (basis @ e)
+        e /= np.linalg.norm(e)
+        basis = np.vstack([basis, e])
+        active.append(pivot)
+        rest = rest - np.outer(e, e @ rest)
+        size = np.sqrt((reduced[:, active] ** 2).sum(0))
+        x = np.linalg.lstsq(reduced[:, active] / size, right, rcond=None)[0] / size
+        found = float(np.abs(columns[:, active] @ x - total).max())
+        good = found <= rtol
+        if (not enough and found < error) or (good and (x > 0).all()):
+            best, error = (list(active), x), found
+        if good:
+            enough = enough or len(active)
+            if (x > 0).all() or len(active) >= enough + more:
+                break
+    return best
+
+
+# ---------------------------------------------------------------- the fit
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A short series for variances up to ``high``: ``k = sum_l +-a_l(q11) a_l(q22) rho^l``, and its hinges.
+
+    Attributes
+    ----------
+    high : float
+    degrees : tuple of int
+        Even ones in ascending order, then odd ones; ``signs`` has -1 where a term counts negatively.
+    parts : tuple of float
+        What each term leaves to the hinge of its parity: from ``p_l`` goes this times the product of the hinge's rows.
+    hinges : Hinges
+    terms : int
+        Of the whole series.
+    error : float
+        Largest seen at variances and correlations that the fit was not made from: of ``1 - rho'`` relative to it, of
+        kdot relative to ``sqrt(kdot(q11) kdot(q22))``.
+    """
+
+    high: float
+    kinked: bool
+    degrees: tuple[int, ...]
+    signs: tuple[int, ...]
+    parts: tuple[float, ...]
+    hinges: Hinges
+    terms: int
+    error: float
+    _offset: float  # phi(0)
+    _middle: float
+    _table: Array  # Chebyshev coefficients in q / (q + middle), or with a kink in s / (s + middle): terms and variance
+
+    def _interpolated(self, q: Any, xp: Any) -> Any:
+        """``a_l`` times the root of its weight, and ``E phi^2``, in this order: (terms + 1, *q.shape)."""
+        given = xp.minimum(q, self.high)  # NaN stays
+        q = xp.maximum(given, _TINY)
+        root = xp.sqrt(q)
+        x = 4 * _place(root if self.kinked else q, self._middle) / _place(self._end, self._middle) - 2
+        table = self._table[(...,) + (None,) * q.ndim]
+        if xp is not np:
+            table = xp.asarray(table)
+        now: Any = xp.zeros(table.shape[1:2] + q.shape, q.dtype)
+        before = now
+        for row in table[:0:-1]:  # Clenshaw, x twice the place in [-1, 1]
+            now, before = row + x * now - before, now
+        found = table[0] + x / 2 * now - before
+        for k, degree in enumerate(self.degrees):
+            found[k] *= root if self.kinked or degree % 2 else q
+        found[-1] *= xp.sqrt(given) if self.kinked and self._offset else given
+        if self.degrees[0] == 0:
+            found[0] += self._offset
+        found[-1] += self._offset**2
+        return found
+
+    @property
+    def _end(self) -> float:
+        return math.sqrt(self.high) if self.kinked else self.high
+
+    def variance(self, q: Any, xp: Any = np) -> Any:
+        return self._interpolated(q, xp)[-1]
+
+    def mean(self, q: Any, xp: Any = np) -> Any:
+        return self._interpolated(q, xp)[0] if self.degrees[0] == 0 else xp.zeros_like(q)
+
+    def rows(self, q: Any, xp: Any = np) -> tuple[Any, Any, Any]:
+        """``g_l`` (terms, *q.shape), unit vectors with signs and hinges; the hinges' (2, *q.shape); ``sqrt(V / q)``."""
+        found = self._interpolated(q, xp)
+        a, variance = found[:-1], found[-1]
+        q = xp.maximum(xp.minimum(q, self.high), _TINY)
+        hinges = xp.stack([self.hinges.first / 2 * xp.sqrt(q), self.hinges.second / 4 * q])
+        size: Any = 0
+        for k, sign in enumerate(self.signs):
+            size = size + sign * a[k] * a[k]
+        for parity in (0, 1):
+            left = (1.0, 3.0)[parity]  # E z^2, E z^4
+            left -= sum(p for p, degree in zip(self.parts, self.degrees, strict=True) if degree % 2 == parity)
+            size = size + left * hinges[parity] ** 2
+        root = xp.sqrt(xp.where(size > 0, size, 1))
+        return a / root, hinges / root, xp.sqrt(xp.maximum(variance, 0) / q)
+
+
+def _defects(kinked: bool) -> Array:
+    wide = np.concatenate([np.logspace(-7, -2, 10), np.linspace(0.03, 1, 14) ** 1.5])
+    return np.concatenate([np.logspace(-14, -8, 7), wide]) if kinked else wide
+
+
+def _places(n: int) -> Any:
+    return np.cos(np.pi * (np.arange(n) + 0.5) / n)
+
+
+def fit(fn: Function, high: float, single: bool, hinges: Hinges, kinked: bool, what: str) -> Fit:
+    """A short series of a function for variances up to ``high``.
+
+    Parameters
+    ----------
+    fn : callable
+        Analytic near the line; where ``kinked``, on either side of 0.
+    single : bool
+        For results in float32.
+    hinges : Hinges
+        Jumps of derivatives at 0.
+    what : str
+        What errors call the function.
+
+    Raises
+    ------
+    ValueError
+        A function that is not finite, grows too fast, or varies too fast for these variances.
+    """
+    source = Coefficients(fn, high, kinked, what)
+    tried: tuple[float, ...]
+    if single:
+        tried = (2e-7, 3e-8)
+    elif kinked:
+        tried = (1e-9,) if hinges.first and hinges.second else (5e-13, 1e-11)
+    else:
+        tried = (5e-13, 6e-14)
+    found = [_fit(source, high, single, hinges, tried[0], what)]
+    for rtol in tried[1:]:
+        if found[0].error > (4 if kinked else 1) * tried[0] or len(found[0].degrees) > _MOST_TERMS:
+            found.append(_fit(source, high, single, hinges, rtol, what))
+    return min((own for own in found if len(own.degrees) <= _MOST_TERMS), key=lambda own: own.error, default=found[-1])
+
+
+def _fit(source: Coefficients, high: float, single: bool, hinges: Hinges, rtol: float, what: str) -> Fit:
+    spread = math.log(256) / 2
+    middle = high * np.exp(spread * (_places(6 if single else 9) - 1))
+    q = np.concatenate([[high * 1e-6, high / 256], middle[::-1], [high]])
+    whole = Whole(source, q, rtol, what)
+    first, second = hinges.parts(q)
+    sums = Sums(whole, (first / whole.size, second / whole.size), _defects(source.kinked))
+    degrees: list[int] = []
+    weights: list[float] = []
+    terms = len(whole.table)
+    for parity in (0, 1):
+        if not (whole.parts[parity].g ** 2).max() > 1e-26:
+            continue
+        total = sums.total(parity)
+        offered = _offered(parity, _FARTHEST if source.kinked else terms - 1)
+        chosen, x = _choose(sums.columns(parity, offered), total, rtol)
+        order = np.argsort(offered[chosen])
+        degrees += offered[chosen][order].tolist()
+        weights += x[order].tolist()
+    if hinges.first or np.abs(whole.table[0]).max() > 1e-16 or not degrees:
+        degrees, weights = [0, *degrees], [1.0, *weights]
+    found = _of_terms(source, high, degrees, weights, hinges, terms, single)
+    return replace(found, error=_error(found, source, rtol, what))
+
+
+def _of_terms(
+    source: Coefficients, high: float, degrees: list[int], weights: list[float], hinges: Hinges, terms: int,
+    single: bool,
+) -> Fit:  # fmt: skip
+    order = np.argsort(degrees, kind="stable")
+    ascending = np.array(degrees, np.int64)[order]
+    size = np.sqrt(np.abs(weights))
+    kappa = np.zeros(len(degrees))
+    if source.kinked:
+        own = hinge_table()
+        for k, degree in enumerate(degrees):
+            far = np.array([float(degree)])
+            kappa[k] = own[degree, 0] if degree <= EXACT else continued(own, degree % 2, far)[0, 0]
+    offset = float(call(source.fn, np.zeros(1))[0])
+    best, end = math.inf, math.sqrt(high) if source.kinked else high
+    middles = {end / 4} if source.kinked else {high / 4, min(high / 4, 1.0)}
+    for n in (16, 24, 32, 48, 64, 96):
+        for middle in sorted(middles):
+            found, left = _interpolation(source, end, middle, n, ascending, offset)
+            if left < best / 2:
+                table, best, kept = found, left, middle
+        if best <= (1e-9 if single else 1e-14):
+            break
+    table[:, : len(degrees)] = table[:, np.argsort(order)] * size
+    signs = tuple(-1 if weight < 0 else 1 for weight in weights)
+    parts = tuple((np.array(weights) * kappa**2).tolist())
+    table.setflags(write=False)
+    return Fit(high, source.kinked, tuple(degrees), signs, parts, hinges, terms, best, offset, kept, table)
+
+
+def _place(x: Any, middle: float) -> Any:
+    return x / (x + middle)
+
+
+def _interpolation(
+    source: Coefficients, end: float, middle: float, n: int, degrees: npt.NDArray[np.int64], offset: float
+) -> tuple[Array, float]:
+    """Chebyshev coefficients of ``a_l(q)`` and of the variance, and how large the last of them are."""
+    u = (_places(n) + 1) / 2 * _place(end, middle)
+    x = middle * u / (1 - u)
+    q = x * x if source.kinked else x
+    root = np.sqrt(q)
+    variance = source.square(q)
+    a = np.concatenate([source.at(q, degrees), variance[None]])
+    a[0] -= offset if degrees[0] == 0 else 0.0
+    a[-1] -= offset**2
+    by_root = source.kinked | (degrees % 2 == 1)
+    a /= np.where(np.append(by_root, source.kinked and bool(offset))[:, None], root, q)
+    table: Array = chebyshev.chebfit(_places(n), a.T, n - 1)
+    # Errors of a_l relative to sqrt(V), at variances where that is worst.
+    least, largest = math.sqrt((variance / q).min()), math.sqrt(q.max())
+    last = np.abs(table[-3:]).max(axis=0)
+    last[:-1] *= np.where(by_root, 1, largest) / least
+    last[-1] *= (1 if source.kinked and offset else largest) / (least * math.sqrt(variance.max()))
+    return table, float(last.max())
+
+
+def _error(found: Fit, source: Coefficients, rtol: float, what: str) -> float:
+    q = found.high * np.array([0.7, 0.13, 0.02])
+    fresh = Whole(source, q, rtol, what)
+    first, second = found.hinges.parts(q)
+    sums = Sums(fresh, (first / fresh.size, second / fresh.size), _defects(source.kinked)[1::2] * 1.3 % 1)
+    g, _, _ = found.rows(q)
+    degrees, signs = np.array(found.degrees), np.array(found.signs)
+    worst = found.error
+    for parity in (0, 1):
+        here = (degrees % 2 == parity) & (degrees > 0)
+        if here.any():
+            part = np.sqrt(np.abs(np.array(found.parts)[here]))
+            of = sums.of(g[here], part, signs[here], degrees[here].astype(np.float64), parity)
+            worst = max(worst, float(np.abs(of - sums.total(parity)).max()))
+    return worst

@@ -1,0 +1,400 @@
+"""Functions without closed form: against printed values, sums over the plane of Gaussian pairs, and finite networks."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import pytest
+from fastntk import dual, stax
+from fastntk.network.activations import GENERAL
+from fastntk.network.kinks import kinks_of
+
+# (k, kdot) at (q11, q12, q22) = (1, 0.5, 2), (1, 1, 1), (1, -1, 1), (1, 1 - 1e-8, 1), (3, -0.2, 0.1). Smooth functions
+# by a trapezoid rule in the plane in 80-bit arithmetic, others by one closed and one numerical integral in 60 digits.
+POINTS = np.array([[1, 0.5, 2], [1, 1, 1], [1, -1, 1], [1, 1 - 1e-8, 1], [3, -0.2, 0.1]]).T
+PRINTED = {
+    "tanh": [
+        (0.146754115460387, 0.299172021393036), (0.394294490397841, 0.464402902448268),
+        (-0.394294490397841, 0.464402902448268), (0.394294485753812, 0.464402899446230),
+        (-0.0754089338619279, 0.379182044492338),
+    ],
+    "sigmoid": [
+        (0.268812465053815, 0.0378399816668400), (0.293379035858093, 0.0448362413501944),
+        (0.206620964141907, 0.0448362413501944), (0.293379035409731, 0.0448362413027807),
+        (0.241974338341993, 0.0401731069123209),
+    ],
+    "softplus": [
+        (0.857295358780733, 0.268812465053815), (0.921245908859300, 0.293379035858093),
+        (0.421245908859300, 0.206620964141907), (0.92124590592551, 0.293379035409731),
+        (0.648475539530309, 0.241974338341993),
+    ],
+    "swish": [
+        (0.212454704413617, 0.299875245021874), (0.355775519817352, 0.379482351632829),
+        (-0.144224480182648, 0.120517648367171), (0.355775516022529, 0.379482350194493),
+        (-0.0356743679979465, 0.227041933838752),
+    ],
+    "mish": [
+        (0.265655350282331, 0.364469844039762), (0.452342192375883, 0.47908375837397),
+        (-0.184171859832849, 0.159401730321510), (0.452342187585045, 0.479083756405136),
+        (-0.0441936418420921, 0.289442705447192),
+    ],
+    "elu": [
+        (0.323641798868803, 0.572995983948176), (0.644945417492924, 0.668102001223171),
+        (-0.523156583730247, 0.523156583730247), (0.644945410811904, 0.668101999542301),
+        (-0.113439279963133, 0.600607719718387),
+    ],
+    "selu": [
+        (0.448487765051896, 0.907343605150012), (1.0, 1.0715749924558),
+        (-0.966394048269735, 0.966394048269735), (0.999999989284325, 1.07156372898464),
+        (-0.218121391636277, 1.05041624347403),
+    ],
+    "hard_tanh": [
+        (0.179956730712409, 0.369358934708013), (0.516058550961713, 0.682689492137086),
+        (-0.516058550961713, 0.682689492137086), (0.516058544135, 0.682662188664626),
+        (-0.0871487515140509, 0.435968884046696),
+    ],
+}  # fmt: skip
+
+# Of k, kdot: what is promised. A kink with a jump of the slope, on a curve, leaves a series that ends slowly.
+BOUNDS = {"float64": 1e-12, "float32": 1e-6}
+SLOW = {"selu": 4e-9}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+@pytest.mark.parametrize("which", [[0, 1, 2, 3, 4], [1, 2, 3]])
+def test_printed_values(name, which, dtype):
+    """All points at once, by one series; those of one variance by themselves, by polynomials of the correlation."""
+    points = POINTS[:, which].astype(dtype)
+    found = getattr(dual, name)(*points)
+    exact = np.array(PRINTED[name])[which].T
+    for values, expected in zip(found, exact, strict=True):
+        assert values.dtype == dtype
+        error = np.abs(values - expected)
+        if dtype == np.float32:
+            error[which.index(3)] *= 0.01  # float32 has no 1 - 1e-8: kdot of a kink moves by its root there
+        assert error.max() < max(BOUNDS[dtype.name], SLOW.get(name, 0)), error
+
+
+# ---------------------------------------------------------------- networks
+
+# The dual as a sum over the plane of Gaussian pairs: u = s1 (same a + other b), v = s2 (same a - other b). 1 - rho' and
+# 1 + rho' are mean squares of differences, so that no digit is lost where inputs are close or opposite.
+
+
+def nodes(kinked):
+    """Points (a, b) of the plane and their weights; with a kink at 0, rays on which the function is smooth, later."""
+    z = np.arange(-48, 49) * 0.2
+    w = np.exp(-z * z / 2) * 0.2 / math.sqrt(2 * math.pi)
+    return (z[:, None], z[None, :], w[:, None] * w) if not kinked else None
+
+
+def rays(same, other):
+    """Polar coordinates, in sectors between the lines on which u or v changes its sign."""
+    node, weight = np.polynomial.legendre.leggauss(32)
+
+    def panels(edges):
+        start, width = edges[:-1, None], np.diff(edges)[:, None]
+        return (start + width * (node + 1) / 2).ravel(), (width * weight / 2).ravel()
+
+    turn = math.atan2(same, other)  # u = 0 at -turn, v = 0 at turn, and half a turn on
+    edges = np.mod(
+        np.array([-turn, turn, math.pi - turn, math.pi + turn, 0, math.pi / 2, math.pi, 1.5 * math.pi]), 2 * math.pi
+    )
+    angle, w_angle = panels(np.unique(np.append(edges, [0, 2 * math.pi])))
+    radius, w_radius = panels(np.linspace(0, 11, 7))
+    w = w_angle[:, None] * (w_radius * radius * np.exp(-(radius**2) / 2)) / (2 * math.pi)
+    return np.cos(angle)[:, None] * radius, np.sin(angle)[:, None] * radius, w
+
+
+def step(layer, kinked, v, q1, q2):
+    """``(v', E phi(u)^2, E phi(v)^2, kdot)`` of one pair."""
+    minus, plus = (2 + v, -v) if v < 0 else (v, 2 - v)
+    same, other = math.sqrt(plus / 2), math.sqrt(minus / 2)
+    a, b, w = rays(same, other) if kinked else nodes(False)
+    x, y = math.sqrt(q1) * (same * a + other * b), math.sqrt(q2) * (same * a - other * b)
+    f, g = layer.phi(x), layer.phi(y)
+    V1, V2 = (float(np.sum(w * h * h)) for h in (f, g))
+    f, g = f / math.sqrt(V1), g / math.sqrt(V2)
+    below, above = (float(np.sum(w * (f + sign * g) ** 2)) / 2 for sign in (-1, 1))
+    kdot = float(np.sum(w * layer.dphi(x) * layer.dphi(y)))
+    return below if below <= 1 else -above, V1, V2, kdot
+
+
+def network(layer, x, w2, b2, depths):
+    """NNGP and NTK of Dense, (phi, Dense) * depth for several depths, float64 sums."""
+    n = len(x)
+    kinked = bool(layer.kinks())
+    q, unit = (x * x).mean(axis=1), x / np.linalg.norm(x, axis=1, keepdims=True)
+    near = unit @ unit.T >= 0
+    apart = np.where(near[..., None], unit[:, None] - unit[None], unit[:, None] + unit[None])
+    v = np.where(near, 1, -1) * (apart**2).sum(-1) / 2
+    theta = np.zeros((n, n))
+    found = {}
+    for depth in range(max(depths) + 1):
+        if depth:
+            after, kdot, own = np.zeros((n, n)), np.zeros((n, n)), np.zeros(n)
+            for i in range(n):
+                for j in range(i, n):
+                    after[i, j], own[i], own[j], kdot[i, j] = step(layer, kinked, float(v[i, j]), q[i], q[j])
+                    after[j, i], kdot[j, i] = after[i, j], kdot[i, j]
+            v, q, theta = after, own, theta * kdot
+        root = np.sqrt(q)
+        total = w2 * q + b2
+        share, bias = np.sqrt(w2 * q / total), np.sqrt(b2 / total)
+        rho = np.where(v < 0, -1 - v, 1 - v)
+        nngp = w2 * np.outer(root, root) * rho + b2
+        theta = w2 * theta + nngp
+        p, steps = np.outer(share, share), (share[:, None] - share) ** 2 / 2 + (bias[:, None] - bias) ** 2 / 2
+        minus = p * np.where(v < 0, 2 + v, v) + steps
+        plus = p * np.where(v < 0, -v, 2 - v) + steps + 2 * np.outer(bias, bias)
+        v, q = np.where(minus > 1, -plus, minus), total
+        if depth in depths:
+            found[depth] = nngp, theta
+    return found
+
+
+def inputs(dtype):
+    x = np.random.default_rng(0).standard_normal((5, 8))
+    x[1] = x[0] * (1 + 1e-6)
+    x[2] = x[0] + 1e-5 * x[3]
+    x[4] = -1.3 * x[0]
+    return x.astype(dtype)
+
+
+def errors(found, expected):
+    size = np.sqrt(np.diag(expected))
+    return (np.abs(found - expected) / np.maximum(np.abs(expected), 0.5 * np.outer(size, size))).max()
+
+
+def stack(layer, w2, b2, depth):
+    dense = stax.Dense(1, math.sqrt(w2), math.sqrt(b2))
+    return stax.serial(dense, *([layer, dense] * depth))
+
+
+DEEP = {"tanh": 50, "mish": 10, "elu": 2, "selu": 1}
+
+
+@functools.cache
+def expected(name, dtype):
+    depths = tuple(d for d in (1, 2, 10, 50) if d <= DEEP[name])
+    return network(GENERAL[name](), inputs(dtype).astype(np.float64), 1.2, 0.1, depths)
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_networks(name, dtype, backend):
+    bounds = {"float64": (1e-12, 1e-12), "float32": (2e-6, 1e-5)}[dtype.name]
+    for depth, kernels in expected(name, dtype.name).items():
+        kernel = stack(GENERAL[name](), 1.2, 0.1, depth).kernel_fn(inputs(dtype), None, ("nngp", "ntk"))
+        for found, exact in zip(kernel, kernels, strict=True):
+            bound = max(bounds[depth > 10], SLOW.get(name, 0) if dtype == np.float64 else 0)
+            assert errors(found, exact) < bound, (depth, errors(found, exact))
+
+
+def test_the_networks_of_the_test_can_tell(backend):
+    """Nearly the same function, a hundredth of a percent away."""
+    kernel = stack(stax.Activation(lambda x: np.tanh(1.0001 * x)), 1.2, 0.1, 1).kernel_fn(
+        inputs(np.float64), None, "ntk"
+    )
+    assert errors(kernel, expected("tanh", "float64")[1][1]) > 1e-6
+
+
+@pytest.mark.parametrize("name", ["hard_tanh", "relu6"])
+def test_straight_pieces_against_the_rectifier(name, dtype):
+    """A clip whose ends are far away is the identity, one whose upper end is far away the rectifier."""
+    far = {
+        "hard_tanh": (stax.HardTanh(-60.0, 60.0), stax.ABRelu(1.0, 1.0)),
+        "relu6": (stax.HardTanh(0.0, 60.0), stax.Relu()),
+    }
+    one, two = (stack(layer, 1.2, 0.1, 2) for layer in far[name])
+    x = inputs(dtype)
+    for a, b in zip(*(net.kernel_fn(x, None, ("nngp", "ntk"), backend="numpy") for net in (one, two)), strict=True):
+        assert errors(a, b.astype(np.float64)) < (3e-7 if dtype == np.float32 else 1e-13)
+
+
+def test_kinks_elsewhere_need_numpy(backend):
+    net = stack(stax.ReLU6(), 1.2, 0.1, 1)
+    if backend == "numpy":
+        assert np.isfinite(net.kernel_fn(inputs(np.float32), None, "ntk")).all()
+        return
+    with pytest.raises(NotImplementedError, match=r"no op .'angular'.*backend='numpy'"):
+        net.kernel_fn(inputs(np.float32), None, "ntk")
+
+
+@pytest.mark.parametrize("name", ["tanh", "mish", "elu"])
+def test_one_variance(name, dtype, backend):
+    """Inputs of one length: polynomials of the correlation, against the series."""
+    x = np.random.default_rng(1).standard_normal((6, 16))
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True) * 4).astype(dtype)
+    net = stack(GENERAL[name](), 1.2, 0.1, 3)
+    alone = net.kernel_fn(x, None, "ntk")
+    beside = net.kernel_fn(np.concatenate([x, 2 * x]), None, "ntk")[:6, :6]
+    assert dtype == np.float32 or not np.array_equal(alone, beside)  # another way, which float32 may round away
+    assert errors(alone, beside.astype(np.float64)) < (1e-6 if dtype == np.float32 else 3e-12)
+
+
+def test_results_do_not_depend_on_the_other_inputs_of_a_range(backend):
+    x = np.random.default_rng(2).standard_normal((7, 8))
+    net = stack(stax.Tanh(), 1.2, 0.1, 2)
+    whole = net.kernel_fn(x, None, "ntk")
+    np.testing.assert_allclose(net.kernel_fn(x[:3], x, "ntk"), whole[:3], rtol=0, atol=1e-15)
+    np.testing.assert_allclose(net.kernel_fn.diagonal(x[2:5], "ntk"), np.diag(whole)[2:5], rtol=1e-14)
+
+
+def test_continued_and_depths(backend):
+    x = np.random.default_rng(2).standard_normal((4, 8))
+    dense, act = stax.Dense(1, 1.1, 0.3), stax.Swish()
+    half = stax.serial(dense, act, dense).kernel_fn(x)
+    whole = stax.serial(dense, act, dense, act, dense)
+    rest = stax.serial(act, dense).kernel_fn(half, None, "ntk")
+    np.testing.assert_allclose(rest, whole.kernel_fn(x, None, "ntk"), rtol=1e-12)
+    np.testing.assert_allclose(whole.kernel_fn.depths(x, None, "ntk")[-1], rest, rtol=1e-12)
+
+
+def test_images(dtype, backend):
+    """One position is a point: 1 x 1 convolutions with the same weights."""
+    x = inputs(dtype)
+    act = stax.Tanh()
+    conv = stax.Conv(1, (1, 1), W_std=1.1, b_std=0.3)
+    image = stax.serial(conv, act, conv, act, stax.GlobalAvgPool(), stax.Dense(1))
+    dense = stax.Dense(1, 1.1, 0.3)
+    point = stax.serial(dense, act, dense, act, stax.Dense(1))
+    a, b = image.kernel_fn(x.reshape(5, 1, 1, 8), None, "ntk"), point.kernel_fn(x, None, "ntk")
+    assert errors(a, b.astype(np.float64)) < (2e-6 if dtype == np.float32 else 1e-12)
+
+
+def test_rows_of_zeros_and_nan(backend):
+    x = np.array([[0.0, 0.0], [1.0, 2.0], [np.nan, 1.0], [1e-20, 0.0]])
+    for act in (stax.Tanh(), stax.Softplus(), stax.ELU()):
+        for found in stack(act, 1.3, 0.0, 1).kernel_fn(x, None, ("nngp", "ntk")):
+            assert np.isnan(found[2]).all()
+            assert np.isfinite(np.delete(np.delete(found, 2, 0), 2, 1)).all()
+
+
+# ---------------------------------------------------------------- the function itself
+
+
+def test_finite_networks_reach_the_kernel():
+    def bent(x):
+        return x / (1 + np.exp(-1.7 * x)) + 0.3 * np.sin(x)
+
+    x = inputs(np.float64)
+    width = 4096
+    init_fn, apply_fn, kernel_fn = stax.serial(
+        stax.Dense(width, 1.3, 0.2), stax.Activation(bent), stax.Dense(64, 1.1, 0.1)
+    )
+    outputs = np.concatenate([apply_fn(init_fn(seed, x.shape)[1], x) for seed in range(24)], axis=1)
+    found = outputs @ outputs.T / outputs.shape[1]
+    kernel = kernel_fn(x, None, "nngp")
+    error = np.sqrt(2 / outputs.shape[1]) * np.abs(kernel).max()
+    assert np.abs(found - kernel).max() < 4 * error
+
+
+@pytest.mark.parametrize("name", GENERAL)
+def test_derivatives_and_kinks(name):
+    layer = GENERAL[name]()
+    x = np.linspace(-3, 3, 61) + 0.0123
+    slope = (layer.phi(x + 1e-6) - layer.phi(x - 1e-6)) / 2e-6
+    np.testing.assert_allclose(layer.dphi(x), slope, rtol=0, atol=1e-9)
+    seen = kinks_of(lambda x: layer.phi(x), None, name)
+    assert [k.place for k in seen] == pytest.approx([k.place for k in layer.kinks()], abs=1e-8)
+    for a, b in zip(seen, layer.kinks(), strict=True):
+        assert (a.first, a.second) == pytest.approx((b.first, b.second), abs=1e-6)
+
+
+@pytest.mark.parametrize("library", ["torch", "jax"])
+@pytest.mark.parametrize("name", GENERAL)
+def test_other_libraries(name, library):
+    x = np.linspace(-3, 8, 23).reshape(1, 23).astype(np.float32)
+    layer = GENERAL[name]()
+    if library == "torch":
+        given = pytest.importorskip("torch").tensor(x)
+    else:
+        given = pytest.importorskip("jax").numpy.asarray(x)
+    pytest.importorskip("array_api_compat")
+    found = layer.apply_fn((), given)
+    assert type(found) is type(given)
+    np.testing.assert_allclose(np.asarray(found), layer.phi(x.astype(np.float64)), rtol=2e-6, atol=2e-6)
+
+
+def test_fit_says_what_it_is():
+    single, double = stax.Tanh().fit(3.0, np.float32), stax.Tanh().fit(3.0)
+    assert single.high == double.high == 4.0
+    assert len(single.degrees) <= 17 < len(double.degrees) <= 40 < double.terms
+    assert single.error < 2e-7
+    assert double.error < 5e-13
+    assert stax.Tanh().fit(3.5) is double  # made once
+
+
+REFUSED = [
+    (lambda: stax.Activation(3), TypeError, r"\[stax.Activation\] fn must be a function of an array, given int"),
+    (lambda: stax.Activation(np.mean), TypeError, r"real numbers of its argument's shape \(3, 4\), given float64 \(\)"),
+    (lambda: stax.Activation(np.sort), ValueError, "must act on each entry alone"),
+    (lambda: stax.Activation(lambda x: x + 1j), TypeError, "given complex128"),
+    (lambda: stax.Activation(lambda x: 1.0 if x > 0 else 0.0), TypeError, "must take an array.*raised ValueError"),
+    (lambda: stax.Activation(np.log), ValueError, "must be finite, given nan at x = -"),
+    (lambda: stax.HardTanh(1.0, 0.0), ValueError, "low must be below high, given 1.0 and 0.0"),
+    (lambda: stax.CELU(0.0), ValueError, "alpha must be positive"),
+    (lambda: stax.Elementwise(), TypeError, "needs fn or nngp_fn"),
+    (lambda: stax.ElementwiseNumerical(np.tanh, -1), ValueError, "deg must be a positive integer, given -1"),
+]
+IN_A_CALL = [
+    (stax.Activation(np.sign), 1.0, ValueError, "jumps at x = "),
+    (stax.Activation(lambda x: np.exp(x * x)), 1.0, ValueError, "is inf at x = .*variances reach"),
+    (stax.Activation(lambda x: np.exp(x * x / 4)), 1.0, ValueError, "grows too fast"),
+    (stax.Activation(lambda x: np.tanh(300 * x)), 1.0, ValueError, "more than 32768 terms"),
+    (stax.Activation(lambda x: x * np.clip(x + 3, 0, 6)), 1.0, NotImplementedError, "kinks at x = -3, 3 and is curved"),
+    (stax.Tanh(), 1e4, ValueError, r"\[Tanh\] an input has variance .*normalise"),
+]
+
+
+@pytest.mark.parametrize(("make", "error", "words"), REFUSED)
+def test_refused(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
+
+
+@pytest.mark.parametrize(("layer", "size", "error", "words"), IN_A_CALL)
+def test_refused_in_a_call(layer, size, error, words):
+    with pytest.raises(error, match=words):
+        stack(layer, 1.3, 0.1, 1).kernel_fn(size * inputs(np.float64), None, "ntk", backend="numpy")
+
+
+# ---------------------------------------------------------------- Neural Tangents' names
+
+
+def test_elementwise_of_covariances():
+    def nngp_fn(q12, q11, q22):
+        return 2 / np.pi * np.arcsin(2 * q12 / np.sqrt((1 + 2 * q11) * (1 + 2 * q22)))
+
+    x = np.random.default_rng(3).standard_normal((5, 8))
+    own = stack(stax.Elementwise(None, nngp_fn), 1.2, 0.1, 2).kernel_fn
+    for found, exact in zip(
+        own(x, None, ("nngp", "ntk"), backend="numpy"),
+        stack(stax.Erf(), 1.2, 0.1, 2).kernel_fn(x, None, ("nngp", "ntk")),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, exact, rtol=1e-13)
+    with pytest.raises(TypeError, match="derivative"):
+        stack(stax.Elementwise(None, lambda c, a, b: np.real(c)), 1.2, 0.1, 1).kernel_fn(x, backend="numpy")
+
+
+def test_elementwise_of_functions():
+    x = np.random.default_rng(3).standard_normal((5, 8))
+    exact = stack(stax.Tanh(), 1.2, 0.1, 2).kernel_fn(x, None, "ntk", backend="numpy")
+    for layer in (stax.Elementwise(np.tanh), stax.ElementwiseNumerical(np.tanh, 25), stax.Activation(np.tanh)):
+        np.testing.assert_array_equal(stack(layer, 1.2, 0.1, 2).kernel_fn(x, None, "ntk", backend="numpy"), exact)
+
+
+def test_sums_of_branches_keep_means():
+    """K of a sum of two independent branches that end in softplus: the product of means is in it twice."""
+    x = np.random.default_rng(4).standard_normal((5, 8))
+    branch = stax.serial(stax.Dense(1, 1.2, 0.3), stax.Softplus())
+    both = stax.serial(stax.FanOut(2), stax.parallel(branch, branch), stax.FanInSum())
+    q = 1.44 * (x * x).mean(axis=1) + 0.09
+    z = np.arange(-200, 201) * 0.06
+    mean = np.logaddexp(0, np.sqrt(q)[:, None] * z) @ (np.exp(-z * z / 2) * 0.06 / math.sqrt(2 * math.pi))
+    found = both.kernel_fn(x, None, "nngp", backend="numpy")
+    one = branch.kernel_fn(x, None, "nngp", backend="numpy")
+    np.testing.assert_allclose(found, 2 * one + 2 * np.outer(mean, mean), rtol=1e-12)
