@@ -18,7 +18,7 @@ struct Hinged {
   static constexpr bool positive = false, homogeneous = false;
   static constexpr int kSingle = 8, kExact = 18, kBoth = kSingle + kExact;
   static constexpr int kOwn = std::is_same_v<T, float> ? kSingle : kExact;
-  static int terms(int n_params) { return (n_params - 3 * kBoth) / 2; }
+  static FNTK_HD int terms(int n_params) { return (n_params - 3 * kBoth) / 2; }
   static int n_rows(int n_params) { return terms(n_params) + 3; }
   static bool takes(const double* params, int n) {
     return n > 3 * kBoth && n % 2 == 0 && Series<T>::takes(params, terms(n));
