@@ -62,11 +62,15 @@ def demangled(name: str) -> str:
     if kernel is None:
         return name
     rest = name[kernel.end() :]
-    phi = re.match(r"NS_4cuda\d+([A-Z][A-Za-z]*?)I([fd])E", rest)
+    phi = re.match(r"NS_4cuda\d+([A-Z][A-Za-z]*?)I([fd])((?:L[ib]\d+E)*)E", rest)
     dtype = {"f": "float", "d": "double"}
+
+    def numbers_of(text: str) -> list[str]:
+        return [("true" if n == "1" else "false") if t == "b" else n for t, n in re.findall(r"L([ib])(\d+)E", text)]
+
     if phi:
-        return f"{kernel[1]}<{phi[1]}, {dtype[phi[2]]}>"
-    numbers = [("true" if n == "1" else "false") if t == "b" else n for t, n in re.findall(r"L([ib])(\d+)E", rest)]
+        return f"{kernel[1]}<{', '.join([phi[1], dtype[phi[2]], *numbers_of(phi[3])])}>"
+    numbers = numbers_of(rest)
     return f"{kernel[1]}<{', '.join([dtype[rest[0]], *numbers])}>"
 
 
