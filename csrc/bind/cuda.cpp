@@ -108,6 +108,7 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
       .def(
           "code",
           [](const CudaProgram& program, const std::vector<double>& numbers) {
+            check_numbers(program, numbers);
             return py::bytes(device_code(program, numbers));
           },
           py::arg("numbers"),

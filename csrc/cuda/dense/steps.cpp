@@ -16,9 +16,7 @@ FNTK_DUALS(FNTK_FITS)
 class Encoder {
  public:
   Encoder(const Program& program, const std::vector<double>& numbers, int rows_at_once)
-      : program_(program), numbers_(numbers), rows_at_once_(rows_at_once) {
-    check_numbers(program, numbers);
-  }
+      : program_(program), numbers_(numbers), rows_at_once_(rows_at_once) {}
 
   std::vector<Step> steps() {
     for (int input = 0; input < program_.n_inputs; ++input) {
