@@ -258,6 +258,8 @@ def test_a_series_in_100_digits(dtype, backend):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_pairs_do_not_depend_on_their_neighbours(make, shape, dtype, backend):
     """Ends of lines, single pairs, the diagonal alone, either side first: the same bits."""
+    if not backend.startswith("cpu"):
+        pytest.skip("the product of the inputs is a BLAS's, whose bits depend on the shape")
     rng = np.random.default_rng(1)
     x1, x2 = (rng.standard_normal((n, 6)).astype(dtype) for n in shape)
     kernel_fn = stax.serial(stax.Dense(1, 1.2, 0.1), make(), stax.Dense(1), make(), stax.Dense(1)).kernel_fn
