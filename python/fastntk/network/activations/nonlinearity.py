@@ -193,10 +193,18 @@ def split(x: Array) -> tuple[Array, Array]:
     return high, x - high
 
 
+def on_device(q: Any) -> bool:
+    """Whether an array lies on a device, where to look at a number is to wait for it."""
+    return hasattr(q, "__cuda_array_interface__")
+
+
 def within(layer: Nonlinearity, q: Array, rule: str) -> Array:
-    """Variances as they are; ValueError where one is above ``layer.largest_variance``, which follows from ``rule``."""
+    """Variances as they are; ValueError where one is above ``layer.largest_variance``, which follows from ``rule``.
+
+    On a device nobody looks, which would be to wait: there results are infinite or NaN.
+    """
     beyond = q > layer.largest_variance
-    if bool(beyond.any()):
+    if not on_device(q) and bool(beyond.any()):
         raise ValueError(
             f"[{type(layer).__name__}] the variance of an input is {float(q[beyond].max()):.6g}, at most "
             f"{layer.largest_variance:.6g} is allowed: {rule}; given {layer}"
