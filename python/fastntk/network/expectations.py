@@ -59,33 +59,9 @@ def weight_of(z: Array) -> Array:
 
 
 def expectation(g: Function, q: Any = 1.0, *, rtol: float = RTOL, what: str = "expectation") -> Any:
-    """``E g(sqrt(q) z)``, z standard normal, by the trapezoid rule.
+    """``fastntk.quadrature.expectation`` of smooth functions, by the trapezoid rule.
 
-    Parameters
-    ----------
-    g : callable
-        From a float64 array of any shape to an array of that shape; smooth, varying on a scale of 1 or more.
-    q : array_like, not negative
-    rtol : float
-        Steps are halved until two results agree to ``rtol E |g|``; the finer one is then good to 1e-15 of ``E |g|``.
-    what : str
-        What errors call the caller.
-
-    Returns
-    -------
-    numpy.ndarray of q's shape, or a float.
-
-    Raises
-    ------
-    ValueError
-        A negative or non-finite q, a g that is not finite, no expectation (g grows as fast as the weight decays), or no
-        agreement with 2^20 nodes (g has kinks, or jumps).
-
-    Notes
-    -----
-    With step h the error is ``exp(-2 pi d / h)``, d the distance in z of g's nearest pole from the real axis
-    (Trefethen and Weideman 2014, SIAM Review 56, 385, theorem 5.1). A feature much narrower than 1/4 in z and 1/2 in
-    x = sqrt(q) z, away from x = 0, can be missed.
+    Steps are halved until two results agree to ``rtol E |g|``; NotSmooth where 2^20 nodes do not.
     """
     variances = variances_of(q, what)
     flat = variances.reshape(-1)

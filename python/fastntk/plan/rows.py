@@ -16,19 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..network.activations import Nonlinearity, of_dual, of_input, of_op, row_names_of_dual
+from ..network.activations import Nonlinearity, bare_of, of_input, of_op, row_names_of_dual
 from ..network.program import Lowered, Op, Program
 
 Array = npt.NDArray[Any]  # or CuPy's
 
 # Inputs at a time in NumPy: what is made of them on the way stays in cache.
 _CHUNK = 4096
-
-
-@lru_cache(maxsize=1024)
-def _layer(name: str, numbers: tuple[float, ...], layer: Nonlinearity | None = None) -> Nonlinearity:
-    """The bare nonlinearity of a dual op; as many objects as there are different ones."""
-    return of_dual(name, numbers) if layer is None else layer
 
 
 def row_names(op: Op) -> tuple[str, ...]:
@@ -101,7 +95,7 @@ def rows_of_dual(name: str, params: Sequence[float], q: Array, dtype: Any, xp: A
 
     (rows + 1, n) of ``dtype``, made in float64.
     """
-    layer, names = _layer(name, tuple(params)), row_names_of_dual(name, len(params))
+    layer, names = bare_of(name, tuple(params)), row_names_of_dual(name, len(params))
     table = xp.empty((len(names) + 1, len(q)), dtype)
     step = _CHUNK if xp is np else max(1, len(q))
     for start in range(0, len(q), step):
@@ -210,7 +204,7 @@ def _move(op: Op, own: tuple[float, ...], sources: tuple[int, ...]) -> _Move:
         return _Move(op.name, sources, means=op.means)
     if op.name == "norm":
         return _Move("norm", sources, bias=own[0])
-    layer = _layer(op.name, own, op.layer)
+    layer = bare_of(op.name, own, op.layer)
     if layer.homogeneous:
         return _Move("scale", sources, layer, float(layer.variance(np.ones(()))))
     return _Move("dual", sources, layer)
@@ -265,7 +259,7 @@ class RowPass:
         self._duals: list[tuple[Nonlinearity, list[int], dict[str, int]]] = []  # those of one struct behind each other
         for key, same in groupby(self.layout.duals, lambda k: (ops[k].name, own[k], ops[k].layer)):
             members = list(same)
-            self._duals.append((_layer(*key), [sources[k][0] for k in members], places[members[0]]))
+            self._duals.append((bare_of(*key), [sources[k][0] for k in members], places[members[0]]))
 
     def values(self, q: Sequence[Array]) -> _Values:
         """The variance of each value, given those of the inputs."""

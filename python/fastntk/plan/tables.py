@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..network.activations import Nonlinearity, of_dual
+from ..network.activations import bare_of
 from ..network.window import Window
 from .grids import Link
 from .table_plan import Cut, Group, Part, Stretch, TableGrid, TablePlan, index_of
@@ -72,14 +72,9 @@ def make_tables(
 
 
 @lru_cache(maxsize=256)
-def _bare(name: str, params: tuple[float, ...], layer: Nonlinearity | None) -> Nonlinearity:
-    return of_dual(name, params) if layer is None else layer
-
-
-@lru_cache(maxsize=256)
 def _square(name: str, params: tuple[float, ...]) -> float:
     """The variance behind a nonlinearity of inputs of variance 1."""
-    return float(_bare(name, params, None).variance(np.ones(())))
+    return float(bare_of(name, params).variance(np.ones(())))
 
 
 def _power(x: Array, dtype: Any, xp: Any) -> Array:
@@ -219,7 +214,7 @@ class _Tables:
             if step.dst in self.plan.known:
                 self.variances[step.dst] = out[:: self.grid.size] * self.lengths**2
         elif name != "convert":
-            phi = _bare(name, part.own(self.numbers), step.layer)
+            phi = bare_of(name, part.own(self.numbers), step.layer)
             if phi.homogeneous:
                 np.multiply(q[part.src[0], body], self._gain(part), out=out)
             else:
@@ -454,7 +449,7 @@ class _Tables:
             alike[part.step.name, part.own(self.numbers), part.step.layer].append(k)
         for key, steps in alike.items():
             own = index_of(steps)
-            rows = _bare(*key).rows(xp.ascontiguousarray(variances[own]), xp)
+            rows = bare_of(*key).rows(xp.ascontiguousarray(variances[own]), xp)
             for array, row in zip(arrays, rows.values(), strict=True):
                 array[own] = row
         for k, part in enumerate(group.parts):

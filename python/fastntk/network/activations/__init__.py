@@ -15,6 +15,7 @@ from .general import GENERAL as GENERAL
 from .nonlinearity import NONLINEARITIES as NONLINEARITIES
 from .nonlinearity import Correlation as Correlation
 from .nonlinearity import Nonlinearity as Nonlinearity
+from .nonlinearity import bare_of as bare_of
 from .nonlinearity import is_dual as is_dual
 from .nonlinearity import is_homogeneous as is_homogeneous
 from .nonlinearity import is_positive as is_positive

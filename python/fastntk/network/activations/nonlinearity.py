@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 
@@ -250,6 +251,12 @@ def defines_dual(kind: Kind) -> Kind:
 def of_dual(name: str, params: Sequence[float]) -> Nonlinearity:
     """The bare nonlinearity of a dual op."""
     return _BY_DUAL[name](*params)
+
+
+@lru_cache(maxsize=1024)
+def bare_of(name: str, numbers: tuple[float, ...], layer: Nonlinearity | None = None) -> Nonlinearity:
+    """The same, as many objects as there are different ones; ``layer``: what the op keeps."""
+    return of_dual(name, numbers) if layer is None else layer
 
 
 def of_op(op: Op, numbers: Sequence[float]) -> Nonlinearity:
