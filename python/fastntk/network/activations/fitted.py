@@ -21,7 +21,7 @@ from ..kinks import Kink
 from ..one_variance import Shared, Slopes, moments_of, series_slopes, shared_of
 from ..short_series import Fit, fit
 from .angular import Angular
-from .hinged import Hinged
+from .hinged import Hinged, OfFit
 from .nonlinearity import Array, Correlation, Nonlinearity, defines_dual, of_input
 from .series import Curve, Series
 
@@ -172,7 +172,7 @@ def _angular_slopes(own: Angular, q: float, variance: float) -> Slopes:
 
 
 @dataclass(frozen=True)
-class Fitted(Series):
+class Fitted(OfFit, Series):
     """A short Hermite series in place of a function, for variances up to ``own.high``."""
 
     layer: General
@@ -180,18 +180,7 @@ class Fitted(Series):
 
     @property
     def degrees(self) -> tuple[float, ...]:
-        return tuple(float(sign * degree) for sign, degree in zip(self.own.signs, self.own.degrees, strict=True))
-
-    def phi(self, x: Any, xp: Any) -> Any:
-        return self.layer.phi(x, xp)
-
-    def variance(self, q: Array, xp: Any = np) -> Array:
-        found: Array = self.own.variance(q, xp)
-        return found
-
-    def mean(self, q: Array, xp: Any = np) -> Array:
-        found: Array = self.own.mean(q, xp)
-        return found
+        return self.signed_degrees
 
     def rows(self, q: Array, xp: Any = np) -> Mapping[str, Array]:
         g, _, e = self.own.rows(q, xp)

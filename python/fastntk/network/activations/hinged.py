@@ -23,9 +23,32 @@ def _arcs() -> tuple[float, ...]:
     return tuple(c for n in range(3) for degree in (7, 17) for c in moment_polynomial(n, degree))
 
 
+class OfFit(Nonlinearity):
+    """What all that stand for a layer by a fitted series have in common."""
+
+    layer: Nonlinearity
+    own: Fit
+
+    @property
+    def signed_degrees(self) -> tuple[float, ...]:
+        """Of the terms, negative where a term counts negatively."""
+        return tuple(float(sign * degree) for sign, degree in zip(self.own.signs, self.own.degrees, strict=True))
+
+    def phi(self, x: Any, xp: Any) -> Any:
+        return self.layer.phi(x, xp)
+
+    def variance(self, q: Array, xp: Any = np) -> Array:
+        found: Array = self.own.variance(q, xp)
+        return found
+
+    def mean(self, q: Array, xp: Any = np) -> Array:
+        found: Array = self.own.mean(q, xp)
+        return found
+
+
 @defines_dual
 @dataclass(frozen=True)
-class Hinged(Nonlinearity):
+class Hinged(OfFit):
     """A short series, and in closed form what the kink adds: duals of ``|x|`` and ``x |x|`` (network/hinges.py).
 
     Of each term ``p_l = +- g_l g_l' - c_l h h'`` counts, h the hinge of its parity; and ``h h'`` times its dual.
@@ -42,19 +65,7 @@ class Hinged(Nonlinearity):
 
     @property
     def dual_params(self) -> tuple[float, ...]:
-        degrees = (float(sign * degree) for sign, degree in zip(self.own.signs, self.own.degrees, strict=True))
-        return (*degrees, *self.own.parts, *_arcs())
-
-    def phi(self, x: Any, xp: Any) -> Any:
-        return self.layer.phi(x, xp)
-
-    def variance(self, q: Array, xp: Any = np) -> Array:
-        found: Array = self.own.variance(q, xp)
-        return found
-
-    def mean(self, q: Array, xp: Any = np) -> Array:
-        found: Array = self.own.mean(q, xp)
-        return found
+        return (*self.signed_degrees, *self.own.parts, *_arcs())
 
     def rows(self, q: Array, xp: Any = np) -> Mapping[str, Array]:
         g, hinges, e = self.own.rows(q, xp)
