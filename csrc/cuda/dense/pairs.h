@@ -24,21 +24,34 @@ constexpr int blocks_at_once(int slots) {
 template <class T, int Slots, int P, bool Ntk, bool Diagonal>
 __global__ void __launch_bounds__(kThreads, blocks_at_once<T>(Slots))
     pairs_kernel(const __grid_constant__ PairLaunch<T> launch) {
-  using Block = FNTK_ISA::PairBlock<T, Slots, P, Ntk, Diagonal>;
+  using Block = FNTK_ISA::PairBlock<T, Slots, P, Ntk, Diagonal, false>;
   __shared__ typename Block::Shared shared;
   FNTK_ISA::Team<typename Block::Thread, 1> team;
   Block(launch, shared, blockIdx.x).run(team);
 }
 
+// Of programs with a counted nonlinearity.
 template <class T, int Slots, int P, bool Ntk, bool Diagonal>
+__global__ void __launch_bounds__(kThreads, blocks_at_once<T>(Slots))
+    counted_kernel(const __grid_constant__ PairLaunch<T> launch) {
+  using Block = FNTK_ISA::PairBlock<T, Slots, P, Ntk, Diagonal, true>;
+  __shared__ typename Block::Shared shared;
+  FNTK_ISA::Team<typename Block::Thread, 1> team;
+  Block(launch, shared, blockIdx.x).run(team);
+}
+
+template <class T, int Slots, int P, bool Ntk, bool Diagonal, bool Counted = false>
 void launch_pairs(const PairLaunch<T>& launch, const Place& place) {
-  using Block = FNTK_ISA::PairBlock<T, Slots, P, Ntk, Diagonal>;
+  using Block = FNTK_ISA::PairBlock<T, Slots, P, Ntk, Diagonal, Counted>;
   const long blocks = Diagonal ? (launch.tile.lines + Block::kLines - 1) / Block::kLines
                                : launch.tile.batches * launch.squares.count * Block::kPasses;
   cuda_work(
       place, "pairs", blocks,
       [&](unsigned count, cudaStream_t stream) {
-        pairs_kernel<T, Slots, P, Ntk, Diagonal><<<count, kThreads, 0, stream>>>(launch);
+        if constexpr (Counted)
+          counted_kernel<T, Slots, P, Ntk, Diagonal><<<count, kThreads, 0, stream>>>(launch);
+        else
+          pairs_kernel<T, Slots, P, Ntk, Diagonal><<<count, kThreads, 0, stream>>>(launch);
       },
       [&] {
         const auto shared = std::make_unique<typename Block::Shared>();
@@ -53,12 +66,12 @@ constexpr int pairs_per_thread(int slots) {
   return sizeof(T) == sizeof(float) ? (slots <= 4 ? 4 : 2) : (slots <= 4 ? 2 : 1);
 }
 
-template <class T, int Slots>
+template <class T, int Slots, bool Counted = false>
 void launch_slots(const PairLaunch<T>& launch, bool ntk, const Place& place) {
   if (ntk)
-    launch_pairs<T, Slots, pairs_per_thread<T>(Slots), true, false>(launch, place);
+    launch_pairs<T, Slots, pairs_per_thread<T>(Slots), true, false, Counted>(launch, place);
   else
-    launch_pairs<T, Slots, pairs_per_thread<T>(Slots), false, false>(launch, place);
+    launch_pairs<T, Slots, pairs_per_thread<T>(Slots), false, false, Counted>(launch, place);
 }
 
 template <class T>
@@ -76,6 +89,10 @@ void cuda_pairs(const PairsCall<T>& call, const Place& place) {
   launch->squares = Squares(call.tile);
   bool ntk = false;
   for (const auto& output : call.outputs) ntk = ntk || output.planes[1];
+  if (call.counted) {
+    if (call.tile.diagonal) return launch_pairs<T, kMaxSlots, 1, true, true, true>(*launch, place);
+    return launch_slots<T, kMaxSlots, true>(*launch, ntk, place);
+  }
   if (call.tile.diagonal) return launch_pairs<T, kMaxSlots, 1, true, true>(*launch, place);
   if (call.n_slots == 1) return launch_slots<T, 1>(*launch, ntk, place);
   if (call.n_slots == 2) return launch_slots<T, 2>(*launch, ntk, place);
