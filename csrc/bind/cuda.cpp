@@ -50,8 +50,8 @@ void run_typed(const CudaProgram& program, const py::object& code, const py::obj
   PairsCall<T> call;
   call.steps = program.steps(code);
   call.n_slots = program.n_slots;
-  call.counted =
-      std::any_of(program.ops.begin(), program.ops.end(), [](const Op& op) { return op.code >= kFirstCounted; });
+  call.every = std::any_of(program.ops.begin(), program.ops.end(),
+                           [](const Op& op) { return op.code >= kFirstDual && !ops()[size_t(op.code)].cheap; });
   call.rows1 = rows_of(table1, "table1");
   call.rows2 = rows_of(table2, "table2");
   call.table1 = packed<const T>(table1, {long(program.places.size()), call.rows1}, "table1");

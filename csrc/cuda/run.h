@@ -54,7 +54,7 @@ template <class T>
 struct PairsCall {
   const DeviceStep* steps;
   int n_slots;
-  bool counted;              // a nonlinearity among the steps is
+  bool every;                // a nonlinearity among the steps is not cheap
   const T *table1, *table2;  // row arrays in the order in which the ops name them
   long rows1, rows2;         // of each table
   Tile tile;

@@ -98,9 +98,9 @@ FNTK_HD T exact_defect(const PairInput<T>& input, long b, long i, long j, bool n
   return T(0.5 * reduce(input.d, add, Plus()));
 }
 
-// Pairs P a thread: lines line .. line + P - 1, one column. Diagonal: one pair a thread, line i with row i. Counted:
-// for programs with a counted nonlinearity, whose loops would take registers from all others.
-template <class T, int Slots, int P, bool Ntk, bool Diagonal, bool Counted>
+// Pairs P a thread: lines line .. line + P - 1, one column. Diagonal: one pair a thread, line i with row i. Every:
+// all nonlinearities, counted ones too; the text of many would take registers, and the inlining, of the cheap ones.
+template <class T, int Slots, int P, bool Ntk, bool Diagonal, bool Every>
 struct PairBlock {
   static constexpr int kLines = Diagonal ? kThreads : kThreads / kWarp * P;  // of a block
   static constexpr int kPasses = Diagonal ? 1 : kSide / kLines;              // blocks of a square
@@ -290,13 +290,13 @@ struct PairBlock {
     if (lines <= 0 || diagonal >= cols) return;  // of a square at the edge, or on the diagonal
     for (const DeviceStep* step = launch.steps;; ++step) {
       const StepHead head = step->head;
-      if constexpr (Counted)
+      if constexpr (Every)
         if (head.code >= kFirstCounted && head.code < kInput) {
           team.each([&](int t, Thread& own) { counted_step<Ntk>(head, *step, far_rows(t), own.x); });
           continue;
         }
       if (head.code < kStore || (head.code >= kFirstDual && head.code < kInput)) {
-        team.each([&](int t, Thread& own) { pair_step<Ntk>(head, *step, rows(t), own.x); });
+        team.each([&](int t, Thread& own) { pair_step<Ntk, Every>(head, *step, rows(t), own.x); });
       } else if (head.code == kStore) {
         store(team, head);
       } else if (head.code == kStage) {

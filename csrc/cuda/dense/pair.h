@@ -153,8 +153,8 @@ FNTK_HD void dual_step(const StepHead& head, const DeviceStep& step, const Rows&
     dual_pairs<Phi, Ntk, kNoDense>(step, rows, x);
 }
 
-// A nonlinearity or a Dense layer of its own, on the accumulator.
-template <bool Ntk, class T, int P, class Rows>
+// A nonlinearity or a Dense layer of its own, on the accumulator. Every: others than cheap ones too.
+template <bool Ntk, bool Every, class T, int P, class Rows>
 FNTK_HD void pair_step(const StepHead& head, const DeviceStep& step, const Rows& rows, Pairs<T, P>& x) {
   if (head.code == kDense) {
     const Constants<T>& c = step.constants<T>();
@@ -166,9 +166,11 @@ FNTK_HD void pair_step(const StepHead& head, const DeviceStep& step, const Rows&
       dense_pairs<Ntk, false, kPlain>(c, rows, head.row, x);
     return;
   }
-  int code = kFirstDual;
-#define FNTK_STEP(Phi, name) \
-  if (head.code == code++) return dual_step<Phi, Ntk>(head, step, rows, x);
+  int code = kFirstDual - 1;
+#define FNTK_STEP(Phi, name)            \
+  ++code;                               \
+  if constexpr (Every || Phi<T>::cheap) \
+    if (head.code == code) return dual_step<Phi, Ntk>(head, step, rows, x);
   FNTK_DUALS(FNTK_STEP)
 #undef FNTK_STEP
 }

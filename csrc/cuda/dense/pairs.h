@@ -30,26 +30,26 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once<T>(Slots))
   Block(launch, shared, blockIdx.x).run(team);
 }
 
-// Of programs with a counted nonlinearity.
+// Of programs with other nonlinearities than cheap ones, which take the registers of two slots.
 template <class T, int Slots, int P, bool Ntk, bool Diagonal>
-__global__ void __launch_bounds__(kThreads, blocks_at_once<T>(Slots))
-    counted_kernel(const __grid_constant__ PairLaunch<T> launch) {
+__global__ void __launch_bounds__(kThreads, blocks_at_once<T>(Slots > 1 ? Slots : 2))
+    every_kernel(const __grid_constant__ PairLaunch<T> launch) {
   using Block = FNTK_ISA::PairBlock<T, Slots, P, Ntk, Diagonal, true>;
   __shared__ typename Block::Shared shared;
   FNTK_ISA::Team<typename Block::Thread, 1> team;
   Block(launch, shared, blockIdx.x).run(team);
 }
 
-template <class T, int Slots, int P, bool Ntk, bool Diagonal, bool Counted = false>
+template <class T, int Slots, int P, bool Ntk, bool Diagonal, bool Every = false>
 void launch_pairs(const PairLaunch<T>& launch, const Place& place) {
-  using Block = FNTK_ISA::PairBlock<T, Slots, P, Ntk, Diagonal, Counted>;
+  using Block = FNTK_ISA::PairBlock<T, Slots, P, Ntk, Diagonal, Every>;
   const long blocks = Diagonal ? (launch.tile.lines + Block::kLines - 1) / Block::kLines
                                : launch.tile.batches * launch.squares.count * Block::kPasses;
   cuda_work(
       place, "pairs", blocks,
       [&](unsigned count, cudaStream_t stream) {
-        if constexpr (Counted)
-          counted_kernel<T, Slots, P, Ntk, Diagonal><<<count, kThreads, 0, stream>>>(launch);
+        if constexpr (Every)
+          every_kernel<T, Slots, P, Ntk, Diagonal><<<count, kThreads, 0, stream>>>(launch);
         else
           pairs_kernel<T, Slots, P, Ntk, Diagonal><<<count, kThreads, 0, stream>>>(launch);
       },
@@ -66,12 +66,12 @@ constexpr int pairs_per_thread(int slots) {
   return sizeof(T) == sizeof(float) ? (slots <= 4 ? 4 : 2) : (slots <= 4 ? 2 : 1);
 }
 
-template <class T, int Slots, bool Counted = false>
+template <class T, int Slots, bool Every = false>
 void launch_slots(const PairLaunch<T>& launch, bool ntk, const Place& place) {
   if (ntk)
-    launch_pairs<T, Slots, pairs_per_thread<T>(Slots), true, false, Counted>(launch, place);
+    launch_pairs<T, Slots, pairs_per_thread<T>(Slots), true, false, Every>(launch, place);
   else
-    launch_pairs<T, Slots, pairs_per_thread<T>(Slots), false, false, Counted>(launch, place);
+    launch_pairs<T, Slots, pairs_per_thread<T>(Slots), false, false, Every>(launch, place);
 }
 
 template <class T>
@@ -89,8 +89,9 @@ void cuda_pairs(const PairsCall<T>& call, const Place& place) {
   launch->squares = Squares(call.tile);
   bool ntk = false;
   for (const auto& output : call.outputs) ntk = ntk || output.planes[1];
-  if (call.counted) {
+  if (call.every) {
     if (call.tile.diagonal) return launch_pairs<T, kMaxSlots, 1, true, true, true>(*launch, place);
+    if (call.n_slots == 1) return launch_slots<T, 1, true>(*launch, ntk, place);
     return launch_slots<T, kMaxSlots, true>(*launch, ntk, place);
   }
   if (call.tile.diagonal) return launch_pairs<T, kMaxSlots, 1, true, true>(*launch, place);
