@@ -147,7 +147,10 @@ def wide(branches, depth=1):
 
 
 def networks():
-    for make, args in NONLINEARITIES.values():
+    # A step makes the root of a defect in every layer: of rows that are nearly multiples, roots of what was rounded.
+    smooth = [(make, args) for make, args in NONLINEARITIES.values() if not make(*args).jumps]
+    assert len(smooth) > 10
+    for make, args in smooth:
         yield stax.serial(*[stax.Dense(3, 1.2, 0.1), make(*args)] * 3, stax.Dense(1, 1.1))
         yield stax.serial(*[stax.Dense(4, 1.3, parameterization="standard"), make(*args)] * 2)
         yield stax.serial(*[stax.Dense(4, 1.1), make(*args)] * 2, stax.Dense(1))

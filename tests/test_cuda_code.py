@@ -53,8 +53,10 @@ def test_the_kernels_have_not_grown(cuda_code):
 def test_nothing_is_spilled(cuda_code):
     committed = json.loads(cuda_code.RESULT.read_text())
     assert len(committed["kernels"]) > 20
-    for kernel in committed["kernels"].values():
-        assert kernel["spill_bytes"] == kernel["stack_bytes"] == 0
+    for name, kernel in committed["kernels"].items():
+        assert kernel["spill_bytes"] == 0
+        # counted nonlinearities have arrays that are indexed at run time
+        assert kernel["stack_bytes"] == 0 or name.startswith("every_kernel")
 
 
 def test_growth_is_seen(cuda_code):

@@ -40,7 +40,9 @@ BRANCH = stax.serial(stax.Dense(3), stax.Erf(0.7, 1.3, 0.2), stax.Dense(3, 1.2))
 RESIDUAL = stax.serial(
     stax.Dense(3), stax.FanOut(2), stax.parallel(BRANCH, stax.Dense(3, 0.8, 0.3)), stax.FanInSum(), stax.Relu()
 ).kernel_fn
-NETWORKS = [*(stack(make, *args) for make, args in NONLINEARITIES.values()), RESIDUAL]
+# A step makes the root of a defect in every layer: of rows that are nearly copies, roots of what float32 rounded.
+SMOOTH = [(make, args) for make, args in NONLINEARITIES.values() if not make(*args).jumps]
+NETWORKS = [*(stack(make, *args) for make, args in SMOOTH), RESIDUAL]
 
 
 def exact(function, *args, **kwargs):
