@@ -411,6 +411,26 @@ def test_fit_is_the_maximum_of_a_dense_grid():
     assert np.max(grid) - 0.01 < found.log_marginal_likelihood < np.max(grid) + 1
 
 
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("amplitude", [1.0, 0.3, None])
+def test_gradients_of_leave_one_out_against_differences(rng, absolute, amplitude):
+    x, y = rng.normal(size=(7, 3)), rng.normal(size=(7, 2)) * 40
+    k, step, reg, h = NETWORK.kernel_fn(x, None, "nngp"), rng.normal(size=(7, 7)), 0.2, 1e-5
+    step = (step + step.T) / 10
+
+    def said(k, reg):
+        found = leave_one_out(k, y, reg, absolute, amplitude=amplitude)
+        return np.array([found.log_density.sum(), found.mean_squared_error])
+
+    assert leave_one_out(k, y, reg).gradient is None
+    found = leave_one_out(k, y, reg, absolute, amplitude=amplitude, gradient=True).gradient
+    both = (found.log_density, found.mean_squared_error)
+    by_kernel = (said(k + h * step, reg) - said(k - h * step, reg)) / (2 * h)
+    assert [np.sum(each.kernel * step) for each in both] == pytest.approx(list(by_kernel), rel=1e-6)
+    by_reg = (said(k, reg + h) - said(k, reg - h)) / (2 * h)
+    assert [each.diag_reg for each in both] == pytest.approx(list(by_reg), rel=1e-6)
+
+
 @pytest.mark.parametrize("amplitude", [None, 1.0])
 @pytest.mark.parametrize("diag_reg", [(1e-6, 10.0), (0.5, 0.5)])
 @pytest.mark.parametrize("absolute", [False, True])

@@ -40,7 +40,7 @@ from .mse import gradient_descent_mse, max_learning_rate
 from .ode import ODEState, gradient_descent
 from .posterior import Gaussian, gp_inference, sample
 from .search import Evaluation
-from .slopes import EvidenceGradient
+from .slopes import EvidenceGradient, LeaveOneOutGradient
 
 __all__ = [
     "Conditioning",
@@ -53,6 +53,7 @@ __all__ = [
     "IllConditionedWarning",
     "IndefiniteError",
     "LeaveOneOut",
+    "LeaveOneOutGradient",
     "LogMarginalLikelihood",
     "ODEState",
     "Reliability",

@@ -37,7 +37,7 @@ from .linalg import (
     warn_of_few_digits,
 )
 from .mse import one_kernel
-from .slopes import EvidenceGradient, evidence_gradient
+from .slopes import EvidenceGradient, LeaveOneOutGradient, evidence_gradient, leave_one_out_gradient
 from .targets import Targets, targets_of
 from .units import exponent, in_units, restored, shifted, unit_of
 
@@ -94,6 +94,8 @@ class LeaveOneOut:
     amplitude : float
         The factor of all variances: as given, or the best.
     conditioning : Conditioning
+    gradient : LeaveOneOutGradient or None
+        Where it was asked for.
     """
 
     mean: Array
@@ -102,6 +104,7 @@ class LeaveOneOut:
     mean_squared_error: float
     amplitude: float
     conditioning: Conditioning
+    gradient: LeaveOneOutGradient | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +212,7 @@ def log_marginal_likelihood(
 def leave_one_out(
     k_train_train: Any, y_train: Array, diag_reg: float = 0.0, diag_reg_absolute_scale: bool = False,
     trace_axes: Sequence[int] = (-1,), *, amplitude: float | None = 1.0, solve_dtype: Any = None,
+    gradient: bool = False,
 ) -> LeaveOneOut:  # fmt: skip
     """Predict each training point from all others, in closed form from one factorisation.
 
@@ -219,6 +223,8 @@ def leave_one_out(
     amplitude : float or None
         Factor of all variances. None: the one of the largest sum of ``log_density``, the mean of squared errors by
         variances.
+    gradient : bool
+        Also the derivatives of the sum of ``log_density`` and of ``mean_squared_error`` in the kernel.
 
     Returns
     -------
@@ -240,10 +246,15 @@ def leave_one_out(
         check_nonzero(given.y, what)
     factor = given.cholesky(diag_reg, diag_reg_absolute_scale, what)
     variance = 1 / factor.inverse_diagonal()
-    error = factor.solve(given.y) * variance[:, None]
+    solution = factor.solve(given.y)
+    error = solution * variance[:, None]
     squares = error * error / variance[:, None]
     a = given.amplitude(amplitude, factor.unit, float(squares.mean(dtype=np.float64)))
     log_density = -0.5 * (a.divide(squares) + a.log_two_pi_unit() + given.xp.log(variance)[:, None])
+    slopes = None
+    if gradient:
+        squared = 2 * exponent(given.scale)
+        slopes = leave_one_out_gradient(given.k, factor, solution, a.divide, squared, diag_reg, diag_reg_absolute_scale)
     targets, dtype = given.targets, given.k.dtype
     paired = targets.paired
     return LeaveOneOut(
@@ -253,6 +264,7 @@ def leave_one_out(
         float(shifted(float((error * error).mean(dtype=np.float64)), 2 * exponent(given.scale))),
         float(a.value),
         factor.conditioning,
+        slopes,
     )
 
 
