@@ -53,15 +53,18 @@ def _gains(lowered: Lowered) -> tuple[float, float, bool]:
 
     Of smaller inputs, by as much larger, where a nonlinearity refuses these.
     """
-    start, values = 1.0, None
+    start, values, rows = 1.0, None, row_pass(lowered)
+    given: Any
     with np.errstate(all="ignore"):
         while values is None:
             try:
-                values = row_pass(lowered).values([np.full(1, start)] * lowered.program.n_inputs).q
+                # plain numbers where nothing asks for more: the first call of every network comes here
+                given = start if rows.plain else np.full(1, start)
+                values = rows.values([given] * lowered.program.n_inputs).q
             except ValueError:
                 if start < 1e-200:  # it is not the input that is too large
                     raise
                 start *= 2.0**-20
-    met = np.sqrt(np.concatenate([np.full(1, start), *values]) / start)
+        met = np.sqrt(np.array([start, *(q if rows.plain else q[0] for q in values)]) / start)
     matters = any(op.kind == "guard" for op in lowered.program.ops)
-    return float(met.max()), float(min(met[met > 0])), matters
+    return float(met.max()), float(met[met > 0].min()), matters

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from .layer import Layer
-from .program import Builder, Lowered, Op, Value, Values, leaves, program_of
+from .program import Builder, Lowered, Op, Program, Value, Values, leaves, program_of
 
 
 def _renumber(values: Values, counter: Iterator[int]) -> Values:
     if isinstance(values, Value):
-        return replace(values, slot=next(counter))
+        return values.changed(slot=next(counter))
     return tuple(_renumber(v, counter) for v in values)
 
 
 def finish(builder: Builder, n_inputs: int, outputs: Values) -> Lowered:
     """Place a store behind each output and reuse slots whose last reader has run."""
-    found = list(leaves(outputs))
+    program = _placed(tuple(builder.ops), n_inputs, tuple(value.slot for value in leaves(outputs)))
+    return Lowered(program, tuple(builder.numbers), _renumber(outputs, iter(range(program.n_outputs))))
+
+
+@lru_cache(maxsize=256)
+def _placed(made: tuple[Op, ...], n_inputs: int, outputs: tuple[int, ...]) -> Program:
+    """The program of ops whose slots are their own; ``outputs``: those that are stored."""
     ops: list[Op] = []
     stored: dict[int, list[int]] = {}
-    for index, value in enumerate(found):
-        stored.setdefault(value.slot, []).append(index)
+    for index, slot in enumerate(outputs):
+        stored.setdefault(slot, []).append(index)
     for slot in range(n_inputs):
         ops.extend(Op("store", index, (slot,)) for index in stored.get(slot, ()))
-    for op in builder.ops:
+    for op in made:
         ops.append(op)
         ops.extend(Op("store", index, (op.dst,)) for index in stored.get(op.dst, ()))
 
@@ -40,7 +45,7 @@ def finish(builder: Builder, n_inputs: int, outputs: Values) -> Lowered:
         dying = [place[s] for s in dict.fromkeys(op.src) if last_read[s] == position]
         if op.name == "store":
             free.extend(dying)
-            placed.append(replace(op, src=src))
+            placed.append(op._replace(src=src))
             continue
         joins = op.name in ("sum", "product")  # they write before they have read every source; others work in place
         if not joins:
@@ -55,15 +60,14 @@ def finish(builder: Builder, n_inputs: int, outputs: Values) -> Lowered:
         place[op.dst] = dst
         if op.dst not in last_read:
             free.append(dst)
-        placed.append(replace(op, dst=dst, src=src))
-    program = program_of(tuple(placed), n_inputs, n_slots, len(found))
-    return Lowered(program, tuple(builder.numbers), _renumber(outputs, iter(range(len(found)))))
+        placed.append(op._replace(dst=dst, src=src))
+    return program_of(tuple(placed), n_inputs, n_slots, len(outputs))
 
 
 def input_values(inputs: Any, counter: Iterator[int]) -> Values:
     """A tree of input values, renumbered."""
     if isinstance(inputs, Value):
-        return replace(inputs, slot=next(counter))
+        return inputs.changed(slot=next(counter))
     return tuple(input_values(i, counter) for i in inputs)
 
 

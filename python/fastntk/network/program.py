@@ -23,9 +23,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ..base.jet import Jet
 from .window import Window
@@ -33,8 +33,7 @@ from .window import Window
 IDENTITY = (1.0, 0.0, 0.0, 0.0)  # w2, b2, f, g
 
 
-@dataclass(frozen=True)
-class Op:
+class Op(NamedTuple):
     """One step: ``dst <- name(src)``. For ``store``, ``dst`` counts outputs.
 
     Its parameters lie beside the program, in :attr:`Lowered.numbers`: programs that differ in nothing else are equal.
@@ -71,6 +70,12 @@ class Value:
     spatial: tuple[int, ...] = ()  # sizes of the axes that are neither batch nor channels, in their order
     batch_axis: int = 0
     channel_axis: int = 1
+
+    def changed(self, **changes: Any) -> Value:
+        """``dataclasses.replace``, five times as fast: every layer of every new network asks for it."""
+        found = object.__new__(Value)
+        found.__dict__.update(self.__dict__, **changes)
+        return found
 
 
 Values: TypeAlias = "Value | tuple[Values, ...]"
@@ -144,7 +149,7 @@ class Builder:
         self.ops.append(Op(name, slot, tuple(s.slot for s in sources), kind, numbers, window, means, layer))
         if changes.get("gaussian") and name in ("dense", "conv"):
             changes |= {"mean": "", "weights": frozenset([slot])}
-        return replace(sources[0], slot=slot, **changes)
+        return sources[0].changed(slot=slot, **changes)
 
     def check_axes(self, value: Value, batch_axis: int, channel_axis: int | None) -> None:
         """Check that a layer names the axes that its input has."""

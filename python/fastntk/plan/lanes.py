@@ -41,7 +41,7 @@ def make_turned_plan(program: Program, inputs: tuple[tuple[int, ...], ...]) -> t
     sizes = _turned(grid.sizes, axes, 1)
     if math.prod(sizes[1:]) <= math.prod(grid.sizes[1:]):
         return plan, as_given
-    ops = tuple(op if op.window is None else replace(op, window=_window(op.window, axes)) for op in program.ops)
+    ops = tuple(op if op.window is None else op._replace(window=_window(op.window, axes)) for op in program.ops)
     return make_plan(replace(program, ops=ops), tuple(_turned(given, axes, 1) for given in inputs)), axes
 
 

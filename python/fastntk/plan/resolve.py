@@ -80,8 +80,8 @@ def resolve(lowered: Lowered, ranges: tuple[Range, ...], single: bool) -> Lowere
         if isinstance(op.layer, General):
             standing = op.layer.standing_for(*slots[op.src[0]], single)
             own = list(standing.dual_params)
-            op = replace(op, name=standing.dual_name, layer=standing)
-        op = replace(op, numbers=range(len(numbers), len(numbers) + len(own)))
+            op = op._replace(name=standing.dual_name, layer=standing)
+        op = op._replace(numbers=range(len(numbers), len(numbers) + len(own)))
         numbers += own
         ops.append(op)
         if op.name != "store":

@@ -252,6 +252,7 @@ class RowPass:
                 self._with_means.extend(whole)
             if op.name == "product":
                 factors.extend(sources[k])
+        self.plain = all(move.name == "scale" for move in self._moves)  # values() takes numbers as well as arrays
         self._deviations += factors
         f += [1.0] * len(factors)
         columns = xp.asarray(np.array(f + b2)[:, None])

@@ -57,7 +57,7 @@ class Erf(Nonlinearity):
         return erf(x, xp)
 
     def variance(self, q: Array, xp: Any = np) -> Array:
-        return 2 / np.pi * _angle(q, xp).angle
+        return 2 / np.pi * _arc(q, xp)
 
     def rows(self, q: Array, xp: Any = np) -> Mapping[str, Array]:
         x = _angle(q, xp)
@@ -130,4 +130,11 @@ def _angle(q: Array, xp: Any) -> _Angle:
     n, large = xp.sqrt(y), q > 0.5
     sine = xp.where(large, 1 - y, 2 * q * y)
     half = xp.sqrt(1 + sine)
-    return _Angle(large, sine, xp.arctan2(sine, n * half), n, half)
+    return _Angle(large, sine, _arc(q, xp), n, half)
+
+
+def _arc(q: Array, xp: Any) -> Array:
+    """A itself: ``tan A = 2 q / sqrt(1 + 4 q)``."""
+    q = xp.minimum(q, 1.7e308)  # of infinity 0 / 0 otherwise
+    arc: Array = xp.arctan2(q, xp.sqrt(q + 0.25))
+    return arc
