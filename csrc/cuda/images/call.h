@@ -125,9 +125,11 @@ struct Behind {
   FNTK_HD void put(long x, T v, T p, T t, T r = T(0)) const {
     if (form == Form::cov || !after) return planes.template put<form>(x, v, p, t);
     if constexpr (form != Form::cov) {
-      int index = 0;
-#define FNTK_APPLY(Phi, name) \
-  if (after->dual == index++) apply<Phi, form, known>(x, v, p, t, r);
+      int index = -1;
+#define FNTK_APPLY(Phi, name)  \
+  ++index;                     \
+  if constexpr (Phi<T>::cheap) \
+    if (after->dual == index) apply<Phi, form, known>(x, v, p, t, r);
       FNTK_DUALS(FNTK_APPLY)
 #undef FNTK_APPLY
     }

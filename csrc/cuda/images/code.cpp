@@ -6,6 +6,7 @@
 #include <map>
 
 #include "common/check.h"
+#include "common/ops.h"
 #include "math/counted.h"
 #include "math/duals.h"
 
@@ -59,8 +60,7 @@ struct Builder {
       const auto found = std::find(reads.shift_out.begin(), reads.shift_out.end(), k - low);
       s.row_taps[k] = found == reads.shift_out.end() ? -1 : int(found - reads.shift_out.begin());
     }
-    s.fused =
-        step.fused && step.in != Form::cov && g.steps[index + 1].kind == Kind::dual && g.steps[index + 1].dual < kDuals;
+    s.fused = step.fused && step.in != Form::cov && cheap(g.steps[index + 1]);
   }
 
   // Where numbers of a plane stand in an output of one pair, positions of both images axis by axis.
@@ -105,6 +105,10 @@ struct Builder {
     s.w = w2 / taps;
     s.b2 = b2;
     s.beta = g - s.alpha * b2;
+  }
+
+  static bool cheap(const ImageStep& step) {
+    return step.kind == Kind::dual && ops()[size_t(kFirstDual + step.dual)].cheap;
   }
 
   void counted(const ImageStep& step, StepCode& s) {
@@ -297,7 +301,8 @@ struct Builder {
   // Layers from step `first` on that registers run one after the other, and their numbers.
   void chain(const ImageGrid& g, const GridLayout<T>& where, size_t first, GridCode& grid, StepCode& s) {
     const long most = sizeof(T) == sizeof(float) ? 32 : 16;
-    if (!registers || first + 1 >= g.steps.size() || !(links(g.steps[first], g.steps[first + 1]) || begins(g, first)))
+    if (!registers || grid.every || first + 1 >= g.steps.size() ||
+        !(links(g.steps[first], g.steps[first + 1]) || begins(g, first)))
       return;
     const ImageStep& begin = g.steps[first];
     const int mode = mode_of(begin);
@@ -400,6 +405,7 @@ struct Builder {
     for (size_t k = 0; k < g.steps.size(); ++k) {
       steps.push_back(step_code(g, where, k));
       pools = pools || (steps.back().pool && g.steps[k].in != Form::cov);
+      own.every = own.every || (g.steps[k].kind == Kind::dual && !cheap(g.steps[k]));
     }
     for (size_t k = 0; k < g.steps.size(); k += steps[k].chain ? 2 * size_t(steps[k].chain) : 1)
       chain(g, where, k, own, steps[k]);

@@ -84,6 +84,7 @@ struct GridCode {
   long flags;      // uint8, groups x lanes: kLive, kEqual
   long lost;       // first of its groups among those that lose digits, -1: none do
   long scratch;    // numbers that one unit works on
+  bool every;      // a nonlinearity is not cheap: no chains, and kernels that hold all of them
   int chain_rows;  // rows that registers hold for its chains: 0 (it has none), 16 or 32
   int chain_bias, chain_mode;
   int tile_rows, tile_columns;  // warps of one unit's chain

@@ -28,20 +28,20 @@ cudaStream_t stream_of(const Place& place) { return static_cast<cudaStream_t>(pl
 
 constexpr const char* kWork = "kernels of images";
 
-template <class T, class Team>
+template <bool Every, class T, class Team>
 FNTK_TEAM void run_unit(const Team& team, const ImageLaunch<T>& c, T* scratch, long index) {
-  FNTK_ISA::ImageUnit<T, Team> unit = {team, c, scratch, index / c.grid.n_groups, index % c.grid.n_groups};
+  FNTK_ISA::ImageUnit<T, Team, Every> unit = {team, c, scratch, index / c.grid.n_groups, index % c.grid.n_groups};
   unit.begin();
   unit.to_chain();
 }
 
-template <class T>
+template <class T, bool Every>
 __global__ void __launch_bounds__(kElementThreads, kElementBlocks)
     grid_kernel(const __grid_constant__ ImageLaunch<T> c, bool shared) {
   extern __shared__ double space[];
   T* const scratch = shared ? reinterpret_cast<T*>(space) : c.scratch + blockIdx.x * c.grid.scratch;
   for (long k = blockIdx.x; k < c.n_pairs * c.grid.n_groups; k += gridDim.x)
-    run_unit(FNTK_ISA::BlockTeam(), c, scratch, k);
+    run_unit<Every>(FNTK_ISA::BlockTeam(), c, scratch, k);
 }
 
 // One number of a link's planes, p x groups x rows x lanes of the target: what all groups of the source add to it.
@@ -111,15 +111,20 @@ void run_grid(const ImageLaunch<T>& c, const ImagePairsCall<T>& call, const Plac
   if (g.chain_rows) return launch_chains(c, call.scratch_size, call.backwards, place);
   const FNTK_ISA::HostTeam team = {call.backwards};
   if (place.device == kOnHost) {
-    for (long k = 0; k < units; ++k) run_unit(team, c, c.scratch, k);
+    for (long k = 0; k < units; ++k)
+      g.every ? run_unit<true>(team, c, c.scratch, k) : run_unit<false>(team, c, c.scratch, k);
     return;
   }
   const size_t bytes = size_t(g.scratch) * sizeof(T);
   const bool shared = bytes <= kShared;
   const long room = shared ? units : call.scratch_size / g.scratch;
   FNTK_CHECK(room > 0, "scratch for ", call.scratch_size, " numbers, ", g.scratch, " are needed");
-  grid_kernel<T>
-      <<<blocks_for(std::min(units, room)), kElementThreads, shared ? bytes : 0, stream_of(place)>>>(c, shared);
+  const unsigned blocks = blocks_for(std::min(units, room));
+  const size_t space = shared ? bytes : 0;
+  if (g.every)
+    grid_kernel<T, true><<<blocks, kElementThreads, space, stream_of(place)>>>(c, shared);
+  else
+    grid_kernel<T, false><<<blocks, kElementThreads, space, stream_of(place)>>>(c, shared);
   cuda_check(cudaGetLastError(), kWork, "launch");
 }
 

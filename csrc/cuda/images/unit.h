@@ -10,7 +10,8 @@
 namespace fntk {
 namespace FNTK_ISA {
 
-template <class T, class Team>
+// Every: all nonlinearities, not the cheap ones alone, whose kernels the text of all would take registers from.
+template <class T, class Team, bool Every = false>
 struct ImageUnit {
   const Team team;
   const ImageLaunch<T>& c;
@@ -125,14 +126,18 @@ struct ImageUnit {
       case Kind::join:
         return join(s);
       default: {
-        int index = 0;
-#define FNTK_APPLY(Phi, name) \
-  if (s.dual == index++) dual<Phi>(s);
+        int index = -1;
+#define FNTK_APPLY(Phi, name)           \
+  ++index;                              \
+  if constexpr (Every || Phi<T>::cheap) \
+    if (s.dual == index) dual<Phi>(s);
         FNTK_DUALS(FNTK_APPLY)
 #undef FNTK_APPLY
 #define FNTK_APPLY(Phi, name) \
-  if (s.dual == index++) counted<Phi>(s);
-        FNTK_COUNTED(FNTK_APPLY)
+  if (s.dual == ++index) counted<Phi>(s);
+        if constexpr (Every) {
+          FNTK_COUNTED(FNTK_APPLY)
+        }
 #undef FNTK_APPLY
       }
     }

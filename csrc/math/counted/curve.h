@@ -19,7 +19,7 @@ struct Curve {
     return n >= 2 && params[0] >= 0 && params[0] <= 1 && params[1] >= 0 && params[1] <= n - 2;
   }
   // Both shares, the number of odd coefficients, all of them, and of their integrals.
-  static int n_constants(int n_params) { return 3 + 2 * (n_params - 2); }
+  static FNTK_HD int n_constants(int n_params) { return 3 + 2 * (n_params - 2); }
   static void constants(const double* params, int n, T* out) {
     const int odd = int(params[1]), all = n - 2;
     out[0] = T(params[0]);

@@ -23,7 +23,7 @@ struct Hinged {
   static bool takes(const double* params, int n) {
     return n > 3 * kBoth && n % 2 == 0 && Series<T>::takes(params, terms(n));
   }
-  static int n_constants(int n_params) {
+  static FNTK_HD int n_constants(int n_params) {
     const int n = terms(n_params);
     return Series<T>::n_constants(n) + n + 2 + 3 * kOwn;
   }

@@ -13,7 +13,7 @@ struct Monomial {
   static constexpr bool positive = false, homogeneous = false;
   static int n_rows(int) { return 1; }
   static bool takes(const double*, int n_params) { return n_params % 2 == 1; }
-  static int n_constants(int n_params) { return n_params; }
+  static FNTK_HD int n_constants(int n_params) { return n_params; }
   static void constants(const double* params, int n, T* out) {
     for (int k = 0; k < n; ++k) out[k] = T(params[k]);
   }
@@ -55,7 +55,7 @@ struct RectifiedMonomial {
   static constexpr int kOwn = std::is_same_v<T, float> ? kSingle : kExact;
   static int n_rows(int) { return 1; }
   static bool takes(const double*, int n_params) { return n_params > 2 * kBoth && n_params % 2 == 1; }
-  static int n_constants(int n_params) { return n_params - 2 * (kBoth - kOwn); }
+  static FNTK_HD int n_constants(int n_params) { return n_params - 2 * (kBoth - kOwn); }
   static void constants(const double* params, int n_params, T* out) {
     const int n = (n_params - 1 - 2 * kBoth) / 2, head = 1 + 2 * n;
     for (int k = 0; k < head; ++k) out[k] = T(params[k]);

@@ -36,7 +36,7 @@ struct Series {
     return n > 0;
   }
   // Factors of powers, even terms; of each term its degree and how far its power lies beyond the one before.
-  static int n_constants(int n_params) { return 2 + 2 * n_params; }
+  static FNTK_HD int n_constants(int n_params) { return 2 + 2 * n_params; }
   static void constants(const double* params, int n, T* out) {
     int factors = 2, even = 0, at = 0;
     for (int k = 0; k < n; ++k) {
