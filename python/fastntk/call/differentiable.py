@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ..base.arraylike import describe
 from ..network.layer import Layer
 from ..network.parameters import check_names, parameters_of, with_parameters
+from .image_gram import BUDGET
 from .reverse import (
     FIELDS,
     Call,
@@ -63,26 +64,30 @@ class Differentiable:
 
     def vjp(
         self, x1: Any, x2: Any = None, *, cotangents: Any, wrt: str | Sequence[str] = ("x1", "x2", "parameters"),
-        batch_dims: int = 0, backend: str | None = None, num_threads: int | None = None,
+        batch_dims: int = 0, backend: str | None = None, num_threads: int | None = None, memory_budget: int = BUDGET,
     ) -> Gradients:  # fmt: skip
         """Derivatives of ``L = sum(C * nngp) + sum(C' * ntk)`` in the inputs and in the parameters of the layers.
 
         Parameters
         ----------
-        x1 : numpy.ndarray (n1, d) float32 or float64
-            As the kernel function takes it, without spatial axes; a tuple for a ``parallel`` network.
-        x2 : numpy.ndarray (n2, d), optional
+        x1 : numpy.ndarray (n1, d) or (n1, h, w, c), float32 or float64
+            As the kernel function takes it; a tuple for a ``parallel`` network.
+        x2 : numpy.ndarray (n2, d) or (n2, h, w, c), optional
             None: x1 again, of which L is then a function in both places.
         cotangents : dict
-            ``{"nngp": C, "ntk": C'}``, one of them or both: dL/dK of every entry, (n1, n2); or a pair of factors
-            (U (n1, m), V (n2, m)) for ``C = U V^T``, of which no plane is made. A tuple of dicts for a network with
-            several outputs. Need not be symmetric.
+            ``{"nngp": C, "ntk": C'}``, one of them or both: dL/dK of every entry, (n1, n2), or (n1, n2, h, h', w, w')
+            where the network ends with positions; or a pair of factors (U (n1, m), V (n2, m)) for ``C = U V^T``, of
+            which no plane is made. A tuple of dicts for a network with several outputs. Need not be symmetric.
         wrt : str or tuple of str
             'x1', 'x2', 'parameters' for all of them, or paths (:attr:`parameters`): what is asked for.
         batch_dims : {0, 1}
             Leading axes that count independent problems, of inputs and cotangents. Parameters gather from all.
         backend, num_threads : optional
-            As for :func:`fastntk.options`; so far all backends have NumPy's reverse pass.
+            As for :func:`fastntk.options`. A reverse pass is compiled for points on the processor (docs/gradients.md
+            says of which nonlinearities); everything else is NumPy's on every backend.
+        memory_budget : int
+            Inputs with spatial axes: bytes that the call may take beside inputs and results. NumPy's reverse pass
+            keeps all pairs of positions of every layer of some pairs of images: of one pair at least.
 
         Returns
         -------
@@ -96,13 +101,15 @@ class Differentiable:
         ValueError
             Cotangents of another shape, unknown names; as the kernel function.
         NotImplementedError
-            A Kernel as input, inputs with spatial axes or on a device, and layers over positions.
+            A Kernel as input, inputs on a device.
+        MemoryError
+            One pair of images does not fit into ``memory_budget``.
 
         Notes
         -----
         Computed in float64. The cost is that of a few kernels, whatever the number of parameters; beside inputs and
         results only a tile of pairs is kept. Errors stay at rounding for close inputs too: at a relative distance r,
-        1e-12 of the largest entry without biases, and about 1e-16 / r with them.
+        1e-12 of the largest entry without biases, and about 1e-16 / r with them or with spatial axes.
 
         Where a kernel has no derivative the result is the mean of the one-sided ones, never NaN: at an exact duplicate
         off the diagonal, and at opposite inputs, the radial part alone. The diagonal of a symmetric call is a function
@@ -114,22 +121,22 @@ class Differentiable:
         known = parameters_of(self.layer)
         inputs, names = check_wrt("vjp", wrt, ("x1", "x2"), known)
         call = Call("vjp", self.layer, x1, x2, batch_dims, (backend, num_threads), names)
-        return run_vjp(call, check_cotangents(call, cotangents), ("x1" in inputs, "x2" in inputs))
+        return run_vjp(call, check_cotangents(call, cotangents), ("x1" in inputs, "x2" in inputs), memory_budget)
 
     def diagonal_vjp(
         self, x: Any, *, cotangents: Any, wrt: str | Sequence[str] = ("x", "parameters"), batch_dims: int = 0,
-        backend: str | None = None, num_threads: int | None = None,
+        backend: str | None = None, num_threads: int | None = None, memory_budget: int = BUDGET,
     ) -> Gradients:  # fmt: skip
         """Derivatives of ``sum(C * diagonal(x))``, in O(n).
 
         Parameters
         ----------
-        x : numpy.ndarray (n, d)
+        x : numpy.ndarray (n, d) or (n, h, w, c)
         cotangents : dict
-            Of 'nngp' and 'ntk', (n,) or (batch, n).
+            Of 'nngp' and 'ntk', (n,) or (batch, n); (n, h, h', w, w') where the network ends with positions.
         wrt : str or tuple of str
             'x', 'parameters' or paths.
-        batch_dims, backend, num_threads
+        batch_dims, backend, num_threads, memory_budget
             As in :meth:`vjp`.
 
         Returns
@@ -146,17 +153,17 @@ class Differentiable:
         inputs, names = check_wrt("diagonal_vjp", wrt, ("x",), known)
         call = Call("diagonal_vjp", self.layer, x, None, batch_dims, (backend, num_threads), names)
         given = check_cotangents(call, cotangents, diagonal=True)
-        return run_diagonal_vjp(call, given, "x" in inputs)
+        return run_diagonal_vjp(call, given, "x" in inputs, memory_budget)
 
     def jacobian(
         self, x1: Any, x2: Any = None, get: str = "nngp", *, parameters: str | Sequence[Any] | None = None,
-        batch_dims: int = 0, backend: str | None = None, num_threads: int | None = None,
+        batch_dims: int = 0, backend: str | None = None, num_threads: int | None = None, memory_budget: int = BUDGET,
     ) -> Array:  # fmt: skip
         """Derivatives of every entry in every parameter, from one sweep.
 
         Parameters
         ----------
-        x1, x2, batch_dims, backend, num_threads
+        x1, x2, batch_dims, backend, num_threads, memory_budget
             As in :meth:`vjp`.
         get : 'nngp' or 'ntk'
         parameters : sequence of str or of tuples of str, optional
@@ -180,4 +187,4 @@ class Differentiable:
         names = dict.fromkeys(name for group in groups for name in group)
         check_names("jacobian", names, known)
         call = Call("jacobian", self.layer, x1, x2, batch_dims, (backend, num_threads), tuple(names))
-        return call.place.give(run_jacobian(call, get, groups))  # type: ignore[no-any-return]
+        return call.place.give(run_jacobian(call, get, groups, memory_budget))  # type: ignore[no-any-return]

@@ -17,11 +17,13 @@ from ..base.kernel import Kernel
 from ..base.place import place_of
 from ..engines.cpu_adjoint import compiled_adjoint
 from ..engines.numpy_adjoint import LINEAR, Apart, Diagonal, PairSums, Side, Summed, Sweep, Tangents, chain
+from ..engines.numpy_image_adjoint import LINEAR as LINEAR_OF_IMAGES
 from ..engines.select import select
 from ..network.activations import Elementwise, General, is_dual, of_op
 from ..network.layer import Layer
 from ..network.parameters import Sloped, check_names, lower_sloped, parameters_of
-from ..network.program import Values
+from ..network.program import Values, leaves
+from .image_reverse import run_image_diagonal_vjp, run_image_jacobian, run_image_vjp
 from .inputs import Input, axes_of, check_inputs
 from .pairing import Pairs, Rows
 
@@ -53,12 +55,14 @@ class Gradients:
 class Cotangents:
     """What is put on one kernel: a plane (batch, n1, n2), or factors whose product it is."""
 
-    def __init__(self, given: Any, name: str, what: str, shape: tuple[int, ...], diagonal: bool) -> None:
+    def __init__(
+        self, given: Any, name: str, what: str, shape: tuple[int, ...], diagonal: bool, positions: tuple[int, ...] = ()
+    ) -> None:
         *batch, n1, n2 = shape
         count = math.prod(batch)
         self._factors: tuple[Array, Array] | None = None
         pair = isinstance(given, (tuple, list)) and len(given) == 2 and not is_numbers(given)
-        if pair and not diagonal and all(getattr(g, "ndim", 0) >= 2 for g in given):
+        if pair and not (diagonal or positions) and all(getattr(g, "ndim", 0) >= 2 for g in given):
             u, v = (_floats(g, f"{name}[{k}]", what) for k, g in enumerate(given))
             if u.shape[:-1] != (*batch, n1) or v.shape[:-1] != (*batch, n2) or u.shape[-1] != v.shape[-1]:
                 raise ValueError(
@@ -67,10 +71,10 @@ class Cotangents:
                 )
             self._factors = u.reshape(count, n1, u.shape[-1]), v.reshape(count, n2, v.shape[-1])
             return
-        plane, due = _floats(given, name, what), (*batch, n1) if diagonal else tuple(shape)
+        plane, due = _floats(given, name, what), (*((*batch, n1) if diagonal else shape), *positions)
         if plane.shape != due:
             raise ValueError(f"[{what}] {name} has shape {plane.shape}, the kernel {due}")
-        self._plane = plane.reshape(count, n1, n2)
+        self._plane = plane.reshape(count, n1, n2, *positions)
 
     def tile(self, batch: int, lines: slice, columns: slice, symmetric: bool) -> Array:
         """One tile in float64; of a symmetric call both entries of a pair, once."""
@@ -83,6 +87,14 @@ class Cotangents:
         both: Array = np.triu(found + mirrored, 1)
         np.fill_diagonal(both, np.diagonal(found))
         return both
+
+    def of_pairs(self, batch: int, i: Any, j: Any) -> Array:
+        """Those of some entries, (pairs, ...) in float64."""
+        if self._factors is None:
+            return np.array(self._plane[batch, i, j], dtype=np.float64)
+        u, v = (factor[batch].astype(np.float64, copy=False) for factor in self._factors)
+        found: Array = np.sum(u[i] * v[j], axis=1)
+        return found
 
     def _tile(self, batch: int, lines: slice, columns: slice) -> Array:
         if self._factors is None:
@@ -123,15 +135,13 @@ class Call:
         for label, x in (("x1", x1), ("x2", x2)):
             _refuse(x, label, what)
         self.inputs, tree = check_inputs(layer, x1, x2, batch_dims, self.place)
-        if any(i.value.spatial for i in self.inputs):
-            raise NotImplementedError(
-                f"[{what}] x1 has spatial axes: gradients of networks over positions are not there yet"
-            )
+        self.spatial = any(i.value.spatial for i in self.inputs)
         engine = select(*options)  # raises as the forward call does
         self.tree, self._arguments = tree, (x1, x2)
         self.sloped, self.tangents = _prepared(layer, _tree(tree, lambda given, _: given.value, x1), tuple(names))
+        linear: tuple[str, ...] = LINEAR_OF_IMAGES if self.spatial else LINEAR
         for op in self.sloped.program.ops:
-            if (op.name not in LINEAR and not is_dual(op.name)) or op.kind == "means":
+            if (op.name not in linear and not is_dual(op.name)) or op.kind == "means":
                 raise NotImplementedError(
                     f"[{what}] the network has an op '{op.name}', whose gradient is not there yet"
                 )
@@ -145,7 +155,7 @@ class Call:
                     f"[{what}] {type(phi).__name__} has a step, whose derivative counts as 0 in the NTK: its gradient "
                     "is not there"
                 )
-        self.compiled = compiled_adjoint(engine, self.tangents)
+        self.compiled = None if self.spatial else compiled_adjoint(engine, self.tangents)
         first = self.inputs[0]
         self.first, self.symmetric = first, first.symmetric
         self.shape = (*first.batch, first.n1, first.n2)
@@ -184,13 +194,17 @@ class Call:
                 yield slice(i, min(i + lines, n1)), slice(j, min(j + columns, n2))
 
     def given_back(self, second: bool, gradients: Sequence[Array]) -> Any:
-        """Gradients (batch, n, features) of every input, each as its argument is laid out."""
+        """Gradients (batch, n, [positions,] features) of every input, each as its argument is laid out."""
         left = iter(gradients)
 
         def give(given: Input, argument: Any) -> Any:
-            rows = next(left)
-            if tuple(axis % 2 for axis in axes_of(self.layer)) == (1, 0):
-                rows = np.swapaxes(rows, 1, 2)
+            rows, value = next(left), given.value
+            rows = rows.reshape(*given.batch, rows.shape[1], *value.spatial, value.channels)
+            lead, rank = len(given.batch), 2 + len(value.spatial)
+            batch_axis, channel_axis = (axis % rank for axis in axes_of(self.layer))
+            others = [axis for axis in range(rank) if axis not in (batch_axis, channel_axis)]
+            order = np.argsort([batch_axis, *others, channel_axis])
+            rows = rows.transpose(*range(lead), *(lead + axis for axis in order))
             shape = getattr(argument, "shape", None) or np.shape(argument)
             return self.place.give(np.ascontiguousarray(rows.reshape(shape), dtype=given.dtype))
 
@@ -205,16 +219,6 @@ class Call:
         """By path, from derivatives in the numbers of ops."""
         pulled = self.sloped.pull(bars)
         return {name: float(pulled.get(name, 0.0)) for name in self.names}
-
-    def _as_given(self, given: Input, gradient: Array, second: bool) -> Any:
-        x = given.x2 if second else given.x1
-        assert x is not None
-        shaped = gradient.reshape(*given.batch, x.shape[len(given.batch)], x.shape[-1]).astype(given.dtype)
-        rank = len(given.batch)
-        axes = tuple(axis % 2 for axis in axes_of(self.layer))
-        if axes == (1, 0):
-            shaped = np.ascontiguousarray(np.swapaxes(shaped, rank, rank + 1))
-        return self.place.give(shaped)
 
 
 def _tree(tree: Any, make: Any, arguments: Any) -> Any:
@@ -253,6 +257,7 @@ def check_cotangents(call: Call, cotangents: Any, diagonal: bool = False) -> lis
     """Those of each output of the program, of all pairs or of pairs (x, x)."""
     shape = (*call.first.batch, call.first.n1, 1 if diagonal else call.first.n2)
     count = call.sloped.program.n_outputs
+    positions = [tuple(n for n in value.spatial for _ in range(2)) for value in leaves(call.sloped.outputs)]
     what = call.what
     given = cotangents if isinstance(cotangents, (tuple, list)) else (cotangents,)
     if len(given) != count:
@@ -265,14 +270,22 @@ def check_cotangents(call: Call, cotangents: Any, diagonal: bool = False) -> lis
         if unknown := [n for n in each if n not in FIELDS]:
             raise ValueError(f"[{what}] {label} names {unknown}; kernels are {list(FIELDS)}")
         found.append({
-            name: Cotangents(value, f"{label}[{name!r}]", what, shape, diagonal) for name, value in each.items()
+            name: Cotangents(value, f"{label}[{name!r}]", what, shape, diagonal, positions[k])
+            for name, value in each.items()
             if value is not None
         })  # fmt: skip
     return found
 
 
-def run_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: tuple[bool, bool]) -> Gradients:
+def run_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: tuple[bool, bool], budget: int) -> Gradients:
     """Sweep over all pairs; ``wanted``: whether gradients of x1, of x2 are."""
+    if call.spatial:
+        one, two, of = run_image_vjp(call, given, wanted, budget)
+        return Gradients(
+            None if one is None else call.given_back(False, one),
+            None if two is None else call.given_back(True, two),
+            of,
+        )
     ntk = any("ntk" in of for of in given)
     n1, n2 = call.first.n1, call.first.n2
     bars: dict[int, float] = {}
@@ -311,8 +324,11 @@ def run_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: tuple[bool, 
     )
 
 
-def run_diagonal_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: bool) -> Gradients:
+def run_diagonal_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: bool, budget: int) -> Gradients:
     """Sweep over pairs (x, x), whose correlation stays 1."""
+    if call.spatial:
+        one, of = run_image_diagonal_vjp(call, given, wanted, budget)
+        return Gradients(None if one is None else call.given_back(False, one), None, of)
     ntk = any("ntk" in of for of in given)
     n = call.first.n1
     bars: dict[int, float] = {}
@@ -341,10 +357,12 @@ def run_diagonal_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: boo
     return Gradients(call.given_back(False, found) if wanted else None, None, call.parameters(bars))
 
 
-def run_jacobian(call: Call, get: str, groups: Sequence[tuple[str, ...]]) -> Array:
+def run_jacobian(call: Call, get: str, groups: Sequence[tuple[str, ...]], budget: int) -> Array:
     """Each entry's own derivatives: (groups, *batch, n1, n2), those in all parameters of a group together."""
     if call.sloped.program.n_outputs != 1:
         raise ValueError(f"[{call.what}] takes a network with one output, this one has {call.sloped.program.n_outputs}")
+    if call.spatial:
+        return run_image_jacobian(call, get, groups, budget)
     shape = (len(groups), call.batches, call.first.n1, call.first.n2)
     (out,) = allocate([shape], [call.first.dtype], call.what, call.place)
     out[...] = 0

@@ -1,0 +1,186 @@
+"""The road of a gradient of inputs with spatial axes: tiles of images, chunks of their pairs, within a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..base.arrays import allocate
+from ..engines.cpu_images import size_text
+from ..engines.numpy_image_adjoint import Found, ImageTangents, Numbers, Side, Sweep, chain, unit_of
+from ..network.program import Lowered, leaves
+
+Array = npt.NDArray[Any]
+Indices = npt.NDArray[np.int64]
+FIELDS = ("nngp", "ntk")
+
+
+class ImageReverse:
+    """Images of a call whose arguments are checked (reverse.py), and how many of them go together."""
+
+    def __init__(self, call: Any, budget: int) -> None:
+        sloped = call.sloped
+        self._call = call
+        self.spatial = [value.spatial for value in leaves(sloped.outputs)]
+        lowered = Lowered(sloped.program, sloped.numbers, sloped.outputs)
+        self.tangents = ImageTangents(lowered, call.tangents, self.spatial)
+        positions = self.tangents.positions([given.value.spatial for given in call.inputs])
+        pixels = sum(p * i.value.channels for p, i in zip(positions, call.inputs, strict=False))
+        pair, table = self.tangents.pair_bytes(positions), 8 * (6 * sum(positions) + 5 * pixels)
+        least = pair + 2 * table
+        if least > budget:
+            raise MemoryError(
+                f"[{call.what}] the reverse pass of a pair of images takes {size_text(least)} (all pairs of positions "
+                f"of every layer are kept); memory_budget is {size_text(budget)}. A larger budget or smaller images fit"
+            )
+        self.images = max(1, min(1 << 16, budget // 4 // (2 * table)))
+        self.chunk = max(1, (budget - 2 * min(self.images, 1 << 16) * table) // pair)
+
+    def arrays(self, batch: int, second: bool) -> list[Array]:
+        """(n, *spatial axes, channels) of every input."""
+        found = []
+        for given in self._call.inputs:
+            x = given.x2 if second and given.x2 is not None else given.x1
+            found.append(x.reshape(self._call.batches, *x.shape[len(given.batch) :])[batch])
+        return found
+
+    def side(self, x: Sequence[Array], part: Any, unit: float) -> Side:
+        return Side(self.tangents, [own[part] for own in x], self.spatial, self.chunk, unit)
+
+    def unit(self, *sides: Sequence[Array]) -> float:
+        return max(unit_of(self.tangents, x) for x in sides)
+
+    def pull(self, given: Any, batch: int, i: Indices, j: Indices, mirrored: bool) -> dict[int, Any]:
+        """Cotangents of some pairs, (pairs, P, P'); of a symmetric call both entries of a pair, once."""
+        return {
+            k: tuple(self._put(of.get(name), k, batch, i, j, mirrored) for name in FIELDS) for k, of in enumerate(given)
+        }
+
+    def _put(self, of: Any, k: int, batch: int, i: Indices, j: Indices, mirrored: bool) -> Array | None:
+        if of is None:
+            return None
+        axes = len(self.spatial[k])
+        order = [0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2)]
+        size = math.prod(self.spatial[k])
+
+        def pairs(i: Indices, j: Indices) -> Array:
+            found: Array = of.of_pairs(batch, i, j).transpose(order).reshape(len(i), size, size)
+            return found
+
+        found = pairs(i, j)
+        if mirrored:
+            found = np.where((i == j)[:, None, None], found, found + pairs(j, i).swapaxes(1, 2))
+        return found
+
+    def tiles(self, n: int) -> Iterator[slice]:
+        for start in range(0, n, self.images):
+            yield slice(start, min(start + self.images, n))
+
+    def listed(self, rows: slice, columns: slice, mirrored: bool) -> Iterator[tuple[Indices, Indices]]:
+        """Pairs of a tile, so many at a time as the budget holds; counted from the tile's own first images."""
+        n2 = columns.stop - columns.start
+        count = (rows.stop - rows.start) * n2
+        for start in range(0, count, self.chunk):
+            numbers = np.arange(start, min(start + self.chunk, count))
+            i, j = numbers // max(1, n2), numbers % max(1, n2)
+            if mirrored:
+                keep = rows.start + i <= columns.start + j
+                i, j = i[keep], j[keep]
+            if len(i):
+                yield i, j
+
+
+def _spread(gradients: list[Array], found: Sequence[Array], batch: int, part: slice) -> None:
+    for whole, own in zip(found, gradients, strict=True):
+        whole[batch, part] += own
+
+
+def run_image_vjp(call: Any, given: Any, wanted: tuple[bool, bool], budget: int) -> tuple[Any, Any, dict[str, float]]:
+    """Gradients of both sides, each None where not wanted, and of the parameters."""
+    images, bars = ImageReverse(call, budget), dict[int, float]()
+    found = [_empty(call, images, bool(side)) for side in (0, 1)]
+    with np.errstate(all="ignore"):
+        for b in range(call.batches):
+            x1, x2 = images.arrays(b, False), images.arrays(b, True)
+            unit, numbers = images.unit(x1, x2), Numbers()
+            for rows in images.tiles(call.first.n1):
+                side1 = images.side(x1, rows, unit)
+                for columns in images.tiles(call.first.n2):
+                    if call.symmetric and columns.stop <= rows.start:
+                        continue
+                    side2 = side1 if call.symmetric and columns == rows else images.side(x2, columns, unit)
+                    left = Found(side1.n, side2.n)
+                    for i, j in images.listed(rows, columns, call.symmetric):
+                        pull = images.pull(given, b, rows.start + i, columns.start + j, call.symmetric)
+                        Sweep(images.tangents, (side1, side2), i, j).back(pull, left, numbers)
+                    for k, (side, part) in enumerate(((side1, rows), (side2, columns))):
+                        of = found[0 if call.symmetric else k]
+                        own = left.of_side(k, side.n)
+                        _spread(chain(images.tangents, side, own, numbers, images.chunk), of, b, part)
+            numbers.add_to(bars, unit)
+    gradients = (found[0] if wanted[0] else None, found[1] if wanted[1] and not call.symmetric else None)
+    return *gradients, call.parameters(bars)
+
+
+def run_image_diagonal_vjp(call: Any, given: Any, wanted: bool, budget: int) -> tuple[Any, dict[str, float]]:
+    """The same for pairs of an image with itself."""
+    images, bars = ImageReverse(call, budget), dict[int, float]()
+    found = _empty(call, images, False)
+    with np.errstate(all="ignore"):
+        for b in range(call.batches):
+            x = images.arrays(b, False)
+            unit, numbers = images.unit(x), Numbers()
+            for part in images.tiles(call.first.n1):
+                side = images.side(x, part, unit)
+                left = Found(side.n, side.n)
+                for start in range(0, side.n, images.chunk):
+                    i = np.arange(start, min(start + images.chunk, side.n))
+                    pull = images.pull(given, b, part.start + i, np.zeros_like(i), False)
+                    Sweep(images.tangents, (side, side), i, i).back(pull, left, numbers)
+                for k in range(2):
+                    own = left.of_side(k, side.n)
+                    _spread(chain(images.tangents, side, own, numbers, images.chunk), found, b, part)
+            numbers.add_to(bars, unit)
+    return found if wanted else None, call.parameters(bars)
+
+
+def run_image_jacobian(call: Any, get: str, groups: Sequence[tuple[str, ...]], budget: int) -> Array:
+    """Each entry's own derivatives: (groups, *batch, n1, n2), those in all parameters of a group together."""
+    images = ImageReverse(call, budget)
+    if any(images.spatial):
+        raise NotImplementedError(
+            f"[{call.what}] the network ends with spatial axes {images.spatial[0]}: each entry's own derivatives are "
+            "there for networks that end without"
+        )
+    n1, n2 = call.first.n1, call.first.n2
+    (out,) = allocate([(len(groups), call.batches, n1, n2)], [call.first.dtype], call.what, call.place)
+    out[...] = 0
+    with np.errstate(all="ignore"):
+        for b in range(call.batches):
+            x1, x2 = images.arrays(b, False), images.arrays(b, True)
+            unit = images.unit(x1, x2)
+            for i, j in images.listed(slice(0, n1), slice(0, n2), call.symmetric):
+                sides = images.side(x1, i, unit), images.side(x2, j, unit)
+                every, numbers, left = np.arange(len(i)), Numbers(len(i)), Found(len(i), len(i))
+                one = np.ones((len(i), 1, 1))
+                pull = {0: (one, None) if get == "nngp" else (None, one)}
+                Sweep(images.tangents, sides, every, every).back(pull, left, numbers)
+                for k, side in enumerate(sides):
+                    chain(images.tangents, side, left.of_side(k, side.n), numbers, len(i))
+                pulled = call.sloped.pull({place: bar * unit * unit for place, bar in numbers.found.items()})
+                for k, names in enumerate(groups):
+                    values = sum(pulled.get(name, 0.0) for name in names)
+                    out[k, b, i, j] = values
+                    if call.symmetric:
+                        out[k, b, j, i] = values
+    return out.reshape(len(groups), *call.shape)
+
+
+def _empty(call: Any, images: ImageReverse, second: bool) -> list[Array]:
+    """(batch, n, positions, channels) of each input."""
+    n = call.first.n2 if second else call.first.n1
+    return [np.zeros((call.batches, n, math.prod(i.value.spatial), i.value.channels)) for i in call.inputs]

@@ -1,0 +1,462 @@
+"""Reverse mode through a program on inputs with spatial axes, in NumPy and float64: numpy_images.py, and back.
+
+An entry belongs to two positions. What a pair of positions carries are ``P = dL/dK`` and ``T = dL/dNTK``, what one
+position of one image carries is ``B = dL/dq`` at fixed DISTANCES ``H = (q + q') / 2 - K``, in which windows, sums and
+biases are linear: ``dL = -P dH + B dq + B' dq'``. While P grows as 1 / distance, B stays finite. With primes behind an
+op, A the mean over taps, the same one at both positions, and ``gamma1 = q1 - K``, ``r' = sqrt(V1 V2)``:
+
+======  ==============================================================================================================
+store   P += Kbar;  B += sum Kbar / 2;  T += NTKbar
+conv    P += w2 A^T P' + f A^T T';  T += w2 A^T T';  B += w2 A^T B' + f/2 sum A^T T';  a tap outside one of the images
+        has H = q / 2, so that B -= w2 / (2 taps) sum of P' over such taps
+sum     to every branch P', T', B'
+a dual  P += kdot P' + kddot NTK T';  T += kdot T';  B1 += dV1/dq1 B1' + sum [ P' (r' drho'/dlnq1 + kdot gamma1/2
+        - dlnV1/dlnq1 gamma1'/2) + NTK T' (dkdot/dlnq1 + kddot gamma1/2) ] / q1
+pool    from here on at fixed covariances, Q' = B' - sum P' / 2;  P += M^T (s s' P') M, M the matrix of windows, and of
+        each image with itself P += M^T (s^2 Q') M;  B += sum P / 2;  what falls on a position with itself goes to B
+inputs  xbar_p = sum P (x'_p' - x_p) / channels + 2 B_p x_p / channels: no length is divided by
+======  ==============================================================================================================
+
+Behind the last nonlinearity everything is linear in K and NTK, and P goes through alone. Pairs leave sums for B; then
+each image's network on (x, x) is gone through once, for the pools in it.
+
+The derivatives in a dual's line come from the nonlinearity's own text on numbers with derivatives, as in
+numpy_adjoint.py, with the same conventions at ``rho = +-1``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..base.jet import Jet, over, slope_of
+from ..network.activations import rho_of
+from ..network.program import Lowered
+from ..network.window import Positions
+from .numpy_adjoint import Step, Tangents
+from .numpy_image_back import BLOCK, DualRows, blocks, borders, dual_back, half_gap, pooled_back, taps_back
+from .numpy_images import (
+    State,
+    _alone,
+    _apply,
+    _diagonal,
+    _lengths,
+    _mean,
+    _plan,
+    _spread,
+    _Step,
+)
+
+Array = npt.NDArray[Any]
+Pull: TypeAlias = "Mapping[int, tuple[Array | None, Array | None]]"  # of each output: on nngp, on ntk, (pairs, P, P')
+
+_BESIDE = 24  # arrays of a slot's size beside the tape, while an op goes back
+LINEAR = ("dense", "conv", "pool", "sum", "store")
+
+
+@dataclass
+class Found:
+    """What a chunk of pairs leaves: for rows, by step, and for the numbers of ops, by place, one of each pair."""
+
+    n1: int
+    n2: int
+    B: tuple[dict[int, Array], dict[int, Array]] = field(default_factory=lambda: ({}, {}))
+    sums: tuple[dict[int, Array], dict[int, Array]] = field(default_factory=lambda: ({}, {}))  # of P', behind a pool
+    inputs: tuple[dict[int, Array], dict[int, Array]] = field(default_factory=lambda: ({}, {}))
+
+    def add(self, into: int, kind: str, k: int, at: Positions, values: Array) -> None:
+        """Add values (pairs, ...) to the rows of the images ``at``."""
+        of: dict[int, Array] = getattr(self, kind)[into]
+        if k not in of:
+            of[k] = np.zeros(((self.n1, self.n2)[into], *values.shape[1:]), values.dtype)
+        np.add.at(of[k], at, values)
+
+    def of_side(self, side: int, n: int) -> Found:
+        """Of one side alone, for pairs of an image with itself: both positions are its own."""
+        return Found(n, n, *((of[side], of[side]) for of in (self.B, self.sums, self.inputs)))
+
+
+class Numbers:
+    """Derivatives in the numbers of ops, by place: added up, or of each pair apart."""
+
+    def __init__(self, pairs: int | None = None) -> None:
+        self._pairs = pairs
+        self.found: dict[int, Array] = {}
+
+    def add(self, place: int, bar: Array, of: slice = slice(None)) -> None:
+        """Add those of some pairs, (pairs, ...)."""
+        each = bar.reshape(len(bar), -1).sum(axis=1)
+        if place not in self.found:
+            self.found[place] = np.zeros(1 if self._pairs is None else self._pairs)
+        if self._pairs is None:
+            np.add.at(self.found[place], np.zeros(len(each), np.int64), each)  # in their order
+        else:
+            self.found[place][of] += each
+
+    def add_to(self, bars: dict[int, float], unit: float) -> None:
+        """What was added up, where lengths count in a unit."""
+        for place, bar in self.found.items():
+            bars[place] = bars.get(place, 0.0) + float(bar[0]) * unit * unit
+
+
+class ImageTangents:
+    """A program for the reverse pass over images: its steps, and which of its numbers derivatives are asked for."""
+
+    def __init__(self, lowered: Lowered, tangents: Tangents, spatial: Sequence[tuple[int, ...]]) -> None:
+        self.steps = _plan(lowered, spatial)
+        self.n_inputs = tangents.n_inputs
+        self._tangents, self.moving = tangents, tangents.moving
+        # values are numbered as steps are: first the inputs
+        self.last_pool = max(
+            (k for k, step in enumerate(self.steps) if step.op.name == "pool" and not step.linear), default=-1
+        )
+
+    def of(self, k: int) -> Step:
+        """The step with its sources numbered through."""
+        return self._tangents.steps[k - self.n_inputs]
+
+    def sources(self, k: int) -> tuple[int, ...]:
+        return () if k < self.n_inputs else self.of(k).src
+
+    def layer(self, k: int) -> Any:
+        """The nonlinearity of a dual op, its wanted numbers with derivatives."""
+        return self._tangents.layer(self.of(k))
+
+    def wanted(self, k: int) -> list[tuple[int, int]]:
+        """Which of its numbers move, and their places."""
+        return [(at, place) for at, place in enumerate(self.of(k).op.numbers) if place in self.moving]
+
+    def pair_bytes(self, positions: Sequence[int]) -> int:
+        """Bytes that a pair of images takes: the tape, and what an op holds beside it."""
+        sizes = [p * p if step.full or step.op.name == "pool" else p
+                 for p, step in zip(positions, self.steps, strict=True)]  # fmt: skip
+        return 8 * (3 * sum(sizes) + _BESIDE * max(sizes)) + 16 * 8 * BLOCK
+
+    def positions(self, spatial: Sequence[tuple[int, ...]]) -> list[int]:
+        """Positions of every value, those of the inputs given."""
+        found = [math.prod(s) for s in spatial]
+        for k, step in enumerate(self.steps[self.n_inputs :], self.n_inputs):
+            found.append(len(step.taps) if step.op.window is not None else found[self.sources(k)[0]])
+        return found
+
+
+def unit_of(tangents: ImageTangents, x: Sequence[Array]) -> float:
+    """A power of two near the largest of the lengths that images are divided by: products of two stay in range."""
+    longest = float(_lengths(tangents.steps, x).max(initial=0)) if len(x[0]) else 1.0
+    return math.ldexp(1.0, math.frexp(longest)[1]) if longest > 0 else 1.0
+
+
+class Side:
+    """Images of one side, divided by their lengths, and their planes for each step.
+
+    Lengths are counted in a ``unit``, whose square derivatives in parameters are still to be multiplied by.
+    """
+
+    def __init__(
+        self, tangents: ImageTangents, x: Sequence[Array], spatial: Sequence[tuple[int, ...]], chunk: int, unit: float
+    ) -> None:
+        self.n, self.unit = len(x[0]), unit
+        with np.errstate(all="ignore"):
+            self.planes, _, lengths = _alone(tangents.steps, x, spatial, chunk, np.float64)
+            shaped = lengths.reshape(-1, 1, 1)
+            self.pixels = [own.reshape(len(own), -1, own.shape[-1]) / shaped for own in x]
+            self.scale = lengths / unit
+
+
+class Sweep:
+    """A chunk of pairs of images: forward when made, keeping the values that ``back`` reads.
+
+    ``i``, ``j``: the images of each pair. ``own``: pairs of an image with itself, whose NTK nobody asks for, up to the
+    last pool in front of a nonlinearity.
+    """
+
+    def __init__(
+        self, tangents: ImageTangents, sides: tuple[Side, Side], i: Positions, j: Positions, own: bool = False
+    ) -> None:
+        self._tangents, self.at = tangents, (i, j)
+        last = tangents.last_pool if own else len(tangents.steps)
+        self.one, self.two = ([[p[at] for p in planes] for planes in side.planes[:last]]
+                              for side, at in zip(sides, self.at, strict=True))  # fmt: skip
+        self._pixels = [[x[at] for x in side.pixels] for side, at in zip(sides, self.at, strict=True)]
+        self._scale = (sides[0].scale[i] * sides[1].scale[j]).reshape(-1, 1, 1)
+        self._states: list[State] = []
+        for k, (step, one, two) in enumerate(zip(tangents.steps, self.one, self.two, strict=False)):
+            state = _apply(step, one, two, [self._states[s] for s in tangents.sources(k)])
+            self._states.append(state)
+        self.P: dict[int, Array] = {}
+        self.T: dict[int, Array] = {}
+
+    # ---- what ops read
+
+    def _full(self, k: int) -> bool:
+        return self._states[k][0].ndim == 3
+
+    def _source(self, k: int, which: int = 0) -> tuple[Array, Array, Array, Array]:
+        """v, NTK and both variances of a source that is no covariance, at the pairs of positions that a step takes."""
+        step, s = self._tangents.steps[k], self._tangents.sources(k)[which]
+        full = step.full or step.op.name == "pool"
+        v, theta = (a if full else _diagonal(a) for a in self._states[s][:2])
+        return v, theta, *_spread(self.one[k][which], self.two[k][which], full)
+
+    def _covariance(self, k: int, which: int = 0) -> Array:
+        step, s = self._tangents.steps[k], self._tangents.sources(k)[which]
+        value, _, linear = self._states[s]
+        if linear:
+            return value if step.full or step.op.name == "pool" else _diagonal(value)
+        v, _, q1, q2 = self._source(k, which)
+        found: Array = np.sqrt(q1) * np.sqrt(q2) * rho_of(v)
+        return found
+
+    def _theta(self, k: int) -> Array:
+        step = self._tangents.steps[k]
+        theta = self._states[self._tangents.sources(k)[0]][1]
+        return theta if step.full or step.op.name == "pool" else _diagonal(theta)
+
+    # ---- what they leave
+
+    def add(self, s: int, P: Array | None, T: Array | None) -> None:
+        """Give a value its derivatives; those of ``p = p'`` alone stand on the diagonal of one that has all."""
+        for of, new in ((self.P, P), (self.T, T)):
+            if new is None:
+                continue
+            if self._full(s) and new.ndim == 2:
+                size = np.arange(new.shape[1])
+                if s not in of:
+                    of[s] = np.zeros((*new.shape, new.shape[1]), new.dtype)
+                of[s][:, size, size] += new
+            else:
+                of[s] = of[s] + new if s in of else new
+
+    def _to_rows(self, found: Found, s: int, values: Array, kind: str = "B") -> None:
+        """Sums over the partner's positions, of each side."""
+        for side in (0, 1):
+            own = values.sum(axis=2 - side) if values.ndim == 3 else values
+            found.add(side, kind, s, self.at[side], own)
+
+    def back(self, pull: Pull, found: Found, numbers: Numbers) -> None:
+        """From cotangents of the outputs to sums for the rows, and to the numbers of ops, by place, for each pair."""
+        for k in reversed(range(self._tangents.n_inputs, len(self._tangents.steps))):
+            step = self._tangents.steps[k]
+            if step.op.name == "store":
+                given = pull.get(step.op.dst, (None, None))
+                P, T = (None if c is None else self._put(c, step) for c in given)
+                self._hand_over(k, 0, P, T, found)
+            elif k in self.P or k in self.T:
+                P = self.P.pop(k, None)
+                self.back_step(k, np.zeros(1) if P is None else P, self.T.pop(k, None), found, numbers)
+        self.back_inputs(found)
+
+    def _put(self, cotangent: Array, step: _Step) -> Array:
+        scaled: Array = cotangent * self._scale
+        return scaled if step.full else scaled[:, :, 0]
+
+    def _hand_over(self, k: int, which: int, P: Array | None, T: Array | None, found: Found) -> None:
+        """To a source, from an op that is linear in covariances."""
+        s = self._tangents.sources(k)[which]
+        if P is not None and not self._states[s][2]:
+            self._to_rows(found, s, P / 2)
+        self.add(s, P, T)
+
+    def back_step(self, k: int, P: Array, T: Array | None, found: Found, numbers: Numbers) -> None:
+        """One op; P, T of its value."""
+        step = self._tangents.steps[k]
+        name = step.op.name
+        shape = self._states[k][0].shape
+        P = np.broadcast_to(P, shape)
+        if name == "sum":
+            for which, s in enumerate(self._tangents.sources(k)):
+                if step.linear:
+                    self._hand_over(k, which, P, T, found)
+                else:
+                    self.add(s, P, T)
+        elif name == "pool":
+            s1, s2 = _spread(step.scale[None], step.scale[None], step.full)
+            size = self._states[self._tangents.sources(k)[0]][0].shape[1]
+            if not step.linear:
+                self._to_rows(found, k, P, "sums")
+            P, T = (None if a is None else pooled_back(step, s1 * s2 * a, size) for a in (P, T))  # type: ignore[assignment]
+            self._hand_over(k, 0, P, T, found)
+        elif name in ("dense", "conv"):
+            self._back_weights(k, P, T, found, numbers)
+        else:
+            self._back_dual(k, P, T, found, numbers)
+
+    def _back_weights(self, k: int, P: Array, T: Array | None, found: Found, numbers: Numbers) -> None:
+        step, (s, *_) = self._tangents.steps[k], self._tangents.sources(k)
+        w2, _, f, _ = step.numbers
+        taps, conv = step.taps.shape[1], step.op.name == "conv"
+        size = len(self._states[s][0][0])
+
+        def back(a: Array) -> Array:
+            return taps_back(step, a, size) / taps if conv else a
+
+        wanted = dict(self._tangents.wanted(k))
+        self._count_weights(k, wanted, P, T, numbers)
+        on_k, on_theta = back(P), None if T is None else back(T)
+        if not step.linear:
+            v, _, q1, q2 = self._source(k)
+            if 0 in wanted:
+                numbers.add(wanted[0], -on_k * half_gap(v, q1, q2))
+            if conv and step.full:
+                for side, q in enumerate((self.one[k][0], self.two[k][0])):
+                    lost = borders(step, P if side == 0 else P.swapaxes(1, 2), size) / (2 * taps)
+                    found.add(side, "B", s, self.at[side], -w2 * lost)
+                    if 0 in wanted:
+                        numbers.add(wanted[0], -lost * q)
+        new = w2 * on_k
+        if on_theta is not None:
+            new = new + f * on_theta
+            if not step.linear:
+                self._to_rows(found, s, f / 2 * on_theta)
+        if step.linear:
+            self._hand_over(k, 0, new, None if on_theta is None else w2 * on_theta, found)
+        else:
+            self.add(s, new, None if on_theta is None else w2 * on_theta)
+
+    def _count_weights(self, k: int, wanted: Mapping[int, int], P: Array, T: Array | None, numbers: Numbers) -> None:
+        """What (w2, b2, f, g) get from covariances and NTKs; what from distances is the caller's."""
+        step = self._tangents.steps[k]
+
+        def mean(a: Array) -> Array:
+            return _mean(step, a) if step.op.name == "conv" else a
+
+        for at, place in wanted.items():
+            if step.linear and at < 2:
+                numbers.add(place, P * mean(self._covariance(k)) if at == 0 else P)
+            if T is not None and at != 1:
+                of = None if at == 3 else mean(self._theta(k) if at == 0 else self._covariance(k))
+                numbers.add(place, np.broadcast_to(T if of is None else T * of, P.shape))
+
+    def _back_dual(self, k: int, P: Array, T: Array | None, found: Found, numbers: Numbers) -> None:
+        """Block by block: numbers with derivatives are many arrays."""
+        (s,) = self._tangents.sources(k)
+        full = self._tangents.steps[k].full
+        v, theta = (a if full else _diagonal(a) for a in self._states[s][:2])
+        rows = [
+            DualRows(self._tangents.layer(k), q, name) for q, name in ((self.one[k][0], "q1"), (self.two[k][0], "q2"))
+        ]
+        places = [place for _, place in self._tangents.wanted(k)]
+        new_P, new_T = np.empty(v.shape), None if T is None else np.empty(v.shape)
+        sums = [np.zeros(v.shape[:2] if side == 0 or not full else (len(v), v.shape[2])) for side in (0, 1)]
+        for of, lines in blocks(v.shape):
+            here = (of, lines)
+            one, two = rows[0].part(of, lines, 0, full), rows[1].part(of, slice(None) if full else lines, 1, full)
+            t = None if T is None else T[here]
+            on, on_theta, by_side, by_number = dual_back(
+                self._tangents.layer(k), v[here], theta[here], P[here], t, one, two, places
+            )
+            new_P[here] = on
+            if new_T is not None:
+                new_T[here] = on_theta
+            for side in (0, 1):
+                if full and side == 0:
+                    sums[0][here] = by_side[0].sum(axis=2)
+                elif full:
+                    sums[1][of] += by_side[1].sum(axis=1)
+                else:
+                    sums[side][here] = by_side[side]
+            for place, bar in by_number.items():
+                numbers.add(place, bar, of)
+        for side in (0, 1):
+            found.add(side, "B", s, self.at[side], sums[side])
+        self.add(s, new_P, new_T)
+
+    def back_inputs(self, found: Found) -> None:
+        """Differences of pixels, one channel at a time: none of them is rounded away where images are alike."""
+        for slot in range(self._tangents.n_inputs):
+            P = self.P.pop(slot, None)
+            if P is None:
+                continue
+            x, y = self._pixels[0][slot], self._pixels[1][slot]
+            of = [np.empty(x.shape), np.empty(y.shape)]
+            for c in range(x.shape[2]):
+                a, b = _spread(x[:, :, c], y[:, :, c], P.ndim == 3)
+                moved = P * (b - a)
+                of[0][:, :, c] = moved.sum(axis=2) if P.ndim == 3 else moved
+                of[1][:, :, c] = -(moved.sum(axis=1) if P.ndim == 3 else moved)
+            for side in (0, 1):
+                found.add(side, "inputs", slot, self.at[side], of[side] / x.shape[2])
+
+
+# ---------------------------------------------------------------- what is left for each image
+
+
+def chain(tangents: ImageTangents, side: Side, left: Found, numbers: Numbers, chunk: int) -> list[Array]:
+    """Gradients of the images (n, positions, channels) of one side.
+
+    ``left``: what pairs left for it (:meth:`Found.of_side`), which is used up. ``chunk``: images whose networks on
+    (x, x) are at hand together.
+    """
+    for start in range(0, side.n, chunk):
+        every = np.arange(start, min(start + chunk, side.n))
+        own = Sweep(tangents, (side, side), every, every, True) if tangents.last_pool >= 0 else None
+        for k in reversed(range(tangents.n_inputs, len(tangents.steps))):
+            step = tangents.steps[k]
+            if step.linear or step.op.name == "store":
+                continue
+            P = own.P.pop(k, None) if own is not None else None
+            if P is not None and step.op.name != "pool":
+                own.back_step(k, P, None, left, numbers)  # type: ignore[union-attr]
+            if step.op.name == "pool":
+                _chain_pool(tangents, side, own, k, P, left)
+            elif k in left.B[0]:
+                _chain_step(tangents, side, every, k, left, numbers)
+        if own is not None:
+            own.back_inputs(left)
+    gradients = []
+    for slot, x in enumerate(side.pixels):
+        zero = np.zeros(x.shape)
+        B = left.B[0].get(slot, zero[:, :, 0])
+        whole = left.inputs[0].get(slot, zero) + 2 / x.shape[2] * B[:, :, None] * x
+        gradients.append(whole / side.scale.reshape(-1, 1, 1) * side.unit)
+    return gradients
+
+
+def _chain_pool(tangents: ImageTangents, side: Side, own: Any, k: int, P: Array | None, left: Found) -> None:
+    """Behind a pool a variance is a sum of covariances of an image with itself."""
+    step, (s,) = tangents.steps[k], tangents.sources(k)
+    every = own.at[0]
+    fixed = np.zeros((len(every), len(step.taps)))
+    for of, factor in ((left.B[0], 1.0), (left.sums[0], -0.5)):
+        if k in of:
+            fixed += factor * of[k][every]
+    inner = np.zeros((*fixed.shape, fixed.shape[1]))
+    if P is not None:
+        fixed -= (P.sum(axis=1) + P.sum(axis=2)) / 2
+        inner += np.multiply.outer(step.scale, step.scale) * P
+    places = np.arange(fixed.shape[1])
+    inner[:, places, places] += step.scale**2 * fixed
+    new = pooled_back(step, inner, side.planes[k][0].shape[1])
+    places = np.arange(new.shape[1])
+    alone = new[:, places, places].copy()  # a position with itself is its variance
+    new[:, places, places] = 0
+    left.add(0, "B", s, every, alone + (new.sum(axis=1) + new.sum(axis=2)) / 2)
+    own.add(s, new, None)
+
+
+def _chain_step(tangents: ImageTangents, side: Side, every: Positions, k: int, left: Found, numbers: Numbers) -> None:
+    """Variances alone, position by position."""
+    step, sources, after = tangents.steps[k], tangents.sources(k), left.B[0][k][every]
+    q = [plane[every] for plane in side.planes[k]]
+    if step.op.name == "sum":
+        for s in sources:
+            left.add(0, "B", s, every, after)
+    elif step.op.name in ("dense", "conv"):
+        w2, taps = step.numbers[0], step.taps.shape[1]
+        back, mean = after, q[0]
+        if step.op.name == "conv":
+            back, mean = taps_back(step, after, q[0].shape[1]) / taps, _mean(step, q[0])
+        for at, place in tangents.wanted(k):
+            if at < 2:
+                numbers.add(place, after * mean if at == 0 else after)
+        left.add(0, "B", sources[0], every, w2 * back)
+    else:
+        V = tangents.layer(k).variance(Jet(q[0], {"q": q[0]}))
+        for _, place in tangents.wanted(k):
+            numbers.add(place, np.broadcast_to(after * slope_of(V, place), after.shape))
+        left.add(0, "B", sources[0], every, over(slope_of(V, "q"), q[0]) * after)
