@@ -22,7 +22,7 @@ FLOORS = (
     ("dual", "info", "stax"),
     ("quadrature",),
     ("abc", "catapult", "meanfield", "predict"),
-    ("lazy_feature", "mogp", "plot", "sklearn", "torch"),
+    ("jax", "lazy_feature", "mogp", "plot", "sklearn", "torch"),
     ("gpytorch",),
     ("botorch",),
     ("scale",),

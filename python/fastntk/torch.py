@@ -32,7 +32,7 @@ from .base.arraylike import describe
 from .call.kernel_fn import KernelFn
 from .call.results import named
 from .network.layer import Layer
-from .network.parameters import check_names, parameters_of
+from .network.parameters import check_names, parameters_of, traced_of, untraced
 
 __all__ = ["Kernel", "diagonal", "kernel"]
 
@@ -239,6 +239,7 @@ def kernel(
     Parameters
     ----------
     network : stax layer or its kernel_fn
+        Whose layers may hold tensors that record gradients as parameters.
     x1 : torch.Tensor (*batch, n1, d) float32 or float64
         In host memory, or on a CUDA device (where the kernel is computed there, its gradient in host memory).
     x2 : torch.Tensor (*batch, n2, d), optional
@@ -267,7 +268,7 @@ def kernel(
     Values are those of the kernel function, bit for bit. Conventions of gradients at equal and opposite rows, and their
     accuracy: docs/gradients.md.
     """
-    layer = _layer("kernel", network)
+    layer, recorded = _without_tensors(_layer("kernel", network))
     single, which = _which("kernel", get)
     _check("kernel", x1, "x1")
     if x2 is x1:
@@ -278,7 +279,7 @@ def kernel(
             raise TypeError(f"[kernel] x1 is {x1.dtype}, x2 is {x2.dtype}: convert one of them")
         batch = torch.broadcast_shapes(x1.shape[:-2], x2.shape[:-2])
         x1, x2 = x1.expand(*batch, *x1.shape[-2:]), x2.expand(*batch, *x2.shape[-2:])
-    handle, values = _values("kernel", layer, parameters)
+    handle, values = _values("kernel", layer, recorded, parameters)
     found = _Kernel.apply(x1, x2, values, handle, which, False, num_threads or 0)
     return _result(found, single, which)
 
@@ -304,10 +305,10 @@ def diagonal(
     TypeError, ValueError, NotImplementedError
         As :func:`kernel`.
     """
-    layer = _layer("diagonal", network)
+    layer, recorded = _without_tensors(_layer("diagonal", network))
     single, which = _which("diagonal", get)
     _check("diagonal", x, "x")
-    handle, values = _values("diagonal", layer, parameters)
+    handle, values = _values("diagonal", layer, recorded, parameters)
     return _result(_Kernel.apply(x, None, values, handle, which, True, num_threads or 0), single, which)
 
 
@@ -391,6 +392,15 @@ def _layer(what: str, network: Any) -> Layer:
     return network
 
 
+def _without_tensors(layer: Layer) -> tuple[Layer, dict[str, Any]]:
+    return (layer, {}) if _is_plain(layer) else untraced(layer)
+
+
+@torch.compiler.assume_constant_result
+def _is_plain(layer: Layer) -> bool:
+    return not traced_of(layer)
+
+
 def _which(what: str, get: Any) -> tuple[Any, str]:
     names = (get,) if isinstance(get, str) else get
     if not isinstance(names, (tuple, list)) or not names or len(set(names)) < len(names) or set(names) - set(_FIELDS):
@@ -406,11 +416,12 @@ def _check(what: str, x: Any, name: str) -> None:
         raise ValueError(f"[{what}] {name} must have shape (*batch, n, d), given {tuple(x.shape)}")
 
 
-def _values(what: str, layer: Layer, parameters: Any) -> tuple[int, Tensor]:
+def _values(what: str, layer: Layer, recorded: dict[str, Any], parameters: Any) -> tuple[int, Tensor]:
     if parameters is None:
         parameters = {}
     if not isinstance(parameters, Mapping):
         raise TypeError(f"[{what}] parameters must be a dict of paths and numbers, given {describe(parameters)}")
+    parameters = {**recorded, **parameters}
     if not parameters:
         return _handle(layer, ()), torch.empty(0, dtype=torch.float64)
     names = tuple(parameters)

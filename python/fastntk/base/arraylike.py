@@ -37,6 +37,11 @@ def is_numbers(x: Any) -> bool:
     return isinstance(x, (int, float, complex, np.number, np.bool_))
 
 
+def is_traced(x: Any) -> bool:
+    """Whether an array has no numbers yet: JAX is tracing what is done with it."""
+    return any(kind.__name__ == "Tracer" for kind in type(x).__mro__)
+
+
 def is_array(x: Any) -> bool:
     """Whether :func:`as_array` takes ``x``, or refuses it in words of its own."""
     if isinstance(x, (list, tuple)):
@@ -84,10 +89,10 @@ def as_array(x: Any, label: str, what: str) -> Array:
     refuse_masked(x, label, what)
     if isinstance(x, np.ndarray):
         return np.asarray(x)
-    if any(kind.__name__ == "Tracer" for kind in type(x).__mro__):
+    if is_traced(x):
         raise TypeError(
             f"[{what}] {label} is being traced by JAX (jax.jit, grad, vmap), which does not see into compiled code: "
-            "call this outside of jax.jit, which would make it no faster"
+            "call fastntk.jax.kernel, or this outside of jax.jit, which would make it no faster"
         )
     if getattr(x, "requires_grad", False):
         raise TypeError(

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .arraylike import describe, refuse_masked
+from .arraylike import describe, is_traced, refuse_masked
 from .arrays import as_input
-from .jet import Jet
+from .jet import Jet, Traced
 
 Array = npt.NDArray[np.float64]
 
@@ -128,9 +128,13 @@ def integer(layer: str, name: str, value: Any, least: int | None = 1) -> int:
 
 
 def finite(layer: str, name: str, value: Any) -> float:
-    """A parameter as a float whose square is finite too; one with derivatives keeps them."""
+    """A parameter as a float whose square is finite too; one with derivatives, or recorded elsewhere, keeps them."""
     if isinstance(value, Jet):
         return value  # type: ignore[return-value]
+    if is_traced(value) or getattr(value, "requires_grad", False):
+        if np.shape(value) != ():
+            raise TypeError(f"[{layer}] {name} must be a number, given {describe(value)} of shape {np.shape(value)}")
+        return Traced(value)  # type: ignore[return-value]
     try:
         number = float(value)
     except (TypeError, ValueError):

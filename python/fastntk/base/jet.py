@@ -254,6 +254,22 @@ class Jet:
         return np.absolute(self)
 
 
+class Traced(Jet):
+    """A layer's parameter whose value another library records: a JAX tracer, a tensor with gradients.
+
+    Its place is held by 1. Equal to itself alone.
+    """
+
+    __slots__ = ("leaf",)
+
+    def __init__(self, leaf: Any) -> None:
+        super().__init__(1.0, {"traced": 1.0})
+        self.leaf = leaf
+
+    def __repr__(self) -> str:
+        return f"Traced({self.leaf!r})"
+
+
 def value_of(x: Any) -> Any:
     """A number without its derivatives."""
     return x.value if isinstance(x, Jet) else x

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
+from ..base.jet import Jet
 from .layer import Layer
 from .program import Builder, Lowered, Op, Program, Value, Values, leaves, program_of
 
@@ -78,11 +79,22 @@ def lower(layer: Layer, inputs: Values, depths: bool = False) -> Lowered:
     builder = Builder(type(layer).__name__, n_inputs)
     values = input_values(inputs, iter(range(n_inputs)))
     if not depths:
-        return finish(builder, n_inputs, layer.lower(builder, values))
+        return _plain(finish(builder, n_inputs, layer.lower(builder, values)))
     kept: dict[int, Value] = {}  # by slot: a layer that adds nothing repeats none
     for value in layer.lower_each(builder, values):
         if isinstance(value, Value) and value.gaussian:
             kept.setdefault(value.slot, value)
     if not kept:
         raise ValueError("depths: no layer of the stack has a Gaussian output (Dense or FanInSum)")
-    return finish(builder, n_inputs, tuple(kept.values()))
+    return _plain(finish(builder, n_inputs, tuple(kept.values())))
+
+
+def _plain(lowered: Lowered) -> Lowered:
+    """Raise TypeError where a layer holds what another library records in place of a number."""
+    for number in lowered.numbers:
+        if isinstance(number, Jet):
+            raise TypeError(
+                "[kernel_fn] a layer holds a JAX tracer, or a tensor that records gradients, as a parameter: call "
+                "fastntk.jax.kernel or fastntk.torch.kernel, which carry its derivative"
+            )
+    return lowered

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ..base.jet import Jet, slope_of, value_of
+from ..base.jet import Jet, Traced, slope_of, value_of
 from .layer import Layer
 from .lower import finish, input_values
 from .program import Builder, Program, Values, leaves
@@ -46,6 +46,23 @@ def parameters_of(layer: Layer, path: str = "") -> dict[str, float]:
     for index, part in enumerate(parts):
         found |= parameters_of(part, f"{path}{index}.")
     return found
+
+
+def traced_of(layer: Layer, path: str = "") -> dict[str, Any]:
+    """By path, what layers were given in place of floats and other libraries record: tracers, tensors."""
+    parts = _parts(layer)
+    if parts is None:
+        return {path + name: value.leaf for name, value in _own(layer).items() if isinstance(value, Traced)}
+    found: dict[str, Any] = {}
+    for index, part in enumerate(parts):
+        found |= traced_of(part, f"{path}{index}.")
+    return found
+
+
+def untraced(layer: Layer) -> tuple[Layer, dict[str, Any]]:
+    """The network with 1 in the places of what other libraries record, and that by path."""
+    found = traced_of(layer)
+    return (with_parameters(layer, dict.fromkeys(found, 1.0)) if found else layer), found
 
 
 def check_names(what: str, names: Iterable[str], known: Mapping[str, float]) -> None:
