@@ -14,7 +14,6 @@ REFUSED = [
     # what, exception, words of the message, x1, x2, keywords
     ("0-D", ValueError, r"x1.*0 dims.*expected 2", np.ones(()), None, {}),
     ("1-D", ValueError, r"x1.*1 dims.*\(3,\).*expected 2", np.ones(3), None, {}),
-    ("6-D", ValueError, r"x1.*4 spatial axes.*at most 3", np.ones((1,) * 6), None, {}),
     ("1-D second", ValueError, r"x2.*1 dims.*\(5,\)", X, np.ones(5), {}),
     ("3-D second", ValueError, r"x1 has 2 dims, x2 has 3.*\(2, 3, 5\)", X, np.ones((2, 3, 5)), {}),
     ("2-D batch", ValueError, r"x1.*\(7, 5\).*expected 3", X, None, {"batch_dims": 1}),
@@ -203,7 +202,7 @@ def test_refused_layers(make, pattern):
     [
         (TypeError, "rng.*list", lambda: NET.init_fn([0, 1], (4, 5))),
         (TypeError, "rng.*bool", lambda: NET.init_fn(True, (4, 5))),
-        (TypeError, "rng.*ndarray", lambda: NET.init_fn(np.array([0, 1], np.uint32), (4, 5))),
+        (TypeError, "rng.*ndarray", lambda: NET.init_fn(np.array([0.0, 1.0]), (4, 5))),
         (TypeError, "rng.*RandomState", lambda: NET.init_fn(np.random.RandomState(0), (4, 5))),
         (ValueError, "Dense.*-1", lambda: D.init_fn(0, (4, -1))),
         (ValueError, "Dense.*-1", lambda: NET.init_fn(0, (4, -1))),

@@ -10,28 +10,45 @@ from .base.door import doors
 from .base.names import STAX, missing
 from .network.activations import *  # noqa: F403
 from .network.activations import __all__ as _ACTIVATIONS
-from .network.combinators import FanInConcat, FanInProd, FanInSum, FanOut, Identity, parallel, serial
+from .network.attention import AttentionMechanism, GlobalSelfAttention, PositionalEmbedding
+from .network.combinators import FanInConcat, FanInProd, FanInSum, FanOut, Identity, parallel, repeat, serial
+from .network.convolutions import ConvLocal, ConvTranspose
+from .network.gather import DotGeneral, ImageResize, Index, Slice
+from .network.graph import Aggregate, AggregateImplementation
 from .network.layer import Layer
-from .network.normal import LayerNorm
+from .network.normal import Dropout, LayerNorm
 from .network.positions import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, SumPool
 from .network.weights import Conv, Dense
 
 __all__ = [
+    "Aggregate",
+    "AggregateImplementation",
+    "AttentionMechanism",
     "AvgPool",
     "Conv",
+    "ConvLocal",
+    "ConvTranspose",
     "Dense",
+    "DotGeneral",
+    "Dropout",
     "FanInConcat",
     "FanInProd",
     "FanInSum",
     "FanOut",
     "Flatten",
     "GlobalAvgPool",
+    "GlobalSelfAttention",
     "GlobalSumPool",
     "Identity",
+    "ImageResize",
+    "Index",
     "Layer",
     "LayerNorm",
+    "PositionalEmbedding",
+    "Slice",
     "SumPool",
     "parallel",
+    "repeat",
     "serial",
 ]
 __all__ += _ACTIVATIONS

@@ -54,6 +54,15 @@ def to_library(params: Any, inputs: Any, xp: Any) -> Any:
     return xp.asarray(params, device=device(_first(inputs)))
 
 
+def placed(x: Any) -> dict[str, Any]:
+    """Keyword that puts a new array on the device of ``x``."""
+    if isinstance(x, np.ndarray):
+        return {}
+    from array_api_compat import device
+
+    return {"device": device(x)}
+
+
 def erf(x: Any, xp: Any) -> Any:
     """The error function of the library ``xp``; NumPy's is SciPy's where installed."""
     name = getattr(xp, "__name__", "")

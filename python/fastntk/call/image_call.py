@@ -28,7 +28,13 @@ def images_of(inputs: Sequence[Input], second: bool, batch: int | None = None) -
         if x is None:
             raise NotImplementedError("[kernel_fn] a Kernel beside inputs with spatial axes is not taken")
         found.append(x if batch is None else x[batch])
-    return Images(found)
+    first = inputs[0]
+    pattern = first.pattern2 if second else first.pattern1
+    masks = [i.mask2 if second else i.mask1 for i in inputs]
+    if batch is not None:
+        pattern = None if pattern is None else pattern[batch]
+        masks = [None if m is None else m[batch] for m in masks]
+    return Images(found, [None if m is None else m.reshape(len(m), -1) for m in masks], pattern)
 
 
 class ImageCall:

@@ -163,7 +163,7 @@ def _extreme(lowered: Lowered, x: Images) -> Flags:
     least, most, matters = limits(lowered, dtype)
     for start in range(0, x.n, _CHUNK):
         part = slice(start, min(x.n, start + _CHUNK))
-        for own in _on_host(x, part).arrays:
+        for own in x.only(part).arrays:
             values = own.reshape(len(own), -1)
             largest = np.maximum(values.max(axis=1), -values.min(axis=1)).astype(np.float64)
             found[part] |= outside(largest, least, most)
@@ -180,7 +180,7 @@ def _further(
     """Compute pairs that float64 does not hold in the type that reaches further."""
     second = x1 if x2 is None else x2
     for i, j in np.argwhere(wide1[:, None] | wide2).tolist():
-        own1, own2 = (_on_host(x, slice(k, k + 1)) for x, k in ((x1, i), (second, j)))
+        own1, own2 = (x.only(slice(k, k + 1)) for x, k in ((x1, i), (second, j)))
         same = x2 is None and i == j
         planes = [[None if p is None else p[i : i + 1, j : j + 1] for p in pair] for pair in outputs]
         _reference(lowered, engine, own1, None if same else own2, planes, spatial, lambda pairs: None, np.longdouble)
@@ -195,12 +195,8 @@ def _further_alone(
     for k in np.flatnonzero(wide).tolist():
         own = [None if v is None else v[k : k + 1] for v in variances]
         nothing = [(None, None)] * len(own)
-        one = _on_host(x, slice(k, k + 1))
+        one = x.only(slice(k, k + 1))
         _reference(lowered, engine, one, None, nothing, spatial, lambda pairs: None, np.longdouble, [own])
-
-
-def _on_host(x: Images, part: slice) -> Images:
-    return Images([a[part] if isinstance(a, np.ndarray) else a[part].get() for a in x.arrays])
 
 
 def _run_apart(
@@ -243,7 +239,7 @@ def run_image_diagonal(
 
     def reference(k: int, real: Real) -> None:
         planes = [[None if p is None else p[k : k + 1] for p in pair] for pair in outputs]
-        one = _on_host(x, slice(k, k + 1))
+        one = x.only(slice(k, k + 1))
         _reference(lowered, engine, one, None, planes, spatial, lambda pairs: None, real)
 
     if isinstance(engine, NumpyEngine):
@@ -305,7 +301,11 @@ def _reference(
         report(done - seen)
         seen = done
 
-    found = image_kernels(lowered, arrays[0], arrays[1] if x2 is not None else None, spatial, progress, real)
+    sides = (x1, x1 if x2 is None else x2)
+    found = image_kernels(
+        lowered, arrays[0], arrays[1] if x2 is not None else None, spatial, progress, real, [x.masks for x in sides],
+        [x.pattern for x in sides],
+    )  # fmt: skip
     given = [(plane, value) for planes, result in zip(outputs, found, strict=True)
              for plane, value in zip(planes, (result.nngp, result.ntk), strict=True)]  # fmt: skip
     for side, own in enumerate(variances):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from ..network.layer import Layer
 from ..network.positions import Flatten
 from ..network.program import Value
 from ..network.weights import Conv
+from .asked import NOTHING, Asked
 from .continued import check_kernel
 
 Array = npt.NDArray[Any]
@@ -38,15 +38,36 @@ class Input:
     n2: int
     symmetric: bool
     place: Place = HOST
+    mask1: Array | None = None  # which positions are masked, bool (batch, n, *spatial axes)
+    mask2: Array | None = None
+    pattern1: Any = None  # of the first input: what Aggregate joins
+    pattern2: Any = None
+
+    @property
+    def masked(self) -> bool:
+        return self.mask1 is not None or self.mask2 is not None
 
 
-def axes_of(layer: Layer, inputs: Sequence[Input] = ()) -> tuple[int, int]:
-    """(batch_axis, channel_axis): the layers', else those of a kernel that they continue."""
-    kernels = [(i.kernel.batch_axis, i.kernel.channel_axis) for i in inputs if i.kernel is not None]
-    return layer.axes() or (kernels[0] if kernels else (0, -1))
+def axes_of(layer: Layer, given: tuple[int | None, int | None] = (None, None)) -> tuple[int, int]:
+    """(batch_axis, channel_axis) of inputs: the layers', else those of the call.
+
+    Raises
+    ------
+    ValueError
+        Where a call names others than the layers do.
+    """
+    own = layer.axes()
+    if own is None:
+        return (0 if given[0] is None else given[0], -1 if given[1] is None else given[1])
+    for name, asked, known in zip(("batch_axis", "channel_axis"), given, own, strict=True):
+        if asked is not None and asked != known:
+            raise ValueError(f"[kernel_fn] {name}={asked} was given, the network's layers have {known}")
+    return own
 
 
-def check_inputs(layer: Layer, x1: Any, x2: Any, batch_dims: int, place: Place = HOST) -> tuple[list[Input], Any]:
+def check_inputs(
+    layer: Layer, x1: Any, x2: Any, batch_dims: int, place: Place = HOST, asked: Asked = NOTHING
+) -> tuple[list[Input], Any]:
     """Check arguments, all of whose arrays lie at ``place``; return the inputs in order, and their tree."""
     if isinstance(batch_dims, bool) or batch_dims not in (0, 1):
         raise ValueError(f"[kernel_fn] batch_dims must be 0 or 1, given {batch_dims!r}")
@@ -70,7 +91,7 @@ def check_inputs(layer: Layer, x1: Any, x2: Any, batch_dims: int, place: Place =
             _check_axes(layer, a, name)
             own = _continue(a, b, name, batch_dims, place)
         else:
-            own = _arrays(layer, a, b, name, batch_dims, place)
+            own = _arrays(layer, a, b, name, batch_dims, place, asked)
         found.append(own)
         return own
 
@@ -86,6 +107,7 @@ def check_inputs(layer: Layer, x1: Any, x2: Any, batch_dims: int, place: Place =
             raise TypeError(f"[kernel_fn] inputs have dtypes {first.dtype} and {other.dtype}: convert one of them")
         if other.symmetric != first.symmetric:
             raise TypeError("[kernel_fn] x2 is missing for some of the inputs: give it for all, or for none")
+    asked.give_patterns(found)
     return found, tree
 
 
@@ -104,7 +126,7 @@ def _check_axes(layer: Layer, k: Kernel, name: str) -> None:
         )
 
 
-def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int, place: Place) -> Input:
+def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int, place: Place, asked: Asked) -> Input:
     what = f"kernel_fn of {type(layer).__name__}"
     second = name.replace("x1", "x2")
     given = [place.take(x, label, what) for x, label in ((x1, name), (x2, second)) if x is not None or label == name]
@@ -116,9 +138,7 @@ def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int, place: P
     if a.ndim != b.ndim:
         raise ValueError(f"[{what}] {name} has {a.ndim} dims, x2 has {b.ndim}: shapes {a.shape}, {b.shape}")
     rank = a.ndim - batch_dims
-    if rank > 5:
-        raise ValueError(f"[{what}] {name} has {rank - 2} spatial axes, shape {a.shape}; expected at most 3")
-    axes = axes_of(layer)
+    axes = axes_of(layer, given=asked.axes)
     if not all(-rank <= axis < rank for axis in axes):
         raise ValueError(_rank_text(layer, what, name, arrays[0].shape, batch_dims))
     batch_axis, channel_axis = (axis % rank for axis in axes)
@@ -155,7 +175,11 @@ def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int, place: P
         spatial, channel_axis = (), 1
     value = Value(0, channels, spatial=spatial, batch_axis=batch_axis, channel_axis=channel_axis)
     n1, n2 = a.shape[batch_dims], b.shape[batch_dims]
-    return Input(a, None if x2 is None else b, None, value, dtypes.pop(), batch, n1, n2, x2 is None, place)
+    a, mask1 = asked.unmasked(a, name)
+    b, mask2 = (a, mask1) if x2 is None else asked.unmasked(b, second)
+    return Input(
+        a, None if x2 is None else b, None, value, dtypes.pop(), batch, n1, n2, x2 is None, place, mask1, mask2
+    )
 
 
 def _rank_text(layer: Layer, what: str, name: str, shape: tuple[int, ...], batch_dims: int) -> str:

@@ -17,10 +17,12 @@ from ..base.kernel import Exact, Kernel
 from ..base.place import Place, place_of
 from ..engines.engine import Engine
 from ..engines.select import select
+from ..engines.work import Work, needs_positions
 from ..network.layer import Layer
 from ..network.lower import lower
 from ..network.program import Lowered, Value
-from ..plan.resolve import largest_pixel, range_of, resolve, unresolved
+from ..plan.resolve import depends_on_ranges, largest_pixel, range_of, range_of_rows, resolve, unresolved
+from .asked import Asked, asked
 from .differentiable import Differentiable
 from .explain import Explanation, explain
 from .gram import PairInput, Units, run_diagonal, run_pairs
@@ -58,9 +60,11 @@ class KernelFn(Differentiable):
         return f"KernelFn({self.layer!r})"
 
     def __call__(
-        self, x1: Any, x2: Any = None, get: str | Sequence[str] | None = None, *, batch_dims: int = 0, out: Any = None,
+        self, x1: Any = None, x2: Any = None, get: str | Sequence[str] | None = None, *, pattern: Any = None,
+        mask_constant: float | None = None, diagonal_batch: bool | None = None, diagonal_spatial: bool | None = None,
+        batch_axis: int | None = None, channel_axis: int | None = None, batch_dims: int = 0, out: Any = None,
         backend: str | None = None, num_threads: int | None = None, memory_budget: int = BUDGET,
-        progress: bool = False,
+        progress: bool = False, x1_or_kernel: Any = None,
     ) -> Any:  # fmt: skip
         """Kernels between the samples of x1 and x2.
 
@@ -81,6 +85,16 @@ class KernelFn(Differentiable):
         get : str or tuple of str, optional
             'nngp', 'ntk' or another field of :class:`Kernel`: that array; a tuple: a named tuple of them; None: a
             ``Kernel``, which the next ``kernel_fn`` takes.
+        pattern : (array, array), optional
+            Of networks with Aggregate: the graphs of the samples of x1 and x2, as the layer says; where x2 is None the
+            second may be.
+        mask_constant : float, optional
+            Entries of the inputs that equal it, NaN too, are left out: they count as 0, and positions at which all
+            channels do carry nothing through any layer, nor count in means over positions.
+        diagonal_batch, diagonal_spatial : optional
+            True and False, the layout that kernels have.
+        batch_axis, channel_axis : int, optional
+            Axes of samples and channels of the inputs, for networks whose layers name none.
         batch_dims : {0, 1}
             Leading axes that count independent problems.
         out : numpy.ndarray of the result's shape, or tuple of them in the order of ``get``, optional
@@ -93,6 +107,8 @@ class KernelFn(Differentiable):
             many samples.
         progress : bool
             Inputs with spatial axes: show pairs done, by tqdm where it is installed.
+        x1_or_kernel
+            x1, by the name that Neural Tangents has for it.
 
         Returns
         -------
@@ -135,6 +151,10 @@ class KernelFn(Differentiable):
         Novak et al. (2019), arXiv:1810.05148, and Arora et al. (2019), arXiv:1904.11955 (convolutions).
         """
         names = check_get(get)
+        if x1 is not None and x1_or_kernel is not None:
+            raise TypeError("[kernel_fn] x1 and x1_or_kernel are two names of one argument, given both")
+        x1 = x1_or_kernel if x1 is None else x1
+        extras = asked(pattern, mask_constant, diagonal_batch, diagonal_spatial, batch_axis, channel_axis)
         if isinstance(memory_budget, bool) or not isinstance(memory_budget, (int, np.integer)) or memory_budget < 1:
             raise ValueError(f"[kernel_fn] memory_budget must be a positive number of bytes, given {memory_budget!r}")
         if not isinstance(progress, (bool, np.bool_)):
@@ -148,26 +168,28 @@ class KernelFn(Differentiable):
                 num_threads=1 if num_threads is None else num_threads,
             )  # fmt: skip
         with place.current():
-            return self._call(x1, x2, get, names, batch_dims, out, backend, num_threads, memory_budget, progress, place)
+            return self._call(
+                x1, x2, get, names, batch_dims, out, backend, num_threads, memory_budget, progress, place, extras
+            )
 
     def _call(
         self, x1: Any, x2: Any, get: Any, names: tuple[str, ...] | None, batch_dims: int, out: Any,
-        backend: str | None, num_threads: int | None, memory_budget: int, progress: bool, place: Place,
+        backend: str | None, num_threads: int | None, memory_budget: int, progress: bool, place: Place, extras: Asked,
     ) -> Any:  # fmt: skip
-        inputs, tree = check_inputs(self.layer, x1, x2, batch_dims, place)
+        inputs, tree = check_inputs(self.layer, x1, x2, batch_dims, place, extras)
         first = inputs[0]
         lowered = self._lowered(_values(tree))
-        if any(i.value.spatial for i in inputs):
+        if over_positions(lowered, inputs):
             lowered = _resolved(lowered, inputs)
-            image_call = ImageCall(lowered, inputs, select(backend, num_threads, place), memory_budget)
-            return image_call(names, get, out, progress)
+            engine = select(backend, num_threads, place, work_of(lowered, inputs))
+            return ImageCall(lowered, inputs, engine, memory_budget)(names, get, out, progress)
         planes = [p for p in PLANES if names is None or p in names or (p == "defect" and "exact" in names)]
         if "ntk" in planes:
             inputs, planes = _known_ntk(inputs, planes, required=names is not None)
         count = lowered.program.n_outputs
         shape = (*first.batch, first.n1, first.n2)
         targets = check_targets(out, get, names, count, inputs, shape)
-        engine = select(backend, num_threads, place)
+        engine = select(backend, num_threads, place, work_of(lowered, inputs))
         own = engine.product_dtype(first.dtype)  # a Kernel keeps the state as the engine has it
         dtypes = {"nngp": first.dtype, "ntk": own if names is None or "exact" in names else first.dtype, "defect": own}
         missing = [(k, name) for k in range(count) for name in planes if (k, name) not in targets]
@@ -224,12 +246,13 @@ class KernelFn(Differentiable):
         if any(i.x1 is None for i in inputs):
             raise TypeError("[diagonal] x must be an array, given a Kernel (its diagonal is cov1)")
         lowered = lower(self.layer, _values(tree))
-        engine = select(backend, num_threads, place)
         first = inputs[0]
-        if any(i.value.spatial for i in inputs):
+        if over_positions(lowered, inputs):
             lowered = _resolved(lowered, inputs)
+            engine = select(backend, num_threads, place, work_of(lowered, inputs))
             image_call = ImageCall(lowered, inputs, engine, memory_budget)
             return tree_of(lowered.outputs, image_call.diagonals(names, get))
+        engine = select(backend, num_threads, place, work_of(lowered, inputs))
         size = first.n1 * int(np.prod(first.batch, dtype=int))
         planes = [
             [place.xp.empty((1, size, 1), first.dtype) if n in names else None for n in ("nngp", "ntk", "")]
@@ -292,7 +315,8 @@ class KernelFn(Differentiable):
         shapes = [(count, *first.batch, first.n1, first.n2)] * len(names)
         stacks = allocate(shapes, [first.dtype] * len(names), "depths", place)
         targets = {(k, name): stack[k] for name, stack in zip(names, stacks, strict=True) for k in range(count)}
-        self._run(select(backend, num_threads, place), lowered, inputs, targets, list(names))
+        engine = select(backend, num_threads, place, work_of(lowered, inputs))
+        self._run(engine, lowered, inputs, targets, list(names))
         given = [place.give(stack) for stack in stacks]
         return given[0] if isinstance(get, str) else named(names)(*given)
 
@@ -340,7 +364,8 @@ class KernelFn(Differentiable):
         lowered = lower(self.layer, _values(tree))
         if unresolved(lowered):  # for inputs of variance 1
             lowered = resolve(lowered, ((0.0, 1.0),) * lowered.program.n_inputs, inputs[0].dtype == np.float32)
-        return explain(lowered, select(backend, num_threads), images_of(inputs, False), inputs[0].dtype)
+        engine = select(backend, num_threads, work=work_of(lowered, inputs))
+        return explain(lowered, engine, images_of(inputs, False), inputs[0].dtype)
 
     def _explained(self, input_shape: Any, dtype: Any) -> tuple[int, ...]:
         """A shape of one sample, checked."""
@@ -428,6 +453,23 @@ def _resolved(lowered: Lowered, inputs: Sequence[Input]) -> Lowered:
     for i in inputs:
         ranges.append((0.0, max(largest_pixel(x) for x in (i.x1, i.x2) if x is not None)))
     return resolve(lowered, tuple(ranges), inputs[0].dtype == np.float32)
+
+
+def over_positions(lowered: Lowered, inputs: Sequence[Input]) -> bool:
+    """Whether a call goes the way of images."""
+    return needs_positions(lowered) or any(i.value.spatial or i.masked for i in inputs)
+
+
+def work_of(lowered: Lowered, inputs: Sequence[Input]) -> Work:
+    """What a call asks of its engine, functions without closed form resolved for the variances of its inputs."""
+    images = over_positions(lowered, inputs)
+    arrays = [[x for x in (i.x1, i.x2) if x is not None] for i in inputs]
+    if not images and depends_on_ranges(lowered) and all(arrays) and inputs[0].place.ordinal is None:
+        rows = ([range_of_rows(x) for x in own] for own in arrays)
+        ranges = tuple((min(r[0] for r in own), max(r[1] for r in own)) for own in rows)
+        lowered = resolve(lowered, ranges, inputs[0].dtype == np.float32)
+    axes = max(len(i.value.spatial) for i in inputs)
+    return Work(lowered, images, axes, any(i.masked for i in inputs))
 
 
 def _values(tree: Any) -> Any:

@@ -17,6 +17,7 @@ from ..network.program import Lowered, Op
 from ..plan.rows import Rows, row_pass
 from .engine import Tile, TileInput
 from .memory import HostMemory
+from .numpy_mix import dropped
 
 Real = type[np.floating[Any]]
 
@@ -162,6 +163,10 @@ class NumpyEngine(HostMemory):
         for k, op in enumerate(lowered.program.ops):
             x1 = rows1.of(k, (lines, None))
             x2 = rows2.of(k, (cols, None) if tile.diagonal else (None, cols))
+            if op.name == "drop":
+                (keep,), (v, theta), same = op.own(lowered.numbers), slots[op.src[0]], _same(tile)
+                slots[op.dst] = dropped(keep, v, same), np.where(same, theta / keep, theta)
+                continue
             if op.name != "store":
                 slots[op.dst] = run_op(op, op.own(lowered.numbers), x1, x2, [slots[s] for s in op.src])
                 continue
@@ -170,6 +175,14 @@ class NumpyEngine(HostMemory):
             for plane, value in zip(outputs[op.dst], (nngp, theta, v), strict=True):
                 if plane is not None:
                     _place(plane[b], np.broadcast_to(value, shape), tile)
+
+
+def _same(tile: Tile) -> Array:
+    """Which pairs of a tile are an input with itself."""
+    if tile.diagonal:
+        return np.ones((tile.lines, tile.cols), bool)
+    lines, cols = (np.arange(start, start + n) for start, n in ((tile.i0, tile.lines), (tile.j0, tile.cols)))
+    return np.asarray((lines[:, None] == cols) & tile.symmetric)
 
 
 def _input_defect(given: TileInput, batch: int, shape: tuple[int, int], real: Real) -> Array:

@@ -15,6 +15,7 @@ from .cpu import CpuEngine
 from .cuda import CudaEngine
 from .engine import Engine
 from .numpy_rows import NumpyEngine
+from .work import Work
 
 Array = npt.NDArray[Any]  # or CuPy's
 
@@ -48,6 +49,12 @@ def _cuda(place: Place) -> Engine:
     return StagedEngine(module, here, devices[here.ordinal or 0])
 
 
+@lru_cache(maxsize=2)
+def _known(name: str) -> frozenset[str]:
+    """Ops on points that a compiled module has."""
+    return frozenset(op["name"] for op in load(name)[0].ops())  # type: ignore[union-attr]
+
+
 def availability() -> dict[str, str]:
     """State of every backend: 'available', or why not."""
     module, state = load("cpu")
@@ -57,14 +64,35 @@ def availability() -> dict[str, str]:
     return {"cpu": state, "cuda": _cuda_devices()[1], "numpy": "available"}
 
 
-def select(backend: str | None = None, num_threads: int | None = None, place: Place = HOST) -> Engine:
-    """The engine of a call on arrays at ``place``: what was asked for, or raise; else the compiled one that loads."""
+def select(
+    backend: str | None = None, num_threads: int | None = None, place: Place = HOST, work: Work | None = None
+) -> Engine:
+    """The engine of a call on arrays at ``place`` that runs ``work``.
+
+    What was asked for, or where the arrays lie, or raise; else the first of 'cpu' and 'numpy' that has all ops.
+
+    Raises
+    ------
+    NotImplementedError
+        Ops that the backend lacks, by the names of their layers.
+    """
     chosen = resolve_options(backend, num_threads)
     assert chosen.num_threads is not None
     module, reason = load("cpu")
     name = chosen.backend or ("cuda" if place.ordinal is not None else "cpu" if module is not None else "numpy")
     if name not in ("cpu", "cuda", "numpy"):
         raise ValueError(f"unknown backend '{name}'; choose from {list(availability())}")
+    if name != "numpy" and work is not None and (load(name)[0] is not None):
+        lacking = work.lacking(name, _known(name))
+        if lacking and chosen.backend is None and place.ordinal is None:
+            name = "numpy"
+        elif lacking:
+            layers = ", ".join(sorted(set(lacking.values())))
+            where = f", and arrays on {place.name} have no other" if place.ordinal is not None else ""
+            raise NotImplementedError(
+                f"[kernel_fn] backend '{name}' has no op {sorted(lacking)}, of {layers}"
+                f"{where}: backend='numpy' runs all{'' if place.ordinal is None else ', on arrays in host memory'}"
+            )
     if name == "cuda":
         return _cuda(place)
     if place.ordinal is not None:

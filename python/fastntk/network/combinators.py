@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..base.checks import integer
 from .layer import Layer, Shape, is_one
+from .maps import Gather
 from .program import Builder, Value, Values
 
 
@@ -61,13 +63,15 @@ def _tuple_of_branches(layer: Layer, inputs: Any) -> Any:
 class _FanIn(Layer):
     """What the layers that join branches share."""
 
-    def _check(self, builder: Builder, branches: Sequence[Value], one_width: bool = True) -> None:
+    def _check(
+        self, builder: Builder, branches: Sequence[Value], one_width: bool = True, one_size: bool = True
+    ) -> None:
         """Branches alike in shape, and of those that are not Gaussian no two random by the same weights."""
         if one_width and len({b.channels for b in branches}) > 1:
             raise ValueError(
                 f"[{builder.where}] branches have widths {[b.channels for b in branches]}: all must be equal"
             )
-        if len({b.spatial for b in branches}) > 1:
+        if one_size and len({b.spatial for b in branches}) > 1:
             raise ValueError(
                 f"[{builder.where}] branches have spatial shapes {[b.spatial for b in branches]}: all must be equal"
             )
@@ -83,11 +87,6 @@ class _FanIn(Layer):
             raise NotImplementedError(
                 f"[{builder.where}] joins outputs of layers, given gaussian = {gaussian} with the network's input, or "
                 "a kernel to continue that is not Gaussian, among them: put a Dense layer before it"
-            )
-        if branches[0].spatial:
-            raise NotImplementedError(
-                f"[{builder.where}] joins Gaussian branches alone where there are spatial axes, given gaussian = "
-                f"{gaussian}: end each with Conv or Dense"
             )
         for k, one in enumerate(branches):
             for two in branches[:k]:
@@ -107,7 +106,7 @@ class FanInSum(_FanIn):
     NotImplementedError
         When the network's input is a branch, when two branches that are not both Gaussian share the weights that
         they are random by (``z`` and ``relu(z)``), when the means of two are needed and one is not known (behind an
-        offset); with spatial axes, when a branch is not Gaussian.
+        offset).
     ValueError
         When branches differ in width.
 
@@ -151,7 +150,7 @@ class FanInProd(_FanIn):
     Raises
     ------
     NotImplementedError
-        As :class:`FanInSum`, and with spatial axes.
+        As :class:`FanInSum`.
     ValueError
         When branches differ in width.
 
@@ -174,8 +173,6 @@ class FanInProd(_FanIn):
         if len(branches) == 1:
             return branches[0]
         self._check(builder, branches)
-        if branches[0].spatial:
-            raise NotImplementedError(f"[{builder.where}] multiplies branches without spatial axes")
         means = [b.mean for b in branches]
         mean = "" if "" in means else "unknown" if "unknown" in means else "known"
         weights = frozenset().union(*(b.weights for b in branches))
@@ -184,22 +181,25 @@ class FanInProd(_FanIn):
 
 @dataclass(frozen=True)
 class FanInConcat(_FanIn):
-    """Puts the channels of branches side by side.
+    """Puts branches side by side: their channels, or their positions along an axis.
 
     Parameters
     ----------
     axis : int
-        That of the channels.
+        That of the channels, or a spatial one.
 
     Raises
     ------
     NotImplementedError
-        For another axis, and with spatial axes; when the network's input is a branch.
+        For the axis of samples; when the network's input is a branch; for positions of branches that are not Gaussian.
+    ValueError
+        For an axis that the branches lack, branches that differ along another one.
 
     Notes
     -----
-    ``K = sum_b n_b K_b / n`` for branches of n_b of all n channels, and the NTK likewise. The channels differ in law,
-    so that no nonlinearity can follow before a Dense layer.
+    Channels: ``K = sum_b n_b K_b / n`` for branches of n_b of all n channels, and the NTK likewise. The channels differ
+    in law, so that no nonlinearity can follow before a Dense layer. Positions: those of two branches are independent,
+    K and NTK are 0 between them.
     """
 
     axis: int = -1
@@ -224,17 +224,52 @@ class FanInConcat(_FanIn):
             return branches[0]
         first = branches[0]
         rank = 2 + len(first.spatial)
-        if first.spatial or not -rank <= self.axis < rank or self.axis % rank != first.channel_axis:
+        if not -rank <= self.axis < rank:
+            raise ValueError(f"[{builder.where}] has axis={self.axis}, given branches of {rank} axes")
+        axis = self.axis % rank
+        if axis == first.batch_axis:
             raise NotImplementedError(
-                f"[{builder.where}] joins channels of values without spatial axes, given axis={self.axis} of {rank} "
-                f"axes, channels along {first.channel_axis}"
+                f"[{builder.where}] has axis={self.axis}, that of samples: give kernel_fn the samples of all branches"
             )
+        if axis != first.channel_axis:
+            return self._positions(builder, branches, axis)
         self._check(builder, branches, one_width=False)
         channels = sum(b.channels for b in branches)
         scaled = [builder.emit("dense", b, params=(b.channels / channels, 0, 0, 0)) for b in branches]
         mean = "unknown" if any(b.mean for b in branches) else ""
         weights = frozenset().union(*(b.weights for b in branches))
         return builder.emit("sum", *scaled, gaussian=False, mean=mean, weights=weights, channels=channels)
+
+    def _positions(self, builder: Builder, branches: Sequence[Value], axis: int) -> Value:
+        """Along a spatial axis: each branch in its place, and the sum of all, of which one is not 0."""
+        self._check(builder, branches, one_size=False)
+        first = branches[0]
+        names = [a for a in range(2 + len(first.spatial)) if a not in (first.batch_axis, first.channel_axis)]
+        place = names.index(axis)
+        for b in branches:
+            if len(b.spatial) != len(first.spatial) or any(
+                b.spatial[k] != first.spatial[k] for k in range(len(names)) if k != place
+            ):
+                raise ValueError(
+                    f"[{builder.where}] branches have spatial shapes {[b.spatial for b in branches]}, which may differ "
+                    f"along axis {axis} alone"
+                )
+        if not all(b.gaussian for b in branches):
+            raise NotImplementedError(
+                f"[{builder.where}] puts positions of Gaussian branches side by side, given gaussian = "
+                f"{[b.gaussian for b in branches]}: end each with Conv or Dense"
+            )
+        total = sum(b.spatial[place] for b in branches)
+        start, moved = 0, []
+        for b in branches:
+            own = np.arange(math.prod(b.spatial)).reshape(b.spatial)
+            pads = [(0, 0)] * own.ndim
+            pads[place] = (start, total - start - b.spatial[place])
+            index = np.pad(own, pads, constant_values=-1)
+            moved.append(builder.emit("gather", b, map=Gather.of(index, own.size), spatial=index.shape))
+            start += b.spatial[place]
+        weights = frozenset().union(*(b.weights for b in branches))
+        return builder.emit("sum", *moved, weights=weights)
 
 
 @dataclass(frozen=True)
@@ -361,3 +396,26 @@ def parallel(*layers: Layer) -> Parallel:
         If an argument is not a layer.
     """
     return Parallel(_check_layers("parallel", layers))
+
+
+def repeat(layer: Layer, n: int) -> Layer:
+    """The layer n times, one after the other, each with weights of its own.
+
+    Parameters
+    ----------
+    layer : Layer
+    n : int
+        0: the identity.
+
+    Returns
+    -------
+    Layer
+        Unpacks into ``(init_fn, apply_fn, kernel_fn)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not a layer, n is negative.
+    """
+    (layer,) = _check_layers("repeat", [layer])
+    return Serial((layer,) * integer("repeat", "n", n, least=0))

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
+from ..base.checks import generator
 from ..base.libraries import library, to_library
 from .program import Builder, Values
 
 Shape: TypeAlias = "tuple[Any, ...]"  # of one array, or a tuple of shapes for parallel branches
 InitFn: TypeAlias = Callable[..., tuple[Shape, Any]]
 ApplyFn: TypeAlias = Callable[..., Any]
+
+
+_KEYWORDS: ContextVar[dict[str, Any]] = ContextVar("keywords of apply_fn")
+
+
+def keyword(name: str, layer: str, why: str) -> Any:
+    """A keyword of the call of ``apply_fn`` that is running, for a layer that needs it.
+
+    Raises
+    ------
+    TypeError
+        Where it was not given.
+    """
+    value = _KEYWORDS.get({}).get(name)
+    if value is None:
+        raise TypeError(f"[{layer}] apply_fn needs {name}= {why}")
+    return value
 
 
 def is_one(shape: Any) -> bool:
@@ -54,14 +73,12 @@ class Layer:
 
     # ---- Neural Tangents' triple
 
-    def init_fn(
-        self, rng: np.random.Generator | int, input_shape: Sequence[Any], dtype: Any = np.float64
-    ) -> tuple[Shape, Any]:
+    def init_fn(self, rng: Any, input_shape: Sequence[Any], dtype: Any = np.float64) -> tuple[Shape, Any]:
         """Draw the parameters of a finite network.
 
         Parameters
         ----------
-        rng : numpy.random.Generator or int
+        rng : numpy.random.Generator, int or key of JAX's
             Source of randomness, or the seed of a new one.
         input_shape : tuple of int
             Shape of the inputs, batch included (-1 where unknown); a tuple of shapes for parallel branches.
@@ -76,20 +93,15 @@ class Layer:
         Raises
         ------
         TypeError
-            If ``rng`` is neither a Generator nor an integer.
+            If ``rng`` is neither a Generator nor an integer nor a key.
         """
-        if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool):
-            rng = np.random.default_rng(rng)
-        if not isinstance(rng, np.random.Generator):
-            raise TypeError(
-                f"[init_fn] rng must be a numpy.random.Generator or an integer seed, given {type(rng).__name__}"
-            )
+        rng = source(rng, "init_fn")
         if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise TypeError(f"[init_fn] dtype must be float32 or float64, given {np.dtype(dtype)}")
         shape = _as_shape(input_shape)
         return self.output_shape(shape), self.init(rng, shape, np.dtype(dtype))
 
-    def apply_fn(self, params: Any, inputs: Any, **_: Any) -> Any:
+    def apply_fn(self, params: Any, inputs: Any, **keywords: Any) -> Any:
         """Apply a finite network.
 
         Parameters
@@ -97,13 +109,27 @@ class Layer:
         params : nested tuple of arrays
             From ``init_fn``, or the same structure in the inputs' library.
         inputs : array (batch, d) of NumPy, CuPy, PyTorch or JAX, or a tuple of them for parallel branches
+        **keywords
+            ``rng``, as for ``init_fn``: what Dropout draws by. ``pattern``: what Aggregate joins. Others have no
+            effect.
 
         Returns
         -------
         array of the inputs' library; differentiable in inputs and parameters where the library differentiates.
+
+        Raises
+        ------
+        TypeError
+            For a keyword that a layer needs and was not given.
         """
         xp = library(inputs)
-        return self.apply(to_library(params, inputs, xp), inputs, xp)
+        if keywords.get("rng") is not None:
+            keywords["rng"] = source(keywords["rng"], "apply_fn")
+        token = _KEYWORDS.set(keywords)
+        try:
+            return self.apply(to_library(params, inputs, xp), inputs, xp)
+        finally:
+            _KEYWORDS.reset(token)
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.init_fn, self.apply_fn, self.kernel_fn))
@@ -113,6 +139,17 @@ class Layer:
 
     def __len__(self) -> int:
         return 3
+
+
+def source(rng: Any, what: str) -> np.random.Generator:
+    """A Generator: itself, of an integer seed, or of the numbers that a key of JAX's holds."""
+    if type(rng).__module__.split(".")[0] in ("jax", "jaxlib"):
+        from jax import numpy, random
+
+        rng = rng if numpy.issubdtype(rng.dtype, np.integer) else random.key_data(rng)
+    if getattr(rng, "dtype", None) == np.uint32 and rng.ndim == 1:  # such a key
+        return np.random.default_rng(np.asarray(rng).tolist())
+    return generator(rng, what)
 
 
 def _as_shape(shape: Any) -> Shape:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..base.checks import integer
 from .layer import Layer, Shape, is_one
+from .maps import Whole
 from .program import Builder, Value, Values
 from .weights import permute, tap_of
 from .window import Window, axes_among, padding_of, sizes
@@ -184,8 +185,8 @@ class GlobalAvgPool(_Spatial):
         first = value.batch_axis < value.channel_axis
         scale = 1 / window.taps if self.mean else 1.0
         return builder.emit(
-            "pool", value, params=(scale,), window=window, spatial=(), batch_axis=0 if first else 1,
-            channel_axis=1 if first else 0,
+            "pool", value, params=(scale,), window=window, map=Whole(self.mean), spatial=(),
+            batch_axis=0 if first else 1, channel_axis=1 if first else 0,
         )  # fmt: skip
 
 
@@ -248,4 +249,6 @@ class Flatten(Layer):
             return replace(value, **changes)
         ones = (1,) * len(value.spatial)
         window = Window.of(builder.where, value.spatial, value.spatial, ones, ones, "VALID")
+        if value.mean and math.prod(value.spatial) > 1:  # each feature has the mean of its position
+            changes["mean"] = "unknown"
         return builder.emit("conv", value, window=window, **changes)

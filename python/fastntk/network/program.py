@@ -10,6 +10,12 @@ Ops and their parameters (the same names in C++, ``csrc/dense/blocks.cpp``, and 
 ==========  ======================  =============================================================================
 dense       w2, b2, f, g            K -> w2 K + b2,  NTK -> w2 NTK + f K + g
 conv        w2, b2, f, g            K -> w2 A(K) + b2,  NTK -> w2 A(NTK) + f A(K) + g
+transposed  w2, b2, f, g            the same over a window that ConvTranspose has
+local                               K -> K at p = p', 0 elsewhere; the NTK likewise
+gather                              K(P, P') -> K(p(P), p(P')), 0 where a position has no source; the NTK likewise
+mix                                 K -> A K A'^T,  NTK -> A NTK A'^T;  A constant, or of one input: a graph, attention
+embed       a, c                    K -> a K + c R,  NTK -> a NTK + c R;  R is the same for all pairs of inputs
+drop        p                       K -> K / p,  NTK -> NTK / p  of an input with itself, at p = p'; all else stays
 pool        scale                   K -> s s' P(K),  NTK -> s s' P(NTK);  s = scale, or 1 / taps inside at each position
 sum                                 covariances and NTKs of independent branches add, and products of two means
 product                             covariances of independent branches multiply, NTK -> sum of NTK_b prod_{c != b} K_c
@@ -30,6 +36,8 @@ from typing import Any, NamedTuple, TypeAlias
 from ..base.jet import Jet
 from .window import Window
 
+WEIGHTED = ("dense", "conv", "transposed")
+MOVING = ("transposed", "local", "gather", "mix", "embed")  # they need positions
 IDENTITY = (1.0, 0.0, 0.0, 0.0)  # w2, b2, f, g
 
 
@@ -50,10 +58,11 @@ class Op(NamedTuple):
     window: Window | None = None  # conv and pool: the geometry
     means: tuple[bool, ...] = ()  # sum: which sources may have a mean
     layer: Any = None  # the nonlinearity, where its parameters do not say all that belongs to one input
+    map: Any = None  # gather, mix, embed, and norm over positions: what network/maps.py says of positions
 
     def own(self, numbers: Sequence[float]) -> tuple[float, ...]:
         """Its parameters among those of the network."""
-        if self.name in ("dense", "conv") and not self.numbers:
+        if self.name in WEIGHTED and not self.numbers:
             return IDENTITY
         return tuple(numbers[k] for k in self.numbers)
 
@@ -138,16 +147,16 @@ class Builder:
 
     def emit(
         self, name: str, *sources: Value, params: Sequence[float] = (), window: Window | None = None,
-        means: tuple[bool, ...] = (), layer: Any = None, **changes: Any,
+        means: tuple[bool, ...] = (), layer: Any = None, map: Any = None, **changes: Any,
     ) -> Value:  # fmt: skip
         """Append an op; the new value is the first source's with ``changes``."""
         slot = self.n_slots
         self.n_slots += 1
         numbers = range(len(self.numbers), len(self.numbers) + len(params))
         self.numbers += (p if isinstance(p, Jet) else float(p) for p in params)
-        kind = _kind(params or IDENTITY) if name in ("dense", "conv") else "means" if sum(means) > 1 else ""
-        self.ops.append(Op(name, slot, tuple(s.slot for s in sources), kind, numbers, window, means, layer))
-        if changes.get("gaussian") and name in ("dense", "conv"):
+        kind = _kind(params or IDENTITY) if name in WEIGHTED else "means" if sum(means) > 1 else ""
+        self.ops.append(Op(name, slot, tuple(s.slot for s in sources), kind, numbers, window, means, layer, map))
+        if changes.get("gaussian") and name in WEIGHTED:
             changes |= {"mean": "", "weights": frozenset([slot])}
         return sources[0].changed(slot=slot, **changes)
 

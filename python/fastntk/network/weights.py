@@ -1,4 +1,4 @@
-"""Layers with weights: Dense and Conv."""
+"""Layers with weights that positions share: Dense and Conv."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 
 from ..base.checks import finite, integer
+from ..base.libraries import placed
 from .layer import Layer, Shape, is_one
+from .maps import Gather
 from .program import Builder, Value, Values
-from .window import Padding, Window, axes_among, padding_of, sizes
+from .window import MOST_AXES, Padding, Window, axes_among, padding_of, sizes
+
+_LETTERS = "HWDABEFGJKLMPQRSTUVXYZ"  # of spatial axes
 
 
-def _std(layer: str, name: str, value: Any) -> float:
+def std(layer: str, name: str, value: Any) -> float:
     number = finite(layer, name, value)
     if number < 0:
         raise ValueError(f"[{layer}] {name} must not be negative, given {value}")
@@ -31,9 +35,9 @@ class _Weighted(Layer):
 
     def _check(self) -> None:
         name = type(self).__name__
-        object.__setattr__(self, "W_std", _std(name, "W_std", self.W_std))
+        object.__setattr__(self, "W_std", std(name, "W_std", self.W_std))
         if self.b_std is not None:
-            object.__setattr__(self, "b_std", _std(name, "b_std", self.b_std))
+            object.__setattr__(self, "b_std", std(name, "b_std", self.b_std))
         object.__setattr__(self, "parameterization", str(self.parameterization).lower())
         if self.parameterization not in ("ntk", "standard"):
             raise ValueError(f"[{name}] parameterization must be 'ntk' or 'standard', given '{self.parameterization}'")
@@ -158,7 +162,7 @@ class Dense(_Weighted):
 
 @dataclass(frozen=True)
 class Conv(_Weighted):
-    """Convolution over 1 to 3 spatial axes.
+    """Convolution over spatial axes; with a filter of shape () over none, as Dense.
 
     Parameters
     ----------
@@ -184,8 +188,6 @@ class Conv(_Weighted):
     ValueError
         For a window or stride below 1, padding below 0, a filter larger than the padded input, axes that do not fit,
         and as :class:`Dense`.
-    NotImplementedError
-        For outputs whose spatial axes stand in another order than the inputs'.
 
     Notes
     -----
@@ -209,19 +211,20 @@ class Conv(_Weighted):
     dilation: Any = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "out_chan", integer("Conv", "out_chan", self.out_chan))
+        name = type(self).__name__
+        object.__setattr__(self, "out_chan", integer(name, "out_chan", self.out_chan))
         count = axes_among(self.filter_shape, self.strides, self.dilation, self.padding)
         if count is None and self.dimension_numbers is not None:
             count = len(self._named_axes()[1]) - 2
-        for name in ("filter_shape", "strides", "dilation"):
-            given = getattr(self, name)
-            object.__setattr__(self, name, sizes("Conv", name, 1 if given is None else given, count))
-        object.__setattr__(self, "padding", padding_of("Conv", self.padding, count))
+        for field in ("filter_shape", "strides", "dilation"):
+            given = getattr(self, field)
+            object.__setattr__(self, field, sizes(name, field, 1 if given is None else given, count))
+        object.__setattr__(self, "padding", padding_of(name, self.padding, count))
         self._check()
         if count is None:  # until inputs say how many axes they have
             return
         if self.dimension_numbers is None:
-            letters = "HWD"[:count]
+            letters = _LETTERS[:count]
             object.__setattr__(self, "dimension_numbers", (f"N{letters}C", f"{letters}IO", f"N{letters}C"))
         self._check_dimension_numbers()
 
@@ -229,14 +232,17 @@ class Conv(_Weighted):
         """The layer on inputs of so many spatial axes."""
         if self.dimension_numbers is not None:
             return self
-        if not 1 <= count <= 3:
-            raise ValueError(f"[Conv] takes inputs with 1 to 3 spatial axes, given {count}")
+        if not 1 <= count <= MOST_AXES:
+            raise ValueError(
+                f"[{type(self).__name__}] takes inputs with spatial axes, given {max(count, 0)} (filter_shape=() is "
+                "for none)"
+            )
         return replace(self, filter_shape=(self.filter_shape,) * count)
 
     def _named_axes(self) -> tuple[str, str, str]:
         given: Any = self.dimension_numbers
         if not isinstance(given, (tuple, list)) or len(given) != 3 or not all(isinstance(g, str) for g in given):
-            raise TypeError(f"[Conv] dimension_numbers must be three strings, given {given!r}")
+            raise TypeError(f"[{type(self).__name__}] dimension_numbers must be three strings, given {given!r}")
         return given[0], given[1], given[2]
 
     def _check_dimension_numbers(self) -> None:
@@ -247,17 +253,13 @@ class Conv(_Weighted):
             len(inputs) == len(filters) == len(outputs) == rank
             and set(inputs) == set(outputs) == spatial | {"N", "C"}
             and len(spatial) == rank - 2
-            and {"I", "O"} < set(filters)
+            and {"I", "O"} <= set(filters)
         ):
             raise ValueError(
-                f"[Conv] dimension_numbers {tuple(given)} do not name the axes of a filter of shape {self.filter_shape}"
+                f"[{type(self).__name__}] dimension_numbers {tuple(given)} do not name the axes of a filter of shape "
+                f"{self.filter_shape}"
             )
         object.__setattr__(self, "dimension_numbers", tuple(given))
-        if [c for c in inputs if c in spatial] != [c for c in outputs if c in spatial]:
-            raise NotImplementedError(
-                f"[Conv] outputs {outputs} order their spatial axes otherwise than inputs {inputs}: only one order is "
-                "implemented"
-            )
 
     @property
     def _specs(self) -> tuple[str, str, str]:
@@ -270,12 +272,15 @@ class Conv(_Weighted):
         letters = [c for c in filters if c not in "IO"]
         return tuple(value[letters.index(c)] for c in inputs if c not in "NC")
 
-    def _window(self, what: str, spatial: tuple[int, ...]) -> Window:
+    def _check_rank(self, what: str, spatial: tuple[int, ...]) -> None:
         if len(spatial) != len(self.filter_shape):
             raise ValueError(
                 f"[{what}] has a filter of shape {self.filter_shape}, inputs have {len(spatial)} spatial axes, "
                 f"{spatial}; it takes {self._specs[0]}, axis {self._specs[0].index('C')} counting channels"
             )
+
+    def _window(self, what: str, spatial: tuple[int, ...]) -> Any:
+        self._check_rank(what, spatial)
         shape, strides, dilation = (self._in_input_order(v) for v in (self.filter_shape, self.strides, self.dilation))
         name = f"{what}, inputs read as {self._specs[0]}"
         padding: Padding = self.padding if isinstance(self.padding, str) else self._in_input_order(self.padding)
@@ -291,9 +296,9 @@ class Conv(_Weighted):
             return self._over(len(shape) - 2).output_shape(shape)
         inputs, _, outputs = self._specs
         if not is_one(shape) or len(shape) != len(inputs):
-            raise ValueError(f"[Conv] takes one input of shape {inputs}, given shape {shape}")
+            raise ValueError(f"[{type(self).__name__}] takes one input of shape {inputs}, given shape {shape}")
         spatial = tuple(n for n, c in zip(shape, inputs, strict=True) if c not in "NC")
-        found = iter(self._window("Conv", spatial).size_out)
+        found = iter(self._window(type(self).__name__, spatial).size_out)
         sizes_out = {c: next(found) for c in inputs if c not in "NC"}
         sizes_out |= {"N": shape[inputs.index("N")], "C": self._width(self.out_chan)}
         return tuple(sizes_out[c] for c in outputs)
@@ -304,7 +309,7 @@ class Conv(_Weighted):
         inputs, filters, outputs = self._specs
         channels, width = shape[inputs.index("C")], self._width(self.out_chan)
         if channels < 1:
-            raise ValueError(f"[Conv] needs to know its number of input channels, given shape {shape}")
+            raise ValueError(f"[{type(self).__name__}] needs to know its number of input channels, given shape {shape}")
         taps = iter(self.filter_shape)
         weights = [channels if c == "I" else width if c == "O" else next(taps) for c in filters]
         biases = [width if c == "C" else 1 for c in outputs]
@@ -316,17 +321,17 @@ class Conv(_Weighted):
         W, b = self._unpack(params)
         spec_in, filters, outputs = self._specs
         if inputs.ndim != len(spec_in):
-            raise ValueError(f"[Conv] takes inputs {spec_in}, given shape {tuple(inputs.shape)}")
+            raise ValueError(f"[{type(self).__name__}] takes inputs {spec_in}, given shape {tuple(inputs.shape)}")
         letters = [c for c in spec_in if c not in "NC"]
         x = permute(xp, inputs, [spec_in.index(c) for c in ["N", *letters, "C"]])
         W = permute(xp, W, [filters.index(c) for c in [*letters, "I", "O"]])
         channels = x.shape[-1]
         if channels != W.shape[-2]:
             raise ValueError(
-                f"[Conv] inputs of shape {tuple(inputs.shape)} have {channels} channels (axis {spec_in.index('C')}), "
-                f"weights {W.shape[-2]}"
+                f"[{type(self).__name__}] inputs of shape {tuple(inputs.shape)} have {channels} channels (axis "
+                f"{spec_in.index('C')}), weights {W.shape[-2]}"
             )
-        window = self._window("Conv", tuple(x.shape[1:-1]))
+        window = self._window(type(self).__name__, tuple(x.shape[1:-1]))
         z: Any = 0
         for tap in np.ndindex(*window.shape):
             z = z + xp.tensordot(tap_of(x, window, tap, xp), W[tap], axes=((x.ndim - 1,), (0,)))
@@ -341,14 +346,29 @@ class Conv(_Weighted):
         outputs = self._specs[2]
         window = self._window(builder.where, value.spatial)
         builder.check_axes(value, *self.axes())
+        found = self._emit(builder, value, window)
+        order = self._turned()
+        changes: dict[str, Any] = {"batch_axis": outputs.index("N"), "channel_axis": outputs.index("C")}
+        if order == sorted(order):
+            return replace(found, **changes)
+        index = np.arange(math.prod(window.size_out)).reshape(window.size_out).transpose(order)
+        return builder.emit("gather", found, map=Gather.of(index, index.size), spatial=index.shape, **changes)
+
+    def _turned(self) -> list[int]:
+        """Which spatial axis of the inputs each one of the outputs is."""
+        inputs, _, outputs = ([c for c in spec if c not in "NCIO"] for spec in self._specs)
+        return [inputs.index(c) for c in outputs]
+
+    def _emit(self, builder: Builder, value: Value, window: Any) -> Value:
+        """The op, its result's spatial axes in the inputs' order."""
         w2, b2, f, g = self._params(value.channels * window.taps)
+        changes: dict[str, Any] = {"gaussian": True, "channels": self._width(self.out_chan)}
+        if not window.shape:
+            return builder.emit("dense", value, params=(w2, b2, f, g), **changes)
         inside = window.inside()
         kept = inside.taps / window.taps  # the op takes the mean over the taps that are left
-        return builder.emit(
-            "conv", value, params=(w2 * kept, b2, f * kept, g), window=inside, gaussian=True,
-            channels=self._width(self.out_chan), spatial=window.size_out, batch_axis=outputs.index("N"),
-            channel_axis=outputs.index("C"),
-        )  # fmt: skip
+        params = (w2 * kept, b2, f * kept, g)
+        return builder.emit("conv", value, params=params, window=inside, spatial=window.size_out, **changes)
 
 
 def permute(xp: Any, x: Any, order: list[int]) -> Any:
@@ -360,17 +380,8 @@ def tap_of(x: Any, window: Window, tap: tuple[int, ...], xp: Any) -> Any:
     """What one tap reads of ``x`` (batch, spatial axes, channels), by output position: padding reads zeros."""
     for axis, a in enumerate(tap, start=1):
         positions = window.positions(axis - 1)[:, a]
-        x = xp.take(x, xp.asarray(np.maximum(positions, 0), **_placed(x)), axis=axis)
+        x = xp.take(x, xp.asarray(np.maximum(positions, 0), **placed(x)), axis=axis)
         if (positions < 0).any():
             inside = (positions >= 0).reshape([-1 if k == axis else 1 for k in range(x.ndim)])
-            x = xp.where(xp.asarray(inside, **_placed(x)), x, xp.zeros_like(x))
+            x = xp.where(xp.asarray(inside, **placed(x)), x, xp.zeros_like(x))
     return x
-
-
-def _placed(x: Any) -> dict[str, Any]:
-    """Keyword that puts a new array on the device of ``x``."""
-    if isinstance(x, np.ndarray):
-        return {}
-    from array_api_compat import device
-
-    return {"device": device(x)}

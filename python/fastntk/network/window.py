@@ -15,6 +15,8 @@ Positions = npt.NDArray[np.int64]
 PADDINGS = ("VALID", "SAME", "CIRCULAR")
 LARGEST = 2**31 - 1  # of windows, strides, dilations and pads: what the compiled engine counts with
 
+MOST_AXES = 22  # one letter for each: what is left of the alphabet
+
 Padding = str | tuple[tuple[int, int], ...]  # a name, or zeros before and behind along each axis
 
 
@@ -34,6 +36,7 @@ class Window:
     low: tuple[int, ...]
     circular: bool = False
     normalize_edges: bool = False  # pooling: divide by the taps that are inside
+    middle: tuple[int, ...] = ()  # of output position 0, the input position of its middle tap, where taps are left out
 
     @classmethod
     def of(
@@ -100,7 +103,18 @@ class Window:
                 first = last = 0
             shape.append(last - first + 1)
             low.append(before - first * e)
-        return replace(self, shape=tuple(shape), low=tuple(low))
+        return replace(self, shape=tuple(shape), low=tuple(low), middle=self._middle)
+
+    @property
+    def _middle(self) -> tuple[int, ...]:
+        found = ((k - 1) // 2 * e - low for k, e, low in zip(self.shape, self.dilation, self.low, strict=True))
+        return self.middle or tuple(found)
+
+    def middles(self, axis: int) -> Positions:
+        """Input position of the middle tap of each output position along an axis; -1 where it is outside."""
+        n = self.size_in[axis]
+        found = np.arange(self.size_out[axis]) * self.strides[axis] + self._middle[axis]
+        return found % n if self.circular else np.where((found >= 0) & (found < n), found, -1)
 
     def positions(self, axis: int) -> Positions:
         """Input position of each output and tap along an axis, (size_out, shape); -1 where it is outside."""
@@ -117,13 +131,57 @@ class Window:
         return np.asarray(np.maximum(inside, 1), dtype=np.float64)  # windows on padding alone: 0 / 1
 
 
+@dataclass(frozen=True)
+class Transposed:
+    """Geometry of a transposed filter: input position i and tap a meet at output position ``strides i + low - a``.
+
+    Each output position has at most one source in each tap. ``circular``: what lies beyond the output is folded back.
+    """
+
+    size_in: tuple[int, ...]
+    size_out: tuple[int, ...]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    low: tuple[int, ...]
+    circular: bool = False
+    normalize_edges = False
+
+    @classmethod
+    def of(cls, size_in: Sequence[int], shape: Sequence[int], strides: Sequence[int], padding: str) -> Transposed:
+        """As ``jax.lax.conv_transpose`` places it: SAME and CIRCULAR give size times stride outputs."""
+        size_out, low = [], []
+        for n, k, t in zip(size_in, shape, strides, strict=True):
+            whole = n * t + max(k - t, 0)
+            size_out.append(whole if padding == "VALID" else n * t)
+            if padding == "SAME":
+                low.append(k - 1 if t > k - 1 else -(-(k + t - 2) // 2))
+            else:
+                low.append(k - 1 - (whole - size_out[-1]) // 2)
+        return cls(tuple(size_in), tuple(size_out), tuple(shape), tuple(strides), tuple(low), padding == "CIRCULAR")
+
+    @property
+    def taps(self) -> int:
+        """Number of taps."""
+        return math.prod(self.shape)
+
+    def positions(self, axis: int) -> Positions:
+        """Input position of each output and tap along an axis, (size_out, shape); -1 where there is none."""
+        n, t = self.size_in[axis], self.strides[axis]
+        place = np.arange(self.size_out[axis])[:, None] + np.arange(self.shape[axis])[None, :] - self.low[axis]
+        source = place // t
+        met = place % t == 0
+        if self.circular:
+            return np.where(met, source % n, -1)
+        return np.where(met & (source >= 0) & (source < n), source, -1)
+
+
 def axes_among(*values: Any) -> int | None:
     """Number of spatial axes that arguments given axis by axis are for; None: all are for every axis alike."""
     return next((len(v) for v in values if isinstance(v, (tuple, list))), None)
 
 
 def sizes(what: str, name: str, value: Any, count: int | None = None) -> Any:
-    """Positive integers, one for each spatial axis, 1 to 3; an integer is for every axis.
+    """Positive integers, one for each spatial axis; an integer is for every axis.
 
     Of an integer a tuple of ``count``, or where None the integer.
     """
@@ -149,8 +207,8 @@ def _size(what: str, name: str, value: Any, least: int = 1) -> int:
 
 
 def _check_count(what: str, name: str, value: Any, count: int | None) -> None:
-    if not 1 <= len(value) <= 3 or (count is not None and len(value) != count):
-        wanted = str(count) if count in (1, 2, 3) else "1 to 3"
+    if len(value) > MOST_AXES or (count is not None and len(value) != count):
+        wanted = f"at most {MOST_AXES}" if count is None else str(count)
         raise ValueError(f"[{what}] {name} must have {wanted} entries, given {tuple(value)}")
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..network.activations import General, Nonlinearity, of_op
+from ..network.maps import Attention
 from ..network.program import Lowered, Op
 
 Array = npt.NDArray[Any]  # or CuPy's
@@ -53,6 +54,24 @@ def largest_pixel(x: Array) -> float:
         part = flat[start : start + _ROWS].astype(np.float64)
         found = max(found, range_of([(part * part).mean(axis=1)])[1]) if part.size else found
     return found if found >= 0 else 1.0
+
+
+@lru_cache(maxsize=256)
+def depends_on_ranges(lowered: Lowered) -> bool:
+    """Whether the ops that stand for functions have text in all backends for some variances and not for others."""
+    general = (op.layer for op in lowered.program.ops if isinstance(op.layer, General))
+    return any(kink.place for layer in general for kink in layer.kinks())
+
+
+def range_of_rows(x: Array) -> Range:
+    """Bounds of the variances of rows (..., features), a little wider than any engine's rounding has them."""
+    flat = x.reshape(-1, x.shape[-1])
+    found = []
+    for start in range(0, len(flat), _ROWS):
+        part = flat[start : start + _ROWS].astype(np.float64)
+        found.append((part * part).mean(axis=1))
+    low, high = range_of(found)
+    return low * (1 - 2e-15), high * (1 + 2e-15)
 
 
 @lru_cache(maxsize=1024)
@@ -93,8 +112,19 @@ def _range_behind(op: Op, own: Sequence[float], sources: Sequence[Range]) -> Ran
     low, high = sources[0]
     if op.name == "dense":
         return own[0] * low + own[1], own[0] * high + own[1]
-    if op.name == "conv":  # the mean over taps, of which some may lie outside
+    if op.name in ("conv", "transposed"):  # the mean over taps, of which some may lie outside
         return own[1], own[0] * high + own[1]
+    if op.name in ("local", "gather"):
+        return (low if op.name == "local" else 0.0), high
+    if op.name == "drop":
+        return low / own[0], high / own[0]
+    if op.name == "embed":
+        extra = np.diagonal(op.map.matrix)
+        return own[0] * low + own[1] * float(extra.min()), own[0] * high + own[1] * float(extra.max())
+    if op.name == "mix":
+        if isinstance(op.map, Attention) and op.map.mechanism != "SOFTMAX":
+            return 0.0, (op.map.scale * op.map.size_out * sources[-1][1]) ** 2 * high
+        return 0.0, op.map.largest**2 * high
     if op.name == "pool":
         assert op.window is not None
         taps = op.window.taps

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..network.activations import Nonlinearity, bare_of, of_input, of_op, row_names_of_dual
-from ..network.program import Lowered, Op, Program
+from ..network.program import MOVING, Lowered, Op, Program
 
 Array = npt.NDArray[Any]  # or CuPy's
 
@@ -32,7 +32,7 @@ def row_names(op: Op) -> tuple[str, ...]:
     sum the share of each part, and behind it the mean over the deviation of the sum where parts have means; a product
     the deviation of each factor; a norm what it multiplies by; a store the deviation. Windows read tables of images.
     """
-    if op.name in ("conv", "pool"):
+    if op.name in ("conv", "pool", "drop", *MOVING):
         return ()
     if op.name == "norm":
         return ("gain",)
@@ -59,13 +59,13 @@ def _share(ratio: Array, xp: Any, out: Array | None = None) -> Array:
     return found
 
 
-def _share_of_part(part: Array, total: Array, xp: Any) -> Array:
+def share_of_part(part: Array, total: Array, xp: Any) -> Array:
     """The same in a sum whose parts may all be 0: a share of 0 there."""
     found: Array = xp.where(part == 0, 0, _share((total - part) / part, xp))
     return found
 
 
-def _gain(q: Array, eps: float, xp: Any) -> Array:
+def gain(q: Array, eps: float, xp: Any) -> Array:
     """1 / sqrt(q + eps); 0 where both are 0."""
     total = q + eps
     found: Array = xp.where(total == 0, 0, 1 / xp.sqrt(total))
@@ -77,14 +77,14 @@ def rows_of(op: Op, numbers: Sequence[float], q: Sequence[Array], xp: Any = np) 
     if op.name in ("store", "product"):
         found = [xp.sqrt(part) for part in q]
     elif op.name == "norm":
-        found = [_gain(q[0], numbers[0], xp)]
+        found = [gain(q[0], numbers[0], xp)]
     elif op.name == "dense":
         w2, b2, f, _ = numbers
         found = [xp.sqrt(f * q[0])]
         if op.kind == "bias":
             found += [_share(b2 / (w2 * q[0]), xp), _share(w2 * q[0] / b2, xp)]
     elif op.name == "sum":
-        found = [_share_of_part(part, sum(q[1:], q[0]), xp) for part in q]
+        found = [share_of_part(part, sum(q[1:], q[0]), xp) for part in q]
     else:
         return of_op(op, numbers).rows(q[0], xp)
     return dict(zip(row_names(op), found, strict=True))
@@ -184,7 +184,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class _Move:
-    """How an op makes its value's variance: V(q), a sum or a product of all, divided by itself, ``factor q + bias``."""
+    """How an op makes its value's variance: V(q), a sum or a product of all, divided by itself, ``factor q + bias``.
+
+    ``drop`` is ``factor q`` that leaves the mean as it is.
+    """
 
     name: str
     sources: tuple[int, ...]
@@ -200,6 +203,14 @@ def _move(op: Op, own: tuple[float, ...], sources: tuple[int, ...]) -> _Move:
         return _Move("scale", sources, None, own[0], own[1])
     if op.name == "pool":
         return _Move("scale", sources, None, own[0] ** 2)
+    if op.name == "drop":
+        return _Move("drop", sources, None, 1 / own[0])
+    if op.name == "embed":
+        return _Move("scale", sources, None, own[0], own[1])
+    if op.name == "transposed":
+        return _Move("scale", sources, None, own[0], own[1])
+    if op.name in MOVING:
+        return _Move("scale", sources, None, op.map.largest**2 if op.name == "mix" else 1.0)
     if op.name in ("sum", "product"):
         return _Move(op.name, sources, means=op.means)
     if op.name == "norm":
@@ -267,7 +278,9 @@ class RowPass:
         xp, found = self._xp, _Values(q)
         for move in self._moves:
             before = found.q[move.sources[0]]
-            if move.name == "scale":
+            if move.name == "drop":
+                value = before * move.factor
+            elif move.name == "scale":
                 value = before * move.factor
                 if move.bias:
                     found.scaled.append(value)
@@ -275,7 +288,7 @@ class RowPass:
             elif move.name == "dual":
                 value = move.layer.variance(before, xp)  # type: ignore[union-attr]
             elif move.name == "norm":
-                found.gains.append(_gain(before, move.bias, xp))
+                found.gains.append(gain(before, move.bias, xp))
                 value = before * found.gains[-1] * found.gains[-1]
             elif move.name == "product":
                 value = before
@@ -306,6 +319,8 @@ class RowPass:
         move = self._moves[value - found.n_inputs]
         if move.layer is not None:
             return move.layer.mean(found.q[move.sources[0]], self._xp)
+        if move.name == "drop":
+            return self._mean(move.sources[0], found)
         if move.name == "scale":
             scaled: Array = self._mean(move.sources[0], found) * move.factor**0.5
             return scaled
@@ -347,7 +362,7 @@ class RowPass:
             row += 2 * size
         if self._parts[0]:
             part, total = (_stacked([values[k] for k in of], xp) for of in self._parts)
-            table[row : row + len(part)] = _share_of_part(part, total, xp)
+            table[row : row + len(part)] = share_of_part(part, total, xp)
             row += len(part)
         if made.means:
             mean, total = _stacked(made.means, xp), _stacked([values[k] for k in self._with_means], xp)

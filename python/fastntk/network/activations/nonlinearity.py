@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..layer import Layer, Shape
-from ..program import Builder, Op, Value, Values
+from ..maps import Attention
+from ..program import WEIGHTED, Builder, Op, Value, Values
 
 Array = npt.NDArray[np.float64]
 
@@ -277,9 +278,11 @@ def row_names_of_dual(name: str, n_params: int) -> tuple[str, ...]:
 
 def is_homogeneous(op: Op) -> bool:
     """Whether an op's output, and its NTK's part, scale with its inputs: no biases, no curved function."""
-    if op.name in ("dense", "conv"):
+    if op.name in WEIGHTED:
         return op.kind == "plain"
-    return _BY_DUAL[op.name].homogeneous if op.name in _BY_DUAL else op.name not in ("norm", "product")
+    if op.name in _BY_DUAL:
+        return _BY_DUAL[op.name].homogeneous
+    return op.name not in ("norm", "product", "embed") and not isinstance(op.map, Attention)
 
 
 def is_positive(name: str) -> bool:

@@ -1,0 +1,71 @@
+"""What a call asks of an engine: a program, on points or on images, masked or not; and what an engine lacks of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ..network.activations import General, is_dual, of_op
+from ..network.maps import Attention, Graph, Linear
+from ..network.program import MOVING, Lowered, Op
+
+_LAYERS = {
+    "norm": "LayerNorm", "product": "FanInProd", "drop": "Dropout", "transposed": "ConvTranspose", "local": "ConvLocal",
+    "embed": "GlobalSelfAttention", "gather": "a layer that moves positions",
+    "sum": "FanInSum of branches with means",
+}  # fmt: skip
+_POINTS_ALONE = ("norm", "product")  # of the ops that the compiled modules have
+_NOT_ON_DEVICES = ("norm", "product")
+_AXES = 3  # spatial ones, that compiled plans have at most
+
+
+@lru_cache(maxsize=256)
+def needs_positions(lowered: Lowered) -> bool:
+    """Whether a program has ops on positions, whatever its inputs are."""
+    return any(op.name in MOVING or op.window is not None for op in lowered.program.ops)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A program as a call runs it."""
+
+    lowered: Lowered
+    images: bool  # over positions
+    axes: int = 0  # spatial, of the inputs
+    masked: bool = False
+
+    def lacking(self, backend: str, known: frozenset[str]) -> dict[str, str]:
+        """Ops that a compiled backend lacks, and the layers that they come from; ``known``: its ops on points."""
+        return _lacking(self, backend, known)
+
+
+@lru_cache(maxsize=256)
+def _lacking(work: Work, backend: str, known: frozenset[str]) -> dict[str, str]:
+    found = {}
+    for op in work.lowered.program.ops:
+        has = op.name in known or isinstance(op.layer, General) or (work.images and op.name in ("conv", "pool"))
+        if op.kind == "means" and (work.images or backend == "cuda"):
+            has = False
+        if op.name in (_POINTS_ALONE if work.images else ()) or (backend == "cuda" and op.name in _NOT_ON_DEVICES):
+            has = False
+        if not has:
+            found[op.name] = _layer_of(op, work.lowered)
+        elif work.images and op.name in ("dense", "conv"):
+            w2, _, f, _ = op.own(work.lowered.numbers)
+            if w2 == 0 != f:
+                found[op.name] = f"{op.name.capitalize()} of W_std = 0 under 'standard', over positions"
+    if work.masked:
+        found["mask"] = "mask_constant"
+    if work.axes > _AXES:
+        found["axes"] = f"inputs with {work.axes} spatial axes"
+    return found
+
+
+def _layer_of(op: Op, lowered: Lowered) -> str:
+    if is_dual(op.name):
+        return type(of_op(op, op.own(lowered.numbers))).__name__
+    if isinstance(op.map, Attention):
+        return "GlobalSelfAttention"
+    if isinstance(op.map, (Graph, Linear)):
+        return type(op.map.layer).__name__
+    return _LAYERS.get(op.name, op.name)
