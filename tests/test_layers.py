@@ -99,6 +99,20 @@ def test_dropout_is_refused_and_functions_with_kinks_are_not():
         net.kernel_fn(x, None, "ntk", backend="cpu")
 
 
+@compiled
+def test_explain_says_what_needs_all_pairs_and_which_backend_runs_it():
+    told = attending().kernel_fn.explain((1, 64, 8))
+    assert "backend 'numpy', as only it has GlobalSelfAttention" in str(told)
+    assert [name for name, *_ in told.steps] == ["input", "dense", "mix", "dense", "relu", "pool", "dense"]
+    assert told.entries == 5 * 64**2 + 2
+    assert told.worker_bytes > 8 * 2 * 64**2
+    local = NUMBERS["ConvLocal, pool"][0].kernel_fn.explain((1, 8, 8, 3))
+    assert [entries for _, _, entries, _ in local.steps] == [64] * 4 + [64**2] * 2 + [1] * 2
+    assert 0 < local.flops < 1e9 * local.seconds
+    with pytest.raises(NotImplementedError, match="of GlobalSelfAttention"):
+        attending().kernel_fn.explain((1, 64, 8), backend="cpu")
+
+
 # ---------------------------------------------------------------- what must be equal
 
 
@@ -306,6 +320,12 @@ def test_sums_and_products_of_branches_with_means_over_positions():
 # ---------------------------------------------------------------- bad input
 
 
+def over(axis, size):
+    """A product with ones along an axis of the image."""
+    own = stax.DotGeneral(rhs=np.ones(size), dimension_numbers=(((axis,), (0,)), ((), ())))
+    return serial(conv(), own).kernel_fn(IMAGE1)
+
+
 REFUSED = [
     (lambda: serial(dense(), attention()).kernel_fn(A), ValueError, r"\[serial\[1\] GlobalSelfAttention\].*positions"),
     (lambda: serial(dense(), stax.Aggregate()).kernel_fn(A), ValueError, r"\[serial\[1\] Aggregate\].*positions"),
@@ -335,11 +355,11 @@ REFUSED = [
     (lambda: serial(conv(), stax.ImageResize((-1, 2, 2, 5), "linear")).kernel_fn(IMAGE1), ValueError,
      "resizes channels"),
     (lambda: stax.DotGeneral(lhs=1.0, rhs=1.0), ValueError, "both given"),
-    (lambda: serial(conv(), stax.DotGeneral(rhs=np.ones(3), dimension_numbers=(((1,), (0,)), ((), ())))).kernel_fn(IMAGE1),
+    (lambda: over(1, 3),
      ValueError, r"axis 1 of inputs.*does not fit axis 0"),
-    (lambda: serial(conv(), stax.DotGeneral(rhs=np.ones(1), dimension_numbers=(((3,), (0,)), ((), ())))).kernel_fn(IMAGE1),
+    (lambda: over(3, 1),
      ValueError, "along the channels"),
-    (lambda: serial(conv(), stax.DotGeneral(rhs=np.ones(1), dimension_numbers=(((0,), (0,)), ((), ())))).kernel_fn(IMAGE1),
+    (lambda: over(0, 1),
      NotImplementedError, "along the samples"),
     (lambda: attending(linear_scaling=False).kernel_fn(TEXT1), NotImplementedError, "no closed form with SOFTMAX"),
     (lambda: attending(attention_mechanism="MAX"), ValueError, "attention_mechanism must be one of"),

@@ -41,8 +41,10 @@ def factor(*shape):
 NETS = {
     "ConvLocal": (IMAGES, {}, lambda n: [conv(n, True), Relu(), GlobalAvgPool()]),
     "ConvLocal twice": (IMAGES, {}, lambda n: [conv(n), Relu(), conv(n, True), Erf(), Flatten()]),
-    "ConvTranspose": (IMAGES, {}, lambda n: [stax.ConvTranspose(n, (3, 2), (2, 3), "SAME", 1.4, 0.3), Relu(), GlobalAvgPool()]),
-    "ConvTranspose, VALID": (IMAGES, {}, lambda n: [stax.ConvTranspose(n, (2, 4), (3, 1), "VALID", 1.4, 0.3), Relu(), Flatten()]),
+    "ConvTranspose": (IMAGES, {}, lambda n: [
+        stax.ConvTranspose(n, (3, 2), (2, 3), "SAME", 1.4, 0.3), Relu(), GlobalAvgPool()]),
+    "ConvTranspose, VALID": (IMAGES, {}, lambda n: [
+        stax.ConvTranspose(n, (2, 4), (3, 1), "VALID", 1.4, 0.3), Relu(), Flatten()]),
     "ConvTranspose, CIRCULAR": (
         IMAGES, {}, lambda n: [stax.ConvTranspose(n, (4, 3), (2, 2), "CIRCULAR", 1.4), Relu(), GlobalAvgPool()]),
     "LayerNorm": (TEXTS, {}, lambda n: [Dense(n, 1.3, 0.2), stax.LayerNorm(), Erf(), GlobalAvgPool()]),
@@ -58,7 +60,8 @@ NETS = {
     "FanInProd": (TEXTS, {}, lambda n: [two(n, stax.FanInProd()), GlobalAvgPool()]),
     "FanInConcat": (TEXTS, {}, lambda n: [two(n, stax.FanInConcat()), GlobalAvgPool()]),
     "FanInConcat of positions": (
-        IMAGES, {}, lambda n: [branches(conv(n), Conv(n, (1, 1)), join=stax.FanInConcat(axis=2)), Relu(), GlobalAvgPool()]),
+        IMAGES, {}, lambda n: [
+        branches(conv(n), Conv(n, (1, 1)), join=stax.FanInConcat(axis=2)), Relu(), GlobalAvgPool()]),
     "Aggregate": (
         TEXTS, {"pattern": GRAPHS}, lambda n: [Dense(n, 1.3, 0.2), stax.Aggregate(), Relu(), GlobalAvgPool()]),
     "attention, SOFTMAX": (TEXTS, {}, lambda n: [attending(n), Relu(), GlobalAvgPool()]),
@@ -67,10 +70,12 @@ NETS = {
     "attention, CONCAT": (
         TEXTS, {}, lambda n: [attending(n, pos_emb_type="CONCAT", pos_emb_decay_fn=decay, W_pos_emb_std=0.7,
                                         val_pos_emb=True), Relu(), GlobalAvgPool()]),
-    "attention, SUM": (TEXTS, {}, lambda n: [attending(n, pos_emb_type="SUM", W_pos_emb_std=0.7), Relu(), GlobalAvgPool()]),
+    "attention, SUM": (TEXTS, {}, lambda n: [
+        attending(n, pos_emb_type="SUM", W_pos_emb_std=0.7), Relu(), GlobalAvgPool()]),
     "attention, square root": (
         TEXTS, {}, lambda n: [attending(n, linear_scaling=False, attention_mechanism="IDENTITY"), GlobalAvgPool()]),
-    "repeat": (TEXTS, {}, lambda n: [Dense(n, 1.3), stax.repeat(serial(Dense(n, 1.2, 0.2), Erf()), 2), GlobalAvgPool()]),
+    "repeat": (TEXTS, {}, lambda n: [
+        Dense(n, 1.3), stax.repeat(serial(Dense(n, 1.2, 0.2), Erf()), 2), GlobalAvgPool()]),
 }  # fmt: skip
 
 

@@ -10,16 +10,9 @@ _DUAL = "Activation(fn) takes any function"
 STAX: dict[str, str] = {
     "Heaviside": "RectifiedMonomial(0)",
     "BatchNorm": "LayerNorm normalises each sample alone",
-    "Dropout": "behind training it is the identity: leave it out",
     "MaxPool": "its kernel has no closed form: AvgPool",
-    **dict.fromkeys(
-        ("GlobalSelfAttention", "AttentionMechanism", "PositionalEmbedding"), "attention has no layer here"
-    ),
-    **dict.fromkeys(("ConvLocal", "ConvTranspose"), "Conv shares its weights between positions"),
-    **dict.fromkeys(("Aggregate", "AggregateImplementation", "DotGeneral"), "Dense and Conv are the linear layers"),
-    **dict.fromkeys(("ImageResize", "Index", "Slice", "Padding"), "change the inputs before the call, by NumPy"),
-    "repeat": "serial(*n * [layer]) is the same",
-    **dict.fromkeys(("MaskedArray", "unmask_fn", "supports_masking"), "inputs are never masked"),
+    "Padding": "padding= takes 'VALID', 'SAME' or 'CIRCULAR'",
+    **dict.fromkeys(("MaskedArray", "unmask_fn", "supports_masking"), "kernel_fn takes mask_constant"),
     **dict.fromkeys(("layer", "requires"), "layers are subclasses of stax.Layer"),
     **dict.fromkeys(("Diagonal", "Bool"), "kernels have one layout here"),
     **dict.fromkeys(("Softmax", "LogSoftmax"), "fastntk.predict.class_probabilities, of a prediction"),

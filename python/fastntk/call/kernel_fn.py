@@ -16,7 +16,8 @@ from ..base.door import door
 from ..base.kernel import Exact, Kernel
 from ..base.place import Place, place_of
 from ..engines.engine import Engine
-from ..engines.select import select
+from ..engines.numpy_rows import NumpyEngine
+from ..engines.select import lacking, select
 from ..engines.work import Work, needs_positions
 from ..network.layer import Layer
 from ..network.lower import lower
@@ -25,6 +26,7 @@ from ..plan.resolve import depends_on_ranges, largest_pixel, range_of, range_of_
 from .asked import Asked, asked
 from .differentiable import Differentiable
 from .explain import Explanation, explain
+from .explain_positions import PositionsExplanation, explain_positions
 from .gram import PairInput, Units, run_diagonal, run_pairs
 from .image_call import ImageCall, images_of
 from .image_gram import BUDGET
@@ -323,7 +325,7 @@ class KernelFn(Differentiable):
     def explain(
         self, input_shape: Sequence[int], dtype: Any = np.float32, *, backend: str | None = None,
         num_threads: int | None = None,
-    ) -> Explanation:  # fmt: skip
+    ) -> Explanation | PositionsExplanation:  # fmt: skip
         """What a call on inputs of this shape computes: grids of positions, displacements, flops, bytes, seconds.
 
         Parameters
@@ -336,7 +338,7 @@ class KernelFn(Differentiable):
 
         Returns
         -------
-        Explanation
+        Explanation, or PositionsExplanation where no compiled backend has all ops of the network
             Prints as a table; ``flops``, ``seconds``, ``entries``, ``table_bytes``, ``worker_bytes`` are numbers.
 
         Raises
@@ -364,7 +366,10 @@ class KernelFn(Differentiable):
         lowered = lower(self.layer, _values(tree))
         if unresolved(lowered):  # for inputs of variance 1
             lowered = resolve(lowered, ((0.0, 1.0),) * lowered.program.n_inputs, inputs[0].dtype == np.float32)
-        engine = select(backend, num_threads, work=work_of(lowered, inputs))
+        work = work_of(lowered, inputs)
+        engine, missing = select(backend, num_threads, work=work), lacking(work)
+        if missing and isinstance(engine, NumpyEngine):
+            return explain_positions(lowered, [i.value.spatial for i in inputs], missing)
         return explain(lowered, engine, images_of(inputs, False), inputs[0].dtype)
 
     def _explained(self, input_shape: Any, dtype: Any) -> tuple[int, ...]:

@@ -40,17 +40,10 @@ from ..network.program import Lowered
 from ..network.window import Positions
 from .numpy_adjoint import Step, Tangents
 from .numpy_image_back import BLOCK, DualRows, blocks, borders, dual_back, half_gap, pooled_back, taps_back
-from .numpy_images import (
-    State,
-    _alone,
-    _apply,
-    _diagonal,
-    _lengths,
-    _mean,
-    _plan,
-    _spread,
-    _Step,
-)
+from .numpy_images import _alone, _lengths, plan_of
+from .numpy_mix import diagonal, spread
+from .numpy_steps import State, apply, mean_of
+from .numpy_steps import Step as PlaneStep
 
 Array = npt.NDArray[Any]
 Pull: TypeAlias = "Mapping[int, tuple[Array | None, Array | None]]"  # of each output: on nngp, on ntk, (pairs, P, P')
@@ -108,7 +101,7 @@ class ImageTangents:
     """A program for the reverse pass over images: its steps, and which of its numbers derivatives are asked for."""
 
     def __init__(self, lowered: Lowered, tangents: Tangents, spatial: Sequence[tuple[int, ...]]) -> None:
-        self.steps = _plan(lowered, spatial)
+        self.steps = plan_of(lowered, spatial)
         self.n_inputs = tangents.n_inputs
         self._tangents, self.moving = tangents, tangents.moving
         # values are numbered as steps are: first the inputs
@@ -162,7 +155,8 @@ class Side:
     ) -> None:
         self.n, self.unit = len(x[0]), unit
         with np.errstate(all="ignore"):
-            self.planes, _, lengths = _alone(tangents.steps, x, spatial, chunk, np.float64)
+            side, _, lengths = _alone(tangents.steps, x, spatial, chunk, np.float64)
+            self.planes = side.planes
             shaped = lengths.reshape(-1, 1, 1)
             self.pixels = [own.reshape(len(own), -1, own.shape[-1]) / shaped for own in x]
             self.scale = lengths / unit
@@ -186,7 +180,7 @@ class Sweep:
         self._scale = (sides[0].scale[i] * sides[1].scale[j]).reshape(-1, 1, 1)
         self._states: list[State] = []
         for k, (step, one, two) in enumerate(zip(tangents.steps, self.one, self.two, strict=False)):
-            state = _apply(step, one, two, [self._states[s] for s in tangents.sources(k)])
+            state = apply(step, one, two, [self._states[s] for s in tangents.sources(k)])
             self._states.append(state)
         self.P: dict[int, Array] = {}
         self.T: dict[int, Array] = {}
@@ -200,14 +194,14 @@ class Sweep:
         """v, NTK and both variances of a source that is no covariance, at the pairs of positions that a step takes."""
         step, s = self._tangents.steps[k], self._tangents.sources(k)[which]
         full = step.full or step.op.name == "pool"
-        v, theta = (a if full else _diagonal(a) for a in self._states[s][:2])
-        return v, theta, *_spread(self.one[k][which], self.two[k][which], full)
+        v, theta = (a if full else diagonal(a) for a in self._states[s][:2])
+        return v, theta, *spread(self.one[k][which], self.two[k][which], full)
 
     def _covariance(self, k: int, which: int = 0) -> Array:
         step, s = self._tangents.steps[k], self._tangents.sources(k)[which]
         value, _, linear = self._states[s]
         if linear:
-            return value if step.full or step.op.name == "pool" else _diagonal(value)
+            return value if step.full or step.op.name == "pool" else diagonal(value)
         v, _, q1, q2 = self._source(k, which)
         found: Array = np.sqrt(q1) * np.sqrt(q2) * rho_of(v)
         return found
@@ -215,7 +209,7 @@ class Sweep:
     def _theta(self, k: int) -> Array:
         step = self._tangents.steps[k]
         theta = self._states[self._tangents.sources(k)[0]][1]
-        return theta if step.full or step.op.name == "pool" else _diagonal(theta)
+        return theta if step.full or step.op.name == "pool" else diagonal(theta)
 
     # ---- what they leave
 
@@ -251,7 +245,7 @@ class Sweep:
                 self.back_step(k, np.zeros(1) if P is None else P, self.T.pop(k, None), found, numbers)
         self.back_inputs(found)
 
-    def _put(self, cotangent: Array, step: _Step) -> Array:
+    def _put(self, cotangent: Array, step: PlaneStep) -> Array:
         scaled: Array = cotangent * self._scale
         return scaled if step.full else scaled[:, :, 0]
 
@@ -275,7 +269,7 @@ class Sweep:
                 else:
                     self.add(s, P, T)
         elif name == "pool":
-            s1, s2 = _spread(step.scale[None], step.scale[None], step.full)
+            s1, s2 = spread(step.scale[None], step.scale[None], step.full)
             size = self._states[self._tangents.sources(k)[0]][0].shape[1]
             if not step.linear:
                 self._to_rows(found, k, P, "sums")
@@ -323,7 +317,7 @@ class Sweep:
         step = self._tangents.steps[k]
 
         def mean(a: Array) -> Array:
-            return _mean(step, a) if step.op.name == "conv" else a
+            return mean_of(step, a) if step.op.name == "conv" else a
 
         for at, place in wanted.items():
             if step.linear and at < 2:
@@ -336,7 +330,7 @@ class Sweep:
         """Block by block: numbers with derivatives are many arrays."""
         (s,) = self._tangents.sources(k)
         full = self._tangents.steps[k].full
-        v, theta = (a if full else _diagonal(a) for a in self._states[s][:2])
+        v, theta = (a if full else diagonal(a) for a in self._states[s][:2])
         rows = [
             DualRows(self._tangents.layer(k), q, name) for q, name in ((self.one[k][0], "q1"), (self.two[k][0], "q2"))
         ]
@@ -375,7 +369,7 @@ class Sweep:
             x, y = self._pixels[0][slot], self._pixels[1][slot]
             of = [np.empty(x.shape), np.empty(y.shape)]
             for c in range(x.shape[2]):
-                a, b = _spread(x[:, :, c], y[:, :, c], P.ndim == 3)
+                a, b = spread(x[:, :, c], y[:, :, c], P.ndim == 3)
                 moved = P * (b - a)
                 of[0][:, :, c] = moved.sum(axis=2) if P.ndim == 3 else moved
                 of[1][:, :, c] = -(moved.sum(axis=1) if P.ndim == 3 else moved)
@@ -450,7 +444,7 @@ def _chain_step(tangents: ImageTangents, side: Side, every: Positions, k: int, l
         w2, taps = step.numbers[0], step.taps.shape[1]
         back, mean = after, q[0]
         if step.op.name == "conv":
-            back, mean = taps_back(step, after, q[0].shape[1]) / taps, _mean(step, q[0])
+            back, mean = taps_back(step, after, q[0].shape[1]) / taps, mean_of(step, q[0])
         for at, place in tangents.wanted(k):
             if at < 2:
                 numbers.add(place, after * mean if at == 0 else after)

@@ -13,7 +13,7 @@ from ..base.jet import Jet, over, slope_of, value_of
 from ..network.activations import Correlation, of_input
 from ..network.window import Positions
 from .numpy_adjoint import TINY
-from .numpy_images import _Step
+from .numpy_steps import Step
 
 Array = npt.NDArray[Any]
 
@@ -105,14 +105,14 @@ def half_gap(v: Array, q1: Array, q2: Array) -> Array:
 # ---------------------------------------------------------------- transposed windows
 
 
-def _inside(step: _Step) -> Iterator[tuple[Positions, Positions]]:
+def _inside(step: Step) -> Iterator[tuple[Positions, Positions]]:
     """Of every tap: the output positions at which it lies inside, and what it reads there, no position twice."""
     for taps in step.taps.T:
         out = np.flatnonzero(taps >= 0)
         yield out, taps[out]
 
 
-def taps_back(step: _Step, a: Array, size: int) -> Array:
+def taps_back(step: Step, a: Array, size: int) -> Array:
     """The transpose of a sum over taps, the same one at both positions."""
     found = np.zeros((len(a), *[size] * (a.ndim - 1)), a.dtype)
     for out, read in _inside(step):
@@ -123,7 +123,7 @@ def taps_back(step: _Step, a: Array, size: int) -> Array:
     return found
 
 
-def borders(step: _Step, P: Array, size: int) -> Array:
+def borders(step: Step, P: Array, size: int) -> Array:
     """Of each first position, the sum of P over taps that lie inside there and outside at the second position."""
     found = np.zeros((len(P), size), P.dtype)
     for out, read in _inside(step):
@@ -134,7 +134,7 @@ def borders(step: _Step, P: Array, size: int) -> Array:
     return found
 
 
-def pooled_back(step: _Step, a: Array, size: int) -> Array:
+def pooled_back(step: Step, a: Array, size: int) -> Array:
     """The transpose of a sum over all pairs of taps; ``a`` of ``p = p'`` alone stands on the diagonal."""
     if a.ndim == 2:
         a = a[:, :, None] * np.eye(a.shape[1])

@@ -96,11 +96,9 @@ def image_kernels(
     ----------
     Novak et al. (2019), arXiv:1810.05148; Arora et al. (2019), arXiv:1904.11955, section 4.
     """
-    steps = _plan(lowered, spatial)
-    sizes = [step.positions ** (2 if step.full or step.reads else 1) for step in steps]
-    for x, step in zip(x1, steps, strict=False):  # the first steps load the inputs
-        sizes.append(math.prod(x.shape[1:-1]) * max(math.prod(x.shape[1:-1]) if step.full else 1, x.shape[-1] // 4))
-    chunk = max(1, CHUNK // (max(1, *sizes) * (TEMPORARIES + 2 * lowered.program.n_slots)))
+    steps = plan_of(lowered, spatial)
+    sizes = [math.prod(x.shape[1:-1]) for x in x1]
+    chunk = max(1, 8 * CHUNK // bytes_of_pair(steps, lowered, sizes, [x.shape[-1] for x in x1]))
     n1, n2 = len(x1[0]), len((x1 if x2 is None else x2)[0])
     rows = np.arange(n1 + 1)
     first = rows * n2 - (rows * (rows - 1) // 2 if x2 is None else 0)  # number of a row's first pair
@@ -126,7 +124,30 @@ def image_kernels(
     return [Result(out[0], out[1], c1, c2) for out, c1, c2 in zip(found, cov1, cov2, strict=True)]
 
 
-def _plan(lowered: Lowered, spatial: Sequence[tuple[int, ...]]) -> list[Step]:
+def positions_of(steps: Sequence[Step], inputs: Sequence[int]) -> list[int]:
+    """Positions of each step's result, for inputs of so many."""
+    held: dict[int, int] = {}
+    found = []
+    for step in steps:
+        moves = step.op.window is not None or step.op.map is not None
+        before = inputs[step.op.dst] if step.op.name == "input" else held[step.op.src[0]]
+        found.append(step.positions if moves else before)
+        if step.op.name != "store":
+            held[step.op.dst] = found[-1]
+    return found
+
+
+def bytes_of_pair(
+    steps: Sequence[Step], lowered: Lowered, positions: Sequence[int], channels: Sequence[int] = ()
+) -> int:
+    """What a pair of images takes while it is computed, inputs of so many positions and channels."""
+    found = positions_of(steps, positions)
+    sizes = [n * n if step.full else n for n, step in zip(found, steps, strict=True)]
+    sizes += [n * depth // 4 for n, depth in zip(positions, channels, strict=False)]
+    return 8 * max(1, *sizes) * (TEMPORARIES + 2 * lowered.program.n_slots)
+
+
+def plan_of(lowered: Lowered, spatial: Sequence[tuple[int, ...]]) -> list[Step]:
     """Decide, from the outputs back, how each result is kept."""
     program = lowered.program
     steps: list[Step] = []
@@ -152,8 +173,8 @@ def _by_axis(k: Array, spatial: tuple[int, ...]) -> Array:
 
 
 def _alone(
-    steps: list[Step], x: Sequence[Array], spatial: Sequence[tuple[int, ...]], chunk: int, real: Real, masks: Masks,
-    pattern: Any,
+    steps: list[Step], x: Sequence[Array], spatial: Sequence[tuple[int, ...]], chunk: int, real: Real,
+    masks: Masks = (), pattern: Any = None,
 ) -> tuple[Side, list[Array], Array]:  # fmt: skip
     """Run the network on the pairs (x, x): what each image has of each step, K(x, x) of the outputs, and lengths."""
     hidden, before = _masked(steps, masks)

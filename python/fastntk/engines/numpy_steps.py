@@ -78,10 +78,10 @@ def of_image(
     """What a step reads of one image beside the variances of its sources; ``barred``: their masked positions."""
     name = step.op.name
     if name == "pool":
-        scale = np.broadcast_to(step.scale, (len(q[0]), len(step.scale)))
-        if barred is not None and step.op.map == Whole(True):
-            scale = scale * (barred.shape[1] / np.maximum((~barred).sum(axis=1, keepdims=True), 1))
-        return [scale] if step.linear else [scale, *_window_sums(step, q[0], sources[0][0])]
+        found = [] if step.linear else _window_sums(step, q[0], sources[0][0])
+        if barred is not None and step.op.map == Whole(True):  # the mean is over what is not masked
+            found.append(barred.shape[1] / np.maximum((~barred).sum(axis=1, keepdims=True), 1))
+        return found
     if name == "norm":
         mean = q[0] if step.op.map is None else step.op.map(q[0], barred)
         return [gain(mean, step.numbers[0], np)]
@@ -112,10 +112,13 @@ def _input(one: Planes, two: Planes, full: bool) -> State:
 
 
 def apply(
-    step: Step, one: Planes, two: Planes, sources: Sequence[State], same: Flags, hidden1: Flags | None,
-    hidden2: Flags | None,
+    step: Step, one: Planes, two: Planes, sources: Sequence[State], same: Flags | None = None,
+    hidden1: Flags | None = None, hidden2: Flags | None = None,
 ) -> State:  # fmt: skip
-    """One op on a chunk of pairs; ``one`` and ``two`` are what it needs of each image, and its masked positions."""
+    """One op on a chunk of pairs; ``one`` and ``two`` are what it needs of each image, and its masked positions.
+
+    ``same``: which pairs are an image with itself, for dropout.
+    """
     if step.op.name == "input":
         value, theta, _ = _input(one, two, step.full)
     else:
@@ -127,7 +130,7 @@ def apply(
     return value, theta, step.linear
 
 
-def _carried(step: Step, one: Planes, two: Planes, sources: Sequence[State], same: Flags) -> tuple[Array, Array]:
+def _carried(step: Step, one: Planes, two: Planes, sources: Sequence[State], same: Flags | None) -> tuple[Array, Array]:
     name, full = step.op.name, step.reads
     q1, q2 = zip(*(spread(a, b, full) for a, b, _ in zip(one, two, sources, strict=False)), strict=True)
     given = []
@@ -136,7 +139,7 @@ def _carried(step: Step, one: Planes, two: Planes, sources: Sequence[State], sam
         given.append((np.sqrt(a) * np.sqrt(b) * rho_of(value) if step.linear and not linear else value, theta))
     value, theta = given[0]
     if name == "pool":
-        s1, s2 = spread(one[1], two[1], step.full)
+        s1, s2 = spread(_scale(step, one), _scale(step, two), step.full)
         theta = s1 * s2 * _sum_pairs(step, theta, step.full)
         value = s1 * s2 * _sum_pairs(step, value, step.full) if step.linear else _pool(step, value, one, two)
     elif name in ("conv", "transposed") and not step.linear:
@@ -159,7 +162,7 @@ def _carried(step: Step, one: Planes, two: Planes, sources: Sequence[State], sam
     elif name != "store":
         w2, b2, f, g = step.numbers
         if name != "dense":
-            value, theta = _mean(step, value), _mean(step, theta)
+            value, theta = mean_of(step, value), mean_of(step, theta)
         value, theta = w2 * value + b2, w2 * theta + f * value + g
     return value, theta
 
@@ -187,7 +190,7 @@ def _rows(step: Step, own: Planes, full: bool, at: int) -> dict[str, Array]:
     return {name: spread(row, row, full)[at] for name, row in found.items()}
 
 
-def _moved(step: Step, value: Array, theta: Array, one: Planes, two: Planes, same: Flags) -> tuple[Array, Array]:
+def _moved(step: Step, value: Array, theta: Array, one: Planes, two: Planes, same: Flags | None) -> tuple[Array, Array]:
     """Ops that move or combine positions."""
     name, full, linear = step.op.name, step.full, step.linear
     nothing = 0.0 if linear else 1.0
@@ -210,6 +213,7 @@ def _moved(step: Step, value: Array, theta: Array, one: Planes, two: Planes, sam
         extra = c * (R[None] if full else np.diagonal(R)[None])
         theta = a * theta + extra
         return (a * value + extra if linear else mixing.embedded(R, a, c, value, one[0], two[0], full)), theta
+    assert same is not None
     met = mixing.same_entries(same, value.shape[-1], full)
     keep = step.numbers[0]
     theta = np.where(met, theta / keep, theta)
@@ -220,7 +224,7 @@ def variance(step: Step, own: Planes) -> Array:
     """Variances of a result."""
     name, params = step.op.name, step.numbers
     if name in ("input", "pool"):
-        return own[1] if name == "input" else (own[1] * own[4]) ** 2
+        return own[1] if name == "input" else (_scale(step, own) * own[3]) ** 2
     if name == "sum":
         count = len(step.op.src)
         return np.asarray(np.sum(own[:count], axis=0) + _crossed([(m, m) for m in own[count:]]))
@@ -237,7 +241,7 @@ def variance(step: Step, own: Planes) -> Array:
     if name in ("local", "drop"):
         return own[0] if name == "local" else own[0] / params[0]
     if name in WEIGHTED:
-        return params[0] * (own[0] if name == "dense" else _mean(step, own[0])) + params[1]
+        return params[0] * (own[0] if name == "dense" else mean_of(step, own[0])) + params[1]
     return of_op(step.op, params).variance(own[0])
 
 
@@ -253,13 +257,13 @@ def mean_behind(step: Step, q: Sequence[Array], means: Sequence[Array | None], o
     if name == "product":
         return np.asarray(np.prod(parts, axis=0))
     if name == "pool":
-        return np.asarray(own[1] * sum(_taps(step, mean)))
+        return np.asarray(_scale(step, own) * sum(_taps(step, mean)))
     if name == "gather":
         return mixing.gathered(step.op.map.index, mean, False, 0.0)
     if name == "mix":
         return (own[len(q)] @ mean[:, :, None])[:, :, 0]
     if name in WEIGHTED:
-        return math.sqrt(step.numbers[0]) * (mean if name == "dense" else _mean(step, mean))
+        return math.sqrt(step.numbers[0]) * (mean if name == "dense" else mean_of(step, mean))
     return mean
 
 
@@ -269,7 +273,7 @@ def _taps(step: Step, k: Array) -> Iterator[Array]:
     return (k[:, p] if k.ndim == 2 else k[:, p[:, None], p] for p in step.taps.T)
 
 
-def _mean(step: Step, k: Array) -> Array:
+def mean_of(step: Step, k: Array) -> Array:
     return np.asarray(sum(_taps(step, k)) / step.taps.shape[1])
 
 
@@ -281,8 +285,8 @@ def _conv(step: Step, v: Array, theta: Array, q1: Array, q2: Array) -> tuple[Arr
     """
     w2, b2, f, g = step.numbers
     r = np.multiply(*spread(np.sqrt(q1), np.sqrt(q2), step.full))
-    theta = _mean(step, w2 * theta + f * r * rho_of(v)) + g
-    total1, total2 = (w2 * _mean(step, q) + b2 for q in (q1, q2))
+    theta = mean_of(step, w2 * theta + f * r * rho_of(v)) + g
+    total1, total2 = (w2 * mean_of(step, q) + b2 for q in (q1, q2))
     safe = [np.where(total == 0, 1, total) for total in (total1, total2)]
     share = w2 / step.taps.shape[1]
     shares = ([np.sqrt(k / t) for k in _taps(step, share * q)] for q, t in zip((q1, q2), safe, strict=True))
@@ -293,6 +297,12 @@ def _conv(step: Step, v: Array, theta: Array, q1: Array, q2: Array) -> tuple[Arr
         both, apart = p1 * p2, apart + (p1 - p2) ** 2 / 2
         minus, plus = minus + both * minus_b, plus + both * plus_b
     return mixing.joined(minus + apart, plus + apart, *spread(total1, total2, step.full)), theta
+
+
+def _scale(step: Step, own: Planes) -> Array:
+    """What a pool multiplies sums of an image by."""
+    masked = own[1 if step.linear else 4 :]
+    return np.asarray(step.scale[None] * masked[0] if masked else step.scale[None])
 
 
 def _sum_pairs(step: Step, k: Array, full: bool) -> Array:
@@ -314,4 +324,4 @@ def _pool(step: Step, v: Array, one: Planes, two: Planes) -> Array:
     """Signed defect of window sums, from sums over pairs of taps that have no negative terms."""
     r = np.multiply(*spread(np.sqrt(one[0]), np.sqrt(two[0]), True))
     pairs = [_sum_pairs(step, r * side, step.full) for side in sides(v)]
-    return mixing.defect_of_sums(pairs, one[2:], two[2:], step.full)
+    return mixing.defect_of_sums(pairs, one[1:4], two[1:4], step.full)

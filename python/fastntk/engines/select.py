@@ -49,6 +49,12 @@ def _cuda(place: Place) -> Engine:
     return StagedEngine(module, here, devices[here.ordinal or 0])
 
 
+def lacking(work: Work) -> str:
+    """The layers for which 'cpu', were it asked for, would refuse a call's work; '' where there are none."""
+    found = work.lacking("cpu", _known("cpu")) if load("cpu")[0] is not None else {}
+    return ", ".join(sorted(set(found.values())))
+
+
 @lru_cache(maxsize=2)
 def _known(name: str) -> frozenset[str]:
     """Ops on points that a compiled module has."""
