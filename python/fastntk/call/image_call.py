@@ -10,8 +10,8 @@ import numpy.typing as npt
 from ..base.arrays import allocate
 from ..base.kernel import Kernel
 from ..base.progress import bar
-from ..engines.cpu_images import Images
 from ..engines.engine import Engine
+from ..engines.masked import MaskedImages
 from ..network.program import Lowered, Value, leaves
 from .image_gram import count_pairs, run_image_diagonal, run_image_pairs
 from .inputs import Input
@@ -20,7 +20,7 @@ from .results import FIELDS, check_targets, flags, named, tree_of
 Array = npt.NDArray[Any]
 
 
-def images_of(inputs: Sequence[Input], second: bool, batch: int | None = None) -> Images:
+def images_of(inputs: Sequence[Input], second: bool, batch: int | None = None) -> MaskedImages:
     """Arrays of one side."""
     found = []
     for i in inputs:
@@ -34,7 +34,7 @@ def images_of(inputs: Sequence[Input], second: bool, batch: int | None = None) -
     if batch is not None:
         pattern = None if pattern is None else pattern[batch]
         masks = [None if m is None else m[batch] for m in masks]
-    return Images(found, [None if m is None else m.reshape(len(m), -1) for m in masks], pattern)
+    return MaskedImages(found, [None if m is None else m.reshape(len(m), -1) for m in masks], pattern)
 
 
 class ImageCall:

@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from ..base.progress import Report
 from ..engines.cpu import CpuEngine
-from ..engines.cpu_images import Images, Outputs, Runner, size_text
+from ..engines.cpu_images import Outputs, Runner, size_text
 from ..engines.cuda import CudaEngine
 from ..engines.cuda_images import CudaRunner
 from ..engines.engine import Engine
+from ..engines.masked import MaskedImages as Images
 from ..engines.numpy_images import image_kernels
 from ..engines.numpy_rows import NumpyEngine, Real
 from ..network.activations import is_homogeneous
@@ -70,7 +71,12 @@ def _from_diagonal(variance: Array | None, plane: Array | None) -> Array | None:
 
 
 def _run_alone(
-    lowered: Lowered, engine: Engine, x: Images, variances: Variances, spatial: Sequence[tuple[int, ...]], budget: int
+    lowered: Lowered,
+    engine: Engine,
+    x: Images,
+    variances: Variances,
+    spatial: Sequence[tuple[int, ...]],
+    budget: int,
 ) -> None:
     """Variances and nothing else."""
     if x.n == 0 or all(v is None for v in variances):
@@ -187,7 +193,12 @@ def _further(
 
 
 def _further_alone(
-    lowered: Lowered, engine: Engine, x: Images, wide: Flags, variances: Variances, spatial: Sequence[tuple[int, ...]]
+    lowered: Lowered,
+    engine: Engine,
+    x: Images,
+    wide: Flags,
+    variances: Variances,
+    spatial: Sequence[tuple[int, ...]],
 ) -> None:
     """Variances that float64 does not hold on the way, likewise."""
     if x.arrays[0].dtype.itemsize < 8 or all(v is None for v in variances):

@@ -29,14 +29,6 @@ class Images:
     """Inputs of one side, (n, *spatial axes, channels), one array for each input of the program."""
 
     arrays: Sequence[Array]
-    masks: Sequence[Array | None] = ()  # of each input, which positions are masked, bool (n, positions); (): none
-    pattern: Array | None = None  # what Aggregate joins in each image
-
-    def only(self, part: slice) -> Images:
-        """Some of them, in host memory."""
-        arrays = [a[part] if isinstance(a, np.ndarray) else a[part].get() for a in self.arrays]
-        masks = [m if m is None else m[part] for m in self.masks]
-        return Images(arrays, masks, None if self.pattern is None else self.pattern[part])
 
     @property
     def n(self) -> int:

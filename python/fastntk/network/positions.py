@@ -80,6 +80,10 @@ class AvgPool(_Spatial):
     def __post_init__(self) -> None:
         name = type(self).__name__
         count = axes_among(self.window_shape, self.strides, self.padding)
+        if count == 0:
+            raise ValueError(
+                f"[{type(self).__name__}] window_shape must have at least one entry, given {self.window_shape}"
+            )
         object.__setattr__(self, "window_shape", sizes(name, "window_shape", self.window_shape, count))
         object.__setattr__(self, "strides", sizes(name, "strides", 1 if self.strides is None else self.strides, count))
         object.__setattr__(self, "padding", padding_of(name, self.padding, count))

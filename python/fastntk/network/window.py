@@ -207,9 +207,10 @@ def _size(what: str, name: str, value: Any, least: int = 1) -> int:
 
 
 def _check_count(what: str, name: str, value: Any, count: int | None) -> None:
-    if len(value) > MOST_AXES or (count is not None and len(value) != count):
-        wanted = f"at most {MOST_AXES}" if count is None else str(count)
-        raise ValueError(f"[{what}] {name} must have {wanted} entries, given {tuple(value)}")
+    if len(value) > MOST_AXES:
+        raise ValueError(f"[{what}] {name} must have at most {MOST_AXES} entries, given {len(value)}")
+    if count is not None and len(value) != count:
+        raise ValueError(f"[{what}] {name} must have {count} entries, given {tuple(value)}")
 
 
 def padding_of(what: str, value: Any, count: int | None = None) -> Any:
