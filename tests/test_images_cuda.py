@@ -14,6 +14,7 @@ from fastntk.engines import select
 from fastntk.network.lower import lower
 from fastntk.network.program import Value
 from fastntk.plan.grids import make_plan
+from fastntk.plan.layout import make_layout
 from images_inputs import conv, images
 from on_host import MODULE, STATE, cuda_on_host
 from test_images import BOTH, DEEP, NETWORKS, check, deep, hard_images, pooling, relative
@@ -56,7 +57,9 @@ def layers_in_registers(net, shape, dtype):
         for grid in plan.grids
         for before, step, after in zip(grid.steps, grid.steps[1:], grid.steps[2:], strict=False)
     )
-    return sum(layers for _, layers in make(plan, [shape[-1]], 1).code(lowered.numbers, True).grids), could
+    return sum(
+        layers for _, layers in make(plan, make_layout(plan, False), [shape[-1]], 1).code(lowered.numbers, True).grids
+    ), could
 
 
 # ---------------------------------------------------------------- every kind of step

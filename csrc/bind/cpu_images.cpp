@@ -10,7 +10,7 @@ namespace {
 template <class T>
 struct Typed {
   ImagePlan<T> plan;
-  Typed(ImageProgram program) : plan(std::move(program)) {}
+  explicit Typed(ImagePlan<T> given) : plan(std::move(given)) {}
 
   // Tables, images x numbers of one, and what images were divided by.
   const T* rows(const py::array& data) const {
@@ -101,10 +101,13 @@ void bind_typed(py::module_& m, const char* plan_name, const char* own_name) {
            py::arg("plan"), py::arg("numbers"), py::arg("tables"), py::arg("isa"), py::arg("halt"))
       .def("masses", &Own<T>::masses, py::arg("grid"));
   py::class_<Typed<T>>(m, plan_name, py::module_local())
-      .def(py::init([](const py::object& plan, const std::vector<int>& channels, int n_outputs) {
-             return std::make_unique<Typed<T>>(program_of(plan, channels, n_outputs));
+      .def(py::init([](const py::object& plan, const py::object& pairs, const py::object& own,
+                       const std::vector<int>& channels, int n_outputs) {
+             const ImageProgram program = program_of(plan, channels, n_outputs);
+             return std::make_unique<Typed<T>>(
+                 ImagePlan<T>(program, layout_of<T>(pairs, program), layout_of<T>(own, program)));
            }),
-           py::arg("plan"), py::arg("channels"), py::arg("n_outputs"))
+           py::arg("plan"), py::arg("pairs"), py::arg("own"), py::arg("channels"), py::arg("n_outputs"))
       .def_property_readonly("grids", [](const Typed<T>& self) { return self.plan.program.grids; })
       .def_property_readonly("table_size", [](const Typed<T>& self) { return self.plan.program.table_size; })
       .def_property_readonly("own_images", [](const Typed<T>& self) { return self.plan.own_images; })

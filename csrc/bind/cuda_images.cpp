@@ -10,10 +10,6 @@ template <class T>
 struct Geometry {  // of a plan, whatever the numbers
   ImageProgram program;
   Layout<T> layout;
-  explicit Geometry(ImageProgram given) : program(std::move(given)) {
-    prepare(program);
-    layout = make_layout<T>(program, false);
-  }
 };
 
 template <class T>
@@ -93,10 +89,14 @@ void image_pairs(const Typed<T>& plan, const py::object& code, const std::array<
 template <class T>
 void bind_typed(py::module_& m, const char* plan_name, const char* code_name) {
   py::class_<Geometry<T>, std::shared_ptr<Geometry<T>>>(m, plan_name, py::module_local())
-      .def(py::init([](const py::object& plan, const std::vector<int>& channels, int n_outputs) {
-             return std::make_shared<Geometry<T>>(program_of(plan, channels, n_outputs));
-           }),
-           py::arg("plan"), py::arg("channels"), py::arg("n_outputs"))
+      .def(py::init(
+               [](const py::object& plan, const py::object& layout, const std::vector<int>& channels, int n_outputs) {
+                 auto made = std::make_shared<Geometry<T>>();
+                 made->program = program_of(plan, channels, n_outputs);
+                 made->layout = layout_of<T>(layout, made->program);
+                 return made;
+               }),
+           py::arg("plan"), py::arg("layout"), py::arg("channels"), py::arg("n_outputs"))
       .def(
           "code",
           [](const std::shared_ptr<Geometry<T>>& self, const std::vector<double>& numbers, bool registers) {

@@ -1,7 +1,9 @@
-// From fastntk.plan.Plan to the structs of images/program.h, for both bindings.
+// From fastntk.plan's plans and their geometry to the structs of images/program.h and layout.h, for both bindings.
 #pragma once
+#include <map>
+
 #include "bind/common.h"
-#include "images/program.h"
+#include "images/layout.h"
 
 namespace fntk {
 
@@ -12,22 +14,13 @@ inline Form form_of(const std::string& name) {
   return Form::both_defects;
 }
 
-inline Window window_of(const py::handle& given) {
-  Window w;
-  const auto get = [&](const char* name) { return given.attr(name).cast<std::vector<int>>(); };
-  w.size_in = get("size_in");
-  w.size_out = get("size_out");
-  w.shape = get("shape");
-  w.strides = get("strides");
-  w.dilation = get("dilation");
-  w.low = get("low");
-  w.circular = given.attr("circular").cast<bool>();
-  w.edges = given.attr("normalize_edges").cast<bool>();
-  const size_t axes = w.shape.size();
-  FNTK_CHECK(axes > 0 && w.size_in.size() == axes && w.size_out.size() == axes && w.strides.size() == axes &&
-                 w.dilation.size() == axes && w.low.size() == axes,
-             "a window's entries go together");
-  return w;
+inline Meet meet_of(const std::string& name) {
+  static const std::pair<const char*, Meet> all[] = {
+      {"", Meet::other}, {"same", Meet::same}, {"valid", Meet::valid}, {"circular", Meet::circular}};
+  for (const auto& [known, meet] : all)
+    if (name == known) return meet;
+  FNTK_CHECK(false, "rows do not meet as '", name, "'");
+  return Meet::other;
 }
 
 // From fastntk.plan.Plan.
@@ -38,8 +31,8 @@ inline ImageProgram program_of(const py::handle& plan, const std::vector<int>& c
   for (const py::handle given : plan.attr("grids")) {
     ImageGrid grid;
     grid.sizes = given.attr("sizes").cast<std::vector<int>>();
-    grid.need = given.attr("need").cast<std::vector<std::vector<int>>>();
-    grid.self_need = given.attr("self_need").cast<std::vector<std::vector<int>>>();
+    grid.packed = given.attr("packed").cast<long>();
+    grid.lanes = given.attr("lanes").cast<long>();
     grid.n_slots = given.attr("n_slots").cast<int>();
     for (const py::handle from : given.attr("steps")) {
       ImageStep step;
@@ -52,7 +45,9 @@ inline ImageProgram program_of(const py::handle& plan, const std::vector<int>& c
       step.shift = kind_of(from.attr("kind").cast<std::string>());
       step.first_number = from.attr("numbers").attr("start").cast<int>();
       step.n_numbers = from.attr("numbers").attr("stop").cast<int>() - step.first_number;
-      if (!from.attr("window").is_none()) step.window = window_of(from.attr("window"));
+      const auto parts = from.attr("parts").cast<std::array<int, 2>>();
+      std::copy(parts.begin(), parts.end(), step.parts);
+      step.meet = meet_of(from.attr("meet").cast<std::string>());
       step.fused = from.attr("fused").cast<bool>();
       grid.steps.push_back(step);
     }
@@ -62,12 +57,68 @@ inline ImageProgram program_of(const py::handle& plan, const std::vector<int>& c
     ImageLink link;
     link.source = given.attr("source").cast<int>();
     link.target = given.attr("target").cast<int>();
-    link.window = window_of(given.attr("window"));
     link.pool = given.attr("pool").cast<bool>();
     link.form = form_of(given.attr("form").cast<std::string>());
     program.links.push_back(link);
   }
+  prepare(program);
   return program;
+}
+
+template <class Number>
+std::vector<Number> numbers_of(const py::handle& given) {
+  const auto array = py::array_t<Number, py::array::c_style | py::array::forcecast>::ensure(given);
+  FNTK_CHECK(bool(array), "an array of other numbers");
+  return std::vector<Number>(array.data(), array.data() + array.size());
+}
+
+// Of an array (k, ...): k vectors.
+template <class Number>
+std::vector<std::vector<Number>> lines_of_numbers(const py::handle& given) {
+  std::vector<std::vector<Number>> found;
+  for (const py::handle line : given) found.push_back(numbers_of<Number>(line));
+  return found;
+}
+
+inline std::vector<std::vector<LinkLayout::Add>> adds_of(const py::handle& given) {
+  std::vector<std::vector<LinkLayout::Add>> found;
+  for (const auto& pairs : lines_of_numbers<int64_t>(given)) {
+    std::vector<LinkLayout::Add> adds(pairs.size() / 2);
+    for (size_t k = 0; k < adds.size(); ++k) adds[k] = {long(pairs[2 * k]), long(pairs[2 * k + 1])};
+    found.push_back(std::move(adds));
+  }
+  return found;
+}
+
+// From fastntk.plan.layout.Layout.
+template <class T>
+Layout<T> layout_of(const py::handle& layout, const ImageProgram& program) {
+  Layout<T> found;
+  for (const py::handle given : layout.attr("grids")) {
+    GridLayout<T> grid;
+    grid.shifts = given.attr("shifts").cast<std::vector<int>>();
+    grid.groups = given.attr("groups").cast<std::vector<std::vector<std::vector<int>>>>();
+    grid.lanes_from = lines_of_numbers<int32_t>(given.attr("lanes_from"));
+    std::map<PyObject*, std::shared_ptr<Reads<T>>> made;  // steps share them
+    for (const py::handle from : given.attr("reads")) {
+      std::shared_ptr<Reads<T>>& reads = made[from.ptr()];
+      if (!reads && !from.is_none()) {
+        reads = std::make_shared<Reads<T>>();
+        reads->shift_in = numbers_of<long>(from.attr("shift_in"));
+        reads->shift_out = numbers_of<long>(from.attr("shift_out"));
+        reads->mask_in = lines_of_numbers<T>(from.attr("mask_in"));
+        reads->mask_out = lines_of_numbers<T>(from.attr("mask_out"));
+        reads->three = from.attr("three").cast<bool>();
+      }
+      grid.reads.push_back(reads);
+    }
+    found.grids.push_back(std::move(grid));
+  }
+  for (const py::handle given : layout.attr("links"))
+    found.links.push_back({adds_of(given.attr("rows")), adds_of(given.attr("lanes")), given.attr("n_rows").cast<long>(),
+                           given.attr("size").cast<long>()});
+  check_layout(program, found);
+  return found;
 }
 
 // Where a plan's tables hold what: of each grid, and of each of its steps, as images/program.h has them.

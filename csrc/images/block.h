@@ -240,14 +240,10 @@ struct PairBlock {
   void set_weights(const ImageStep& step, PlaneArgs<T>& c) const {
     if (step.kind == Kind::land && program().links[size_t(step.src[0])].pool) return;
     if (step.kind != Kind::conv && step.kind != Kind::dense && step.kind != Kind::land) return;
-    const Window& window = step.kind == Kind::land ? program().links[size_t(step.src[0])].window : step.window;
-    double taps = 1;
-    if (step.kind != Kind::dense)
-      for (int k : window.shape) taps *= k;
     const double* own = step.own(numbers);
     const double w2 = own[0], b2 = own[1], f = own[2], g = own[3];
     const double alpha = w2 > 0 ? f / w2 : 0;
-    c.weights.w = c.weights.wt = T(w2 / taps);
+    c.weights.w = c.weights.wt = T(w2 / step.taps());
     c.weights.b2 = T(b2);
     c.weights.alpha = T(alpha);
     c.weights.beta = T(g - alpha * b2);

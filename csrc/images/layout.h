@@ -1,7 +1,6 @@
-// Geometry of image programs, made once for each set of displacements: which lanes and rows a step reads, and where a
-// link adds what up.
+// Geometry of image programs, made in Python (plan/layout.py) once for each set of displacements: which lanes and rows
+// a step reads, and where a link adds what up.
 #pragma once
-#include <map>
 #include <memory>
 
 #include "common/ops.h"
@@ -46,8 +45,8 @@ struct Layout {
   std::vector<LinkLayout> links;
 };
 
-// own: an image with itself, for the variances behind pooling.
+// That it belongs to the program, and that no index leads out of a plane. Sets `direct`.
 template <class T>
-Layout<T> make_layout(const ImageProgram& program, bool own);
+void check_layout(const ImageProgram& program, Layout<T>& layout);
 
 }  // namespace fntk

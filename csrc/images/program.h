@@ -18,10 +18,8 @@
 
 namespace fntk {
 
-struct Window {
-  std::vector<int> size_in, size_out, shape, strides, dilation, low;
-  bool circular = false, edges = false;
-};
+// How rows of three taps along axis 0 meet; other: in no such way.
+enum class Meet { other, same, valid, circular };
 
 enum class Kind { input, land, conv, dense, sum, convert, store, join, dual };
 
@@ -33,7 +31,8 @@ struct ImageStep {
   std::vector<int> extent;
   int shift = kNoDense;                 // conv, dense, land: what it does to correlations (common/program.h)
   int first_number = 0, n_numbers = 0;  // its parameters among those of a call
-  Window window;
+  int parts[2] = {1, 1};                // conv: taps along the inner axes and along axis 0; land: all, 1
+  Meet meet = Meet::other;              // conv
   bool fused = false;
   // set by prepare
   Kind kind = Kind::dual;
@@ -43,6 +42,7 @@ struct ImageStep {
   int n_coords[2] = {0, 0};  // of the stages along the inner axes and along axis 0
   bool bias = false;
 
+  double taps() const { return double(parts[0]) * double(parts[1]); }
   // Its parameters; w2, b2, f, g of a mean over taps where it has none of its own.
   const double* own(const std::vector<double>& numbers) const {
     static constexpr double mean[] = {1, 0, 0, 0};
@@ -52,19 +52,17 @@ struct ImageStep {
 
 struct ImageGrid {
   std::vector<int> sizes;
-  std::vector<std::vector<int>> need, self_need;
   std::vector<ImageStep> steps;
   int n_slots = 0;
+  long packed = 1, lanes = 16;
   // set by prepare
   long rows = 1, inner = 1;  // positions of axis 0, of all others together
-  long packed = 1, lanes = 16;
-  long n_arrays = 0;  // of all steps
-  long table = 0;     // where its tables begin in an image's
+  long n_arrays = 0;         // of all steps
+  long table = 0;            // where its tables begin in an image's
 };
 
 struct ImageLink {
   int source = 0, target = 0;
-  Window window;
   bool pool = false;
   Form form = Form::cov;
 };

@@ -40,10 +40,8 @@ std::vector<std::array<long, 2>> input_tables(const ImageProgram& program) {
 }
 
 template <class T>
-ImagePlan<T>::ImagePlan(ImageProgram given) : program(std::move(given)) {
-  prepare(program);
-  pairs = make_layout<T>(program, false);
-  own = make_layout<T>(program, true);
+ImagePlan<T>::ImagePlan(ImageProgram given, Layout<T> of_pairs, Layout<T> of_own)
+    : program(std::move(given)), pairs(std::move(of_pairs)), own(std::move(of_own)) {
   const bool has_own =
       std::any_of(own.grids.begin(), own.grids.end(), [](const auto& grid) { return !grid.shifts.empty(); });
   long linked = 1, own_linked = 1;

@@ -10,7 +10,7 @@ namespace fntk {
 // A program with its geometry, for one dtype.
 template <class T>
 struct ImagePlan {
-  explicit ImagePlan(ImageProgram given);
+  ImagePlan(ImageProgram given, Layout<T> of_pairs, Layout<T> of_own);
   ImageProgram program;
   Layout<T> pairs, own;
   long worker_bytes = 0;      // of one thread's buffers

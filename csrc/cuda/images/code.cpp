@@ -95,14 +95,11 @@ struct Builder {
     s.opposite = append(opposites);
   }
 
-  void weights(const ImageStep& step, const Window* window, StepCode& s) const {
-    double taps = 1;
-    if (window)
-      for (int k : window->shape) taps *= k;
+  void weights(const ImageStep& step, StepCode& s) const {
     const double* own = step.own(numbers);
     const double w2 = own[0], b2 = own[1], f = own[2], g = own[3];
     s.alpha = w2 > 0 ? f / w2 : 0;
-    s.w = w2 / taps;
+    s.w = w2 / step.taps();
     s.b2 = b2;
     s.beta = g - s.alpha * b2;
   }
@@ -139,15 +136,15 @@ struct Builder {
     s.sources = append(std::vector<int32_t>(step.src.begin(), step.src.end()));
     s.cov_arrays = -1;
     if (step.kind == Kind::conv) {
-      weights(step, &step.window, s);
+      weights(step, s);
       conv(*where.reads[index], s);
       roll(g, *where.reads[index], index, s);
     } else if (step.kind == Kind::dense) {
-      weights(step, nullptr, s);
+      weights(step, s);
     } else if (step.kind == Kind::land) {
       const ImageLink& link = program.links[size_t(step.src[0])];
       s.pool = link.pool;
-      if (!link.pool) weights(step, &link.window, s);
+      if (!link.pool) weights(step, s);
     } else if (step.kind == Kind::input) {
       s.channels = program.channels[size_t(step.src[0])];
     } else if (step.kind == Kind::store) {
@@ -165,10 +162,16 @@ struct Builder {
 
   // How rows meet in this window, or -1 where registers do not hold it.
   static int mode_of(const ImageStep& step) {
-    const Window& w = step.window;
-    if (w.shape[0] != 3 || w.dilation[0] != 1) return -1;
-    if (w.circular) return w.low[0] == 1 ? kCircularRows : -1;
-    return w.low[0] == 1 ? kSameRows : w.low[0] == 0 ? kValidRows : -1;
+    switch (step.meet) {
+      case Meet::same:
+        return kSameRows;
+      case Meet::valid:
+        return kValidRows;
+      case Meet::circular:
+        return kCircularRows;
+      default:
+        return -1;
+    }
   }
 
   bool links(const ImageStep& conv, const ImageStep& after) const {
@@ -335,7 +338,7 @@ struct Builder {
       const double rescale = scale < 1e-9 || scale > 1e9 ? std::exp2(std::round(std::log2(scale))) : 1;
       scale /= rescale;
       StepCode own = {};
-      weights(conv, &conv.window, own);
+      weights(conv, own);
       const double behind = own.w * scale, over = 1 / std::sqrt(scale), root = std::sqrt(behind);
       numbers.insert(numbers.end(), {T(rescale), T(own.alpha), T(own.beta / behind), T(2 * own.b2 / behind)});
       // coordinates and factors of both stages, bias, s; 1 / s: in the order in which a row asks for them

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ..network.program import Program
 from ..plan.grids import Plan
+from ..plan.layout import make_layout
 from ..plan.rows import layout_of
 from ..plan.table_plan import TablePlan
 from .engine import Tile, TileInput
@@ -84,9 +85,13 @@ class ImagePlan:
 
 
 @lru_cache(maxsize=16)
-def image_plan(module: ModuleType, plan: Plan, channels: tuple[int, ...], n_outputs: int, single: bool) -> ImagePlan:
+def image_plan(
+    module: ModuleType, plan: Plan, channels: tuple[int, ...], n_outputs: int, single: bool, own: bool
+) -> ImagePlan:
+    """``own``: for images with themselves too."""
     make = module.ImagePlan32 if single else module.ImagePlan64
-    return ImagePlan(plan, make(plan, list(channels), n_outputs), np.float32 if single else np.float64)
+    layouts = [make_layout(plan, of_own) for of_own in ((False, True) if own else (False,))]
+    return ImagePlan(plan, make(plan, *layouts, list(channels), n_outputs), np.float32 if single else np.float64)
 
 
 @lru_cache(maxsize=16)

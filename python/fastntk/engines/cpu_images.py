@@ -206,9 +206,17 @@ class Runner:
             for start, stop in itertools.pairwise(bounds):
                 batch(start, stop)
             return Tables(data, lengths, variances)
+
+        def guarded(start: int, stop: int) -> None:
+            try:
+                batch(start, stop)
+            except BaseException:  # the others learn of it at once, not when this thread's turn to wait comes
+                halt.set()
+                raise
+
         with ThreadPoolExecutor(threads) as pool:
             try:
-                list(pool.map(batch, bounds, bounds[1:]))
+                list(pool.map(guarded, bounds, bounds[1:]))
             except BaseException:
                 halt.set()
                 raise

@@ -80,7 +80,7 @@ class CudaEngine(WhereTheyLie):
         self, plan: Plan, numbers: tuple[float, ...], channels: tuple[int, ...], n_outputs: int, dtype: np.dtype[Any]
     ) -> Any:
         """The plan for inputs with spatial axes, as device code of these numbers: ``code`` and sizes."""
-        made = image_plan(self._module, plan, channels, n_outputs, dtype == np.float32)
+        made = image_plan(self._module, plan, channels, n_outputs, dtype == np.float32, own=False)
         return image_code(made.compiled, numbers, self.registers)
 
     def image_chains(self, plan: Any, *arrays: Any) -> None:

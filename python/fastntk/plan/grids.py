@@ -38,6 +38,8 @@ Need = tuple[tuple[int, ...], ...]  # displacements on the torus, sorted, for ea
 Key = tuple[int, tuple[int, ...]]  # of a grid: how many links lie before it, and its sizes
 Needs = dict[Key, list[set[int]]]
 
+FAST_LANES, VECTOR = 32, 16  # lanes that loops of their own are for, numbers of the widest vector
+
 LINEAR = ("dense", "conv", "pool", "sum", "convert")
 
 
@@ -60,6 +62,24 @@ class Step:
     window: Window | None = None
     fused: bool = False  # the next step, a nonlinearity, is done in this one's pass
     layer: Any = None  # the nonlinearity: as in an op
+
+    @property
+    def parts(self) -> tuple[int, int]:
+        """What sums go over in two stages: of a conv taps along the inner axes, then along axis 0; of a landing all."""
+        if self.window is None:
+            return 1, 1
+        shape = self.window.shape
+        return (math.prod(shape[1:]), shape[0]) if self.name == "conv" else (math.prod(shape), 1)
+
+    @property
+    def meet(self) -> str:
+        """How rows of three taps of a conv meet along axis 0: 'same', 'valid' or 'circular'; '' for other windows."""
+        w = self.window
+        if w is None or w.shape[0] != 3 or w.dilation[0] != 1:
+            return ""
+        if w.circular:
+            return "circular" if w.low[0] == 1 else ""
+        return {0: "valid", 1: "same"}.get(w.low[0], "")
 
     def flops(self) -> float:
         """Additions and multiplications of one entry."""
@@ -86,6 +106,26 @@ class Grid:
     n_slots: int
 
     @property
+    def rows(self) -> int:
+        """Positions along axis 0."""
+        return self.sizes[0]
+
+    @property
+    def inner(self) -> int:
+        """Positions along all other axes."""
+        return math.prod(self.sizes[1:])
+
+    @property
+    def packed(self) -> int:
+        """Displacements along the inner axes that lie side by side in a row of a plane."""
+        return max(1, min(math.prod(max(1, len(axis)) for axis in self.need[1:]), FAST_LANES // self.inner))
+
+    @property
+    def lanes(self) -> int:
+        """Numbers in a row of a plane: whole vectors."""
+        return -(-self.packed * self.inner // VECTOR) * VECTOR
+
+    @property
     def displacements(self) -> int:
         """Number of displacements computed for a pair of images."""
         return math.prod(len(axis) for axis in self.need)
@@ -105,10 +145,8 @@ class Grid:
         Arithmetic in whole vectors of 16 lanes, 5 ns for each row of each step, and tables read at 20 GB/s where
         only one displacement has a use for them.
         """
-        rows, inner = self.sizes[0], math.prod(self.sizes[1:])
-        packed = max(1, min(math.prod(len(axis) for axis in self.need[1:]), 32 // inner))
-        lanes = -(-packed * inner // 16) * 16
-        planes = self.displacements / packed * rows
+        rows, lanes = self.rows, self.lanes
+        planes = self.displacements / self.packed * rows
         seconds = planes * (lanes * sum(step.flops() for step in self.steps) / 1.1e11 + 5e-9 * len(self.steps))
         if self.displacements == 1:
             seconds += rows * lanes * 4 * 5 * len(self.steps) / 4 / 2e10

@@ -23,10 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..network.activations import bare_of
-from ..network.window import Window
 from .grids import Link
 from .table_plan import Cut, Group, Part, Stretch, TableGrid, TablePlan, index_of
-from .taps import Place, Sizes, Stage, beyond, center_of, reads_of
+from .taps import Place, Stage, axes_of, beyond, center_of, reads_of
 
 Array = npt.NDArray[Any]  # or CuPy's
 Masses = Callable[[int], Mapping[int, Array]]
@@ -283,7 +282,7 @@ class _Tables:
         link, left = self.plan.links[number], self.linked[number]
         window = link.window
         part.taps = window.taps
-        source, target = (_axes(sizes, window) for sizes in (self.plan.grids[link.source].sizes, self.grid.sizes))
+        source, target = (axes_of(sizes, window) for sizes in (self.plan.grids[link.source].sizes, self.grid.sizes))
         reads = reads_of(window, source, target)
         q = left.take(xp.asarray(reads), axis=1)  # (n, positions, taps), each one's taps side by side
         if link.pool:
@@ -474,11 +473,6 @@ class _Tables:
 
 
 _ARRAYS = {kind: getattr(_Tables, f"_{kind}") for kind in ("conv", "dense", "sum", "root", "dual")}
-
-
-def _axes(sizes: Sizes, window: Window) -> Sizes:
-    """A grid's axes as a window counts them: one position has any number."""
-    return sizes if math.prod(sizes) > 1 else (1,) * len(window.shape)
 
 
 def _view(xp: Any, array: Array, start: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:

@@ -102,14 +102,19 @@ def stages_of(window: Window, padded: Sizes) -> tuple[Stage, Stage]:
     return stage_of(window, tuple(range(1, len(window.shape))), padded), stage_of(window, (0,), padded)
 
 
+def axes_of(sizes: Sizes, window: Window) -> Sizes:
+    """A grid's axes as a window counts them: one position has any number."""
+    return sizes if math.prod(sizes) > 1 else (1,) * len(window.shape)
+
+
 @lru_cache(maxsize=256)
-def reads_of(window: Window, source: Sizes, target: Sizes) -> Positions:
+def reads_of(window: Window, source: Sizes, target: Sizes, axes: range | None = None) -> Positions:
     """What each position of a grid reads of another one, (positions, taps), both numbered through.
 
-    Outside it is the number of the source's positions: one behind the last.
+    Outside it is the number of the source's positions: one behind the last. ``axes``: those of the window alone.
     """
     found = np.zeros((1, 1), np.int64)
-    for axis, (n, m) in enumerate(zip(source, target, strict=True)):
+    for axis, n, m in zip(range(len(source)) if axes is None else axes, source, target, strict=True):
         here = np.full((m, window.shape[axis]), -1)
         here[: window.size_out[axis]] = window.positions(axis)
         one, two = found[:, None, :, None], here[None, :, None, :]
