@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -46,6 +47,56 @@ class Layer:
 
     kernel_fn: ClassVar[Any]  # the infinite network's kernels: a property that call/kernel_fn.py sets, from above
     _doors = ("init_fn", "apply_fn")  # the rest runs behind those of the kernel function, many times a call
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "__repr__" not in cls.__dict__:  # else dataclass() would write one of its own, with every default
+            cls.__repr__ = Layer.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        """As one would write it: without what has its default."""
+        inside = getattr(self, "layers", None)
+        arguments = self._arguments() if inside is None else map(repr, inside)
+        return f"{self._name}({', '.join(arguments)})"
+
+    @property
+    def _name(self) -> str:
+        """What makes such a layer."""
+        own = type(self).__name__
+        return own.lower() if hasattr(self, "layers") else own
+
+    def _arguments(self) -> list[str]:
+        parameters = list(signature(type(self)).parameters.values())
+        needed = [p.name for p in parameters if p.default is p.empty]
+        others = {p.name: p.default for p in parameters if p.default is not p.empty}
+        try:  # defaults may depend on what is needed
+            plain = type(self)(*(getattr(self, name) for name in needed))
+            others = {name: getattr(plain, name) for name in others}
+        except (TypeError, ValueError):
+            pass  # what is needed alone is not allowed
+        found = [repr(getattr(self, name)) for name in needed]
+        for name, default in others.items():
+            value = getattr(self, name)
+            if not _equal(value, default):
+                found.append(f"{name}={value!r}")
+        return found
+
+    def __str__(self) -> str:
+        """A line for each layer, behind its path (that of its parameters in :meth:`KernelFn.parameters`)."""
+        if not hasattr(self, "layers"):
+            return repr(self)
+        lines = list(self._lines("", 0))
+        wide = [max(len(line[column]) for line in lines) for column in (0, 1)]
+        return "\n".join(
+            f"{path:<{wide[0]}}  {name:<{wide[1]}}  {arguments}".rstrip() for path, name, arguments in lines
+        ).lstrip()
+
+    def _lines(self, path: str, depth: int) -> Iterator[tuple[str, str, str]]:
+        inside = getattr(self, "layers", None)
+        arguments = "" if inside is not None else ", ".join(self._arguments())
+        yield path, "  " * depth + self._name, arguments
+        for k, layer in enumerate(inside or ()):
+            yield from layer._lines(f"{path}.{k}" if path else str(k), depth + 1)
 
     def output_shape(self, shape: Shape) -> Shape:
         """Shape behind the layer; -1 (unknown batch) passes through."""
@@ -139,6 +190,11 @@ class Layer:
 
     def __len__(self) -> int:
         return 3
+
+
+def _equal(value: Any, default: Any) -> bool:
+    """Whether a parameter has its default; tracers and tensors, which are not asked, have not."""
+    return type(value) is type(default) and bool(value == default)
 
 
 def source(rng: Any, what: str) -> np.random.Generator:
