@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fastntk import Kernel, options, stax
 from fastntk.call import differentiable, pairing, reverse
-from fastntk.engines import numpy_adjoint, select
+from fastntk.engines import numpy_adjoint, numpy_chain, select
 from fastntk.network.activations import NONLINEARITIES, Nonlinearity
 from gradient_inputs import ON_K, ON_THETA, VALUES, X1, X2, dense, mixed_branches, residual
 
@@ -587,7 +587,8 @@ PAIRING = {
     "self.gradient += 2 * over": "self.gradient += 0 * over",
     "np.where(w <= tiny, 0, w)": "w + 1e-20",
 }
-BROKEN = [(numpy_adjoint, *each) for each in ADJOINT.items()] + [(pairing, *each) for each in PAIRING.items()]
+BROKEN = [((numpy_adjoint, numpy_chain), *each) for each in ADJOINT.items()]
+BROKEN += [((pairing,), *each) for each in PAIRING.items()]
 
 
 def test_nothing_is_broken():
@@ -596,16 +597,17 @@ def test_nothing_is_broken():
 
 @pytest.mark.parametrize("which", range(len(BROKEN)))
 def test_a_broken_formula_is_noticed(which, monkeypatch):
-    module, old, new = BROKEN[which]
-    text = Path(module.__file__).read_text()
-    assert old in text
-    broken = types.ModuleType(module.__name__)
-    broken.__package__ = module.__package__
-    monkeypatch.setitem(sys.modules, module.__name__, broken)
-    exec(compile(text.replace(old, new), module.__file__, "exec"), vars(broken))
-    for name in ("Sweep", "Side", "Tangents", "Summed", "Diagonal", "Apart", "Pairs", "Rows", "chain", "PairSums"):
-        if hasattr(broken, name):
-            monkeypatch.setattr(reverse, name, getattr(broken, name))
+    modules, old, new = BROKEN[which]
+    texts = [Path(module.__file__).read_text() for module in modules]
+    assert any(old in text for text in texts)
+    for module, text in zip(modules, texts, strict=True):
+        broken = types.ModuleType(module.__name__)
+        broken.__package__ = module.__package__
+        monkeypatch.setitem(sys.modules, module.__name__, broken)
+        exec(compile(text.replace(old, new), module.__file__, "exec"), vars(broken))
+        for name in ("Sweep", "Side", "Tangents", "Summed", "Diagonal", "Apart", "Pairs", "Rows", "chain", "PairSums"):
+            if hasattr(broken, name):
+                monkeypatch.setattr(reverse, name, getattr(broken, name))
     assert worst() > 1e-9
 
 

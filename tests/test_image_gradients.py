@@ -369,7 +369,7 @@ BROKEN = {
     "on = on + kddot * flow": "on = on + 0 * flow",
     "np.where(c.near, -1.0, 1.0) *": "-1.0 *",
     "moves = np.where(c.w > TINY, 1.0, 0.0)": "moves = np.where(c.w > 1e-17, 1.0, 0.0) * (c.w > 1e-3)",
-    "kdot * gap / 2 - pull": "0 * gap / 2 - pull",
+    "slope * gap / 2 - pull": "0 * gap / 2 - pull",
     "- pull * gap_behind / 2": "- 0 * gap_behind / 2",
     "P * (-after * slope_of(new, name)": "P * (0 * slope_of(new, name)",
     "slope_of(kdot_jet, name) + kddot": "0 * q + kddot",

@@ -157,13 +157,6 @@ def test_hermite_says_what_it_counts_on():
         stax.serial(stax.Dense(1), stax.Hermite(2)).kernel_fn(A)
 
 
-@pytest.mark.parametrize("phi", [stax.Sign(), stax.RectifiedMonomial(0)])
-def test_a_step_has_no_gradient(phi):
-    kernel_fn = stax.serial(stax.Dense(1), phi).kernel_fn
-    with pytest.raises(NotImplementedError, match=f"{type(phi).__name__} has a step"):
-        kernel_fn.vjp(A, B, cotangents={"nngp": np.ones((1, 1))})
-
-
 # ---------------------------------------------------------------- functions
 
 

@@ -1,7 +1,8 @@
 """Numbers that carry their partial derivatives: formulas written for NumPy's arrays give derivatives when run on them.
 
 A :class:`Jet` goes through ufuncs and a few of NumPy's functions, and refuses all others: a derivative is never lost
-silently. Where a slope is infinite (a root at 0) it counts as 0; ``numpy.where`` takes the slope of what it takes.
+silently. Where a slope is infinite (a root, a logarithm at 0) it counts as 0; ``numpy.where`` takes the slope of what
+it takes.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ _SLOPES: dict[str, tuple[Rule, ...]] = {
     "exp": (lambda y, a: y,),
     "exp2": (lambda y, a: np.log(2.0) * y,),
     "expm1": (lambda y, a: np.exp(a),),
-    "log": (lambda y, a: 1 / a,),
-    "log1p": (lambda y, a: 1 / (1 + a),),
+    "log": (lambda y, a: over(1, a),),
+    "log1p": (lambda y, a: over(1, 1 + a),),
     "sin": (lambda y, a: np.cos(a),),
     "cos": (lambda y, a: -np.sin(a),),
     "tan": (lambda y, a: 1 + y * y,),

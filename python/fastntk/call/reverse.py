@@ -16,13 +16,15 @@ from ..base.arrays import allocate
 from ..base.kernel import Kernel
 from ..base.place import place_of
 from ..engines.cpu_adjoint import compiled_adjoint
-from ..engines.numpy_adjoint import LINEAR, Apart, Diagonal, PairSums, Side, Summed, Sweep, Tangents, chain
+from ..engines.numpy_adjoint import LINEAR, Apart, Diagonal, PairSums, Side, Summed, Sweep, Tangents
+from ..engines.numpy_chain import chain
 from ..engines.numpy_image_adjoint import LINEAR as LINEAR_OF_IMAGES
 from ..engines.select import select
-from ..network.activations import Elementwise, General, is_dual, of_op
+from ..network.activations import General, is_dual
 from ..network.layer import Layer
-from ..network.parameters import Sloped, check_names, lower_sloped, parameters_of
-from ..network.program import Values, leaves
+from ..network.parameters import Sloped, check_names, layer_of, lower_sloped, parameters_of
+from ..network.program import Lowered, Values, leaves
+from ..plan.resolve import Range, largest_pixel, resolve
 from .image_reverse import run_image_diagonal_vjp, run_image_jacobian, run_image_vjp
 from .inputs import Input, axes_of, check_inputs
 from .pairing import Pairs, Rows
@@ -115,8 +117,27 @@ def _floats(x: Any, name: str, what: str) -> Array:
 def _prepared(layer: Layer, inputs: Values, names: tuple[str, ...]) -> tuple[Sloped, Tangents]:
     """A network for inputs of a kind, and the way back through it."""
     sloped = lower_sloped(layer, inputs, names)
+    return sloped, _tangents(sloped)
+
+
+def _tangents(sloped: Sloped) -> Tangents:
     moving = [place for place, slopes in enumerate(sloped.slopes) if slopes]
-    return sloped, Tangents(sloped.program, sloped.numbers, moving)
+    return Tangents(sloped.program, sloped.numbers, moving)
+
+
+@lru_cache(maxsize=256)
+def _resolved(
+    layer: Layer, inputs: Values, names: tuple[str, ...], ranges: tuple[Range, ...], single: bool
+) -> tuple[Sloped, Tangents]:
+    """The same once variances of the inputs are known, for functions without closed form."""
+    sloped, _ = _prepared(layer, inputs, names)
+    found = resolve(Lowered(sloped.program, sloped.numbers, sloped.outputs), ranges, single, True)
+    slopes: list[Mapping[str, float]] = []
+    for old, new in zip(sloped.program.ops, found.program.ops, strict=True):
+        fresh = isinstance(old.layer, General)
+        slopes += [{}] * len(new.numbers) if fresh else [sloped.slopes[k] for k in old.numbers]
+    sloped = Sloped(found.program, found.numbers, tuple(slopes), found.outputs)
+    return sloped, _tangents(sloped)
 
 
 class Call:
@@ -127,6 +148,12 @@ class Call:
         self.what, self.layer, self.names = what, layer, tuple(names)
         known = parameters_of(layer)
         check_names(what, names, known)
+        for name in names:
+            if isinstance(layer_of(layer, name), General):
+                raise NotImplementedError(
+                    f"[{what}] {name} bends a function without closed form, in which there is no gradient: wrt= names "
+                    "what is wanted"
+                )
         self.place = place_of(what, x1=x1, x2=x2)
         if self.place.ordinal is not None:
             raise NotImplementedError(
@@ -138,25 +165,19 @@ class Call:
         self.spatial = any(i.value.spatial for i in self.inputs)
         engine = select(*options)  # raises as the forward call does
         self.tree, self._arguments = tree, (x1, x2)
-        self.sloped, self.tangents = _prepared(layer, _tree(tree, lambda given, _: given.value, x1), tuple(names))
+        values = _tree(tree, lambda given, _: given.value, x1)
+        self.sloped, self.tangents = _prepared(layer, values, self.names)
+        first = self.inputs[0]
+        if any(isinstance(op.layer, General) for op in self.sloped.program.ops):
+            ranges, single = tuple(map(_range, self.inputs)), first.dtype == np.float32
+            self.sloped, self.tangents = _resolved(layer, values, self.names, ranges, single)
         linear: tuple[str, ...] = LINEAR_OF_IMAGES if self.spatial else LINEAR
         for op in self.sloped.program.ops:
-            if (op.name not in linear and not is_dual(op.name)) or op.kind == "means":
+            if (op.name not in linear and not is_dual(op.name)) or (op.kind == "means" and self.spatial):
                 raise NotImplementedError(
                     f"[{what}] the network has an op '{op.name}', whose gradient is not there yet"
                 )
-            phi = of_op(op, op.own(self.sloped.numbers)) if is_dual(op.name) else None
-            if isinstance(phi, (Elementwise, General)):
-                raise NotImplementedError(
-                    f"[{what}] {type(phi).__name__} has no closed form, and its series no gradient yet"
-                )
-            if phi is not None and phi.jumps:
-                raise NotImplementedError(
-                    f"[{what}] {type(phi).__name__} has a step, whose derivative counts as 0 in the NTK: its gradient "
-                    "is not there"
-                )
         self.compiled = None if self.spatial else compiled_adjoint(engine, self.tangents)
-        first = self.inputs[0]
         self.first, self.symmetric = first, first.symmetric
         self.shape = (*first.batch, first.n1, first.n2)
         self.batches = math.prod(first.batch)
@@ -226,6 +247,12 @@ def _tree(tree: Any, make: Any, arguments: Any) -> Any:
     if isinstance(tree, Input):
         return make(tree, arguments)
     return tuple(_tree(t, make, a) for t, a in zip(tree, arguments, strict=True))
+
+
+def _range(given: Input) -> Range:
+    """Bounds of the variances of an input's points or positions."""
+    most = [largest_pixel(x) for x in (given.x1, given.x2) if x is not None]
+    return 0.0, max(most)
 
 
 def _refuse(x: Any, label: str, what: str) -> None:
@@ -379,7 +406,7 @@ def run_jacobian(call: Call, get: str, groups: Sequence[tuple[str, ...]], budget
             _, left = sweep.back({0: (one, None) if get == "nngp" else (None, one)}, Apart())
             pulled = call.sloped.pull(chain(call.tangents, parts, left, Apart().all)[1])
             for k, names in enumerate(groups):
-                plane = np.broadcast_to(sum(pulled.get(name, 0.0) for name in names), one.shape)
+                plane = np.broadcast_to(sum(pulled.get(name, 0.0) for name in names), defects[0].shape)
                 if call.symmetric and lines == columns:
                     plane = np.triu(plane) + np.triu(plane, 1).T
                 out[k, b, lines, columns] = plane

@@ -14,7 +14,7 @@ from ..plan.rows import rows_of
 from .compiled import load
 from .cpu import CpuEngine
 from .engine import Engine
-from .numpy_adjoint import PairSums, Side, Tangents
+from .numpy_adjoint import LINEAR, PairSums, Side, Tangents
 
 Array = npt.NDArray[Any]
 
@@ -34,9 +34,9 @@ def compiled_adjoint(engine: Engine, tangents: Tangents) -> CompiledAdjoint | No
 
 def _compiled(module: Any, isa: str, tangents: Tangents) -> CompiledAdjoint | None:
     for step in tangents.steps:
-        if step.op.name in ("dense", "sum", "store"):
+        if step.op.name in ("dense", "sum", "store") and step.op.kind != "means":
             continue
-        if not module.has_adjoint(step.op.name) or tangents.moving & set(step.op.numbers):
+        if step.op.name in LINEAR or not module.has_adjoint(step.op.name) or tangents.moving & set(step.op.numbers):
             return None
     return CompiledAdjoint(module, isa, tangents)
 

@@ -4,15 +4,21 @@ Of a pair the sweep carries ``P = dL/dK`` and ``T = dL/dNTK``, of a row ``D = dL
 these coordinates everything stays finite where inputs come close, while P grows as 1 / distance: at fixed covariances
 two infinities would cancel. With primes behind an op, ``gamma1 = q1 - K``, ``r' = sqrt(V1 V2)`` and V the variance map:
 
-======  ==============================================================================================================
+======= ==============================================================================================================
 store   P += Kbar;  D1 += sum_j Kbar K / 2;  T += NTKbar
 dense   P += w2 P' + f T';  T += w2 T';  e1 = -sum_j P' gamma1 / (2 q1');
         D1 += w2 q1/q1' D1' + w2 b2 e1 + f/2 sum_j T' K
 sum     to every branch P', T';  D1_b += q1_b/q1' D1' + sum_j P' (q1_b/q1' gamma1' - gamma1_b) / 2
 a dual  P += kdot P' + kddot NTK T';  T += kdot T';
         D1 += dlnV1/dlnq1 D1' + sum_j (P' r' drho'/dlnq1 + NTK T' dkdot/dlnq1)
+norm    P += g g' P';  T += g g' T';  D1 += eps/(q1 + eps) D1' - q1/(q1 + eps) sum_j T' NTK' / 2
+product P_b += prod_{c != b} K_c P' + X_b;  X_b = sum_{c != b} NTK_c prod_{d != b, c} K_d T';
+        T_b += prod_{c != b} K_c T';  D1_b += D1' + sum_j X_b K_b / 2
 inputs  xbar_i = sum_j P_ij (x'_j - (K_ij / q_i) x_i) / d + 2 D_i x_i / |x_i|^2
-======  ==============================================================================================================
+======= ==============================================================================================================
+
+Means of a sum's branches are numbers of a row: their derivatives M are carried by :func:`chain` from the sum to the
+nonlinearities that they come from. Where phi has a step, P takes the slope of k, of which kdot says a part alone.
 
 P and T of a pair never need D: tiles leave sums (:class:`PairSums`), and D goes through the network once, at the end
 (:func:`chain`), where derivatives in the numbers of ops come about too.
@@ -24,6 +30,7 @@ Where ``1 - |rho| <= TINY`` a pair moves along rho = +-1: the slope across it, i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -34,13 +41,14 @@ import numpy.typing as npt
 from ..base.jet import Jet, over, slope_of, value_of
 from ..network.activations import Correlation, of_dual, of_input, rho_of
 from ..network.program import Op, Program
-from ..plan.rows import rows_of
+from ..plan.rows import row_names, rows_of
+from .differenced import Differenced
 from .numpy_rows import run_op
 
 Array = npt.NDArray[Any]
 Cotangents = Mapping[int, tuple[Array | None, Array | None]]  # of each output: on nngp, on ntk
 
-LINEAR = ("dense", "sum", "store")  # ops beside the duals
+LINEAR = ("dense", "sum", "norm", "product", "store")  # ops beside the duals
 
 TINY = 16 * float(np.finfo(np.float64).eps) ** 2
 
@@ -82,7 +90,7 @@ class Tangents:
         """The nonlinearity of a dual op, its wanted numbers with derivatives."""
         places = zip(step.own, step.op.numbers, strict=True)
         if step.op.layer is not None:
-            return step.op.layer
+            return step.op.layer if step.op.layer.compiled else Differenced(step.op.layer)
         own: list[Any] = [Jet(v, {p: 1.0}) if p in self.moving else v for v, p in places]
         return of_dual(step.op.name, own)
 
@@ -94,7 +102,9 @@ class Side:
         self.q: dict[int, Array] = dict(enumerate(q))
         self.rows: dict[int, Mapping[str, Any]] = {}
         self.variances: dict[int, Any] = {}  # behind a dual
+        self.means: dict[int, Any] = {}  # with derivatives behind a dual; where a sum asks for them
         self.arrays: tuple[Array, Array] | None = None  # what compiled text reads of it, once made
+        means = any(step.op.kind == "means" for step in tangents.steps)
         for step in tangents.steps:
             before = [self.q[s] for s in step.src]
             name = step.op.name
@@ -102,11 +112,25 @@ class Side:
                 self.q[step.dst] = step.own[0] * before[0] + step.own[1]
             elif name == "sum":
                 self.q[step.dst] = np.sum(before, axis=0)
+                if step.op.kind == "means":
+                    own, others = means_of(step, self)
+                    self.q[step.dst] = self.q[step.dst] + np.sum(
+                        [a * b for a, b in zip(own, others, strict=True)], axis=0
+                    )
+            elif name == "norm":
+                gain = rows_of(step.op, step.own, before)["gain"]
+                self.q[step.dst] = before[0] * gain * gain
+            elif name == "product":
+                self.q[step.dst] = np.prod(before, axis=0)
             elif name != "store":
                 layer, q1 = tangents.layer(step), Jet(before[0], {"q": before[0]})
                 self.rows[step.dst] = layer.rows(q1)
                 self.variances[step.dst] = layer.variance(q1)
                 self.q[step.dst] = value_of(self.variances[step.dst])
+                if means:
+                    self.means[step.dst] = layer.mean(q1)
+            if name in ("dense", "sum", "product") and any(s in self.means for s in step.src):
+                self.means[step.dst] = mean_behind(step, self)
 
     def part(self, rows: slice, axis: int, key: str) -> Side:
         """Some rows along an axis of tiles; what pairs read has its derivatives in ln q by the name ``key``."""
@@ -122,7 +146,42 @@ class Side:
         part.q = {k: q[place] for k, q in self.q.items()}
         part.rows = {k: {name: cut(row, key) for name, row in rows_of.items()} for k, rows_of in self.rows.items()}
         part.variances = {k: cut(v) for k, v in self.variances.items()}
+        part.means = {k: cut(m) for k, m in self.means.items()}
         return part
+
+
+def rows_of_step(step: Step, side: Side) -> Mapping[str, Array]:
+    """What an op that is no dual reads of one side, means too."""
+    q = [side.q[s] for s in step.src]
+    if step.op.kind != "means":
+        return rows_of(step.op, step.own, q)
+    total = side.q[step.dst]
+    size = np.sqrt(total)
+    shares = [np.sqrt(over(part, total)) for part in q]
+    of_means = [over(mean, size) for mean in means_of(step, side)[0]]
+    return dict(
+        zip(row_names(step.op), (row for pair in zip(shares, of_means, strict=True) for row in pair), strict=True)
+    )
+
+
+def means_of(step: Step, side: Side) -> tuple[list[Array], list[Array]]:
+    """Of a sum: the mean of each branch, 0 of those that have none, and the sum of all others'."""
+    own = [
+        value_of(side.means[s]) if has else np.zeros_like(side.q[s])
+        for s, has in zip(step.src, step.op.means, strict=True)
+    ]
+    return own, [np.sum([m for c, m in enumerate(own) if c != b], axis=0) for b in range(len(own))]
+
+
+def mean_behind(step: Step, side: Side) -> Array:
+    """The mean of a value that is no nonlinearity's own, from those of its sources."""
+    has = step.op.means or (True,) * len(step.src)
+    before = [value_of(side.means.get(s, 0.0)) for s, own in zip(step.src, has, strict=True) if own]
+    if step.op.name == "dense":
+        found: Array = math.sqrt(step.own[0]) * before[0]
+        return found
+    found = math.prod(before) if step.op.name == "product" else sum(before)
+    return found
 
 
 @dataclass(frozen=True)
@@ -175,6 +234,9 @@ class PairSums:
     store   Kbar K / 2
     dense   P' gamma,  T' K                               T' NTK,  T'
     sum     P' (share gamma' - gamma_b) of each branch
+    , means P' times what the mean of each branch moves
+    norm    T' NTK'
+    product X_b K_b / 2 of each branch
     a dual  P' r' drho'/dlnq + NTK T' dkdot/dlnq          of each moving number p: P' r' drho'/dp + NTK T' dkdot/dp
     ======  ============================================  =======================
     """
@@ -193,59 +255,11 @@ class PairSums:
             self.totals[key] = self.totals.get(key, 0.0) + value
 
 
-def chain(
-    tangents: Tangents, sides: tuple[Side, Side], sums: PairSums, all_of: Any
-) -> tuple[tuple[list[Any], list[Any]], dict[int, Any]]:
-    """The way back of rows alone: D of each program input on both sides, and derivatives in the moving numbers."""
-    D: tuple[dict[int, Any], dict[int, Any]] = {}, {}
-    numbers: dict[int, Any] = {}
-
-    def add(k: int, s: int, value: Any) -> None:
-        D[k][s] = D[k].get(s, 0.0) + value
-
-    for position in reversed(range(len(tangents.steps))):
-        step = tangents.steps[position]
-        places = step.op.numbers
-        wanted = [p for p in places if p in tangents.moving]
-        if step.op.name == "store":
-            for k in range(2):
-                add(k, step.src[0], sums.rows[k].get((position, 0), 0.0))
-        elif step.op.name == "dense":
-            (s,), (w2, b2, f, _) = step.src, step.own
-            both = share = constant = 0.0
-            for k, side in enumerate(sides):
-                q, new, after = side.q[s], side.q[step.dst], D[k].get(step.dst, 0.0)
-                e = -over(0.5, new) * sums.rows[k].get((position, 0), 0.0)
-                add(k, s, over(w2 * q, new) * after + w2 * b2 * e + f / 2 * sums.rows[k].get((position, 1), 0.0))
-                if wanted:
-                    both, share = both + all_of(e), share + all_of(over(q, new) * after)
-                    constant = constant + all_of(over(after, new))
-            bars = (
-                sums.totals.get((position, 0), 0.0) + b2 * both + share, constant - w2 * both,
-                all_of(sums.rows[0].get((position, 1), 0.0)), sums.totals.get((position, 1), 0.0),
-            )  # fmt: skip
-            numbers |= {p: bars[places.index(p)] for p in wanted}
-        elif step.op.name == "sum":
-            for k, side in enumerate(sides):
-                after = D[k].get(step.dst, 0.0)
-                for b, s in enumerate(step.src):
-                    share = over(side.q[s], side.q[step.dst])
-                    add(k, s, share * after + sums.rows[k].get((position, b), 0.0) / 2)
-        else:
-            numbers |= {p: sums.totals.get((position, places.index(p)), 0.0) for p in wanted}
-            for k, side in enumerate(sides):
-                V, after = side.variances[step.dst], D[k].get(step.dst, 0.0)
-                add(k, step.src[0], over(slope_of(V, "q"), value_of(V)) * after + sums.rows[k].get((position, 0), 0.0))
-                for p in wanted:
-                    numbers[p] = numbers[p] + all_of(over(slope_of(V, p), value_of(V)) * after)
-    inputs = range(tangents.n_inputs)
-    return ([D[0].get(s, 0.0) for s in inputs], [D[1].get(s, 0.0) for s in inputs]), numbers
-
-
 @dataclass
 class _Dual:
     """Derivatives of a dual for the pairs of a tile; of what nobody asks for, 0."""
 
+    slope: Array  # dk/dc: kdot but for functions with a step
     kdot: Array
     kddot: Any
     lean: tuple[Any, Any]  # r' drho'/dlnq at fixed rho, of both sides
@@ -276,10 +290,8 @@ class Sweep:
         for step in tangents.steps:
             if step.op.name == "store":
                 continue
-            if step.op.name in ("dense", "sum"):
-                x1, x2 = (
-                    of_input(rows_of(step.op, step.own, [side.q[s] for s in step.src])) for side in (side1, side2)
-                )
+            if step.op.name in LINEAR:
+                x1, x2 = (of_input(rows_of_step(step, side)) for side in (side1, side2))
                 sources = [(self._v[s], self._theta[s]) for s in step.src]
                 found = run_op(step.op, step.own, x1, x2, sources)
             else:
@@ -292,19 +304,23 @@ class Sweep:
         c = Correlation.of_defect(v)
         w: Any = c.w
         a: Any = c.a
-        if self._ntk:
+        layer = self._tangents.layer(step)
+        if self._ntk or layer.jumps:
             moves = np.where(c.w > TINY, 1.0, 0.0)
             w, a = Jet(c.w, {"w": moves}), Jet(c.a, {"w": -moves})
         rows1, rows2 = (of_input(side.rows[step.dst]) for side in (self._side1, self._side2))
-        new, _, kdot = self._tangents.layer(step).pair(Correlation(w, a, c.near), rows1, rows2)
+        new, _, kdot = layer.pair(Correlation(w, a, c.near), rows1, rows2)
         r = np.sqrt(self._side1.q[s]) * np.sqrt(self._side2.q[s])
         after = np.sqrt(self._side1.q[step.dst]) * np.sqrt(self._side2.q[step.dst])
         kddot: Any = 0.0
         if self._ntk:
             kddot = over(np.where(c.near, -1.0, 1.0) * slope_of(kdot, "w"), r)
         places = [p for p in step.op.numbers if p in self._tangents.moving]
+        slope = value_of(kdot)
+        if layer.jumps:
+            slope = over(after, r) * np.where(c.near, 1.0, -1.0) * slope_of(new, "w")
         self._duals[step.dst] = _Dual(
-            value_of(kdot), kddot,
+            slope, value_of(kdot), kddot,
             (-after * slope_of(new, "q1"), -after * slope_of(new, "q2")),  # of either sign, rho' = const - v'
             (slope_of(kdot, "q1"), slope_of(kdot, "q2")),
             {p: (-after * slope_of(new, p), slope_of(kdot, p)) for p in places},
@@ -336,6 +352,10 @@ class Sweep:
                 self._back_dense(position, back)
             elif step.op.name == "sum":
                 self._back_sum(position, back)
+            elif step.op.name == "norm":
+                self._back_norm(position, back)
+            elif step.op.name == "product":
+                self._back_product(position, back)
             else:
                 self._back_dual(position, back)
         return [back.P.get(s, np.zeros(self._shape)) for s in range(self._tangents.n_inputs)], back.found
@@ -374,10 +394,44 @@ class Sweep:
         new1, new2 = self._side1.q[step.dst], self._side2.q[step.dst]
         gaps = [self._gaps(b) for b in step.src]
         all1, all2 = sum(g[0] for g in gaps), sum(g[1] for g in gaps)
+        if step.op.kind == "means":
+            (own1, others1), (own2, others2) = (means_of(step, side) for side in (self._side1, self._side2))
+            apart = [a - b for a, b in zip(others1, others2, strict=True)]
+            all1 = all1 + sum(own * d for own, d in zip(own1, apart, strict=True))
+            all2 = all2 - sum(own * d for own, d in zip(own2, apart, strict=True))
+            for k, (d, m1, m2) in enumerate(zip(apart, others1, others2, strict=True), len(step.src)):
+                back.rows((position, k), P * (over(all1, new1) * m1 - d), P * (over(all2, new2) * m2 + d))
         for k, (b, (gap1, gap2)) in enumerate(zip(step.src, gaps, strict=True)):
             share1, share2 = over(self._side1.q[b], new1), over(self._side2.q[b], new2)
             back.rows((position, k), P * (share1 * all1 - gap1), P * (share2 * all2 - gap2))
             back.add(b, P, T)
+
+    def _back_norm(self, position: int, back: _Back) -> None:
+        step = self._tangents.steps[position]
+        P, T = back.P[step.dst], back.T.get(step.dst)
+        gain1, gain2 = (rows_of_step(step, side)["gain"] for side in (self._side1, self._side2))
+        gain = gain1 * gain2
+        if T is not None:
+            on_theta = T * self._theta[step.dst]
+            back.rows((position, 0), on_theta, on_theta)
+        back.add(step.src[0], gain * P, None if T is None else gain * T)
+
+    def _back_product(self, position: int, back: _Back) -> None:
+        step = self._tangents.steps[position]
+        P, T = back.P[step.dst], back.T.get(step.dst)
+        K, count = [self._covariance(s) for s in step.src], range(len(step.src))
+
+        def but(*left: int) -> Any:
+            return math.prod(K[c] for c in count if c not in left)
+
+        for b, s in enumerate(step.src):
+            on_k = but(b) * P
+            if T is not None:
+                moved = T * sum(self._theta[step.src[c]] * but(b, c) for c in count if c != b)
+                half = moved * K[b] / 2
+                back.rows((position, b), half, half)
+                on_k = on_k + moved
+            back.add(s, on_k, None if T is None else but(b) * T)
 
     def _back_dual(self, position: int, back: _Back) -> None:
         step = self._tangents.steps[position]
@@ -393,7 +447,7 @@ class Sweep:
             pairs = _plus(_times(P, on_rho), _times(flow, on_kdot))
             if pairs is not None:
                 back.total((position, step.op.numbers.index(p)), np.broadcast_to(pairs, self._shape))
-        new_P = dual.kdot * P
+        new_P = dual.slope * P
         if flow is not None:
             new_P = new_P + dual.kddot * flow
         back.add(s, new_P, None if T is None else dual.kdot * T)

@@ -59,13 +59,16 @@ def dual_back(
     c = Correlation.of_defect(v)
     w: Any = c.w
     a: Any = c.a
-    if T is not None:
+    if T is not None or layer.jumps:
         moves = np.where(c.w > TINY, 1.0, 0.0)
         w, a = Jet(c.w, {"w": moves}), Jet(c.a, {"w": -moves})
     new, _, kdot_jet = layer.pair(Correlation(w, a, c.near), rows1, rows2)
     kdot, before, behind = value_of(kdot_jet), _gaps(v, q1, q2), _gaps(value_of(new), value_of(V1), value_of(V2))
     after = np.sqrt(value_of(V1)) * np.sqrt(value_of(V2))
-    on: Array = kdot * P
+    slope: Array = kdot  # dk/dc
+    if layer.jumps:
+        slope = over(after, np.sqrt(q1) * np.sqrt(q2)) * np.where(c.near, 1.0, -1.0) * slope_of(new, "w")
+    on: Array = slope * P
     flow = kddot = None
     if T is not None:
         flow = theta * T
@@ -74,7 +77,7 @@ def dual_back(
     terms = []
     for name, q, V, gap, gap_behind in (("q1", q1, V1, before[0], behind[0]), ("q2", q2, V2, before[1], behind[1])):
         pull = over(slope_of(V, name), value_of(V))
-        term = P * (-after * slope_of(new, name) + kdot * gap / 2 - pull * gap_behind / 2)
+        term = P * (-after * slope_of(new, name) + slope * gap / 2 - pull * gap_behind / 2)
         if flow is not None:
             term = term + flow * (slope_of(kdot_jet, name) + kddot * gap / 2)
         terms.append(np.broadcast_to(over(term, q), v.shape))

@@ -48,6 +48,15 @@ def parameters_of(layer: Layer, path: str = "") -> dict[str, float]:
     return found
 
 
+def layer_of(layer: Layer, path: str) -> Layer:
+    """The layer that a path leads to, of a parameter that the network has."""
+    for index in path.split(".")[:-1]:
+        parts = _parts(layer)
+        assert parts is not None
+        layer = parts[int(index)]
+    return layer
+
+
 def traced_of(layer: Layer, path: str = "") -> dict[str, Any]:
     """By path, what layers were given in place of floats and other libraries record: tracers, tensors."""
     parts = _parts(layer)

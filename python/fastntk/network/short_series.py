@@ -173,12 +173,12 @@ class Fit:
         for row in table[:0:-1]:  # Clenshaw, x twice the place in [-1, 1]
             now, before = row + x * now - before, now
         found = table[0] + x / 2 * now - before
-        for k, degree in enumerate(self.degrees):
-            found[k] *= root if self.kinked or degree % 2 else q
-        found[-1] *= xp.sqrt(given) if self.kinked and self._offset else given
-        if self.degrees[0] == 0:
-            found[0] += self._offset
-        found[-1] += self._offset**2
+        factors = [root if self.kinked or degree % 2 else q for degree in self.degrees]
+        factors.append(xp.sqrt(given) if self.kinked and self._offset else given)
+        found = found * xp.stack(factors)
+        if self._offset:
+            added = [self._offset if degree == 0 else 0.0 for degree in self.degrees]
+            found = found + xp.asarray([*added, self._offset**2])[(slice(None), *(None,) * q.ndim)]
         return found
 
     @property

@@ -75,7 +75,7 @@ def range_of_rows(x: Array) -> Range:
 
 
 @lru_cache(maxsize=1024)
-def resolve(lowered: Lowered, ranges: tuple[Range, ...], single: bool) -> Lowered:
+def resolve(lowered: Lowered, ranges: tuple[Range, ...], single: bool, moving: bool = False) -> Lowered:
     """The program for inputs whose variances lie in these ranges.
 
     Parameters
@@ -85,6 +85,8 @@ def resolve(lowered: Lowered, ranges: tuple[Range, ...], single: bool) -> Lowere
         For each input of the program: bounds of its variances.
     single : bool
         For results in float32.
+    moving : bool
+        Whether derivatives in variances are wanted: what knows a function at one variance alone has none.
 
     Raises
     ------
@@ -97,7 +99,8 @@ def resolve(lowered: Lowered, ranges: tuple[Range, ...], single: bool) -> Lowere
     for op in lowered.program.ops:
         own = [lowered.numbers[k] for k in op.numbers]
         if isinstance(op.layer, General):
-            standing = op.layer.standing_for(*slots[op.src[0]], single)
+            low, high = slots[op.src[0]]
+            standing = op.layer.standing_for(0.0 if moving else low, high, single)
             own = list(standing.dual_params)
             op = op._replace(name=standing.dual_name, layer=standing)
         op = op._replace(numbers=range(len(numbers), len(numbers) + len(own)))

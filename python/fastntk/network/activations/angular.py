@@ -204,6 +204,37 @@ class Angular(Nonlinearity):
         plus = np.maximum(_gap(one, two, 1.0) - drop, 0)
         return np.where(plus < 1, signed_defect(np.asarray(False), plus), 2 - plus), plus - 1, -kdot
 
+    def kdot_slopes(self, c: Correlation, q1: Array, q2: Array) -> tuple[Array, Array, Array]:
+        """Derivatives of kdot in ``ln q1`` and ``ln q2`` at fixed correlation, and in w; the last is 0 at w = 0.
+
+        With ``h = place / s``: ``d/dh P(z > h, z' > k) = -density(h) P(z' > k | z = h)``, and in rho the density at
+        (h, k) (Sheppard 1899).
+        """
+        s1, s2 = (np.sqrt(np.maximum(q, _LEAST)) for q in (q1, q2))
+        sign = np.where(c.near, 1.0, -1.0)
+        sine = np.sqrt(c.w * (2 - c.w))
+        apart = sine > 0
+        safe = np.where(apart, sine, 1)
+        by_q1, by_q2, by_rho = (np.zeros(np.broadcast_shapes(s1.shape, s2.shape, c.w.shape)) for _ in range(3))
+        for one in self.kinks:
+            h, k = one.place / s1, one.place / s2
+            slope1 = slope2 = np.full(by_q1.shape, self.slope)
+            for other in self.kinks:
+                h2, k2 = other.place / s1, other.place / s2
+                slope1 = slope1 + other.first * _beyond(k2 - sign * h, sign * c.w * h, safe, apart)
+                slope2 = slope2 + other.first * _beyond(h2 - sign * k, sign * c.w * k, safe, apart)
+                exponent = (h - sign * k2) ** 2 / (2 * safe * safe) + sign * h * k2 / (2 - c.w)
+                density = np.where(apart, np.exp(-exponent) / (2 * math.pi * safe), 0)
+                by_rho = by_rho + one.first * other.first * density
+            by_q1 = by_q1 + one.first * _density(h) * h / 2 * slope1
+            by_q2 = by_q2 + one.first * _density(k) * k / 2 * slope2
+        return by_q1, by_q2, -sign * by_rho
+
+
+def _beyond(gap: Array, rest: Array, sine: Array, apart: Any) -> Array:
+    """``P(z' > k | z = h)``, ``gap + rest = k - rho h``; at rho = +-1 a step, a half where k meets h."""
+    return np.where(apart, _tail((gap + rest) / sine), np.where(gap == 0, 0.5, gap < 0))
+
 
 def _host(xp: Any) -> None:
     if xp is not np:

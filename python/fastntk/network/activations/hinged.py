@@ -91,7 +91,8 @@ class Hinged(OfFit):
             whole[parity] = whole[parity] + p
             if degree:
                 fall[parity] = fall[parity] - p * np.expm1(degree * log)
-                slope[parity] = slope[parity] + degree * p * (np.exp((degree - 1) * log) if degree > 1 else 1.0)
+                power = 1.0 if degree == 1 else c.a if degree == 2 else np.exp((degree - 1) * log)
+                slope[parity] = slope[parity] + degree * p * power
         apart = np.maximum(apart, 0)
         left = [2 * whole[parity] - fall[parity] for parity in (0, 1)]  # p (1 + a^l)
         minus = np.maximum(apart + fall[0] + np.where(c.near, fall[1], left[1]), 0)
