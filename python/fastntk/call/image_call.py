@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from ..base.arrays import allocate
@@ -12,6 +13,7 @@ from ..base.kernel import Kernel
 from ..base.progress import bar
 from ..engines.engine import Engine
 from ..engines.masked import MaskedImages
+from ..engines.numpy_images import masked_outputs
 from ..network.program import Lowered, Value, leaves
 from .image_gram import count_pairs, run_image_diagonal, run_image_pairs
 from .inputs import Input
@@ -84,6 +86,8 @@ class ImageCall:
                     return first.place.give(variances[0][value.slot])
                 if name == "cov2":
                     return None if first.symmetric else first.place.give(variances[1][value.slot])
+                if name in ("mask1", "mask2"):
+                    return self._mask(value, name == "mask2")
                 return None if name == "exact" else flags(name, value, first)
 
             if names is None:
@@ -92,6 +96,19 @@ class ImageCall:
             return found[0] if isinstance(get, str) else named(names)(*found)
 
         return tree_of(self.lowered.outputs, result)
+
+    def _mask(self, value: Value, second: bool) -> Array | None:
+        """Which positions of an output are masked, axes as the finite network's; None where nothing is."""
+        if second and self.first.symmetric:
+            return None
+        found = []
+        for b in self._batches():
+            own = masked_outputs(self.lowered, self.spatial, images_of(self.inputs, second, b).masks)[value.slot]
+            if own is None:
+                return None
+            shaped = own.reshape(len(own), *value.spatial, 1)
+            found.append(np.moveaxis(shaped, (0, -1), (value.batch_axis, value.channel_axis)))
+        return found[0] if not self.first.batch else np.stack(found)
 
     def _empty(self, output: int, second: bool = False) -> Array:
         """Room for a number of each image with itself, or of its pairs of positions."""

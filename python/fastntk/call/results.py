@@ -86,6 +86,8 @@ def flags(name: str, value: Value, first: Input) -> Any:
         "diagonal_batch": True,
         "diagonal_spatial": False,
         "is_reversed": False,
+        "mask1": None,
+        "mask2": None,
     }[name]
 
 

@@ -213,6 +213,16 @@ def _alone(
     return side, [k * _column(lengths**2, k) for k in map(np.concatenate, covs)], lengths
 
 
+def masked_outputs(lowered: Lowered, spatial: Sequence[tuple[int, ...]], masks: Masks) -> list[Flags | None]:
+    """Masked positions of each output, (n, P), for those of the inputs."""
+    if all(m is None for m in masks):
+        return [None] * len(spatial)
+    steps = plan_of(lowered, spatial)
+    hidden, _ = _masked(steps, masks)
+    found = {step.op.dst: own for step, own in zip(steps, hidden, strict=True) if step.op.name == "store"}
+    return [found[k] for k in range(len(spatial))]
+
+
 def _masked(steps: list[Step], masks: Masks) -> tuple[list[Flags | None], list[Flags | None]]:
     """Which positions are masked: of each step's result, and of its first source."""
     found: list[Flags | None] = []
