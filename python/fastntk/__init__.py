@@ -17,9 +17,10 @@ from .base.names import missing
 from .base.options import options
 from .base.version import __version__
 from .call import kernel_fn as _kernel_fn  # noqa: F401 - gives every layer its kernels
+from .call.batch import batch
 from .info import show_config
 
-__all__ = ["Kernel", "__version__", "dual", "options", "show_config", "stax"]
+__all__ = ["Kernel", "__version__", "batch", "dual", "options", "show_config", "stax"]
 
 # Modules beside the kernels, some of which need more than NumPy: loaded when they are first used.
 _OPTIONAL = (
