@@ -1,24 +1,17 @@
 """Names that a module does not have: the nearest one, or what to use instead."""
 
 import importlib
+import inspect
 
 import fastntk
+import nt_names
 import pytest
-from fastntk import stax
+from fastntk import Kernel, predict, stax
 
-# Public names of Neural Tangents' stax, 0.6.5.
-ELSEWHERE = [
-    "ABRelu", "Abs", "Aggregate", "AggregateImplementation", "AttentionMechanism", "AvgPool", "Bool", "Conv",
-    "ConvLocal", "ConvTranspose", "Cos", "Dense", "Diagonal", "DotGeneral", "Dropout", "Elementwise",
-    "ElementwiseNumerical", "Erf", "Exp", "ExpNormalized", "FanInConcat", "FanInProd", "FanInSum", "FanOut",
-    "Flatten", "Gabor", "Gaussian", "Gelu", "GlobalAvgPool", "GlobalSelfAttention", "GlobalSumPool", "Hermite",
-    "Identity", "ImageResize", "Index", "LayerNorm", "LeakyRelu", "MaskedArray", "Monomial", "Padding",
-    "PositionalEmbedding", "Rbf", "RectifiedMonomial", "Relu", "Sigmoid_like", "Sign", "Sin", "Slice", "SumPool",
-    "layer", "parallel", "repeat", "requires", "serial", "supports_masking", "unmask_fn",
-]  # fmt: skip
+FIELDS = tuple(Kernel.__dataclass_fields__)
 
 
-@pytest.mark.parametrize("name", ELSEWHERE)
+@pytest.mark.parametrize("name", nt_names.STAX)
 def test_every_name_of_neural_tangents_is_there_or_says_what_to_use(name):
     if name in stax.__all__:
         assert getattr(stax, name) is not None
@@ -59,3 +52,22 @@ def test_the_package_itself():
     for private in ("__wrapped__", "_private"):
         with pytest.raises(AttributeError, match="has no attribute"):
             getattr(stax, private)
+
+
+def test_the_page_of_names_is_what_is_here():
+    assert nt_names.PAGE.read_text() == nt_names.page(), "python tests/nt_names.py writes it"
+    holders = {
+        "neural_tangents": lambda name: hasattr(fastntk, name), "stax": lambda name: hasattr(stax, name),
+        "predict": lambda name: hasattr(predict, name), "Kernel": lambda name: hasattr(Kernel, name) or name in FIELDS,
+        "kernel_fn": lambda name: name in inspect.signature(type(stax.Identity().kernel_fn).__call__).parameters,
+    }  # fmt: skip
+    for title, names in nt_names.TABLES.items():
+        for name, verdict in names.items():
+            assert verdict.split(",")[0].split(":")[0].split()[0] in ("same", "better", "absent"), name
+            assert holders[title](name) != verdict.startswith("absent: "), f"{title}.{name}: {verdict}"
+
+
+def test_the_page_has_all_names_of_neural_tangents():
+    assert len(nt_names.STAX) == 57
+    assert len(nt_names.TOP) == 13
+    assert len(nt_names.PREDICT) == 7
