@@ -572,7 +572,7 @@ ADJOINT = {
     "b2 * both + share, constant": "b2 * both, constant",
     "constant - w2 * both": "constant",
     "back.total((position, 0), T * self._theta[s])": "pass",
-    "all_of(sums.rows[0].get((position, 1), 0.0)), sums": "0.0, sums",
+    "sum(all_of(of.get((position, 1), 0.0)) for of in sums.rows) / 2, sums": "0.0, sums",
     "np.where(v < 0, 2 + v, v)": "np.abs(v)",
     "half = on_k * self._covariance(s) / 2": "half = on_k * self._covariance(s)",
     "numbers[p] = numbers[p] + all_of": "numbers[p] = numbers[p] + 0 * all_of",

@@ -20,7 +20,10 @@ Rule = Callable[..., Any]
 def over(a: Any, b: Any) -> Any:
     """``a / b``, 0 where b is 0."""
     b = np.asarray(b)
-    return np.where(b == 0, 0, a / np.where(b == 0, 1, b))
+    zero = b == 0
+    if not zero.any():
+        return a / b
+    return np.where(zero, 0, a / np.where(zero, 1, b))
 
 
 def _power(y: Any, a: Any, b: Any) -> Any:

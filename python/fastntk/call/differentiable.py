@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..base.arraylike import describe
 from ..network.layer import Layer
-from ..network.parameters import check_names, parameters_of, with_parameters
+from ..network.parameters import check_names, known_parameters, parameters_of, with_parameters
 from .image_gram import BUDGET
 from .reverse import (
     FIELDS,
@@ -118,7 +118,7 @@ class Differentiable:
 
         Once differentiable. Formulas and conventions: docs/gradients.md.
         """
-        known = parameters_of(self.layer)
+        known = known_parameters(self.layer)
         inputs, names = check_wrt("vjp", wrt, ("x1", "x2"), known)
         call = Call("vjp", self.layer, x1, x2, batch_dims, (backend, num_threads), names)
         return run_vjp(call, check_cotangents(call, cotangents), ("x1" in inputs, "x2" in inputs), memory_budget)
@@ -149,7 +149,7 @@ class Differentiable:
         TypeError, ValueError, NotImplementedError
             As :meth:`vjp`.
         """
-        known = parameters_of(self.layer)
+        known = known_parameters(self.layer)
         inputs, names = check_wrt("diagonal_vjp", wrt, ("x",), known)
         call = Call("diagonal_vjp", self.layer, x, None, batch_dims, (backend, num_threads), names)
         given = check_cotangents(call, cotangents, diagonal=True)
@@ -181,7 +181,7 @@ class Differentiable:
         """
         if get not in FIELDS:
             raise ValueError(f"[jacobian] get must be 'nngp' or 'ntk', given {get!r}")
-        known = parameters_of(self.layer)
+        known = known_parameters(self.layer)
         asked = (parameters,) if isinstance(parameters, str) else known if parameters is None else parameters
         groups = [(name,) if isinstance(name, str) else tuple(name) for name in asked]
         names = dict.fromkeys(name for group in groups for name in group)

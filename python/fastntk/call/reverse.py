@@ -22,7 +22,7 @@ from ..engines.numpy_image_adjoint import LINEAR as LINEAR_OF_IMAGES
 from ..engines.select import select
 from ..network.activations import General, is_dual
 from ..network.layer import Layer
-from ..network.parameters import Sloped, check_names, layer_of, lower_sloped, parameters_of
+from ..network.parameters import Sloped, check_names, known_parameters, layer_of, lower_sloped
 from ..network.program import Lowered, Values, leaves
 from ..plan.resolve import Range, largest_pixel, resolve
 from .image_reverse import run_image_diagonal_vjp, run_image_jacobian, run_image_vjp
@@ -146,8 +146,7 @@ class Call:
     def __init__(self, what: str, layer: Layer, x1: Any, x2: Any, batch_dims: int, options: tuple[Any, Any],
                  names: Sequence[str]) -> None:  # fmt: skip
         self.what, self.layer, self.names = what, layer, tuple(names)
-        known = parameters_of(layer)
-        check_names(what, names, known)
+        check_names(what, names, known_parameters(layer))
         for name in names:
             if isinstance(layer_of(layer, name), General):
                 raise NotImplementedError(
@@ -185,13 +184,18 @@ class Call:
         # of a pair and op: both planes, and the derivatives of a dual
         self.pairs = max(1024, min(_PAIRS, _TAPE // (80 * len(self.tangents.steps))))
 
-    def rows(self, batch: int, second: bool) -> list[Rows]:
+    def rows(self, batch: int) -> list[Rows]:
+        """Rows of both sides, x2 behind x1, of each input."""
         found = []
         for given in self.inputs:
-            x = given.x2 if second else given.x1
-            assert x is not None
-            found.append(Rows(np.ascontiguousarray(x.reshape(self.batches, -1, x.shape[-1])[batch])))
+            sides = [x.reshape(self.batches, -1, x.shape[-1])[batch] for x in (given.x1, given.x2) if x is not None]
+            found.append(Rows(np.ascontiguousarray(sides[0] if len(sides) == 1 else np.concatenate(sides))))
         return found
+
+    def columns(self, columns: slice) -> slice:
+        """Where the rows of some columns are."""
+        offset = 0 if self.symmetric else self.first.n1
+        return slice(columns.start + offset, columns.stop + offset)
 
     def sweep(
         self, side1: Side, side2: Side, lines: slice, columns: slice, defects: Sequence[Array], put: Any, ntk: bool
@@ -230,11 +234,6 @@ class Call:
             return self.place.give(np.ascontiguousarray(rows.reshape(shape), dtype=given.dtype))
 
         return _tree(self.tree, give, self._arguments[second])
-
-    def zeros(self, second: bool) -> list[Array]:
-        """(batch, n, features) of each input."""
-        n = self.first.n2 if second else self.first.n1
-        return [np.zeros((self.batches, n, i.value.channels)) for i in self.inputs]
 
     def parameters(self, bars: Mapping[int, Any]) -> dict[str, float]:
         """By path, from derivatives in the numbers of ops."""
@@ -314,39 +313,34 @@ def run_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: tuple[bool, 
             of,
         )
     ntk = any("ntk" in of for of in given)
-    n1, n2 = call.first.n1, call.first.n2
+    n1, n = call.first.n1, call.first.n1 + (0 if call.symmetric else call.first.n2)
     bars: dict[int, float] = {}
-    found1, found2 = call.zeros(False), call.zeros(True)
+    found = [np.zeros((call.batches, n, i.value.channels)) for i in call.inputs]
     both = (wanted[0], wanted[0]) if call.symmetric else wanted
     for b in range(call.batches):
-        rows1 = call.rows(b, False)
-        rows2 = rows1 if call.symmetric else call.rows(b, True)
-        side1 = Side(call.tangents, [r.q for r in rows1])
-        side2 = side1 if call.symmetric else Side(call.tangents, [r.q for r in rows2])
-        sums = PairSums()
+        rows = call.rows(b)
+        side, sums = Side(call.tangents, [r.q for r in rows]), PairSums(({},))
         for lines, columns in call.tiles():
-            pairs = [Pairs(r1, r2, lines, columns, call.tiny) for r1, r2 in zip(rows1, rows2, strict=True)]
+            others = call.columns(columns)
+            pairs = [Pairs(r, r, lines, others, call.tiny) for r in rows]
             put = {
                 k: tuple(of[n].tile(b, lines, columns, call.symmetric) if n in of else None for n in FIELDS)
                 for k, of in enumerate(given)
             }
-            P, left = call.sweep(side1, side2, lines, columns, [p.defect for p in pairs], put, ntk)
-            sums.add(left, lines, columns, n1, n2)
+            P, left = call.sweep(side, side, lines, others, [p.defect for p in pairs], put, ntk)
+            sums.add(left, lines, others, n)
             if any(both):
                 for each, of_pairs in zip(pairs, P, strict=True):
                     each.add(of_pairs, both)
-        (D1, D2), numbers = chain(call.tangents, (side1, side2), sums, Summed().all)
+        (D,), numbers = chain(call.tangents, (side,), sums, Summed().all)
         for place, bar in numbers.items():
             bars[place] = bars.get(place, 0.0) + float(bar)
-        for found, rows, D in ((found1, rows1, D1), (found2, rows2, D2)):
-            for k, r in enumerate(rows):
-                r.add_along(D[k])
-                found[k][b] = r.gradient
-        if call.symmetric:  # both sides have gathered in the same rows
-            found1 = found2
+        for k, r in enumerate(rows):
+            r.add_along(D[k])
+            found[k][b] = r.gradient
     return Gradients(
-        call.given_back(False, found1) if wanted[0] else None,
-        call.given_back(True, found2) if wanted[1] and not call.symmetric else None,
+        call.given_back(False, [of[:, :n1] for of in found]) if wanted[0] else None,
+        call.given_back(True, [of[:, n1:] for of in found]) if wanted[1] and not call.symmetric else None,
         call.parameters(bars),
     )
 
@@ -359,11 +353,10 @@ def run_diagonal_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: boo
     ntk = any("ntk" in of for of in given)
     n = call.first.n1
     bars: dict[int, float] = {}
-    found = call.zeros(False)
+    found = [np.zeros((call.batches, n, i.value.channels)) for i in call.inputs]
     for b in range(call.batches):
-        rows = call.rows(b, False)
-        side = Side(call.tangents, [r.q for r in rows])
-        sums = PairSums()
+        rows = call.rows(b)
+        side, sums = Side(call.tangents, [r.q for r in rows]), PairSums(({},))
         for start in range(0, n, call.pairs):
             lines = slice(start, min(start + call.pairs, n))
             parts = side.part(lines, 0, "q1"), side.part(lines, 0, "q2")
@@ -373,13 +366,12 @@ def run_diagonal_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: boo
                 for k, of in enumerate(given)
             }
             sweep = Sweep(call.tangents, *parts, [zero for _ in rows], ntk)
-            sums.add(sweep.back(put, Diagonal())[1], lines, lines, n, n)  # type: ignore[arg-type]
-        (D1, D2), numbers = chain(call.tangents, (side, side), sums, Summed().all)
+            sums.add(sweep.back(put, Diagonal())[1], lines, lines, n)  # type: ignore[arg-type]
+        (D,), numbers = chain(call.tangents, (side,), sums, Summed().all)
         for place, bar in numbers.items():
             bars[place] = bars.get(place, 0.0) + float(bar)
         for k, r in enumerate(rows):
-            r.add_along(D1[k])
-            r.add_along(D2[k])
+            r.add_along(D[k])
             found[k][b] = r.gradient
     return Gradients(call.given_back(False, found) if wanted else None, None, call.parameters(bars))
 
@@ -394,13 +386,12 @@ def run_jacobian(call: Call, get: str, groups: Sequence[tuple[str, ...]], budget
     (out,) = allocate([shape], [call.first.dtype], call.what, call.place)
     out[...] = 0
     for b in range(call.batches):
-        rows1 = call.rows(b, False)
-        rows2 = rows1 if call.symmetric else call.rows(b, True)
-        side1 = Side(call.tangents, [r.q for r in rows1])
-        side2 = side1 if call.symmetric else Side(call.tangents, [r.q for r in rows2])
+        rows = call.rows(b)
+        side = Side(call.tangents, [r.q for r in rows])
         for lines, columns in call.tiles():
-            defects = [Pairs(r1, r2, lines, columns, call.tiny).defect for r1, r2 in zip(rows1, rows2, strict=True)]
-            parts = side1.part(lines, 0, "q1"), side2.part(columns, 1, "q2")
+            others = call.columns(columns)
+            defects = [Pairs(r, r, lines, others, call.tiny).defect for r in rows]
+            parts = side.part(lines, 0, "q1"), side.part(others, 1, "q2")
             one = np.ones(defects[0].shape)
             sweep = Sweep(call.tangents, *parts, defects, get == "ntk")
             _, left = sweep.back({0: (one, None) if get == "nngp" else (None, one)}, Apart())

@@ -79,6 +79,7 @@ class Tangents:
         self.moving = frozenset(moving)
         self.compiled: dict[str, Any] = {}  # what was made of it, by instruction set
         self.steps: list[Step] = []
+        self._layers: dict[int, Any] = {}
         current = {slot: slot for slot in range(program.n_inputs)}
         for count, op in enumerate(program.ops, program.n_inputs):
             src = tuple(current[s] for s in op.src)
@@ -88,6 +89,11 @@ class Tangents:
 
     def layer(self, step: Step) -> Any:
         """The nonlinearity of a dual op, its wanted numbers with derivatives."""
+        if step.dst not in self._layers:
+            self._layers[step.dst] = self._layer(step)
+        return self._layers[step.dst]
+
+    def _layer(self, step: Step) -> Any:
         places = zip(step.own, step.op.numbers, strict=True)
         if step.op.layer is not None:
             return step.op.layer if step.op.layer.compiled else Differenced(step.op.layer)
@@ -241,12 +247,13 @@ class PairSums:
     ======  ============================================  =======================
     """
 
-    rows: tuple[dict[Key, Any], dict[Key, Any]] = field(default_factory=lambda: ({}, {}))
+    rows: tuple[dict[Key, Any], ...] = field(default_factory=lambda: ({}, {}))
     totals: dict[Key, Any] = field(default_factory=dict)
 
-    def add(self, other: PairSums, lines: slice, columns: slice, n1: int, n2: int) -> None:
-        """Gather those of a tile into rows of the whole."""
-        for mine, theirs, place, n in zip(self.rows, other.rows, (lines, columns), (n1, n2), strict=True):
+    def add(self, other: PairSums, lines: slice, columns: slice, n: int) -> None:
+        """Gather those of a tile into n rows, which are of both sides."""
+        (mine,) = self.rows
+        for theirs, place in zip(other.rows, (lines, columns), strict=True):
             for key, values in theirs.items():
                 if key not in mine:
                     mine[key] = np.zeros(n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from ..base.jet import over, slope_of, value_of
@@ -10,11 +11,14 @@ from .numpy_adjoint import PairSums, Side, Tangents, means_of
 
 
 def chain(
-    tangents: Tangents, sides: tuple[Side, Side], sums: PairSums, all_of: Any
-) -> tuple[tuple[list[Any], list[Any]], dict[int, Any]]:
-    """The way back of rows alone: D of each program input on both sides, and derivatives in the moving numbers."""
-    D: tuple[dict[int, Any], dict[int, Any]] = {}, {}
-    M: tuple[dict[int, Any], dict[int, Any]] = {}, {}  # in means
+    tangents: Tangents, sides: Sequence[Side], sums: PairSums, all_of: Any
+) -> tuple[list[list[Any]], dict[int, Any]]:
+    """The way back of rows alone: D of each program input on each side, and derivatives in the moving numbers.
+
+    One side, which has the rows of both, or both of them.
+    """
+    D: list[dict[int, Any]] = [{} for _ in sides]
+    M: list[dict[int, Any]] = [{} for _ in sides]  # in means
     numbers: dict[int, Any] = {}
 
     def add(k: int, s: int, value: Any) -> None:
@@ -28,7 +32,7 @@ def chain(
         places = step.op.numbers
         wanted = [p for p in places if p in tangents.moving]
         if step.op.name == "store":
-            for k in range(2):
+            for k in range(len(sides)):
                 add(k, step.src[0], sums.rows[k].get((position, 0), 0.0))
         elif step.op.name == "dense":
             (s,), (w2, b2, f, _) = step.src, step.own
@@ -42,7 +46,7 @@ def chain(
                     constant = constant + all_of(over(after, new))
             bars = (
                 sums.totals.get((position, 0), 0.0) + b2 * both + share, constant - w2 * both,
-                all_of(sums.rows[0].get((position, 1), 0.0)), sums.totals.get((position, 1), 0.0),
+                sum(all_of(of.get((position, 1), 0.0)) for of in sums.rows) / 2, sums.totals.get((position, 1), 0.0),
             )  # fmt: skip
             numbers |= {p: bars[places.index(p)] for p in wanted}
             for k, side in enumerate(sides):
@@ -92,4 +96,4 @@ def chain(
                     for p in wanted:
                         numbers[p] = numbers[p] + all_of(slope_of(mean, p) * M[k][step.dst])
     inputs = range(tangents.n_inputs)
-    return ([D[0].get(s, 0.0) for s in inputs], [D[1].get(s, 0.0) for s in inputs]), numbers
+    return [[of.get(s, 0.0) for s in inputs] for of in D], numbers

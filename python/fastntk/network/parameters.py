@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from ..base.jet import Jet, Traced, slope_of, value_of
@@ -46,6 +47,12 @@ def parameters_of(layer: Layer, path: str = "") -> dict[str, float]:
     for index, part in enumerate(parts):
         found |= parameters_of(part, f"{path}{index}.")
     return found
+
+
+@lru_cache(maxsize=256)
+def known_parameters(layer: Layer) -> Mapping[str, float]:
+    """The same of a whole network, made once; not to be changed."""
+    return MappingProxyType(parameters_of(layer))
 
 
 def layer_of(layer: Layer, path: str) -> Layer:
