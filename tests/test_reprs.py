@@ -59,3 +59,17 @@ def test_paths_are_those_of_parameters():
 @pytest.mark.parametrize("value", [1.0, np.float64(1.0)])
 def test_numbers_of_numpy_are_numbers(value):
     assert repr(stax.Dense(2, W_std=value)) == "Dense(2)"
+
+
+def test_a_kernel_shows_shapes_and_ranges():
+    kernel_fn = stax.serial(stax.Dense(1, W_std=2.0), stax.Relu(), stax.Dense(1)).kernel_fn
+    text = repr(kernel_fn(np.eye(40, dtype=np.float32)))
+    k = kernel_fn(np.eye(40, dtype=np.float32), None, ("nngp", "ntk"))
+    assert text == (
+        f"Kernel(nngp=<40x40 float32, {k.nngp.min():.4g} to {k.nngp.max():.4g}>, "
+        f"ntk=<40x40 float32, {k.ntk.min():.4g} to {k.ntk.max():.4g}>, cov1=<40 float32, 0.05 to 0.05>, "
+        "x1_is_x2=True, is_gaussian=True, is_input=False, shape1=(40, 1), shape2=(40, 1), channel_axis=1)"
+    )
+    assert repr(kernel_fn(np.zeros((0, 3)))).startswith(
+        "Kernel(nngp=<0x0 float64>, ntk=<0x0 float64>, cov1=<0 float64>"
+    )

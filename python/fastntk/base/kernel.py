@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,19 @@ class Kernel:
     exact: Exact | None = None
     mask1: Array | None = None
     mask2: Array | None = None
+
+    def __repr__(self) -> str:
+        """Shapes and ranges of arrays, and what of the rest has not its default."""
+        found = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "exact" or (value is None and field.name != "ntk"):
+                continue
+            if hasattr(value, "dtype"):
+                found.append(f"{field.name}={_summary(value)}")
+            elif field.default is dataclasses.MISSING or value != field.default:
+                found.append(f"{field.name}={value!r}")
+        return f"Kernel({', '.join(found)})"
 
     def replace(self, **changes: Any) -> Kernel:
         """A copy with fields changed, as ``dataclasses.replace`` makes it."""
@@ -325,6 +339,15 @@ class Kernel:
             return dataclasses.replace(
                 self, nngp=self.nngp * factor, ntk=ntk, cov1=self.cov1 * factor, cov2=cov2, exact=exact
             )
+
+
+def _summary(x: Array) -> str:
+    """Shape, dtype, and the least and the largest number."""
+    shape = "x".join(map(str, x.shape)) or "one"
+    dtype = str(x.dtype).rpartition(".")[2]  # PyTorch's have its name before theirs
+    if not math.prod(x.shape):
+        return f"<{shape} {dtype}>"
+    return f"<{shape} {dtype}, {float(x.min()):.4g} to {float(x.max()):.4g}>"
 
 
 def _square(c: float) -> np.float64:
