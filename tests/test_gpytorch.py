@@ -262,3 +262,16 @@ def test_models_are_fitted_and_acquisition_functions_optimised():
             )
             assert found.shape == (q, 3)
             assert torch.isfinite(value)
+
+
+def test_rows_that_are_images():
+    net = stax.serial(stax.Conv(3, (2, 2), b_std=0.1), stax.Relu(), stax.GlobalAvgPool(), stax.Dense(1))
+    module = InfiniteWidthKernel(net, input_shape=(3, 2, 2)).double()
+    x = torch.randn(4, 12, dtype=torch.float64, requires_grad=True)
+    found = module(x).to_dense()
+    expected = net.kernel_fn(x.detach().numpy().reshape(4, 3, 2, 2), None, "nngp")
+    assert np.allclose(found.detach().numpy(), expected, rtol=1e-6)
+    found.sum().backward()
+    assert x.grad.isfinite().all()
+    assert module.raw_W_std.grad.isfinite().all()
+    assert module(x, diag=True).shape == (4,)

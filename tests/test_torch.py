@@ -127,11 +127,11 @@ def test_compiles_without_a_break():
 
 def test_operators_are_well_formed():
     x, y, none = X.detach(), Y.detach(), torch.empty(0, dtype=torch.float64)
-    handle = ft._handle(NET, ("0.W_std",))
+    handle = ft._handle(NET, ("0.W_std",), None)
     value = torch.ones(1, dtype=torch.float64)
     ops = torch.ops.fastntk
     torch.library.opcheck(ops.kernel.default, (x, y, value, handle, "both", False, 0))
-    torch.library.opcheck(ops.kernel.default, (x, None, none, ft._handle(NET, ()), "ntk", True, 1))
+    torch.library.opcheck(ops.kernel.default, (x, None, none, ft._handle(NET, (), None), "ntk", True, 1))
     for wanted in ([True, True, True], [False, True, False]):
         torch.library.opcheck(
             ops.kernel_vjp.default, (x, y, value, torch.ones(4, 2).double(), None, handle, wanted, False, 0)
@@ -201,3 +201,22 @@ def test_refused(what):
     call, kind, words = REFUSED[what]
     with pytest.raises(kind, match=words):
         call()
+
+
+def test_rows_that_are_images():
+    net = stax.serial(stax.Conv(3, (2, 2), b_std=0.1), stax.Relu(), stax.GlobalAvgPool(), stax.Dense(1))
+    x, y = rows(2, 3, 12), rows(2, 12, seed=1)
+    options = {"input_shape": (3, 2, 2)}
+    images = x.detach().numpy().reshape(2, 3, 3, 2, 2)
+    plain = net.kernel_fn(images, None, BOTH, batch_dims=1)
+    found = ft.kernel(net, x, get=BOTH, **options)
+    assert all(np.array_equal(a, b.detach().numpy()) for a, b in zip(plain, found, strict=True))
+    assert torch.autograd.gradcheck(lambda x, y: ft.kernel(net, x, y, "ntk", **options), (x, y))
+    assert torch.autograd.gradcheck(lambda x: ft.diagonal(net, x, BOTH, **options), (y,))
+    module = ft.Kernel(net, "ntk", **options)
+    module(y).sum().backward()
+    assert module.raw["0_W_std"].grad.isfinite()
+    with pytest.raises(ValueError, match=r"input_shape \(3, 2\) has 6 numbers, rows have 12"):
+        ft.kernel(net, y, input_shape=(3, 2))
+    with pytest.raises(ValueError, match="ends with positions"):
+        ft.kernel(net.layers[0], y, **options)

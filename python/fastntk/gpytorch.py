@@ -31,6 +31,8 @@ __all__ = ["InfiniteWidthKernel"]
 class NetworkKernel(Kernel):
     """Base: a subclass says which values its network's parameters have, and this calls the network with them."""
 
+    input_shape: tuple[int, ...] | None = None  # of a sample with spatial axes
+
     def evaluate(
         self, network: Layer, get: str, x1: Tensor, x2: Tensor, diag: bool, values: dict[str, Tensor]
     ) -> Tensor:
@@ -41,8 +43,8 @@ class NetworkKernel(Kernel):
 
         def run(a: Tensor, b: Tensor | None, own: dict[str, Tensor]) -> Any:
             if diag:
-                return diagonal(network, a, get, parameters=own)
-            return kernel(network, a, b, get, parameters=own)
+                return diagonal(network, a, get, parameters=own, input_shape=self.input_shape)
+            return kernel(network, a, b, get, parameters=own, input_shape=self.input_shape)
 
         same = x1 is x2
         of_values = torch.broadcast_shapes(*(v.shape for v in values.values()))
@@ -99,6 +101,9 @@ class InfiniteWidthKernel(NetworkKernel):
     W_std_prior, b_std_prior : gpytorch.priors.Prior, optional
     W_std_constraint, b_std_constraint : gpytorch.constraints.Interval, optional
         None: Positive().
+    input_shape : tuple of int, optional
+        Shape of one sample where it has spatial axes: rows (n, 3072) are read as (n, 32, 32, 3) with
+        ``input_shape=(32, 32, 3)``. Needs a ``network`` of images.
     batch_shape, active_dims
         As for GPyTorch's kernels.
     ard_num_dims, lengthscale_prior, lengthscale_constraint : optional
@@ -135,7 +140,7 @@ class InfiniteWidthKernel(NetworkKernel):
         shared: bool | None = None, W_std: float | None = None, b_std: float | None = None, W_std_prior: Any = None,
         W_std_constraint: Any = None, b_std_prior: Any = None, b_std_constraint: Any = None, batch_shape: Any = None,
         active_dims: Any = None, ard_num_dims: int | None = None, lengthscale_prior: Any = None,
-        lengthscale_constraint: Any = None,
+        lengthscale_constraint: Any = None, input_shape: Any = None,
     ) -> None:  # fmt: skip
         scaled = any(a is not None for a in (ard_num_dims, lengthscale_prior, lengthscale_constraint))
         object.__setattr__(self, "has_lengthscale", scaled)  # GPyTorch asks while it makes the parameters
@@ -146,6 +151,7 @@ class InfiniteWidthKernel(NetworkKernel):
         if get not in ("nngp", "ntk"):
             raise ValueError(f"[InfiniteWidthKernel] get must be 'nngp' or 'ntk', given {get!r}")
         self.get = get
+        self.input_shape = None if input_shape is None else tuple(input_shape)
         self.shared = network is None if shared is None else bool(shared)
         if network is None:
             W_std, b_std = 2**0.5 if W_std is None else W_std, 0.1 if b_std is None else b_std

@@ -15,9 +15,10 @@ The work is done by two operators that PyTorch does not look into, under two Fun
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import permutations
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -41,33 +42,35 @@ _TUPLES = {names: named(names) for k in (1, 2) for names in permutations(_FIELDS
 
 # ---------------------------------------------------------------- networks by number
 
-# What an operator runs: a network, and the paths of the parameters that it is handed. Never forgotten: graphs that
-# were compiled hold the numbers.
-_known: list[tuple[KernelFn, tuple[str, ...]]] = []
-_places: dict[tuple[Layer, tuple[str, ...]], int] = {}
+# What an operator runs: a network, the paths of the parameters that it is handed, and the shape of a sample where rows
+# are images. Never forgotten: graphs that were compiled hold the numbers.
+_Shape: TypeAlias = "tuple[int, ...] | None"
+_known: list[tuple[KernelFn, tuple[str, ...], _Shape]] = []
+_places: dict[tuple[Layer, tuple[str, ...], _Shape], int] = {}
 
 
 @torch.compiler.assume_constant_result
-def _handle(layer: Layer, names: tuple[str, ...]) -> int:
-    key = layer, names
+def _handle(layer: Layer, names: tuple[str, ...], shape: _Shape) -> int:
+    key = layer, names, shape
     if key not in _places:
         _places[key] = len(_known)
-        _known.append((layer.kernel_fn, names))
+        _known.append((layer.kernel_fn, names, shape))
     return _places[key]
 
 
-def _kernel_fn(handle: int, values: Tensor) -> tuple[KernelFn, tuple[str, ...]]:
-    kernel_fn, names = _known[handle]
+def _kernel_fn(handle: int, values: Tensor) -> tuple[KernelFn, tuple[str, ...], _Shape]:
+    kernel_fn, names, shape = _known[handle]
     if names:
         kernel_fn = kernel_fn.with_parameters(dict(zip(names, values.tolist(), strict=True)))
-    return kernel_fn, names
+    return kernel_fn, names, shape
 
 
 # ---------------------------------------------------------------- the two operators
 
 
-def _flat(x: Tensor) -> Tensor:
-    return x.detach().reshape(-1, *x.shape[-2:])
+def _flat(x: Tensor, shape: _Shape) -> Tensor:
+    """(batch, n, d), or (batch, n, *shape)."""
+    return x.detach().reshape(-1, x.shape[-2], *(x.shape[-1:] if shape is None else shape))
 
 
 def _shape(x1: Tensor, x2: Tensor | None, diagonal: bool) -> list[int]:
@@ -79,14 +82,14 @@ def _kernel_op(
     x1: Tensor, x2: Tensor | None, values: Tensor, handle: int, get: str, diagonal: bool, threads: int
 ) -> tuple[Tensor, Tensor]:
     """NNGP and NTK, empty where not asked for: x1 (*batch, n1, d), x2 (*batch, n2, d)."""
-    kernel_fn, _ = _kernel_fn(handle, values)
+    kernel_fn, _, sample = _kernel_fn(handle, values)
     names = tuple(n for n in _FIELDS if get in (n, "both"))
     options: Any = {"batch_dims": 1, "num_threads": threads or None}
-    first = _flat(x1)
+    first = _flat(x1, sample)
     if diagonal:
         found = kernel_fn.diagonal(first, names, **options)
     else:
-        found = kernel_fn(first, None if x2 is None else _flat(x2), names, **options)
+        found = kernel_fn(first, None if x2 is None else _flat(x2, sample), names, **options)
     shape = _shape(x1, x2, diagonal)
     planes = [getattr(found, n).reshape(shape) if n in names else x1.new_empty(0) for n in _FIELDS]
     return planes[0], planes[1]
@@ -104,7 +107,7 @@ def _vjp_op(
     wanted: Sequence[bool], diagonal: bool, threads: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x1, x2 and the values, empty where not ``wanted``."""
-    kernel_fn, names = _kernel_fn(handle, values)
+    kernel_fn, names, sample = _kernel_fn(handle, values)
     count = 1 if diagonal else 2
     given = {
         n: np.asarray(c.detach().cpu().reshape(-1, *c.shape[-count:]))
@@ -115,11 +118,11 @@ def _vjp_op(
     wrt = [n for n, is_wanted in zip(inputs, wanted, strict=False) if is_wanted]
     wrt += names if wanted[2] else ()
     options: Any = {"cotangents": given, "wrt": wrt, "batch_dims": 1, "num_threads": threads or None}
-    first = np.asarray(_flat(x1).cpu())
+    first = np.asarray(_flat(x1, sample).cpu())
     if diagonal:
         found = kernel_fn.diagonal_vjp(first, **options)
     else:
-        found = kernel_fn.vjp(first, None if x2 is None else np.asarray(_flat(x2).cpu()), **options)
+        found = kernel_fn.vjp(first, None if x2 is None else np.asarray(_flat(x2, sample).cpu()), **options)
     of1 = torch.from_numpy(found.x1).to(x1.device).reshape(x1.shape) if wanted[0] else x1.new_empty(0)
     of2 = x1.new_empty(0)
     if wanted[1] and x2 is not None:
@@ -232,7 +235,8 @@ class _KernelVjp(Function):
 
 def kernel(
     network: Any, x1: Tensor, x2: Tensor | None = None, get: str | Sequence[str] = "nngp", *,
-    parameters: Mapping[str, Any] | None = None, num_threads: int | None = None,
+    parameters: Mapping[str, Any] | None = None, input_shape: Sequence[int] | None = None,
+    num_threads: int | None = None,
 ) -> Any:  # fmt: skip
     """NNGP and NTK between the rows of x1 and x2, as PyTorch differentiates them.
 
@@ -248,6 +252,9 @@ def kernel(
     parameters : dict of str to torch.Tensor () or float, optional
         Values of parameters by path (``kernel_fn.parameters``), differentiated where they are tensors; others are the
         network's own.
+    input_shape : tuple of int, optional
+        Shape of one sample where it has spatial axes: rows (n, 3072) are read as (n, 32, 32, 3) with
+        ``input_shape=(32, 32, 3)``. Of a network that ends without positions.
     num_threads : int, optional
 
     Returns
@@ -261,7 +268,7 @@ def kernel(
     ValueError
         Unknown paths and names, shapes that do not fit; as the kernel function.
     NotImplementedError
-        Second derivatives, when they are asked for; gradients of networks over positions.
+        Second derivatives, when they are asked for.
 
     Notes
     -----
@@ -279,20 +286,21 @@ def kernel(
             raise TypeError(f"[kernel] x1 is {x1.dtype}, x2 is {x2.dtype}: convert one of them")
         batch = torch.broadcast_shapes(x1.shape[:-2], x2.shape[:-2])
         x1, x2 = x1.expand(*batch, *x1.shape[-2:]), x2.expand(*batch, *x2.shape[-2:])
-    handle, values = _values("kernel", layer, recorded, parameters)
+    sample = _sample("kernel", layer, x1, input_shape)
+    handle, values = _values("kernel", layer, recorded, parameters, sample)
     found = _Kernel.apply(x1, x2, values, handle, which, False, num_threads or 0)
     return _result(found, single, which)
 
 
 def diagonal(
     network: Any, x: Tensor, get: str | Sequence[str] = "nngp", *, parameters: Mapping[str, Any] | None = None,
-    num_threads: int | None = None,
+    input_shape: Sequence[int] | None = None, num_threads: int | None = None,
 ) -> Any:  # fmt: skip
     """K(x, x) of each row alone, in O(n).
 
     Parameters
     ----------
-    network, get, parameters, num_threads
+    network, get, parameters, input_shape, num_threads
         As for :func:`kernel`.
     x : torch.Tensor (*batch, n, d)
 
@@ -308,7 +316,8 @@ def diagonal(
     layer, recorded = _without_tensors(_layer("diagonal", network))
     single, which = _which("diagonal", get)
     _check("diagonal", x, "x")
-    handle, values = _values("diagonal", layer, recorded, parameters)
+    sample = _sample("diagonal", layer, x, input_shape)
+    handle, values = _values("diagonal", layer, recorded, parameters, sample)
     return _result(_Kernel.apply(x, None, values, handle, which, True, num_threads or 0), single, which)
 
 
@@ -323,6 +332,8 @@ class Kernel(nn.Module):
         Names of arguments, of all layers that have them ('W_std'), and paths ('0.W_std').
     transform : 'log' or None
         'log': logarithms are the parameters, and values stay positive. None: the values themselves.
+    input_shape : tuple of int, optional
+        As for :func:`kernel`.
 
     Attributes
     ----------
@@ -348,9 +359,10 @@ class Kernel(nn.Module):
 
     def __init__(
         self, network: Any, get: str | Sequence[str] = "nngp", learn: Sequence[str] = ("W_std", "b_std"),
-        transform: str | None = "log",
+        transform: str | None = "log", input_shape: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.input_shape = None if input_shape is None else tuple(input_shape)
         self.network = _layer("Kernel", network)
         self.get = get
         _which("Kernel", get)
@@ -377,11 +389,11 @@ class Kernel(nn.Module):
 
     def forward(self, x1: Tensor, x2: Tensor | None = None) -> Any:
         """The kernel between rows of x1 and x2; None: x1 again."""
-        return kernel(self.network, x1, x2, self.get, parameters=self.values())
+        return kernel(self.network, x1, x2, self.get, parameters=self.values(), input_shape=self.input_shape)
 
     def diagonal(self, x: Tensor) -> Any:
         """K(x, x) of each row."""
-        return diagonal(self.network, x, self.get, parameters=self.values())
+        return diagonal(self.network, x, self.get, parameters=self.values(), input_shape=self.input_shape)
 
 
 def _layer(what: str, network: Any) -> Layer:
@@ -416,21 +428,38 @@ def _check(what: str, x: Any, name: str) -> None:
         raise ValueError(f"[{what}] {name} must have shape (*batch, n, d), given {tuple(x.shape)}")
 
 
-def _values(what: str, layer: Layer, recorded: dict[str, Any], parameters: Any) -> tuple[int, Tensor]:
+@torch.compiler.assume_constant_result
+def _ends_with_positions(layer: Layer, shape: tuple[int, ...], dtype: str) -> bool:
+    return layer.kernel_fn.diagonal(np.zeros((1, *shape), dtype), "nngp").ndim > 1  # type: ignore[no-any-return]
+
+
+def _sample(what: str, layer: Layer, x: Tensor, input_shape: Any) -> _Shape:
+    """The shape of a sample, checked."""
+    if input_shape is None:
+        return None
+    shape = tuple(int(n) for n in input_shape)
+    if math.prod(shape) != x.shape[-1]:
+        raise ValueError(f"[{what}] input_shape {shape} has {math.prod(shape)} numbers, rows have {x.shape[-1]}")
+    if _ends_with_positions(layer, shape, str(x.dtype).rsplit(".", 1)[-1]):
+        raise ValueError(f"[{what}] the network ends with positions: put GlobalAvgPool or Flatten behind it")
+    return shape
+
+
+def _values(what: str, layer: Layer, recorded: dict[str, Any], parameters: Any, sample: _Shape) -> tuple[int, Tensor]:
     if parameters is None:
         parameters = {}
     if not isinstance(parameters, Mapping):
         raise TypeError(f"[{what}] parameters must be a dict of paths and numbers, given {describe(parameters)}")
     parameters = {**recorded, **parameters}
     if not parameters:
-        return _handle(layer, ()), torch.empty(0, dtype=torch.float64)
+        return _handle(layer, (), sample), torch.empty(0, dtype=torch.float64)
     names = tuple(parameters)
     numbers = [torch.as_tensor(v).to("cpu", torch.float64) for v in parameters.values()]
     for name, number in zip(names, numbers, strict=True):
         if number.numel() != 1:
             raise ValueError(f"[{what}] parameters[{name!r}] must be one number, given shape {tuple(number.shape)}")
     _known_names(what, layer, names)
-    return _handle(layer, names), torch.stack([n.reshape(()) for n in numbers])
+    return _handle(layer, names, sample), torch.stack([n.reshape(()) for n in numbers])
 
 
 @torch.compiler.assume_constant_result
