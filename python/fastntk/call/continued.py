@@ -33,14 +33,14 @@ def check_kernel(k: Kernel, name: str, batch_dims: int, what: str, place: Place)
         Arrays of other dtypes or shapes, variances below zero, covariances beyond sqrt(cov1 cov2) by more than rounding
         (on a device neither of these two is looked for: to look is to wait), axes that ``shape1`` does not have.
     NotImplementedError
-        A kernel with positions.
+        A kernel with positions of several Grams.
     """
     if not isinstance(k.shape1, (tuple, list)) or not -len(k.shape1) <= k.channel_axis < len(k.shape1):
         raise ValueError(f"[{what}] {name} has channel_axis {k.channel_axis!r}, which shape1 = {k.shape1!r} does not")
     if place.holds(k.nngp) and len(k.nngp.shape) > 3 and len(k.shape1) > 2:
         raise NotImplementedError(
-            f"[{what}] {name} is a Kernel with positions, nngp of shape {tuple(k.nngp.shape)}: only kernels of vectors "
-            "are continued"
+            f"[{what}] {name} is a Kernel with positions, nngp of shape {tuple(k.nngp.shape)}: only one Gram of such, in "
+            "host memory, is continued"
         )
     nngp = as_input(k.nngp, f"{name}.nngp", 2 + batch_dims, what, place)
     given = place.take(k.nngp, f"{name}.nngp", what).dtype

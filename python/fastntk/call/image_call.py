@@ -27,16 +27,18 @@ def images_of(inputs: Sequence[Input], second: bool, batch: int | None = None) -
     found = []
     for i in inputs:
         x = i.x2 if second else i.x1
-        if x is None:
-            raise NotImplementedError("[kernel_fn] a Kernel beside inputs with spatial axes is not taken")
+        if x is None:  # covariances stand in its place
+            n = i.n2 if second else i.n1
+            x = np.broadcast_to(np.ones((), i.dtype), (n, *i.value.spatial, 1))
         found.append(x if batch is None else x[batch])
     first = inputs[0]
     pattern = first.pattern2 if second else first.pattern1
     masks = [i.mask2 if second else i.mask1 for i in inputs]
+    given = [i.given for i in inputs] if any(i.given is not None for i in inputs) else []
     if batch is not None:
         pattern = None if pattern is None else pattern[batch]
         masks = [None if m is None else m[batch] for m in masks]
-    return MaskedImages(found, [None if m is None else m.reshape(len(m), -1) for m in masks], pattern)
+    return MaskedImages(found, [None if m is None else m.reshape(len(m), -1) for m in masks], pattern, given)
 
 
 class ImageCall:
@@ -59,6 +61,10 @@ class ImageCall:
         shapes = [self.shape(k, first.n1, first.n2) for k in range(count)]
         targets = check_targets(out, get, names, count, self.inputs, shapes[0])
         wanted = [n for n in ("nngp", "ntk") if names is None or n in names]
+        if "ntk" in wanted and any(i.given is not None and i.given.theta is None for i in self.inputs):
+            if names is not None:
+                raise ValueError("[kernel_fn] get asks for 'ntk', which needs x1.ntk; the Kernel given has None")
+            wanted.remove("ntk")
         missing = [(k, name) for k in range(count) for name in wanted if (k, name) not in targets]
         if missing:
             fresh = allocate([shapes[k] for k, _ in missing], [first.dtype] * len(missing), "kernel_fn", first.place)

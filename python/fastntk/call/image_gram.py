@@ -315,7 +315,7 @@ def _reference(
     sides = (x1, x1 if x2 is None else x2)
     found = image_kernels(
         lowered, arrays[0], arrays[1] if x2 is not None else None, spatial, progress, real, [x.masks for x in sides],
-        [x.pattern for x in sides],
+        [x.pattern for x in sides], x1.given,
     )  # fmt: skip
     given = [(plane, value) for planes, result in zip(outputs, found, strict=True)
              for plane, value in zip(planes, (result.nngp, result.ntk), strict=True)]  # fmt: skip

@@ -13,6 +13,7 @@ from ..base.arraylike import DEEPEST, describe, is_numbers
 from ..base.arrays import as_input
 from ..base.kernel import Kernel
 from ..base.place import HOST, Place
+from ..engines.masked import Given
 from ..network.combinators import Parallel, Serial
 from ..network.layer import Layer
 from ..network.positions import Flatten
@@ -20,6 +21,7 @@ from ..network.program import Value
 from ..network.weights import Conv
 from .asked import NOTHING, Asked
 from .continued import check_kernel
+from .continued_positions import check_positions, has_positions, spatial_of
 
 Array = npt.NDArray[Any]
 
@@ -42,6 +44,7 @@ class Input:
     mask2: Array | None = None
     pattern1: Any = None  # of the first input: what Aggregate joins
     pattern2: Any = None
+    given: Given | None = None  # of a kernel with positions: its covariances
 
     @property
     def masked(self) -> bool:
@@ -119,8 +122,8 @@ def _entries(x: Any) -> str:
 
 
 def _check_axes(layer: Layer, k: Kernel, name: str) -> None:
-    axes = layer.axes()
-    if axes is not None and [a % 2 for a in axes] != [k.batch_axis % 2, k.channel_axis % 2]:
+    axes, rank = layer.axes(), len(k.shape1) if has_positions(k) else 2
+    if axes is not None and [a % rank for a in axes] != [k.batch_axis % rank, k.channel_axis % rank]:
         raise ValueError(
             f"[kernel_fn] {name} has batch_axis, channel_axis = {k.batch_axis}, {k.channel_axis}, the network {axes}"
         )
@@ -215,6 +218,19 @@ def _continue(k: Kernel, x2: Any, name: str, batch_dims: int, place: Place) -> I
     what = "kernel_fn"
     if x2 is not None:
         raise ValueError(f"[{what}] {name} is a Kernel, which holds both inputs: x2 must be None, given {describe(x2)}")
+    if has_positions(k) and batch_dims == 0 and place.holds(k.nngp):
+        known, given = check_positions(k, name, what, place)
+        rank = len(known.shape1)
+        own = Value(
+            0, channels=known.shape1[known.channel_axis], gaussian=known.is_gaussian, spatial=spatial_of(known),
+            batch_axis=known.batch_axis % rank, channel_axis=known.channel_axis % rank,
+        )  # fmt: skip
+        n1, n2 = given.nngp.shape[:2]
+        masks = [_mask_of(known, m, s) for m, s in ((known.mask1, known.shape1), (known.mask2, known.shape2))]
+        return Input(
+            None, None, known, own, known.nngp.dtype.newbyteorder("="), (), n1, n2, known.x1_is_x2, place, masks[0],
+            masks[0] if known.x1_is_x2 else masks[1], given=given,
+        )  # fmt: skip
     known = check_kernel(k, name, batch_dims, what, place)
     *batch, n1, n2 = known.nngp.shape
     value = Value(
@@ -223,3 +239,12 @@ def _continue(k: Kernel, x2: Any, name: str, batch_dims: int, place: Place) -> I
     )  # fmt: skip
     dtype = known.nngp.dtype.newbyteorder("=")
     return Input(None, None, known, value, dtype, tuple(batch), n1, n2, k.x1_is_x2, place)
+
+
+def _mask_of(k: Kernel, mask: Array | None, shape: tuple[int, ...]) -> Array | None:
+    """A kernel's mask as (n, *spatial axes)."""
+    if mask is None:
+        return None
+    axes = (k.batch_axis % len(shape), k.channel_axis % len(shape))
+    wide = np.broadcast_to(mask, tuple(1 if a == axes[1] else n for a, n in enumerate(shape)))
+    return np.moveaxis(wide, axes, (0, -1))[..., 0]

@@ -130,7 +130,7 @@ class KernelFn(Differentiable):
             Wrong rank or feature count, a nonlinearity on non-Gaussian input, unknown or repeated ``get``, wrong
             ``out``; arrays on two devices, or on a device and a backend other than 'cuda'.
         NotImplementedError
-            A layer that the chosen backend lacks; a Kernel with spatial axes as x1.
+            A layer that the chosen backend lacks, by its name; of a Kernel with positions as x1 all but 'numpy'.
         RuntimeError
             A backend that is not there, with the reason; an error of the device, with the op.
         MemoryError
@@ -474,7 +474,7 @@ def work_of(lowered: Lowered, inputs: Sequence[Input]) -> Work:
         ranges = tuple((min(r[0] for r in own), max(r[1] for r in own)) for own in rows)
         lowered = resolve(lowered, ranges, inputs[0].dtype == np.float32)
     axes = max(len(i.value.spatial) for i in inputs)
-    return Work(lowered, images, axes, any(i.masked for i in inputs))
+    return Work(lowered, images, axes, any(i.masked for i in inputs), any(i.given is not None for i in inputs))
 
 
 def _values(tree: Any) -> Any:

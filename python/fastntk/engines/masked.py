@@ -15,14 +15,25 @@ Array = npt.NDArray[Any]
 
 
 @dataclass
+class Given:
+    """Covariances in place of images, over pairs of positions: a kernel that is continued."""
+
+    nngp: Array  # (n1, n2, P, P')
+    theta: Array | None
+    cov1: Array  # K(x, x), (n1, P, P')
+    cov2: Array
+
+
+@dataclass
 class MaskedImages(Images):
     """Images, which of their positions are masked, and what Aggregate joins in them."""
 
     masks: Sequence[Array | None] = ()  # of each input, bool (n, positions); (): none
     pattern: Array | None = None
+    given: Sequence[Given | None] = ()  # of each input, whose array only says shapes then; (): none
 
     def only(self, part: slice) -> MaskedImages:
         """Some of them, in host memory."""
         arrays = [a[part] if isinstance(a, np.ndarray) else a[part].get() for a in self.arrays]
         masks = [m if m is None else m[part] for m in self.masks]
-        return MaskedImages(arrays, masks, None if self.pattern is None else self.pattern[part])
+        return MaskedImages(arrays, masks, None if self.pattern is None else self.pattern[part], self.given)

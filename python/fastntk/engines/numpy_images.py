@@ -23,10 +23,11 @@ from ..network.activations import is_dual, is_homogeneous
 from ..network.maps import Graph, Linear
 from ..network.program import Lowered, Op
 from ..network.window import Positions
+from .masked import Given
 from .numpy_masks import masked_behind
 from .numpy_mix import Flags, diagonal
 from .numpy_rows import NumpyEngine, Real
-from .numpy_steps import Planes, State, Step, apply, geometry, mean_behind, of_image, variance
+from .numpy_steps import Planes, State, Step, apply, geometry, mean_behind, of_given, of_image, variance
 
 Array = npt.NDArray[Any]
 
@@ -63,7 +64,7 @@ Masks: TypeAlias = "Sequence[Flags | None]"  # of each input, (n, positions)
 def image_kernels(
     lowered: Lowered, x1: Sequence[Array], x2: Sequence[Array] | None, spatial: Sequence[tuple[int, ...]],
     progress: Callable[[int, int], object] | None = None, real: Real = np.float64,
-    masks: Sequence[Masks] = ((), ()), patterns: Sequence[Any] = (None, None),
+    masks: Sequence[Masks] = ((), ()), patterns: Sequence[Any] = (None, None), given: Sequence[Given | None] = (),
 ) -> list[Result]:  # fmt: skip
     """NNGP and NTK of a program whose inputs have spatial axes.
 
@@ -83,6 +84,8 @@ def image_kernels(
         For each side, for each input: which positions are masked, bool (n, positions), or None.
     patterns : (array, array), optional
         For each side what Aggregate joins.
+    given : sequence of Given or None, optional
+        For each input: covariances in place of its images.
 
     Returns
     -------
@@ -104,16 +107,19 @@ def image_kernels(
     first = rows * n2 - (rows * (rows - 1) // 2 if x2 is None else 0)  # number of a row's first pair
     total = int(first[-1])
     with np.errstate(all="ignore"):  # NaN and infinity in the inputs, confined to their pairs
-        one, cov1, length1 = _alone(steps, x1, spatial, chunk, real, masks[0], patterns[0])
+        known = [None if own is None else (own.cov1, own.cov2) for own in given or [None] * len(x1)]
+        one, cov1, length1 = _alone(steps, x1, spatial, chunk, real, masks[0], patterns[0], [k and k[0] for k in known])
         two, cov2, length2 = one, cov1, length1
         if x2 is not None:
-            two, cov2, length2 = _alone(steps, x2, spatial, chunk, real, masks[1], patterns[1])
+            two, cov2, length2 = _alone(
+                steps, x2, spatial, chunk, real, masks[1], patterns[1], [k and k[1] for k in known]
+            )
         found = [np.empty((2, n1, n2, *(n for size in shape for n in (size, size))), real) for shape in spatial]
         for start in range(0, total, chunk):
             numbers = np.arange(start, min(start + chunk, total))
             i = np.asarray(np.searchsorted(first, numbers, side="right") - 1, np.int64)
             j = numbers - first[i] + (i if x2 is None else 0)
-            for out, shape, k in zip(found, spatial, _pairs(steps, one, i, two, j, x2 is None), strict=True):
+            for out, shape, k in zip(found, spatial, _pairs(steps, one, i, two, j, x2 is None, given), strict=True):
                 k *= _column(length1[i] * length2[j], k[0])
                 out[:, i, j] = _by_axis(k, shape)
                 if x2 is None:  # the mirror image of a pair swaps positions too
@@ -174,12 +180,16 @@ def _by_axis(k: Array, spatial: tuple[int, ...]) -> Array:
 
 def _alone(
     steps: list[Step], x: Sequence[Array], spatial: Sequence[tuple[int, ...]], chunk: int, real: Real,
-    masks: Masks = (), pattern: Any = None,
+    masks: Masks = (), pattern: Any = None, given: Sequence[Array | None] = (),
 ) -> tuple[Side, list[Array], Array]:  # fmt: skip
     """Run the network on the pairs (x, x): what each image has of each step, K(x, x) of the outputs, and lengths."""
     hidden, before = _masked(steps, masks)
-    lengths = _lengths(steps, x).astype(real)
-    pixels = [_normalise(values / _column(lengths, values)) for values in x]
+    known = list(given) or [None] * len(x)
+    lengths = (_lengths(steps, x) if all(k is None for k in known) else np.ones(len(x[0]))).astype(real)
+    pixels = [
+        _normalise(values / _column(lengths, values)) if k is None else [diagonal(k)]
+        for values, k in zip(x, known, strict=True)
+    ]
     graphs = [_graphs(step.op, pattern, len(x[0])) for step in steps]
     planes: list[list[Planes]] = [[] for _ in steps]
     covs: list[list[Array]] = [[] for _ in spatial]
@@ -200,13 +210,18 @@ def _alone(
                 own += [means[s] if has else np.zeros_like(q[s]) for s, has in zip(src, step.op.means, strict=True)]
             kept.append(own)
             same = np.ones(len(own[0]), bool)
-            state = apply(step, own, own, [slots[s] for s in src], same, barred, barred)
+            covariances = known[dst] if name == "input" else None
+            if covariances is not None:
+                state = of_given(step, covariances[part], None, own[0], own[0])
+            else:
+                state = apply(step, own, own, [slots[s] for s in src], same, barred, barred)
             if name == "store":
                 covs[dst].append(_by_axis(state[0], spatial[dst]))
                 continue
             if any(s.op.means for s in steps) and name != "input":
                 means[dst] = mean_behind(step, [q[s] for s in src], [means.get(s) for s in src], own)
-            slots[dst], q[dst] = state, diagonal(state[0]) if step.linear else variance(step, own)
+            made = own[-1:] * 2 if name == "input" else own
+            slots[dst], q[dst] = state, diagonal(state[0]) if step.linear else variance(step, made)
             if barred is not None:
                 q[dst] = np.where(barred, 0, q[dst])
     side = Side([[np.concatenate(parts) for parts in zip(*kept, strict=True)] for kept in planes], hidden)
@@ -246,14 +261,27 @@ def _graphs(op: Op, pattern: Any, n: int) -> Array | None:
     return op.map.of_images(pattern, n) if isinstance(op.map, (Graph, Linear)) else None
 
 
-def _pairs(steps: list[Step], one: Side, i: Positions, two: Side, j: Positions, mirrored: bool) -> list[Array]:
+def _pairs(
+    steps: list[Step],
+    one: Side,
+    i: Positions,
+    two: Side,
+    j: Positions,
+    mirrored: bool,
+    given: Sequence[Given | None] = (),
+) -> list[Array]:
     """Run the network on the pairs of images i and j: K and theta of each output, stacked."""
     slots: dict[int, State] = {}
     found: dict[int, Array] = {}
     same = (i == j) & mirrored
     for k, step in enumerate(steps):
         (own1, barred1), (own2, barred2) = one.of(k, i), two.of(k, j)
-        state = apply(step, own1, own2, [slots[s] for s in step.op.src], same, barred1, barred2)
+        known = given[step.op.dst] if given and step.op.name == "input" else None
+        if known is not None:
+            theta = None if known.theta is None else known.theta[i, j]
+            state = of_given(step, known.nngp[i, j], theta, own1[0], own2[0])
+        else:
+            state = apply(step, own1, own2, [slots[s] for s in step.op.src], same, barred1, barred2)
         if step.op.name == "store":
             found[step.op.dst] = np.stack(state[:2])
         else:

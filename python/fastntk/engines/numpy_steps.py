@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..network.activations import is_dual, of_input, of_op, rho_of, signed_defect
+from ..network.activations import Correlation, is_dual, of_input, of_op, rho_of, signed_defect
 from ..network.maps import Attention, Whole
 from ..network.program import WEIGHTED, Op
 from ..network.window import Positions
@@ -97,6 +97,14 @@ def of_image(
         if len(graphs) == 1:
             found = [np.broadcast_to(graphs, (len(q[0]), *graphs.shape[1:]))]
     return found if step.linear else found + mixing.own_mix(found[0], q[0], sources[0][0], step.full)
+
+
+def of_given(step: Step, k: Array, theta: Array | None, q1: Array, q2: Array) -> State:
+    """The state of an input that is covariances of a chunk of pairs, (pairs, P, P'), and NTKs."""
+    q1, q2 = spread(q1, q2, step.full)
+    k = k if step.full else diagonal(k)
+    known = np.zeros_like(k) if theta is None else theta if step.full else diagonal(theta)
+    return Correlation.of_covariances(q1, k, q2).defect, known, False
 
 
 def _input(one: Planes, two: Planes, full: bool) -> State:

@@ -33,6 +33,7 @@ class Work:
     images: bool  # over positions
     axes: int = 0  # spatial, of the inputs
     masked: bool = False
+    continued: bool = False  # covariances over positions come in
 
     def lacking(self, backend: str, known: frozenset[str]) -> dict[str, str]:
         """Ops that a compiled backend lacks, and the layers that they come from; ``known``: its ops on points."""
@@ -56,6 +57,8 @@ def _lacking(work: Work, backend: str, known: frozenset[str]) -> dict[str, str]:
                 found[op.name] = f"{op.name.capitalize()} of W_std = 0 under 'standard', over positions"
     if work.masked:
         found["mask"] = "mask_constant"
+    if work.continued:
+        found["kernel"] = "a Kernel with positions"
     if work.axes > _AXES:
         found["axes"] = f"inputs with {work.axes} spatial axes"
     return found
