@@ -28,7 +28,8 @@ def as_input(x: Any, name: str, ndim: int, what: str, place: Place = HOST) -> Ar
     found = place.take(x, name, what)
     if found.dtype.kind in "iub":
         found = found.astype(np.float64)
-    if found.dtype.newbyteorder("=") not in FLOATS:
+    dtype = found.dtype if found.dtype.isnative else found.dtype.newbyteorder("=")
+    if dtype not in FLOATS:
         raise TypeError(
             f"[{what}] {name} must be float32 or float64 (integers and bool are converted to float64), given "
             f"{found.dtype}"
@@ -40,6 +41,9 @@ def as_input(x: Any, name: str, ndim: int, what: str, place: Place = HOST) -> Ar
 
 def contiguous(x: Array, xp: Any = np) -> Array:
     """C order, native bytes, aligned; a copy only where needed."""
+    flags, dtype = x.flags, x.dtype
+    if flags.c_contiguous and dtype.isnative and (xp is not np or flags.aligned):
+        return x
     if xp is np:
         return np.require(x, dtype=x.dtype.newbyteorder("="), requirements=["C", "A"])
     packed: Array = xp.ascontiguousarray(x)

@@ -93,7 +93,7 @@ class Place:
         TypeError, ValueError
             Anything else.
         """
-        return as_array(x, label, what)
+        return x if type(x) is np.ndarray else as_array(x, label, what)
 
     def borrow(self, x: Any, label: str, what: str) -> tuple[Array, bool]:
         """An array of a caller to write into, and whether it lets itself be written to.
@@ -237,7 +237,7 @@ def place_of(what: str, **arguments: Any) -> Place:
     for label, x in (leaf for name, argument in arguments.items() for leaf in _leaves(name, argument)):
         found = device_of(x)
         if found is None:
-            if host is None and is_array(x) and getattr(x, "ndim", True):
+            if host is None and (isinstance(x, np.ndarray) or is_array(x)) and getattr(x, "ndim", True):
                 host = (label, x)
         elif first is None:
             first, ordinal = (label, x), found

@@ -59,7 +59,9 @@ def axes_of(layer: Layer, given: tuple[int | None, int | None] = (None, None)) -
     ValueError
         Where a call names others than the layers do.
     """
-    own = layer.axes()
+    own = layer.named_axes
+    if own is not None and given == (None, None):
+        return own
     if own is None:
         return (0 if given[0] is None else given[0], -1 if given[1] is None else given[1])
     for name, asked, known in zip(("batch_axis", "channel_axis"), given, own, strict=True):
@@ -122,7 +124,7 @@ def _entries(x: Any) -> str:
 
 
 def _check_axes(layer: Layer, k: Kernel, name: str) -> None:
-    axes, rank = layer.axes(), len(k.shape1) if has_positions(k) else 2
+    axes, rank = layer.named_axes, len(k.shape1) if has_positions(k) else 2
     if axes is not None and [a % rank for a in axes] != [k.batch_axis % rank, k.channel_axis % rank]:
         raise ValueError(
             f"[kernel_fn] {name} has batch_axis, channel_axis = {k.batch_axis}, {k.channel_axis}, the network {axes}"

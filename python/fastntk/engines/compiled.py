@@ -42,6 +42,9 @@ def load(name: str) -> tuple[ModuleType | None, str]:
 _CLOSE = {np.dtype(np.float32): 0.06, np.dtype(np.float64): CLOSE}
 
 
+_GIVEN = tuple(field.name for field in fields(TileInput))
+
+
 @lru_cache(maxsize=256)
 def compiled_program(module: ModuleType, program: Program) -> Any:
     known = [op["name"] for op in module.ops()]
@@ -65,8 +68,8 @@ def tile_arguments(
     views = []
     for given in inputs:
         view = module.Input()
-        for field in fields(TileInput):
-            setattr(view, field.name, getattr(given, field.name))
+        for name in _GIVEN:
+            setattr(view, name, getattr(given, name))
         view.close = _CLOSE[dtype]
         views.append(view)
     place = (tile.batch0, tile.batches, tile.i0, tile.lines, tile.j0, tile.cols, tile.row1, tile.row2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from inspect import signature
 from typing import Any, ClassVar, TypeAlias
 
@@ -181,6 +182,11 @@ class Layer:
             return self.apply(to_library(params, inputs, xp), inputs, xp)
         finally:
             _KEYWORDS.reset(token)
+
+    @cached_property
+    def named_axes(self) -> tuple[int, int] | None:
+        """What ``axes`` says, looked up once."""
+        return self.axes()
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.init_fn, self.apply_fn, self.kernel_fn))
