@@ -10,7 +10,7 @@ from fastntk import show_config, stax
 from fastntk.engines import select
 from fastntk.engines.compiled import compiled_program
 from fastntk.engines.engine import Tile, TileInput
-from fastntk.engines.numpy_rows import NumpyEngine
+from fastntk.engines.numpy_engine import NumpyEngine
 from fastntk.network.activations import NONLINEARITIES
 from fastntk.network.lower import lower
 from fastntk.network.program import Value

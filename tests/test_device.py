@@ -11,7 +11,7 @@ import pytest
 from fake_cupy import WAITS, Capsule, Device, Stream, ndarray
 from fastntk import dual, stax
 from fastntk.base.kernel import Kernel
-from fastntk.call import gram
+from fastntk.engines import points as points_machine
 from fastntk.engines import select, staged
 from fastntk.network.activations import NONLINEARITIES
 from helpers import assert_close, same
@@ -134,7 +134,7 @@ def test_tiles(pairs, dtype, cuda, monkeypatch):
     whole.append(RELU(ndarray(batch), None, BOTH, batch_dims=1))
     monkeypatch.setattr(select.CudaEngine, "tile_pairs", pairs)
     monkeypatch.setattr(select.CudaEngine, "cache_bytes", 100)
-    monkeypatch.setattr(gram, "rows_per_table", lambda *_: 4)
+    monkeypatch.setattr(points_machine, "rows_per_table", lambda *_: 4)
     found = [RELU(ndarray(x), None, BOTH), RELU(ndarray(x), ndarray(y), BOTH)]
     found.append(RELU(ndarray(batch), None, BOTH, batch_dims=1))
     for a, b in zip(found, whole, strict=True):

@@ -131,12 +131,12 @@ def test_variances_do_not_depend_on_what_else_is_asked(name, dtype, backend):
 def test_variances_come_with_tables_where_no_covariance_is_pooled(readout, pairs):
     net = stax.serial(stax.Conv(4, (3, 3), padding="SAME"), stax.Relu(), readout, stax.Dense(1))
     listed = []
-    run = cpu_images.Runner.listed
+    run = cpu_images.CpuPlanes._run_listed
 
     def counted(self, tables1, tables2, pairs, outputs):
         listed.extend(pairs)
         run(self, tables1, tables2, pairs, outputs)
 
-    with mock.patch.object(cpu_images.Runner, "listed", counted), fastntk.options(backend="cpu"):
+    with mock.patch.object(cpu_images.CpuPlanes, "_run_listed", counted), fastntk.options(backend="cpu"):
         net.kernel_fn(images(3), images(2, seed=1))
     assert len(listed) == pairs

@@ -9,8 +9,8 @@ import fastntk
 import numpy as np
 import pytest
 from fastntk import stax
-from fastntk.call import image_gram
 from fastntk.engines import select
+from fastntk.engines.cpu_images import CpuPlanes
 from fastntk.network.activations import NONLINEARITIES
 from fastntk.network.lower import lower
 from fastntk.network.program import Value
@@ -160,11 +160,13 @@ def test_buffers_of_all_threads_stay_within_the_budget(net, monkeypatch):
     least = least_budget(net, x.shape)
     taken = []
 
-    def tiles(self, n, other, original=image_gram.Runner.tiles):
-        taken.append((self.threads, self.fixed + self.threads * self.worker + self.images * self.table))
-        return original(self, n, other)
+    def begin(self, job, original=CpuPlanes.begin):
+        tiling = original(self, job)
+        used = self._fixed + self.threads * self._worker + tiling.samples * self.cost.sample
+        taken.append((self.threads, used))
+        return tiling
 
-    monkeypatch.setattr(image_gram.Runner, "tiles", tiles)
+    monkeypatch.setattr(CpuPlanes, "begin", begin)
     for budget in (least, least + 50_000, 2 * least, 8 * least, 1 << 28):
         taken.clear()
         found = net.kernel_fn(x, None, "ntk", memory_budget=budget, backend="cpu", num_threads=256)

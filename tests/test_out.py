@@ -9,7 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 from fastntk import stax
-from fastntk.call import gram
+from fastntk.engines import points as points_machine
 from fastntk.engines import select
 from helpers import same
 from images_inputs import conv, images
@@ -40,7 +40,7 @@ ROWS = {
 @pytest.mark.parametrize("one", [True, False], ids=["one set", "two sets"])
 def test_rows(what, one, dtype, backend, monkeypatch):
     """Tiles of 64 x 64, the last ones narrower; and one array that can be written as it lies beside one that cannot."""
-    monkeypatch.setattr(gram, "_APART", 64 * 64)
+    monkeypatch.setattr(points_machine, "_APART", 64 * 64)
     x = np.random.default_rng(0).standard_normal((150, 5)).astype(dtype)
     other = None if one else x[:70] + x[3]
     wanted = DENSE(x, other, BOTH)
@@ -50,7 +50,7 @@ def test_rows(what, one, dtype, backend, monkeypatch):
 
 
 def test_rows_of_a_batch(dtype, backend, monkeypatch):
-    monkeypatch.setattr(gram, "_APART", 64 * 64)
+    monkeypatch.setattr(points_machine, "_APART", 64 * 64)
     x = np.random.default_rng(0).standard_normal((3, 70, 5)).astype(dtype)
     wanted = DENSE(x, None, "ntk", batch_dims=1)
     out = np.full(wanted.shape, np.nan, dtype, order="F")

@@ -15,7 +15,7 @@ import numpy as np
 import oracles
 import pytest
 from fastntk import dual, stax
-from fastntk.call import gram
+from fastntk.engines import points as points_machine
 from fastntk.engines import select
 from fastntk.network.activations import NONLINEARITIES
 from helpers import assert_same, same
@@ -166,7 +166,7 @@ def tiles(pairs, rows):
     with ExitStack() as stack:
         for engine in (select.CpuEngine, select.NumpyEngine):
             stack.enter_context(mock.patch.object(engine, "tile_pairs", pairs))
-        stack.enter_context(mock.patch.object(gram, "rows_per_table", return_value=rows))
+        stack.enter_context(mock.patch.object(points_machine, "rows_per_table", return_value=rows))
         yield
 
 

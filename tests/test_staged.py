@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fake_cupy import WAITS, Device, Stream, ndarray
-from fastntk.call import gram
+from fastntk.engines import points as points_machine
 from fastntk.engines import select, staged
 from helpers import assert_close, same
 from on_host import MODULE, STATE
@@ -30,7 +30,7 @@ def staged_calls(net, x, y, **kwargs):
 def test_host_arrays(pairs, kept, dtype, cuda, monkeypatch):
     monkeypatch.setattr(staged.StagedEngine, "tile_pairs", pairs)
     monkeypatch.setattr(select.CudaEngine, "cache_bytes", kept)
-    monkeypatch.setattr(gram, "rows_per_table", lambda *_: 4 if kept == 0 else 1000)
+    monkeypatch.setattr(points_machine, "rows_per_table", lambda *_: 4 if kept == 0 else 1000)
     x, y = points(dtype, 9, 5), points(dtype, 6, 5)[::-1]
     batch = np.stack([x, 2 * x, 3 * x])
     wanted = [

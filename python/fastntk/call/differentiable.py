@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..base.arraylike import describe
 from ..network.layer import Layer
 from ..network.parameters import check_names, known_parameters, parameters_of, with_parameters
-from .image_gram import BUDGET
+from .gram import BUDGET
 from .reverse import (
     FIELDS,
     Call,

@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..engines.cpu import CpuEngine
-from ..engines.cpu_images import Images
-from ..engines.cuda import CudaEngine
-from ..engines.cuda_images import bytes_of
-from ..engines.engine import Engine
+from ..engines.engine import Engine, Layout
+from ..engines.images import spatial_of
 from ..network.program import Lowered
 from ..plan.grids import Plan
 from ..plan.lanes import make_turned_plan
@@ -78,15 +75,8 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(lowered: Lowered, engine: Engine, x: Images, dtype: np.dtype[Any]) -> Explanation:
-    """The plan for inputs shaped like ``x``."""
-    plan, _ = make_turned_plan(lowered.program, x.spatial)
-    table = worker = 0
-    if isinstance(engine, CpuEngine):
-        made = engine.image_plan(plan, x.channels, lowered.program.n_outputs, dtype)
-        table, worker = made.tables.table_bytes, made.compiled.worker_bytes
-    elif isinstance(engine, CudaEngine):
-        table, worker = bytes_of(
-            engine.image_plan(plan, lowered.numbers, x.channels, lowered.program.n_outputs, dtype), dtype
-        )
-    return Explanation(plan, dtype, table, worker)
+def explain(lowered: Lowered, engine: Engine, layout: Layout, dtype: np.dtype[Any]) -> Explanation:
+    """The plan for inputs of this layout."""
+    plan, _ = make_turned_plan(lowered.program, spatial_of(layout))
+    cost = engine.prepare(lowered, layout, dtype).cost
+    return Explanation(plan, dtype, cost.sample, cost.worker)

@@ -1,200 +1,158 @@
-"""From inputs to finished arrays, tile by tile. Nothing n1 x n2 is kept but the outputs."""
+"""The road from checked inputs to finished arrays: a cover of tiles, which a machine of points or of planes fills."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..base.arrays import direct
-from ..engines.engine import Engine, Tile, TileInput
-from ..engines.numpy_rows import NumpyEngine
+from ..base.progress import Report, bar
+from ..engines.engine import Engine, Job, Known, Layout, Machine, Outputs, Tile, Tiling
+from ..engines.masked import Beside
 from ..network.program import Lowered
-from ..plan.rows import layout_of
-from .extremes import Flags, limits, outside
+from ..plan.extremes import beyond
+from ..plan.resolve import joined, resolve, unresolved
+from .inputs import Input
 
 Array = npt.NDArray[Any]  # or of the engine's library, Engine.xp
-Planes = Sequence[Sequence[Array | None]]  # (nngp, ntk, defect) of each program output
 
-_APART = 1 << 20  # pairs of a tile that engines write to a buffer first
-
-
-_EXTREMES = 1 << 20  # pairs that are computed again at a time
+BUDGET = 256 << 20  # bytes, beside inputs and outputs
 
 
-class Units:
-    """Unit rows of one input, x / |x|, a tile at a time, and its variances |x|^2 / d."""
+def layout_of(inputs: Sequence[Input], planes: bool) -> Layout:
+    return Layout(tuple((i.value.spatial, i.value.channels) for i in inputs), planes)
 
-    def __init__(self, x: Array, engine: Engine) -> None:
-        self._engine = engine
-        batch, n, self.d = x.shape  # C-contiguous
-        norms = engine.xp.empty((batch, n), engine.real)
-        self._all: Array | None = None
-        if x.nbytes <= engine.cache_bytes:
-            x = engine.bring(x)
-            self._all = self._normalised(x, norms)
-        else:
-            rows = max(1, min(n, engine.cache_bytes // 4 // (self.d * x.itemsize)))
-            for b in range(batch):
-                for i in range(0, n, rows):
-                    part = norms[b : b + 1, i : i + rows]
-                    own = engine.xp.empty(part.shape, engine.real)
-                    self._normalised(engine.bring(x[b : b + 1, i : i + rows]), own)
-                    part[...] = own
-        self._x = x
-        with np.errstate(over="ignore"):
-            self.q = (norms * norms / self.d).reshape(-1)
-        self._norms = norms.reshape(batch, 1, n)
 
-    def _normalised(self, x: Array, norms: Array) -> Array:
-        batch, n, d = x.shape
-        panel = self._engine.panel
-        shape = x.shape if panel is None else (batch, -(-n // panel), d * panel)
-        units: Array = self._engine.xp.empty(shape, self._engine.product_dtype(x.dtype))
-        if x.size:
-            self._engine.normalise(x, units, norms.reshape(-1))
-        return units
-
-    def outside(self, least: float, most: float) -> Flags:
-        """Rows whose standard deviations are beyond these, (batch, n)."""
-        root, norms = math.sqrt(self.d), self._norms[:, 0]
-        if not norms.size or (norms.min() >= least * root and norms.max() <= most * root):  # soon over
-            return np.zeros(norms.shape, np.bool_)
-        return outside(norms, least * root, most * root)
-
-    def further(self, rows: Flags) -> Array:
-        """Variances of some rows, flags (batch * n,), in the type that reaches further."""
-        some = self._x.reshape(-1, self.d)[rows].astype(np.float64)
-        q: Array = Units(some[None], NumpyEngine(np.longdouble)).q
-        return q
-
-    def again(self, engine: Engine, batch: int, rows: slice = slice(None)) -> Units:
-        """Some rows, in float64 on an engine."""
-        return Units(self._x[batch : batch + 1, rows].astype(np.float64), engine)
-
-    def tile(self, batches: slice, rows: slice) -> tuple[Array, Array, Array]:
-        """Unit rows (batches, rows, d), or the panels that hold them; rows as given; their lengths (batches, 1, rows).
-
-        ``rows`` begins at a whole panel.
-        """
-        panel, norms = self._engine.panel, self._norms[batches, :, rows]
-        if self._all is None:
-            part = self._engine.xp.ascontiguousarray(self._engine.bring(self._x[batches, rows]))
-            return self._normalised(part, self._engine.xp.empty(part.shape[:2], self._engine.real)), part, norms
-        units = rows if panel is None else slice(rows.start // panel, -(-rows.stop // panel))
-        return self._all[batches, units], self._x[batches, rows], norms
+def _given(given: Input, second: bool, own: np.dtype[Any]) -> Array | Known:
+    """One side of an input, (batch, n, ..., channels), or of the state that another network has left, of dtype own."""
+    if given.given is not None:  # covariances stand in place of images
+        n = given.n2 if second else given.n1
+        return np.broadcast_to(np.ones((), given.dtype), (1, n, *given.value.spatial, 1))
+    if given.kernel is None:
+        x = given.x2 if second else given.x1
+        assert x is not None
+        return x if given.batch else x[None]
+    state = given.kernel.exact
+    assert state is not None
+    if second:
+        return Known(state.q2)
+    theta = None if state.theta is None else state.theta.astype(own, copy=False)
+    return Known(state.q1, state.defect.astype(own, copy=False), theta)
 
 
 @dataclass
-class PairInput:
-    """One input of a program: two sets of rows (``units2`` is ``units1`` where x2 is x1), or a known kernel's state."""
+class Call:
+    """A program, the machine for it, and both sides; ``two`` is ``one`` where x2 is x1."""
 
-    q1: Array  # (batch * n1,), float64
-    q2: Array
-    units1: Units | None = None
-    units2: Units | None = None
-    defect: Array | None = None  # (batch, n1, n2)
-    theta: Array | None = None
+    lowered: Lowered
+    machine: Machine
+    one: Any
+    two: Any
+    dtype: np.dtype[Any]
+    shape: tuple[int, int, int]  # (batch, n1, n2)
 
-
-class RowTables:
-    """Row tables of one side, made for as many rows at a time as a tile needs."""
-
-    def __init__(
-        self, lowered: Lowered, engine: Engine, q: Sequence[Array], dtype: np.dtype[Any], units: Sequence[Units | None]
-    ) -> None:
-        self._lowered, self._engine, self._q, self._dtype = lowered, engine, q, dtype
-        self._units = [u for u in units if u is not None]
-        self._span = (-1, -1)
-        self._table: Any = None
-
-    def table(self, start: int, stop: int) -> tuple[Any, int]:
-        """A table that holds rows start .. stop, and the place of row ``start`` in it."""
-        if not (self._span[0] <= start and stop <= self._span[1]):
-            n = len(self._q[0])
-            step = rows_per_table(self._lowered, self._dtype, self._engine)
-            self._span = (0, n) if n <= step else (start, stop)
-            rows = slice(*self._span)
-            self._table = self._engine.rows(self._lowered, [q[rows] for q in self._q], self._dtype)
-        return self._table, start - self._span[0]
-
-    def variance(self, output: int) -> Array:
-        """K(x, x) of one output for every row, float64."""
-        n, step = len(self._q[0]), rows_per_table(self._lowered, self._dtype, self._engine)
-        parts = []
-        for start in range(0, n, step):
-            stop = min(n, start + step)
-            table, first = self.table(start, stop)
-            parts.append(table.variance(output)[first : first + stop - start])
-        found = self._engine.deliver(self._engine.xp.concatenate(parts or [self._q[0]]))
-        wide = _outside(self._lowered, self._engine, self._units, np.dtype(np.float64))
-        if wide is not None and len(self._units) == len(self._q):
-            further = NumpyEngine(np.longdouble)
-            rows = further.rows(self._lowered, [u.further(wide) for u in self._units], self._dtype)
-            with np.errstate(over="ignore", under="ignore"):
-                found[wide] = rows.variance(output)
-        return found
+    @property
+    def sides(self) -> list[Any]:
+        return [self.one] if self.two is self.one else [self.one, self.two]
 
 
-def rows_per_table(lowered: Lowered, dtype: np.dtype[Any], engine: Engine) -> int:
-    """Rows whose table stays within the byte budget, at five numbers an op where fewer are needed."""
-    n_ops, n_rows = len(lowered.program.ops), layout_of(lowered.program).n_rows
-    return max(1024, engine.cache_bytes // (max(n_rows, 5 * n_ops) * dtype.itemsize + 8 * n_ops))
+def _side(engine: Engine, layout: Layout, inputs: Sequence[Input], second: bool) -> Any:
+    first, own = inputs[0], engine.product_dtype(inputs[0].dtype)
+    given = [_given(i, second, own) for i in inputs]
+    if not layout.planes:
+        return engine.side(layout, given)
+    masks = [i.mask2 if second else i.mask1 for i in inputs]
+    masks = [None if m is None else m.reshape(math.prod(first.batch), m.shape[len(first.batch)], -1) for m in masks]
+    pattern = first.pattern2 if second else first.pattern1
+    known = [i.given for i in inputs] if any(i.given is not None for i in inputs) else []
+    return engine.side(
+        layout, given, Beside(masks, pattern if pattern is None or first.batch else [pattern], known, second)
+    )
 
 
-def run_pairs(
-    lowered: Lowered, engine: Engine, inputs: Sequence[PairInput], outputs: Planes, dtype: np.dtype[Any],
-    shape: tuple[int, int, int], symmetric: bool,
-) -> tuple[RowTables, RowTables]:  # fmt: skip
-    """Fill the output planes, each (batch, n1, n2) or None, of any strides; return both sides' row tables."""
-    tables1 = RowTables(lowered, engine, [i.q1 for i in inputs], dtype, [i.units1 for i in inputs])
-    tables2 = tables1
-    if not symmetric:
-        tables2 = RowTables(lowered, engine, [i.q2 for i in inputs], dtype, [i.units2 for i in inputs])
-    if 0 in shape or all(plane is None for planes in outputs for plane in planes):
-        return tables1, tables2
-    pairs = engine.tile_size(shape, dtype, outputs, symmetric)
+def prepare(engine: Engine, lowered: Lowered, inputs: Sequence[Input], planes: bool) -> Call:
+    """Sides of a call, and the machine for the program: where functions have no closed form, for the rows' variances.
+
+    Of images these are resolved before, as what an engine lacks may depend on it.
+    """
+    first, layout = inputs[0], layout_of(inputs, planes)
+    one = two = _side(engine, layout, inputs, False)
+    if not first.symmetric:
+        two = _side(engine, layout, inputs, True)
+    if unresolved(lowered):
+        ranges = tuple(joined([side.range(k) for side in (one, two)]) for k in range(len(inputs)))
+        lowered = resolve(lowered, ranges, first.dtype == np.float32)
+    machine = engine.prepare(lowered, layout, first.dtype)
+    return Call(lowered, machine, one, two, first.dtype, (math.prod(first.batch), first.n1, first.n2))
+
+
+def fill(call: Call, outputs: Outputs, symmetric: bool, budget: int = BUDGET, progress: bool = False) -> None:
+    """Fill output planes, (batch, n1, n2, ...) or None, of any strides."""
     written = [plane for planes in outputs for plane in planes if plane is not None]
-    apart = not (engine.any_strides or all(map(direct, written)))
-    if apart:
-        pairs = min(pairs, _APART)
-    square = engine.square or apart
-    for tile in _tiles(shape, engine, pairs, rows_per_table(lowered, dtype, engine), symmetric, square):
-        span1 = (tile.batch0 * tile.n1 + tile.i0, (tile.batch0 + tile.batches - 1) * tile.n1 + tile.i0 + tile.lines)
-        span2 = (tile.batch0 * tile.n2 + tile.j0, (tile.batch0 + tile.batches - 1) * tile.n2 + tile.j0 + tile.cols)
-        if symmetric:  # one table serves lines and columns, from the tile's first line on
-            rows1, tile.row1 = tables1.table(span1[0], max(span1[1], span2[1]))
-            rows2, tile.row2 = rows1, tile.row1 + span2[0] - span1[0]
-        else:
-            rows1, tile.row1 = tables1.table(*span1)
-            rows2, tile.row2 = tables2.table(*span2)
-        given = [_tile_input(i, engine, tile, dtype) for i in inputs]
-        if apart:
-            local, fresh = _buffers(tile, engine, outputs)
-            engine.run(lowered, rows1, rows2, dtype, local, given, fresh)
-            _put(tile, fresh, outputs)
-        else:
-            engine.run(lowered, rows1, rows2, dtype, tile, given, outputs)
-    if engine.xp is np:  # on a device nothing waits for the lengths of rows
-        _extremes(lowered, engine, inputs, outputs, dtype, shape)
-    return tables1, tables2
+    if 0 in call.shape or not written:
+        return
+    machine, (batch, n1, n2) = call.machine, call.shape
+    apart = not all(map(machine.writes, written))
+    wide = beyond(call.lowered, call.dtype, call.sides)
+    job = Job(call.shape, symmetric, outputs, apart, budget, None if wide is None else (wide[0], wide[-1]))
+    like = machine.begin(job)
+    shown: AbstractContextManager[Report] = (
+        nullcontext(_silent) if not progress else bar(batch * (n1 * (n1 + 1) // 2 if symmetric else n1 * n2), True)
+    )
+    with shown as report:
+        for tile in cover(call.shape, like, symmetric):
+            if apart:
+                place, fresh = _buffers(tile, machine, outputs)
+                machine.pairs(call.one, call.two, tile, place, fresh, report)
+                _put(tile, fresh, outputs)
+            else:
+                machine.pairs(call.one, call.two, tile, tile, outputs, report)
+        machine.finish()
+    if wide is not None:
+        machine.again(call.one, call.two, job)
 
 
-def _buffers(tile: Tile, engine: Engine, outputs: Planes) -> tuple[Tile, Planes]:
+def _silent(done: int) -> None:
+    pass
+
+
+def cover(shape: tuple[int, int, int], like: Tiling, symmetric: bool) -> Iterator[Tile]:
+    """Cover the pairs, tiles beginning at whole panels; of a symmetric Gram the part on and above the diagonal."""
+    batch, n1, n2 = shape
+    if n1 * n2 <= like.pairs and n1 + n2 <= like.samples:
+        step = max(1, min(like.pairs // (n1 * n2), like.samples // (n1 + n2))) if like.batched else 1
+        for b in range(0, batch, step):
+            yield Tile(n1, n2, b, min(step, batch - b), 0, n1, 0, n2, symmetric)
+        return
+    most = like.samples // 2
+
+    def whole(count: int) -> int:
+        return max(1, count // like.panel) * like.panel
+
+    cols = n2 if symmetric else min(n2, whole(min(max(like.pairs // min(n1, 256), 1), most)))
+    lines = min(n1, whole(min(max(like.pairs // cols, 1), most)))
+    if like.square:
+        lines = cols = whole(min(max(n1, n2), most, math.isqrt(like.pairs)))
+    for b in range(batch):
+        for i in range(0, n1, lines):
+            m = min(lines, n1 - i)
+            for j in range(i if symmetric else 0, n2, cols):
+                yield Tile(n1, n2, b, 1, i, m, j, min(cols, n2 - j), symmetric)
+
+
+def _buffers(tile: Tile, machine: Machine, outputs: Outputs) -> tuple[Tile, Outputs]:
     """A tile on its own, of a symmetric Gram one that lies on the diagonal or meets it nowhere, and planes for it."""
     shape = (tile.batches, tile.lines, tile.cols)
-    fresh = [
-        [None if plane is None else engine.xp.empty(shape, plane.dtype.newbyteorder("=")) for plane in planes]
-        for planes in outputs
-    ]
+    fresh = [[p if p is None else machine.empty((*shape, *p.shape[3:]), p) for p in planes] for planes in outputs]
     return replace(tile, batch0=0, i0=0, j0=0, symmetric=tile.symmetric and tile.i0 == tile.j0), fresh
 
 
-def _put(tile: Tile, fresh: Planes, outputs: Planes) -> None:
+def _put(tile: Tile, fresh: Outputs, outputs: Outputs) -> None:
     """Write a tile's planes, and its mirror image, where they belong."""
     batches = slice(tile.batch0, tile.batch0 + tile.batches)
     lines, cols = slice(tile.i0, tile.i0 + tile.lines), slice(tile.j0, tile.j0 + tile.cols)
@@ -203,133 +161,15 @@ def _put(tile: Tile, fresh: Planes, outputs: Planes) -> None:
             if plane is None or values is None:
                 continue
             plane[batches, lines, cols] = values
-            if tile.symmetric and tile.i0 != tile.j0:
-                plane[batches, cols, lines] = values.transpose(0, 2, 1)
+            if tile.symmetric and tile.i0 != tile.j0:  # the mirror image of a pair swaps positions too
+                swapped = (((axis - 1) ^ 1) + 1 for axis in range(1, values.ndim))
+                plane[batches, cols, lines] = values.transpose(0, *swapped)
 
 
-def _extremes(
-    lowered: Lowered, engine: Engine, inputs: Sequence[PairInput], outputs: Planes, dtype: np.dtype[Any],
-    shape: tuple[int, int, int],
-) -> None:  # fmt: skip
-    """Compute pairs with rows beyond the dtype's range again, in a type that reaches further (extremes.py)."""
-    if engine.real is not np.float64:
-        return
-    least, most, _ = limits(lowered, dtype)
-    found: dict[int, Flags] = {}
-    sides: tuple[list[Units], list[Units]] = [], []
-    for given in inputs:
-        for side, units in zip(sides, (given.units1, given.units2), strict=True):
-            if units is None:
-                return
-            side.append(units)
-            if id(units) not in found:
-                found[id(units)] = units.outside(least, most)
-    if not any(flags.any() for flags in found.values()):
-        return
-    wide1, wide2 = (np.any([found[id(units)] for units in side], axis=0) for side in sides)
-    if dtype == np.float64:
-        engine = NumpyEngine(np.longdouble)
-    panel = engine.panel or 1
-    step = max(1, _EXTREMES // max(1, shape[2]) // panel) * panel
-    for b in range(shape[0]):
-        second = [u.again(engine, b) for u in sides[1]]
-        for i in range(0, shape[1], step):
-            lines = slice(i, min(i + step, shape[1]))
-            wanted = wide1[b, lines, None] | wide2[b]
-            if not wanted.any():
-                continue
-            first = [u.again(engine, b, lines) for u in sides[0]]
-            own = [PairInput(u1.q, u2.q, u1, u2) for u1, u2 in zip(first, second, strict=True)]
-            planes = [[None if p is None else np.empty((1, *wanted.shape), engine.real) for p in of] for of in outputs]
-            run_pairs(lowered, engine, own, planes, np.dtype(np.float64), (1, *wanted.shape), False)
-            for of, fresh in zip(outputs, planes, strict=True):
-                for plane, values in zip(of, fresh, strict=True):
-                    if plane is not None and values is not None:
-                        with np.errstate(over="ignore", under="ignore"):
-                            np.copyto(plane[b, lines], values[0], casting="same_kind", where=wanted)
-
-
-def _tiles(
-    shape: tuple[int, int, int], engine: Engine, pairs: int, rows: int, symmetric: bool, square: bool
-) -> Iterator[Tile]:
-    """Cover the pairs, tiles beginning at whole panels; of a symmetric Gram the part on and above the diagonal.
-
-    Square tiles of a symmetric Gram lie on the diagonal or meet it nowhere.
-    """
-    batch, n1, n2 = shape
-    panel = engine.panel or 1
-    if n1 * n2 <= pairs and max(n1, n2) <= rows:
-        step = max(1, min(pairs // (n1 * n2), rows // max(n1, n2)))
-        for b in range(0, batch, step):
-            yield Tile(n1, n2, b, min(step, batch - b), 0, n1, 0, n2, symmetric)
-        return
-
-    def whole(count: int) -> int:
-        return max(1, count // panel) * panel
-
-    cols = n2 if symmetric else min(n2, whole(min(max(pairs // min(n1, 256), 1), rows)))
-    lines = min(n1, whole(min(max(pairs // cols, 1), rows)))
-    if square:
-        lines = cols = whole(min(max(n1, n2), rows, math.isqrt(pairs)))
-    for b in range(batch):
-        for i in range(0, n1, lines):
-            m = min(lines, n1 - i)
-            for j in range(i if symmetric else 0, n2, cols):
-                yield Tile(n1, n2, b, 1, i, m, j, min(cols, n2 - j), symmetric)
-
-
-def _tile_input(given: PairInput, engine: Engine, tile: Tile, dtype: np.dtype[Any]) -> TileInput:
-    batches = slice(tile.batch0, tile.batch0 + tile.batches)
-    lines, cols = slice(tile.i0, tile.i0 + tile.lines), slice(tile.j0, tile.j0 + tile.cols)
-    theta = None if given.theta is None else engine.bring(given.theta[batches, lines, cols])
-    if given.defect is not None:
-        return TileInput(defect=engine.bring(given.defect[batches, lines, cols]), theta=theta)
-    assert given.units1 is not None
-    assert given.units2 is not None
-    units1, raw1, norms1 = given.units1.tile(batches, lines)
-    units2, raw2, norms2 = given.units2.tile(batches, cols)
-    tile_input = TileInput(theta=theta, raw1=raw1, raw2=raw2, norms1=norms1, norms2=norms2)
-    if engine.panel is None:
-        tile_input.product = engine.xp.empty((tile.batches, tile.lines, tile.cols), engine.product_dtype(dtype))
-        with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity in the inputs
-            engine.multiply(units1, units2, tile_input.product)
-    else:
-        tile_input.panels1, tile_input.panels2 = units1, units2
-    return tile_input
-
-
-def run_diagonal(
-    lowered: Lowered, engine: Engine, units: Sequence[Units], outputs: Planes, dtype: np.dtype[Any]
-) -> None:
-    """Fill (nngp, ntk, defect) of pairs (x, x), shape (1, n, 1), in O(n)."""
-    q = [u.q for u in units]
-    n, step = len(q[0]), rows_per_table(lowered, dtype, engine)
-    step = min(step, engine.tile_size((1, n, 1), dtype, outputs, False)) if n else 1
-    for i in range(0, n, step):
-        m = min(step, n - i)
-        rows = engine.rows(lowered, [v[i : i + m] for v in q], dtype)
-        tile = Tile(n, n, 0, 1, i, m, 0, 1, diagonal=True)
-        engine.run(lowered, rows, rows, dtype, tile, [TileInput() for _ in q], outputs)
-    wide = _outside(lowered, engine, units, dtype)
-    if wide is None:
-        return
-    further = NumpyEngine(np.longdouble)
-    rows = further.rows(lowered, [u.further(wide) for u in units], np.dtype(np.float64))
-    n = int(np.count_nonzero(wide))
-    fresh = [[None if p is None else np.empty((1, n, 1), further.real) for p in planes] for planes in outputs]
-    tile = Tile(n, n, 0, 1, 0, n, 0, 1, diagonal=True)
-    further.run(lowered, rows, rows, np.dtype(np.float64), tile, [TileInput() for _ in q], fresh)
-    with np.errstate(over="ignore", under="ignore"):
-        for planes, found in zip(outputs, fresh, strict=True):
-            for plane, values in zip(planes, found, strict=True):
-                if plane is not None and values is not None:
-                    plane[0, wide] = values[0]
-
-
-def _outside(lowered: Lowered, engine: Engine, units: Sequence[Units], dtype: np.dtype[Any]) -> Flags | None:
-    """Rows that leave the dtype's range on the way, (batch * n,), or None; on a device nothing waits for lengths."""
-    if engine.xp is not np or engine.real is not np.float64 or not units:
-        return None
-    least, most, _ = limits(lowered, dtype)
-    found = np.any([u.outside(least, most) for u in units], axis=0).reshape(-1)
-    return found if found.any() else None
+def variances(call: Call, asked: Sequence[Sequence[int]], outputs: Outputs, budget: int) -> list[Mapping[int, Array]]:
+    """K(x, x) of the outputs that are asked for, of both sides."""
+    found = []
+    for side, wanted in zip((call.one, call.two), asked, strict=True):
+        grams = [planes[0] if call.two is call.one and 0 not in call.shape else None for planes in outputs]
+        found.append(call.machine.variances(side, wanted, grams, budget) if wanted else {})
+    return found

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.arrays import allocate
-from ..engines.cpu_images import size_text
 from ..engines.numpy_image_adjoint import Found, ImageTangents, Numbers, Side, Sweep, chain, unit_of
+from ..engines.planes import size_text
 from ..network.program import Lowered, leaves
 
 Array = npt.NDArray[Any]

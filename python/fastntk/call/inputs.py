@@ -112,7 +112,8 @@ def check_inputs(
             raise TypeError(f"[kernel_fn] inputs have dtypes {first.dtype} and {other.dtype}: convert one of them")
         if other.symmetric != first.symmetric:
             raise TypeError("[kernel_fn] x2 is missing for some of the inputs: give it for all, or for none")
-    asked.give_patterns(found)
+    if asked is not NOTHING:
+        asked.give_patterns(found)
     return found, tree
 
 
@@ -180,8 +181,10 @@ def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int, place: P
         spatial, channel_axis = (), 1
     value = Value(0, channels, spatial=spatial, batch_axis=batch_axis, channel_axis=channel_axis)
     n1, n2 = a.shape[batch_dims], b.shape[batch_dims]
-    a, mask1 = asked.unmasked(a, name)
-    b, mask2 = (a, mask1) if x2 is None else asked.unmasked(b, second)
+    mask1 = mask2 = None
+    if asked is not NOTHING:
+        a, mask1 = asked.unmasked(a, name)
+        b, mask2 = (a, mask1) if x2 is None else asked.unmasked(b, second)
     return Input(
         a, None if x2 is None else b, None, value, dtypes.pop(), batch, n1, n2, x2 is None, place, mask1, mask2
     )

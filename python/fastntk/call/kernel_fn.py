@@ -3,41 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..base.arrays import FLOATS, allocate, contiguous
+from ..base.arrays import FLOATS, allocate
 from ..base.checks import integer
 from ..base.door import door
-from ..base.kernel import Exact, Kernel
 from ..base.place import Place, place_of
-from ..engines.engine import Engine
-from ..engines.numpy_rows import NumpyEngine
+from ..engines.engine import Outputs
 from ..engines.select import lacking, select
 from ..engines.work import Work, needs_positions
 from ..network.layer import Layer
 from ..network.lower import lower
-from ..network.program import Lowered, Value
-from ..plan.resolve import depends_on_ranges, largest_pixel, range_of, range_of_rows, resolve, unresolved
-from .asked import Asked, asked
+from ..network.program import Lowered, Value, leaves
+from ..plan.resolve import depends_on_ranges, largest_pixel, range_of_rows, resolve, unresolved
+from .asked import NOTHING, Asked, asked
 from .differentiable import Differentiable
 from .explain import Explanation, explain
 from .explain_positions import PositionsExplanation, explain_positions
-from .gram import PairInput, Units, run_diagonal, run_pairs
-from .image_call import ImageCall, images_of
-from .image_gram import BUDGET
+from .gram import BUDGET, fill, layout_of, prepare, variances
 from .inputs import Input, axes_of, check_inputs
-from .results import FIELDS, check_get, check_targets, flags, named, tree_of
+from .results import Results, check_get, check_targets, named, tree_of
 
 Array = npt.NDArray[Any]
 
 _POSITIONS = 1 << 24  # of an image that `explain` plans: maps of all of them are made
 _LAZY = "fastntk.scale"  # what makes lazy kernels of Dask's arrays: loaded when one comes
-PLANES = ("nngp", "ntk", "defect")  # what an engine writes for each output
+PLANES = ("nngp", "ntk", "defect")  # what machines write for each output; of planes the first two
 
 
 @door
@@ -50,13 +46,15 @@ class KernelFn(Differentiable):
 
     def __init__(self, layer: Layer) -> None:
         self.layer = layer
-        self._last: tuple[Any, Lowered] | None = None  # what the last call made of its inputs' values
+        self._last: tuple[Any, Lowered, list[Value]] | None = None  # of the last call: inputs, program, outputs
 
-    def _lowered(self, values: Any) -> Lowered:
+    def _lowered(self, values: Any) -> tuple[Lowered, list[Value]]:
+        """The program for inputs of this kind, and the values that it writes."""
         last = self._last
         if last is None or last[0] != values:
-            self._last = last = values, lower(self.layer, values)
-        return last[1]
+            lowered = lower(self.layer, values)
+            self._last = last = values, lowered, list(leaves(lowered.outputs))
+        return last[1], last[2]
 
     def __repr__(self) -> str:
         return f"KernelFn({self.layer!r})"
@@ -156,7 +154,8 @@ class KernelFn(Differentiable):
         if x1 is not None and x1_or_kernel is not None:
             raise TypeError("[kernel_fn] x1 and x1_or_kernel are two names of one argument, given both")
         x1 = x1_or_kernel if x1 is None else x1
-        extras = asked(pattern, mask_constant, diagonal_batch, diagonal_spatial, batch_axis, channel_axis)
+        keywords = pattern, mask_constant, diagonal_batch, diagonal_spatial, batch_axis, channel_axis
+        extras = NOTHING if all(given is None for given in keywords) else asked(*keywords)
         if isinstance(memory_budget, bool) or not isinstance(memory_budget, (int, np.integer)) or memory_budget < 1:
             raise ValueError(f"[kernel_fn] memory_budget must be a positive number of bytes, given {memory_budget!r}")
         if not isinstance(progress, (bool, np.bool_)):
@@ -179,30 +178,30 @@ class KernelFn(Differentiable):
         backend: str | None, num_threads: int | None, memory_budget: int, progress: bool, place: Place, extras: Asked,
     ) -> Any:  # fmt: skip
         inputs, tree = check_inputs(self.layer, x1, x2, batch_dims, place, extras)
-        first = inputs[0]
-        lowered = self._lowered(_values(tree))
-        if over_positions(lowered, inputs):
-            lowered = _resolved(lowered, inputs)
-            engine = select(backend, num_threads, place, work_of(lowered, inputs))
-            return ImageCall(lowered, inputs, engine, memory_budget)(names, get, out, progress)
-        planes = [p for p in PLANES if names is None or p in names or (p == "defect" and "exact" in names)]
+        (lowered, values), first = self._lowered(_values(tree)), inputs[0]
+        images = over_positions(lowered, inputs)
+        exact = (names is None or "exact" in names) and not images
+        planes = [p for p in (PLANES if exact else PLANES[:2]) if names is None or p in names or p == "defect"]
         if "ntk" in planes:
-            inputs, planes = _known_ntk(inputs, planes, required=names is not None)
-        count = lowered.program.n_outputs
-        shape = (*first.batch, first.n1, first.n2)
-        targets = check_targets(out, get, names, count, inputs, shape)
-        engine = select(backend, num_threads, place, work_of(lowered, inputs))
-        own = engine.product_dtype(first.dtype)  # a Kernel keeps the state as the engine has it
-        dtypes = {"nngp": first.dtype, "ntk": own if names is None or "exact" in names else first.dtype, "defect": own}
-        missing = [(k, name) for k in range(count) for name in planes if (k, name) not in targets]
+            planes = _known_ntk(inputs, planes, required=names is not None)
+        if images:
+            lowered = _resolved(lowered, inputs)
+        shapes = {value.slot: _shape(value, first, first.n1, first.n2) for value in values}
+        targets = check_targets(out, get, names, len(shapes), inputs, shapes[0])
+        engine = select(backend, num_threads, place, work_of(lowered, inputs, images))
+        own = engine.product_dtype(first.dtype) if exact else first.dtype  # a Kernel keeps the engine's state
+        dtypes = {"nngp": first.dtype, "ntk": own, "defect": own}
+        missing = [(k, name) for k in range(len(shapes)) for name in planes if (k, name) not in targets]
         if missing:
-            fresh = allocate([shape] * len(missing), [dtypes[name] for _, name in missing], "kernel_fn", place)
+            fresh = allocate([shapes[k] for k, _ in missing], [dtypes[n] for _, n in missing], "kernel_fn", place)
             targets.update(zip(missing, fresh, strict=True))
-        rows1, rows2 = self._run(engine, lowered, inputs, targets, planes)
-        return tree_of(
-            lowered.outputs,
-            lambda value: _result(value, inputs, names, get, targets, rows1, rows2),
-        )
+        results = Results(lowered, inputs, images, get, names, targets, ())
+        with engine.call():
+            call = prepare(engine, lowered, inputs, images)
+            outputs = _outputs(targets, len(shapes), inputs, images)
+            fill(call, outputs, first.symmetric, memory_budget, progress)
+            results.variances = variances(call, results.asked(len(shapes)), outputs, memory_budget)
+        return tree_of(lowered.outputs, results.of)
 
     def diagonal(
         self, x: Any, get: str | Sequence[str] | None = None, *, batch_dims: int = 0, backend: str | None = None,
@@ -247,31 +246,19 @@ class KernelFn(Differentiable):
         inputs, tree = check_inputs(self.layer, x, None, batch_dims, place)
         if any(i.x1 is None for i in inputs):
             raise TypeError("[diagonal] x must be an array, given a Kernel (its diagonal is cov1)")
-        lowered = lower(self.layer, _values(tree))
-        first = inputs[0]
-        if over_positions(lowered, inputs):
+        (lowered, values), first = self._lowered(_values(tree)), inputs[0]
+        images = over_positions(lowered, inputs)
+        if images:
             lowered = _resolved(lowered, inputs)
-            engine = select(backend, num_threads, place, work_of(lowered, inputs))
-            image_call = ImageCall(lowered, inputs, engine, memory_budget)
-            return tree_of(lowered.outputs, image_call.diagonals(names, get))
-        engine = select(backend, num_threads, place, work_of(lowered, inputs))
-        size = first.n1 * int(np.prod(first.batch, dtype=int))
-        planes = [
-            [place.xp.empty((1, size, 1), first.dtype) if n in names else None for n in ("nngp", "ntk", "")]
-            for _ in range(lowered.program.n_outputs)
-        ]
+        engine = select(backend, num_threads, place, work_of(lowered, inputs, images))
+        found = {
+            (v.slot, name): place.xp.empty(_shape(v, first, first.n1), first.dtype) for v in values for name in names
+        }
         with engine.call():
-            units = [Units(_batched(i.x1, place), engine) for i in inputs if i.x1 is not None]
-            if unresolved(lowered):
-                lowered = resolve(lowered, tuple(range_of([u.q]) for u in units), first.dtype == np.float32)
-            run_diagonal(lowered, engine, units, planes, first.dtype)
-
-        def result(value: Value) -> Any:
-            arrays = {n: p for n, p in zip(("nngp", "ntk"), planes[value.slot], strict=False) if p is not None}
-            found = [place.give(arrays[n].reshape(*first.batch, first.n1)) for n in names]
-            return found[0] if isinstance(get, str) else named(names)(*found)
-
-        return tree_of(lowered.outputs, result)
+            call = prepare(engine, lowered, inputs, images)
+            outputs = _outputs(found, len(values), inputs, images)
+            call.machine.diagonal(call.one, outputs, memory_budget)
+        return tree_of(lowered.outputs, Results(lowered, inputs, images, get, names, found, ()).of)
 
     def depths(
         self, x1: Any, x2: Any = None, get: str | Sequence[str] = ("nngp", "ntk"), *, batch_dims: int = 0,
@@ -317,8 +304,9 @@ class KernelFn(Differentiable):
         shapes = [(count, *first.batch, first.n1, first.n2)] * len(names)
         stacks = allocate(shapes, [first.dtype] * len(names), "depths", place)
         targets = {(k, name): stack[k] for name, stack in zip(names, stacks, strict=True) for k in range(count)}
-        engine = select(backend, num_threads, place, work_of(lowered, inputs))
-        self._run(engine, lowered, inputs, targets, list(names))
+        engine = select(backend, num_threads, place, work_of(lowered, inputs, False))
+        with engine.call():
+            fill(prepare(engine, lowered, inputs, False), _outputs(targets, count, inputs, False), first.symmetric)
         given = [place.give(stack) for stack in stacks]
         return given[0] if isinstance(get, str) else named(names)(*given)
 
@@ -366,11 +354,11 @@ class KernelFn(Differentiable):
         lowered = lower(self.layer, _values(tree))
         if unresolved(lowered):  # for inputs of variance 1
             lowered = resolve(lowered, ((0.0, 1.0),) * lowered.program.n_inputs, inputs[0].dtype == np.float32)
-        work = work_of(lowered, inputs)
+        work = work_of(lowered, inputs, True)
         engine, missing = select(backend, num_threads, work=work), lacking(work)
-        if missing and isinstance(engine, NumpyEngine):
+        if missing and engine.name == "numpy":
             return explain_positions(lowered, [i.value.spatial for i in inputs], missing)
-        return explain(lowered, engine, images_of(inputs, False), inputs[0].dtype)
+        return explain(lowered, engine, layout_of(inputs, True), inputs[0].dtype)
 
     def _explained(self, input_shape: Any, dtype: Any) -> tuple[int, ...]:
         """A shape of one sample, checked."""
@@ -389,75 +377,31 @@ class KernelFn(Differentiable):
             raise ValueError(f"[explain] input_shape must say every size but the samples', given {input_shape!r}")
         return shape
 
-    # ---- the road from arguments to the engine
-
-    def _run(
-        self, engine: Engine, lowered: Lowered, inputs: Sequence[Input], targets: dict[tuple[int, str], Array],
-        planes: Sequence[str],
-    ) -> tuple[Any, Any]:  # fmt: skip
-        """Run the program into ``targets``."""
-        first = inputs[0]
-        batch = int(np.prod(first.batch, dtype=int))
-        shape = (batch, first.n1, first.n2)
-        written = {key: array[None] if array.ndim == 2 else array for key, array in targets.items()}
-        outputs = [
-            [written.get((k, name)) if name in planes else None for name in PLANES]
-            for k in range(lowered.program.n_outputs)
-        ]
-        with engine.call():
-            pair_inputs = [_pair_input(i, engine, batch) for i in inputs]
-            if unresolved(lowered):
-                ranges = tuple(range_of([i.q1] if i.q2 is i.q1 else [i.q1, i.q2]) for i in pair_inputs)
-                lowered = resolve(lowered, ranges, first.dtype == np.float32)
-            return run_pairs(lowered, engine, pair_inputs, outputs, first.dtype, shape, first.symmetric)
-
 
 # The one tie from below to above: a layer's kernels are made here, and layers are asked for them.
 Layer.kernel_fn = property(KernelFn, doc="The infinite network's kernels: see :class:`KernelFn`.")
 
 
-def _batched(x: Array, place: Place) -> Array:
-    x = contiguous(x, place.xp)
-    return x if x.ndim == 3 else x[None]
+def _shape(value: Value, first: Input, *samples: int) -> tuple[int, ...]:
+    """Of an output's array: batch, samples, and positions of both, axis by axis."""
+    return (*first.batch, *samples, *(n for n in value.spatial for _ in range(2)))
 
 
-def _known_ntk(inputs: list[Input], planes: list[str], required: bool) -> tuple[list[Input], list[str]]:
+def _outputs(targets: Mapping[tuple[int, str], Array], count: int, inputs: Sequence[Input], images: bool) -> Outputs:
+    """Planes of each output, with an axis of batches."""
+    names = PLANES[:2] if images else PLANES
+    batch = {key: array if inputs[0].batch else array[None] for key, array in targets.items()}
+    return [[batch.get((k, name)) for name in names] for k in range(count)]
+
+
+def _known_ntk(inputs: Sequence[Input], planes: list[str], required: bool) -> list[str]:
     """The NTK needs that of a kernel to continue: raise where it was asked for by name, else leave it out."""
-    if all(i.kernel is None or i.kernel.ntk is not None for i in inputs):
-        return inputs, planes
+    known = [i.kernel is None or i.kernel.ntk is not None for i in inputs]
+    if all(known) and not any(i.given is not None and i.given.theta is None for i in inputs):
+        return planes
     if required:
         raise ValueError("[kernel_fn] get asks for 'ntk', which needs x1.ntk; the Kernel given has None")
-    return inputs, [p for p in planes if p != "ntk"]
-
-
-def _pair_input(given: Input, engine: Engine, batch: int) -> PairInput:
-    place = given.place
-    if given.x1 is not None:
-        units1 = Units(_batched(given.x1, place), engine)
-        units2 = units1 if given.x2 is None else Units(_batched(given.x2, place), engine)
-        return PairInput(units1.q, units2.q, units1, units2)
-    assert given.kernel is not None
-    state = given.kernel.exact
-    assert state is not None
-    shape = (batch, given.n1, given.n2)
-    own = engine.product_dtype(given.dtype)
-
-    def plane(x: Array) -> Array:
-        return contiguous(x, place.xp).astype(own, copy=False).reshape(shape)
-
-    known = None if state.theta is None else plane(state.theta)
-    q1, q2 = (engine.bring(contiguous(q, place.xp).reshape(-1)) for q in (state.q1, state.q2))
-    return PairInput(q1, q2, defect=plane(state.defect), theta=known)
-
-
-def _resolved(lowered: Lowered, inputs: Sequence[Input]) -> Lowered:
-    """The program of a call on images, for the variances of their pixels."""
-    if not unresolved(lowered):
-        return lowered
-    ranges = []
-    for i in inputs:
-        ranges.append((0.0, max(largest_pixel(x) for x in (i.x1, i.x2) if x is not None)))
-    return resolve(lowered, tuple(ranges), inputs[0].dtype == np.float32)
+    return [p for p in planes if p != "ntk"]
 
 
 def over_positions(lowered: Lowered, inputs: Sequence[Input]) -> bool:
@@ -465,11 +409,18 @@ def over_positions(lowered: Lowered, inputs: Sequence[Input]) -> bool:
     return needs_positions(lowered) or any(i.value.spatial or i.masked for i in inputs)
 
 
-def work_of(lowered: Lowered, inputs: Sequence[Input]) -> Work:
+def _resolved(lowered: Lowered, inputs: Sequence[Input]) -> Lowered:
+    """The program of a call on images, for the variances of their pixels."""
+    if not unresolved(lowered):
+        return lowered
+    ranges = [(0.0, max((largest_pixel(x) for x in (i.x1, i.x2) if x is not None), default=1.0)) for i in inputs]
+    return resolve(lowered, tuple(ranges), inputs[0].dtype == np.float32)
+
+
+def work_of(lowered: Lowered, inputs: Sequence[Input], images: bool) -> Work:
     """What a call asks of its engine, functions without closed form resolved for the variances of its inputs."""
-    images = over_positions(lowered, inputs)
-    arrays = [[x for x in (i.x1, i.x2) if x is not None] for i in inputs]
-    if not images and depends_on_ranges(lowered) and all(arrays) and inputs[0].place.ordinal is None:
+    arrays = [[x for x in (i.x1, i.x2) if x is not None] for i in inputs] if depends_on_ranges(lowered) else []
+    if not images and arrays and all(arrays) and inputs[0].place.ordinal is None:
         rows = ([range_of_rows(x) for x in own] for own in arrays)
         ranges = tuple((min(r[0] for r in own), max(r[1] for r in own)) for own in rows)
         lowered = resolve(lowered, ranges, inputs[0].dtype == np.float32)
@@ -479,37 +430,3 @@ def work_of(lowered: Lowered, inputs: Sequence[Input]) -> Work:
 
 def _values(tree: Any) -> Any:
     return tree.value if isinstance(tree, Input) else tuple(_values(t) for t in tree)
-
-
-def _result(
-    value: Value, inputs: Sequence[Input], names: tuple[str, ...] | None, get: Any,
-    targets: dict[tuple[int, str], Array], rows1: Any, rows2: Any,
-) -> Any:  # fmt: skip
-    first = inputs[0]
-    give = first.place.give
-
-    def variance(rows: Any, n: int) -> Array:
-        found: Array = rows.variance(value.slot).reshape(*first.batch, n)
-        return found
-
-    def rounded(q: Array) -> Array:
-        with np.errstate(over="ignore"):
-            return q.astype(first.dtype)
-
-    def field(name: str) -> Any:
-        if name in ("nngp", "ntk"):
-            plane = targets.get((value.slot, name))
-            return give(plane if plane is None or plane.dtype == first.dtype else rounded(plane))
-        if name == "cov1":
-            return give(rounded(variance(rows1, first.n1)))
-        if name == "cov2":
-            return None if first.symmetric else give(rounded(variance(rows2, first.n2)))
-        if name == "exact":
-            q1, q2 = variance(rows1, first.n1), variance(rows2, first.n2)
-            return Exact(targets[value.slot, "defect"], targets.get((value.slot, "ntk")), q1, q2)
-        return flags(name, value, first)
-
-    if names is None:
-        return Kernel(**{name: field(name) for name in FIELDS})
-    found = [field(name) for name in names]
-    return found[0] if isinstance(get, str) else named(names)(*found)

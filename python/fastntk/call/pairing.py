@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.jet import over
-from ..engines.numpy_rows import CLOSE, NumpyEngine
+from ..engines.numpy_rows import CLOSE, normalise
 from ..network.activations import rho_of, signed_defect
 
 Array = npt.NDArray[Any]
@@ -27,7 +27,7 @@ class Rows:
         self.d = d
         lengths, unit = np.empty(n), np.empty((1, n, d))
         if x.size:
-            NumpyEngine().normalise(x[None], unit, lengths)
+            normalise(x[None], unit, lengths)
         self.unit, self.length = unit[0], lengths
         with np.errstate(over="ignore"):
             self.q = lengths * lengths / d

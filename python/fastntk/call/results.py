@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from ..base.arraylike import describe
 from ..base.arrays import check_out
-from ..base.kernel import Kernel
-from ..network.program import Value
+from ..base.kernel import Exact, Kernel
+from ..engines.numpy_images import masked_outputs
+from ..network.program import Lowered, Value, leaves
 from .inputs import Input
 
 Array = npt.NDArray[Any]
@@ -71,6 +75,78 @@ def check_targets(
         targets[0, name] = check_out(array, shape, first.dtype, taken, f"kernel_fn {name}", first.place)
         taken.append(array)
     return targets
+
+
+@dataclass
+class Results:
+    """Arrays of a call, and what is made of them."""
+
+    lowered: Lowered
+    inputs: Sequence[Input]
+    images: bool
+    get: Any
+    names: tuple[str, ...] | None
+    planes: dict[tuple[int, str], Array]  # by output and name
+    variances: Sequence[Mapping[int, Array]]  # K(x, x) of both sides, by output
+
+    def asked(self, count: int) -> list[Sequence[int]]:
+        """Outputs whose variances are needed, of both sides."""
+        own = [self.names is None or name in self.names for name in ("cov1", "cov2", "exact")]
+        own[2] = own[2] and not self.images
+        both = own[0] or own[2], (own[1] or own[2]) and not self.inputs[0].symmetric
+        return [range(count) if side else () for side in both]
+
+    def of(self, value: Value) -> Any:
+        """What ``get`` asks for of one output."""
+        if self.names is None:
+            return Kernel(**{name: self._field(value, name) for name in FIELDS})
+        found = [self._field(value, name) for name in self.names]
+        return found[0] if isinstance(self.get, str) else named(self.names)(*found)
+
+    def _field(self, value: Value, name: str) -> Any:
+        first = self.inputs[0]
+        give = first.place.give
+        if name in ("nngp", "ntk"):
+            plane = self.planes.get((value.slot, name))
+            return give(plane if plane is None or plane.dtype == first.dtype else self._rounded(plane))
+        if name in ("cov1", "cov2"):
+            side = int(name[-1]) - 1
+            return None if side and first.symmetric else give(self._rounded(self._variance(value, side)))
+        if name == "exact":
+            if self.images:
+                return None
+            q1 = self._variance(value, 0)
+            q2 = q1.copy() if first.symmetric else self._variance(value, 1)
+            return Exact(self.planes[value.slot, "defect"], self.planes.get((value.slot, "ntk")), q1, q2)
+        if name in ("mask1", "mask2") and self.images:
+            return self._mask(value, name == "mask2")
+        return flags(name, value, first)
+
+    def _mask(self, value: Value, second: bool) -> Array | None:
+        """Which positions of an output are masked, axes as the finite network's; None where nothing is."""
+        first, given = self.inputs[0], [i.mask2 if second else i.mask1 for i in self.inputs]
+        if (second and first.symmetric) or all(m is None for m in given):
+            return None
+        n = first.n2 if second else first.n1
+        masks = [None if m is None else m.reshape(math.prod(first.batch) * n, -1) for m in given]
+        spatial = [leaf.spatial for leaf in leaves(self.lowered.outputs)]
+        own = masked_outputs(self.lowered, spatial, masks)[value.slot]
+        if own is None:
+            return None
+        shaped = own.reshape(*first.batch, n, *value.spatial, 1)
+        at = tuple(
+            len(first.batch) + axis % (2 + len(value.spatial)) for axis in (value.batch_axis, value.channel_axis)
+        )
+        return np.moveaxis(shaped, (len(first.batch), -1), at)
+
+    def _variance(self, value: Value, side: int) -> Array:
+        first, q = self.inputs[0], self.variances[side][value.slot]
+        n = first.n2 if side else first.n1
+        return q.reshape(*first.batch, n, *(k for k in value.spatial for _ in range(2)))
+
+    def _rounded(self, x: Array) -> Array:
+        with np.errstate(over="ignore"):
+            return x.astype(self.inputs[0].dtype)
 
 
 def flags(name: str, value: Value, first: Input) -> Any:

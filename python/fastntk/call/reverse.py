@@ -15,7 +15,6 @@ from ..base.arraylike import as_array, describe, is_numbers
 from ..base.arrays import allocate
 from ..base.kernel import Kernel
 from ..base.place import place_of
-from ..engines.cpu_adjoint import compiled_adjoint
 from ..engines.numpy_adjoint import LINEAR, Apart, Diagonal, PairSums, Side, Summed, Sweep, Tangents
 from ..engines.numpy_chain import chain
 from ..engines.numpy_image_adjoint import LINEAR as LINEAR_OF_IMAGES
@@ -176,7 +175,7 @@ class Call:
                 raise NotImplementedError(
                     f"[{what}] the network has an op '{op.name}', whose gradient is not there yet"
                 )
-        self.compiled = None if self.spatial else compiled_adjoint(engine, self.tangents)
+        self.compiled: Any = None if self.spatial else engine.adjoint(self.tangents)
         self.first, self.symmetric = first, first.symmetric
         self.shape = (*first.batch, first.n1, first.n2)
         self.batches = math.prod(first.batch)
@@ -202,7 +201,8 @@ class Call:
     ) -> tuple[list[Array], PairSums]:
         """There and back over one tile: P of each input, and sums for rows."""
         if self.compiled is not None:
-            return self.compiled.sweep(side1, side2, lines, columns, defects, put, ntk)
+            found: tuple[list[Array], PairSums] = self.compiled.sweep(side1, side2, lines, columns, defects, put, ntk)
+            return found
         parts = side1.part(lines, 0, "q1"), side2.part(columns, 1, "q2")
         return Sweep(self.tangents, *parts, defects, ntk).back(put, Summed())
 

@@ -14,8 +14,11 @@ from ..network.program import Lowered
 from ..plan.grids import Plan
 from ..plan.rows import row_pass, rows_of_dual
 from .compiled import ImagePlan, compiled_program, image_plan, tile_arguments
-from .engine import Tile, TileInput
+from .cpu_adjoint import CompiledAdjoint, compiled_adjoint
+from .cpu_images import CpuPlanes
+from .engine import PointEngine, Tile, TileInput
 from .memory import HostMemory
+from .numpy_engine import NumpyEngine
 
 Array = npt.NDArray[Any]  # or CuPy's
 
@@ -33,6 +36,7 @@ class CpuEngine(HostMemory):
     """The compiled block loops."""
 
     name = "cpu"
+    planes = CpuPlanes
     tile_pairs = 1 << 26
 
     def __init__(self, module: ModuleType, isa: str | None, num_threads: int) -> None:
@@ -43,6 +47,12 @@ class CpuEngine(HostMemory):
         if isa is not None and isa not in available:
             raise ValueError(f"isa '{isa}' is not available here; choose from {available}")
         self.isa = isa or available[-1]
+
+    def further(self, dtype: np.dtype[Any]) -> PointEngine:
+        return self if dtype == np.float32 else NumpyEngine(np.longdouble)
+
+    def adjoint(self, tangents: Any) -> CompiledAdjoint | None:
+        return compiled_adjoint(self._module, self.isa, tangents)
 
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return dtype

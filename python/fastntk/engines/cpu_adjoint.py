@@ -11,24 +11,16 @@ import numpy.typing as npt
 from ..base.jet import slope_of, value_of
 from ..network.activations import of_dual
 from ..plan.rows import rows_of
-from .compiled import load
-from .cpu import CpuEngine
-from .engine import Engine
 from .numpy_adjoint import LINEAR, PairSums, Side, Tangents
 
 Array = npt.NDArray[Any]
 
 
-def compiled_adjoint(engine: Engine, tangents: Tangents) -> CompiledAdjoint | None:
-    """Of a program on the processor's engine, where all of its nonlinearities are compiled with derivatives.
-
-    Derivatives in a nonlinearity's own numbers are NumPy's.
-    """
-    if not isinstance(engine, CpuEngine):
-        return None
-    if engine.isa not in tangents.compiled:
-        tangents.compiled[engine.isa] = _compiled(load("cpu")[0], engine.isa, tangents)
-    found: CompiledAdjoint | None = tangents.compiled[engine.isa]
+def compiled_adjoint(module: Any, isa: str, tangents: Tangents) -> CompiledAdjoint | None:
+    """Of a program whose nonlinearities are all compiled with derivatives; those in their own numbers are NumPy's."""
+    if isa not in tangents.compiled:
+        tangents.compiled[isa] = _compiled(module, isa, tangents)
+    found: CompiledAdjoint | None = tangents.compiled[isa]
     return found
 
 

@@ -16,7 +16,8 @@ from ..network.program import Lowered
 from ..plan.grids import Plan
 from ..plan.rows import RowPass, rows_of_dual
 from .compiled import compiled_program, image_code, image_plan, tile_arguments
-from .engine import Tile, TileInput
+from .cuda_images import CudaPlanes
+from .engine import PointEngine, Tile, TileInput
 from .memory import WhereTheyLie
 
 Array = npt.NDArray[Any]  # or CuPy's
@@ -50,6 +51,7 @@ class CudaEngine(WhereTheyLie):
     """A CUDA device, for arrays that lie on it: memory is CuPy's, and all work goes to one stream in its order."""
 
     name = "cuda"
+    planes = CudaPlanes
     tile_pairs = 1 << 26
     cache_bytes = 512 << 20
     panel: int | None = None
@@ -75,6 +77,9 @@ class CudaEngine(WhereTheyLie):
     ) -> int:  # fmt: skip
         """Fewer pairs where memory is short of a product."""
         return fitting(min(math.prod(shape), self.tile_pairs), lambda pairs: self.xp.empty(pairs, dtype))[0]
+
+    def further(self, dtype: np.dtype[Any]) -> PointEngine:
+        return self  # nobody looks at numbers on a device: points.py
 
     def image_plan(
         self, plan: Plan, numbers: tuple[float, ...], channels: tuple[int, ...], n_outputs: int, dtype: np.dtype[Any]

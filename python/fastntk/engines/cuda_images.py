@@ -1,8 +1,8 @@
-"""Images on a CUDA device: tables made on the host, uploaded a tile of images at a time, pairs in batches.
+"""Pairs of images on a CUDA device: tables made on the host, uploaded a tile of images at a time, pairs in batches.
 
-The compiled CPU module makes the tables (everything about one image), the device all that belongs to pairs. A launch
-goes through one grid of the plan for a batch of pairs; the results of a batch reach the host while the next one is
-computed, and Ctrl-C is seen between batches.
+The machine of the processor makes the tables (everything about one image), the device all that belongs to pairs. A
+launch goes through one grid of the plan for a batch of pairs; the results of a batch reach the host while the next one
+is computed, and Ctrl-C is seen between batches.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from ..base.progress import Report
 from ..network.program import Lowered
 from .compiled import load
 from .cpu import CpuEngine
-from .cpu_images import Images, Outputs, Runner, Tables, size_text
-from .cuda import CudaEngine
+from .cpu_images import CpuPlanes
+from .engine import Cost, Layout, Outputs, Tile
+from .planes import CompiledPlanes, size_text
 
 Array = npt.NDArray[Any]  # or CuPy's
 
@@ -43,6 +45,11 @@ class _Tables:
     names: Array
     variances: dict[int, Array]
 
+    def part(self, start: int, stop: int) -> _Tables:
+        own = {output: q[start:stop] for output, q in self.variances.items()}
+        part = slice(start, stop)
+        return _Tables(self.tables[part], self.chains[part], self.lengths[part], self.names[part], own)
+
 
 @dataclass
 class _Batch:
@@ -57,15 +64,10 @@ class _Batch:
     report: Report
 
 
-def bytes_of(plan: Any, dtype: np.dtype[Any]) -> tuple[int, int]:
-    """Of one image's tables, and of one pair between grids."""
-    return dtype.itemsize * (plan.table_size + plan.chain_size), 8 * plan.pair_doubles
+class CudaPlanes(CompiledPlanes):
+    """The machine of planes of a CUDA device."""
 
-
-class CudaRunner(Runner):
-    """A program, planned for inputs of one shape, on a CUDA device."""
-
-    def __init__(self, lowered: Lowered, engine: CudaEngine, x: Images, dtype: np.dtype[Any] | None = None) -> None:
+    def __init__(self, engine: Any, lowered: Lowered, layout: Layout, dtype: np.dtype[Any]) -> None:
         cpu, state = load("cpu")
         if cpu is None:
             raise RuntimeError(
@@ -73,113 +75,114 @@ class CudaRunner(Runner):
             )
         threads = resolve_options().num_threads
         assert threads is not None
-        super().__init__(lowered, CpuEngine(cpu, None, threads), x, dtype)
-        self._cuda, self._xp = engine, engine.xp
-        self._pairs_plan = engine.image_plan(
-            self._plan, lowered.numbers, x.channels, lowered.program.n_outputs, self._dtype
-        )
-        self._code = self._xp.asarray(np.frombuffer(self._pairs_plan.bytes(), np.uint8))
+        self._host = CpuPlanes(CpuEngine(cpu, None, threads), lowered, layout, dtype)
+        super().__init__(engine, lowered, layout, dtype, self._host.image_plan)
+        self.threads = threads
+        channels = tuple(channels for _, channels in layout.inputs)
+        self._code = engine.image_plan(self._plan, lowered.numbers, channels, lowered.program.n_outputs, dtype)
         self._batch = 1  # pairs
-        self._units = _LEAST_UNITS
-        self._scratch: Any = None
-        self._linked: Any = None
+        self._units_kept = _LEAST_UNITS
         self._pending: deque[_Batch] = deque()
+
+    @cached_property
+    def _uploaded(self) -> Array:
+        found: Array = self._engine.xp.asarray(np.frombuffer(self._code.bytes(), np.uint8))
+        return found
 
     # ---------------------------------------------------------------- memory
 
     @property
+    def cost(self) -> Cost:
+        plan = self._code
+        return Cost(max(1, self._dtype.itemsize * (plan.table_size + plan.chain_size)), 8 * plan.pair_doubles)
+
+    @property
     def _unit(self) -> int:
         """Bytes of scratch memory that one pair and group of displacements works on."""
-        return int(self._dtype.itemsize * self._pairs_plan.scratch)
+        return int(self._dtype.itemsize * self._code.scratch)
 
     @property
     def _pair(self) -> int:
         """Bytes of one pair of a batch: between grids, and its results."""
-        plan = self._pairs_plan
+        plan = self._code
         results = self._dtype.itemsize * 2 * sum(plan.sizes) + 16 * plan.lost_units
         return int(8 * plan.pair_doubles + (1 + _IN_FLIGHT) * results + 64)
 
     @property
-    def fixed(self) -> int:
-        return self._unit * _LEAST_UNITS + self._pair + int(self._code.nbytes)
+    def _fixed(self) -> int:
+        return int(self._unit * _LEAST_UNITS + self._pair + self._uploaded.nbytes)
 
-    @property
-    def table(self) -> int:
-        return max(1, bytes_of(self._pairs_plan, self._dtype)[0])
+    def _needs(self) -> str:
+        return f"{size_text(self._fixed)} of the device's memory"
 
-    @property
-    def worker(self) -> int:
-        return 0  # threads make tables in host memory
-
-    @property
-    def needs(self) -> str:
-        return f"{size_text(self.fixed)} of the device's memory"
-
-    def units(self, n: int, other: int, spare: int) -> int:
+    def _units(self, n: int, other: int, spare: int) -> int:
         return max(n, other)
 
-    def share(self, spare: int) -> None:
+    def _take(self, spare: int) -> None:
         """A quarter to scratch memory, a quarter to pairs, the rest to tables."""
         most = int(_FLOPS / max(1.0, self._plan.flops()))
         self._batch = 1 + min(most, _PAIRS, spare // 4 // self._pair)
-        wanted = self._batch * max(groups for groups, _ in self._pairs_plan.grids)
-        self._units = _LEAST_UNITS + min(_UNITS, wanted, spare // 4 // self._unit)
-        used = (self._batch - 1) * self._pair + (self._units - _LEAST_UNITS) * self._unit
-        self.images = 2 + (spare - used) // self.table
-        self.threads = max(1, min(self.threads, spare // max(1, super().worker)))
+        wanted = self._batch * max(groups for groups, _ in self._code.grids)
+        self._units_kept = _LEAST_UNITS + min(_UNITS, wanted, spare // 4 // self._unit)
+        used = (self._batch - 1) * self._pair + (self._units_kept - _LEAST_UNITS) * self._unit
+        self._images = 2 + (spare - used) // self._table
+        self._host.threads = self.threads = max(1, min(self.threads, spare // max(1, self._host._worker)))
 
-    # ---------------------------------------------------------------- work
+    @cached_property
+    def _scratch(self) -> Array:
+        found: Array = self._engine.xp.empty(self._units_kept * (self._unit // self._dtype.itemsize), self._dtype)
+        return found
+
+    @cached_property
+    def _linked(self) -> Array:
+        found: Array = self._engine.xp.empty((self._batch, self._code.pair_doubles), np.float64)
+        return found
 
     def writes(self, plane: Array) -> bool:
         return True
 
-    def empty(self, shape: tuple[int, ...], like: Array) -> Array:
-        found: Array = self.library(like).empty(shape, self._dtype)
+    def _xp(self, like: Array) -> Any:
+        return np if isinstance(like, np.ndarray) else self._engine.xp
+
+    def _join(self, arrays: Sequence[Array]) -> Array:
+        found: Array = self._xp(arrays[0]).concatenate(arrays)
         return found
 
-    def library(self, like: Array) -> Any:
-        return np if isinstance(like, np.ndarray) else self._xp
+    # ---------------------------------------------------------------- tables
 
-    def tables(self, *parts: tuple[Images, slice]) -> list[Any]:
-        on_host = [
-            (x, part)
-            if isinstance(x.arrays[0], np.ndarray)
-            else (Images([a[part].get() for a in x.arrays]), slice(0, part.stop - part.start))
-            for x, part in parts
-        ]
-        return [self._uploaded(made) for made in super().tables(*on_host)]
-
-    def _uploaded(self, made: Tables) -> _Tables:
+    def make(self, x: list[Array]) -> _Tables:
+        """In host memory, for now; then up."""
+        made = self._host.make([a if isinstance(a, np.ndarray) else a.get() for a in x])
         names = np.empty((len(made.data), 2), np.uint64)
         for name, row in zip(names, made.data, strict=True):
             digest = hashlib.blake2b(digest_size=16)
-            for own in self._image_plan.tables.inputs:
+            for own in self.image_plan.tables.inputs:
                 digest.update(row[own])
             name[:] = np.frombuffer(digest.digest(), np.uint64)
-        tables = self._xp.asarray(made.data)
-        chains = self._xp.empty((len(names), self._pairs_plan.chain_size), self._dtype)
-        self._cuda.image_chains(self._pairs_plan, self._code, tables, chains)
-        return _Tables(tables, chains, made.lengths, names, {k: self._xp.asarray(q) for k, q in made.variances.items()})
+        put = self._engine.xp.asarray
+        tables, chains = put(made.data), self._engine.xp.empty((len(names), self._code.chain_size), self._dtype)
+        self._engine.image_chains(self._code, self._uploaded, tables, chains)
+        return _Tables(tables, chains, made.lengths, names, {k: put(q) for k, q in made.variances.items()})
 
-    def run(
-        self, tables1: Any, tables2: Any, rows: slice, cols: slice, outputs: Outputs, mirrored: bool, report: Report
-    ) -> list[list[int]]:
-        second, first = np.mgrid[cols, rows].reshape(2, -1)
-        if mirrored:
-            keep = first <= second
-            first, second = first[keep], second[keep]
-        place = first, second, first - rows.start, second - cols.start
-        return self._batches(tables1, tables2, place, self._turned(outputs), mirrored, report)
+    # ---------------------------------------------------------------- pairs
 
-    def listed(self, tables1: Any, tables2: Any, pairs: list[list[int]], outputs: Outputs) -> None:
+    def _run(
+        self, tables1: _Tables, tables2: _Tables, tile: Tile, place: Tile, outputs: Outputs, report: Report
+    ) -> list[list[int]]:  # fmt: skip
+        second, first = np.indices((tile.cols, tile.lines)).reshape(2, -1)
+        rows, cols = place.i0 + first, place.j0 + second
+        if place.symmetric:
+            keep = rows <= cols
+            rows, cols, first, second = rows[keep], cols[keep], first[keep], second[keep]
+        return self._batches(tables1, tables2, (rows, cols, first, second), outputs, place.symmetric, report)
+
+    def _run_listed(self, tables1: _Tables, tables2: _Tables, pairs: list[list[int]], outputs: Outputs) -> None:
         first, second = np.asarray(pairs, np.int64).reshape(-1, 2).T
         rows = np.arange(len(pairs))
-        self._batches(
-            tables1, tables2, (rows, 0 * rows, first, second), self._turned(outputs), False, lambda done: None
-        )
-        self.finish()
+        self._batches(tables1, tables2, (rows, 0 * rows, first, second), outputs, False, lambda done: None)
+        self._rest()
 
-    def finish(self) -> list[list[int]]:
+    def _rest(self) -> list[list[int]]:
         lost: list[list[int]] = []
         while self._pending:
             lost += self._collect(self._pending.popleft())
@@ -208,20 +211,17 @@ class CudaRunner(Runner):
         self, tables1: _Tables, tables2: _Tables, place: Sequence[Array], outputs: Outputs, mirrored: bool,
         report: Report,
     ) -> _Batch:  # fmt: skip
-        xp, plan = self._xp, self._pairs_plan
+        xp, plan = self._engine.xp, self._code
         rows, cols, first, second = place
         n = len(rows)
-        if self._scratch is None:
-            self._scratch = xp.empty(self._units * plan.scratch, self._dtype)
-            self._linked = xp.empty((self._batch, plan.pair_doubles), np.float64)
         same = (tables1.names[first] == tables2.names[second]).all(axis=1)
         flags = same + 2 * ((rows == cols) & mirrored)
         pairs = np.stack([first, second, flags], axis=1).astype(np.int64)
         lost = xp.empty((n, plan.lost_units, 2), np.float64)
         keys = [(k, p) for k, planes in enumerate(outputs) for p, plane in enumerate(planes) if plane is not None]
         found = {(k, p): xp.empty((n, plan.sizes[k]), self._dtype) for k, p in keys}
-        self._cuda.image_pairs(
-            plan, self._code, (tables1.tables, tables2.tables), (tables1.chains, tables2.chains),
+        self._engine.image_pairs(
+            plan, self._uploaded, (tables1.tables, tables2.tables), (tables1.chains, tables2.chains),
             xp.asarray(np.frombuffer(pairs.tobytes(), np.uint8)),
             xp.asarray(tables1.lengths[first] * tables2.lengths[second]), self._linked, lost, self._scratch,
             [(found.get((k, 0)), found.get((k, 1))) for k in range(len(outputs))], False,
@@ -232,7 +232,7 @@ class CudaRunner(Runner):
     def _download(self, arrays: Sequence[Array], outputs: Outputs) -> Callable[[], list[Array]]:
         """Begin to bring arrays where the outputs lie; the result waits and gives them."""
         on_host = any(isinstance(plane, np.ndarray) for planes in outputs for plane in planes)
-        found, cuda = list(arrays), self._xp.cuda
+        found, cuda = list(arrays), self._engine.xp.cuda
         for k, array in enumerate(arrays):
             if array.size and (on_host or k == 0):
                 pinned = np.frombuffer(cuda.alloc_pinned_memory(array.nbytes), array.dtype, array.size)
@@ -253,17 +253,17 @@ class CudaRunner(Runner):
         """Put a batch's results into their places; the pairs that lack digits."""
         lost, *planes = batch.ready()
         at = batch.rows, batch.cols
-        apart = at[0] != at[1]
+        apart = np.flatnonzero(at[0] != at[1])
         for (k, p), values in zip(batch.keys, planes, strict=True):
             plane = batch.outputs[k][p]
             assert plane is not None
-            rows, cols, other = (i if isinstance(plane, np.ndarray) else self._xp.asarray(i) for i in (*at, apart))
+            rows, cols, other = (self._xp(plane).asarray(i) for i in (*at, apart))
             own = values.reshape(len(at[0]), *plane.shape[2:])
             plane[rows, cols] = own
             if batch.mirrored:  # the second image's positions come first in the mirror image
                 swapped = own.transpose([0, *(((a - 1) ^ 1) + 1 for a in range(1, own.ndim))])
                 plane[cols[other], rows[other]] = swapped[other]
-        batch.report(len(apart))
+        batch.report(len(at[0]))
         some, whole = lost.sum(axis=1).T
         # what is lost is 1e-4 of an entry's NTK at most: it matters where they are many
         lacking = some > 2e-3 * whole

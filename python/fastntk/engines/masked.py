@@ -1,4 +1,4 @@
-"""Inputs of one side of a call over positions, with what belongs to each beside its numbers."""
+"""What stands beside the images of one side of a call, or in their place."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-
-from .cpu_images import Images
 
 Array = npt.NDArray[Any]
 
@@ -25,15 +22,17 @@ class Given:
 
 
 @dataclass
-class MaskedImages(Images):
-    """Images, which of their positions are masked, and what Aggregate joins in them."""
+class Beside:
+    """What belongs to the images of one side, beside their numbers."""
 
-    masks: Sequence[Array | None] = ()  # of each input, bool (n, positions); (): none
-    pattern: Array | None = None
+    masks: Sequence[Array | None] = ()  # of each input, bool (batch, n, positions); (): none
+    patterns: Any = None  # of each batch, what Aggregate joins
     given: Sequence[Given | None] = ()  # of each input, whose array only says shapes then; (): none
+    second: bool = False  # of these the second side
 
-    def only(self, part: slice) -> MaskedImages:
-        """Some of them, in host memory."""
-        arrays = [a[part] if isinstance(a, np.ndarray) else a[part].get() for a in self.arrays]
-        masks = [m if m is None else m[part] for m in self.masks]
-        return MaskedImages(arrays, masks, None if self.pattern is None else self.pattern[part], self.given)
+    def of(self, batch: int, at: Any) -> tuple[list[Array | None], Any, list[Array | None]]:
+        """Masks (n, positions), a pattern and covariances (n, P, P') of some images."""
+        masks = [None if m is None else m[batch][at] for m in self.masks]
+        pattern = None if self.patterns is None else self.patterns[batch][at]
+        own = [None if g is None else (g.cov2 if self.second else g.cov1)[at] for g in self.given]
+        return masks, pattern, own

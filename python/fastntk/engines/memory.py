@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ..network.program import Lowered
+from .engine import Known, Layout, Machine, Side
+from .images import ImageSide
+from .masked import Beside
+from .points import Points, PointSide
 
 Array = npt.NDArray[Any]  # or CuPy's
 _PRODUCT_FLOPS = 2e10  # of one call of NumPy's BLAS: a fraction of a second, after which Ctrl-C is seen
@@ -16,6 +23,15 @@ class WhereTheyLie:
     """What engines share that compute on arrays where they lie, in host memory or on a device."""
 
     real: Any = np.float64  # of lengths and variances
+    planes: Any  # class of the machine of planes
+
+    def side(self, layout: Layout, given: Sequence[Array | Known], beside: Beside | None = None) -> Side:
+        return ImageSide(given, beside) if layout.planes else PointSide(given, self)  # type: ignore[arg-type]
+
+    def prepare(self, lowered: Lowered, layout: Layout, dtype: np.dtype[Any]) -> Machine:
+        kind: Any = self.planes if layout.planes else Points
+        found: Machine = kind(self, lowered, layout, dtype)
+        return found
 
     def call(self) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -26,9 +42,12 @@ class WhereTheyLie:
     def deliver(self, x: Array) -> Array:
         return x
 
+    def adjoint(self, tangents: Any) -> Any:
+        return None
+
 
 class HostMemory(WhereTheyLie):
-    """NumPy's arrays; a device's are ``backends.CudaEngine``'s."""
+    """NumPy's arrays; a device's are ``CudaEngine``'s."""
 
     xp: Any = np
     cache_bytes = 64 << 20

@@ -1,8 +1,8 @@
 """Networks on inputs with spatial axes, in NumPy: the recursion over pairs of positions, written to be read.
 
-A pair of images has one kernel entry for each pair of positions (p, p'). As in ``reference.py`` a slot holds the signed
-defect v of its correlation and the NTK theta, in float64. What belongs to one image (variances q, and the sums that
-pools need) is made once for each image, by running the network on the pairs (x, x).
+A pair of images has one kernel entry for each pair of positions (p, p'). As in ``numpy_rows.py`` a slot holds the
+signed defect v of its correlation and the NTK theta, in float64. What belongs to one image (variances q, and the sums
+that pools need) is made once for each image, by running the network on the pairs (x, x).
 
 Positions are numbered through, whatever the number of axes: arrays are (pairs, P, P'), or (pairs, P) for values of
 which nothing later reads more than ``p = p'``. Values with no nonlinearity between them and the outputs are kept as
@@ -12,7 +12,7 @@ covariances: from there on everything is linear in K and theta.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -26,23 +26,13 @@ from ..network.window import Positions
 from .masked import Given
 from .numpy_masks import masked_behind
 from .numpy_mix import Flags, diagonal
-from .numpy_rows import NumpyEngine, Real
+from .numpy_rows import Real, normalise
 from .numpy_steps import Planes, State, Step, apply, geometry, mean_behind, of_given, of_image, variance
 
 Array = npt.NDArray[Any]
 
 CHUNK = 1 << 23  # float64 entries that a chunk of pairs may hold: 64 MB
 TEMPORARIES = 12  # arrays of a slot's size that an op holds beside the slots
-
-
-@dataclass
-class Result:
-    """Kernels of one output; where it has spatial axes, x's and x''s positions stand side by side, axis by axis."""
-
-    nngp: Array  # (n1, n2), or (n1, n2, h, h', w, w', ...)
-    ntk: Array
-    cov1: Array  # K(x, x): (n1,), or (n1, h, h', w, w', ...)
-    cov2: Array  # the same for x2
 
 
 @dataclass
@@ -59,75 +49,6 @@ class Side:
 
 
 Masks: TypeAlias = "Sequence[Flags | None]"  # of each input, (n, positions)
-
-
-def image_kernels(
-    lowered: Lowered, x1: Sequence[Array], x2: Sequence[Array] | None, spatial: Sequence[tuple[int, ...]],
-    progress: Callable[[int, int], object] | None = None, real: Real = np.float64,
-    masks: Sequence[Masks] = ((), ()), patterns: Sequence[Any] = (None, None), given: Sequence[Given | None] = (),
-) -> list[Result]:  # fmt: skip
-    """NNGP and NTK of a program whose inputs have spatial axes.
-
-    Parameters
-    ----------
-    lowered : Lowered
-    x1 : sequence of numpy.ndarray (n1, *spatial axes, channels), float32 or float64
-        One array for each input of the program.
-    x2 : the same with n2 samples, or None for x1 again, each pair once
-    spatial : sequence of tuple of int
-        Spatial shape of each output, () for none.
-    progress : callable, optional
-        Called with the numbers of pairs done and of all, after each chunk.
-    real : type, optional
-        Of variances and NTKs: one that reaches further where float64 does not hold them.
-    masks : (sequence, sequence), optional
-        For each side, for each input: which positions are masked, bool (n, positions), or None.
-    patterns : (array, array), optional
-        For each side what Aggregate joins.
-    given : sequence of Given or None, optional
-        For each input: covariances in place of its images.
-
-    Returns
-    -------
-    list of Result, one for each output, of type ``real``
-
-    Notes
-    -----
-    NaN and infinity in an image stay in its own rows and columns. A pair's numbers depend on its two images alone.
-
-    References
-    ----------
-    Novak et al. (2019), arXiv:1810.05148; Arora et al. (2019), arXiv:1904.11955, section 4.
-    """
-    steps = plan_of(lowered, spatial)
-    sizes = [math.prod(x.shape[1:-1]) for x in x1]
-    chunk = max(1, 8 * CHUNK // bytes_of_pair(steps, lowered, sizes, [x.shape[-1] for x in x1]))
-    n1, n2 = len(x1[0]), len((x1 if x2 is None else x2)[0])
-    rows = np.arange(n1 + 1)
-    first = rows * n2 - (rows * (rows - 1) // 2 if x2 is None else 0)  # number of a row's first pair
-    total = int(first[-1])
-    with np.errstate(all="ignore"):  # NaN and infinity in the inputs, confined to their pairs
-        known = [None if own is None else (own.cov1, own.cov2) for own in given or [None] * len(x1)]
-        one, cov1, length1 = _alone(steps, x1, spatial, chunk, real, masks[0], patterns[0], [k and k[0] for k in known])
-        two, cov2, length2 = one, cov1, length1
-        if x2 is not None:
-            two, cov2, length2 = _alone(
-                steps, x2, spatial, chunk, real, masks[1], patterns[1], [k and k[1] for k in known]
-            )
-        found = [np.empty((2, n1, n2, *(n for size in shape for n in (size, size))), real) for shape in spatial]
-        for start in range(0, total, chunk):
-            numbers = np.arange(start, min(start + chunk, total))
-            i = np.asarray(np.searchsorted(first, numbers, side="right") - 1, np.int64)
-            j = numbers - first[i] + (i if x2 is None else 0)
-            for out, shape, k in zip(found, spatial, _pairs(steps, one, i, two, j, x2 is None, given), strict=True):
-                k *= _column(length1[i] * length2[j], k[0])
-                out[:, i, j] = _by_axis(k, shape)
-                if x2 is None:  # the mirror image of a pair swaps positions too
-                    upper = i != j
-                    out[:, j[upper], i[upper]] = _by_axis((k.swapaxes(2, 3) if shape else k)[:, upper], shape)
-            if progress is not None:
-                progress(min(start + chunk, total), total)
-    return [Result(out[0], out[1], c1, c2) for out, c1, c2 in zip(found, cov1, cov2, strict=True)]
 
 
 def positions_of(steps: Sequence[Step], inputs: Sequence[int]) -> list[int]:
@@ -262,18 +183,11 @@ def _graphs(op: Op, pattern: Any, n: int) -> Array | None:
 
 
 def _pairs(
-    steps: list[Step],
-    one: Side,
-    i: Positions,
-    two: Side,
-    j: Positions,
-    mirrored: bool,
-    given: Sequence[Given | None] = (),
+    steps: list[Step], one: Side, i: Positions, two: Side, j: Positions, same: Flags, given: Sequence[Given | None] = ()
 ) -> list[Array]:
-    """Run the network on the pairs of images i and j: K and theta of each output, stacked."""
+    """Run the network on the pairs of images i and j: K and theta of each output, stacked; same: an image twice."""
     slots: dict[int, State] = {}
     found: dict[int, Array] = {}
-    same = (i == j) & mirrored
     for k, step in enumerate(steps):
         (own1, barred1), (own2, barred2) = one.of(k, i), two.of(k, j)
         known = given[step.op.dst] if given and step.op.name == "input" else None
@@ -306,5 +220,5 @@ def _normalise(x: Array) -> Planes:
     """Unit vectors of all pixels, 0 for a zero pixel, and their variances ``|x_p|^2 / channels``."""
     shape = (len(x), math.prod(x.shape[1:-1]), x.shape[-1])
     units, norms = np.empty(shape), np.empty(shape[:2], x.dtype)
-    NumpyEngine().normalise(x.reshape(shape), units, norms.reshape(-1))
+    normalise(x.reshape(shape), units, norms.reshape(-1))
     return [units, norms**2 / x.shape[-1]]

@@ -1,4 +1,4 @@
-"""The NumPy engine: fallback, and the readable definition of what every backend computes.
+"""The NumPy definition of pairs of points: what every backend computes, op by op, to be read first.
 
 It works in float64 throughout, whatever the dtype of the result, and keeps a pair's signed defect and NTK
 as ``csrc/`` does; formulas of nonlinearities stand in ``network/activations``.
@@ -12,12 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..network.activations import Correlation, of_dual, of_input, of_op, rho_of, signed_defect
-from ..network.program import Lowered, Op
-from ..plan.rows import Rows, row_pass
+from ..network.activations import Correlation, of_op, rho_of, signed_defect
+from ..network.program import Op
 from .engine import Tile, TileInput
-from .memory import HostMemory
-from .numpy_mix import dropped
 
 Real = type[np.floating[Any]]
 
@@ -88,104 +85,22 @@ def run_op(
     return v, theta * kdot
 
 
-class NumpyEngine(HostMemory):
-    """Pure NumPy, float64 inside; lengths, variances and NTKs are of type ``real``, which may reach further."""
-
-    name = "numpy"
-    isa = "float64 throughout"
-    tile_pairs = 1 << 17
-    any_strides = True
-    panel: int | None = None
-
-    def __init__(self, real: Real = np.float64) -> None:
-        self.real = real
-
-    def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
-        return np.dtype(np.float64)
-
-    def normalise(self, x: Array, units: Array, norms: Array) -> None:
-        x = x.reshape(-1, x.shape[2]).astype(np.result_type(x, np.float64))
-        largest = np.max(np.abs(x), axis=1, initial=0)
-        usable = np.isfinite(largest) & (largest > 0)
-        scale = np.ldexp(1.0, np.minimum(-np.frexp(np.where(usable, largest, 1))[1], 1000))  # squares stay in range
-        with np.errstate(invalid="ignore", over="ignore"):
-            scaled = x * scale[:, None]
-            square = np.einsum("ij,ij->i", scaled, scaled)
-            lengths = np.sqrt(square).astype(norms.dtype) / scale
-            norms[...] = np.where(np.isinf(largest), np.nan, lengths)  # no direction: all NaN
-            unit = scaled / np.sqrt(np.where(square > 0, square, 1))[:, None]
-            units[...] = np.where(np.isnan(norms)[:, None], np.nan, unit).reshape(units.shape)
-
-    def rows(self, lowered: Lowered, q: Sequence[Array], dtype: np.dtype[Any]) -> Rows:
-        with np.errstate(all="ignore"):
-            return row_pass(lowered)(q, np.result_type(q[0], np.float64))
-
-    def dual(
-        self,
-        name: str,
-        params: Sequence[float],
-        q11: Array,
-        q12: Array,
-        q22: Array,
-        scale: float,
-        k: Array,
-        kdot: Array,
-    ) -> None:
-        q11, q12, q22 = (q.astype(np.float64) for q in (q11, q12, q22))
-        layer = of_dual(name, params)
-        with np.errstate(all="ignore"):
-            c = Correlation.of_covariances(q11, q12, q22)
-            q11, q22 = scale * q11, scale * q22
-            _, rho, kdot[...] = layer.pair(c, *(of_input(layer.rows(q)) for q in (q11, q22)))
-            k[...] = np.sqrt(layer.variance(q11)) * np.sqrt(layer.variance(q22)) * rho
-
-    def run(
-        self, lowered: Lowered, rows1: Rows, rows2: Rows, dtype: np.dtype[Any], tile: Tile,
-        inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
-    ) -> None:  # fmt: skip
-        with np.errstate(all="ignore"):  # NaN and infinity in the inputs, confined to their pairs
-            for batch in range(tile.batches):
-                self._run_batch(lowered, rows1, rows2, tile, inputs, outputs, batch)
-
-    def _run_batch(
-        self, lowered: Lowered, rows1: Rows, rows2: Rows, tile: Tile,
-        inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]], batch: int,
-    ) -> None:  # fmt: skip
-        b = tile.batch0 + batch
-        first1, first2 = tile.row1 + batch * tile.n1, tile.row2 + batch * tile.n2
-        lines = slice(first1, first1 + tile.lines)
-        cols = lines if tile.diagonal else slice(first2, first2 + tile.cols)
-        shape = (tile.lines, tile.cols)
-        slots: dict[int, tuple[Array, Array]] = {}
-        for slot, given in enumerate(inputs):
-            theta = np.zeros(shape, self.real) if given.theta is None else given.theta[batch].astype(self.real)
-            slots[slot] = (_input_defect(given, batch, shape, self.real), theta)
-        for k, op in enumerate(lowered.program.ops):
-            x1 = rows1.of(k, (lines, None))
-            x2 = rows2.of(k, (cols, None) if tile.diagonal else (None, cols))
-            if op.name == "drop":
-                (keep,), (v, theta), same = op.own(lowered.numbers), slots[op.src[0]], _same(tile)
-                slots[op.dst] = dropped(keep, v, same), np.where(same, theta / keep, theta)
-                continue
-            if op.name != "store":
-                slots[op.dst] = run_op(op, op.own(lowered.numbers), x1, x2, [slots[s] for s in op.src])
-                continue
-            v, theta = slots[op.src[0]]
-            nngp = x1.std * x2.std * rho_of(v)
-            for plane, value in zip(outputs[op.dst], (nngp, theta, v), strict=True):
-                if plane is not None:
-                    _place(plane[b], np.broadcast_to(value, shape), tile)
+def normalise(x: Array, units: Array, norms: Array) -> None:
+    """Write x / |x| of rows (..., n, d) to ``units`` and |x| to ``norms``."""
+    x = x.reshape(-1, x.shape[-1]).astype(np.result_type(x, np.float64))
+    largest = np.max(np.abs(x), axis=1, initial=0)
+    usable = np.isfinite(largest) & (largest > 0)
+    scale = np.ldexp(1.0, np.minimum(-np.frexp(np.where(usable, largest, 1))[1], 1000))  # squares stay in range
+    with np.errstate(invalid="ignore", over="ignore"):
+        scaled = x * scale[:, None]
+        square = np.einsum("ij,ij->i", scaled, scaled)
+        lengths = np.sqrt(square).astype(norms.dtype) / scale
+        norms[...] = np.where(np.isinf(largest), np.nan, lengths)  # no direction: all NaN
+        unit = scaled / np.sqrt(np.where(square > 0, square, 1))[:, None]
+        units[...] = np.where(np.isnan(norms)[:, None], np.nan, unit).reshape(units.shape)
 
 
-def _same(tile: Tile) -> Array:
-    """Which pairs of a tile are an input with itself."""
-    if tile.diagonal:
-        return np.ones((tile.lines, tile.cols), bool)
-    lines, cols = (np.arange(start, start + n) for start, n in ((tile.i0, tile.lines), (tile.j0, tile.cols)))
-    return np.asarray((lines[:, None] == cols) & tile.symmetric)
-
-
-def _input_defect(given: TileInput, batch: int, shape: tuple[int, int], real: Real) -> Array:
+def input_defect(given: TileInput, batch: int, shape: tuple[int, int], real: Real) -> Array:
     if given.defect is not None:
         return np.asarray(given.defect[batch], dtype=np.float64)
     if given.product is None:
@@ -219,7 +134,7 @@ def _unit_distance(x: Array, norm: Array, y: Array, other: Array, sign: Array) -
     return np.asarray(np.einsum("ij,ij->i", v, v) / 2)
 
 
-def _place(out: Array, value: Array, tile: Tile) -> None:
+def place(out: Array, value: Array, tile: Tile) -> None:
     """Write a tile; of a symmetric one the upper part and its mirror image."""
     rows, cols = slice(tile.i0, tile.i0 + tile.lines), slice(tile.j0, tile.j0 + tile.cols)
     if not tile.symmetric:

@@ -14,7 +14,7 @@ from .compiled import load
 from .cpu import CpuEngine
 from .cuda import CudaEngine
 from .engine import Engine
-from .numpy_rows import NumpyEngine
+from .numpy_engine import NumpyEngine
 from .work import Work
 
 Array = npt.NDArray[Any]  # or CuPy's

@@ -35,15 +35,26 @@ def unresolved(lowered: Lowered) -> bool:
     return any(isinstance(op.layer, General) for op in lowered.program.ops)
 
 
-def range_of(variances: Sequence[Array]) -> Range:
-    """The least and the largest of arrays of variances, NaN apart; (1, 1) where there are none."""
+def bounds_of(variances: Sequence[Array]) -> Range:
+    """The least and the largest of arrays of variances, NaN apart; (inf, -inf) where there are none."""
     low, high = math.inf, -math.inf
     for q in variances:
         if q.size:
             own = q[q == q]
             if own.size:
                 low, high = min(low, float(own.min())), max(high, float(own.max()))
+    return low, high
+
+
+def joined(bounds: Sequence[Range]) -> Range:
+    """The range of several; (1, 1) where there are none."""
+    low, high = min(b[0] for b in bounds), max(b[1] for b in bounds)
     return (low, high) if low <= high else (1.0, 1.0)
+
+
+def range_of(variances: Sequence[Array]) -> Range:
+    """The least and the largest of arrays of variances, NaN apart; (1, 1) where there are none."""
+    return joined([bounds_of(variances)])
 
 
 def largest_pixel(x: Array) -> float:

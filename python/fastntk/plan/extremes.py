@@ -8,15 +8,16 @@ NaN. Others keep their dtype, and every bit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..network.activations import is_homogeneous
 from ..network.program import Lowered
-from ..plan.rows import row_pass
+from .rows import row_pass
 
 Array = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
@@ -28,19 +29,33 @@ _LARGEST = {np.dtype(np.float32): 1e12, np.dtype(np.float64): 1e70}
 _SCALING = {np.dtype(np.float32): 2.0**63, np.dtype(np.float64): 2.0**511}
 
 
-@lru_cache(maxsize=256)
-def limits(lowered: Lowered, dtype: np.dtype[Any]) -> tuple[float, float, bool]:
-    """The least and the largest standard deviation of inputs that the program keeps within ``dtype``'s range.
+class Limits(NamedTuple):
+    """The least and the largest standard deviation of inputs that a program keeps within a dtype's range."""
 
-    And whether that of a single pixel matters too: where the NTK does not vanish with K, it needs the correlations of
-    whatever is not 0.
-    """
-    most, least, matters = _gains(lowered)
+    least: float
+    most: float
+    pixels: bool  # a single one's matters too: where the NTK does not vanish with K, whatever is not 0 is correlated
+    homogeneous: bool  # kernels scale with their inputs
+
+
+@lru_cache(maxsize=256)
+def limits(lowered: Lowered, dtype: np.dtype[Any]) -> Limits:
+    """Those of a program with its numbers."""
+    most, least, pixels = _gains(lowered)
     if all(map(is_homogeneous, lowered.program.ops)):
         limit, layers = _SCALING[dtype], len(lowered.program.ops)
-        return 1 / (limit * least), limit / (most * layers**0.5), matters
+        return Limits(1 / (limit * least), limit / (most * layers**0.5), pixels, True)
     limit = _LARGEST[dtype]
-    return 1 / (limit * least), limit / most, matters
+    return Limits(1 / (limit * least), limit / most, pixels, False)
+
+
+def beyond(lowered: Lowered, dtype: np.dtype[Any], sides: Sequence[Any]) -> list[Any] | None:
+    """Samples of each side that leave the range of ``dtype`` on the way; None where there are none or none may look."""
+    found = limits(lowered, dtype)
+    flags = [side.beyond(found) for side in sides]
+    if any(own is None for own in flags) or not any(own.any() for own in flags):
+        return None
+    return flags
 
 
 def outside(sizes: Array, least: float, most: float) -> Flags:
