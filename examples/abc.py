@@ -1,6 +1,10 @@
-"""Which parameterization learns at infinite width, and which learns features: a picture in a few seconds.
+"""
+Parameterizations
+=================
 
-python examples/abc.py [picture.png]        needs pip install 'fastntk[plot]'
+Which parameterization learns at infinite width, and which learns features: a picture in a few seconds.
+
+``python examples/abc.py [picture.png]`` needs ``pip install 'fastntk[plot]'``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
-"""Learning rates beyond linear stability: the loss rises, the tangent kernel shrinks, and training ends flatter.
+"""
+Catapults
+=========
 
-python examples/catapult.py [picture.png]        needs pip install 'fastntk[plot]'
+Learning rates beyond linear stability: the loss rises, the tangent kernel shrinks, and training ends flatter.
+
+``python examples/catapult.py [picture.png]`` needs ``pip install 'fastntk[plot]'``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
-"""When does a network learn features? Its kernel's change goes by sqrt(h) alpha: a picture in seconds.
+"""
+Lazy and feature training
+=========================
 
-python examples/lazy_feature.py [picture.png]        needs pip install 'fastntk[plot]'
+When does a network learn features? Its kernel's change goes by sqrt(h) alpha: a picture in seconds.
+
+``python examples/lazy_feature.py [picture.png]`` needs ``pip install 'fastntk[plot]'``.
 """
 
 from __future__ import annotations

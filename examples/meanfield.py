@@ -1,6 +1,10 @@
-"""Order and chaos in wide random networks: a phase diagram, correlations with depth, and what becomes of the NTK.
+"""
+Order and chaos
+===============
 
-python examples/meanfield.py [picture.png]        needs pip install 'fastntk[predict,plot]'
+Order and chaos in wide random networks: a phase diagram, correlations with depth, and what becomes of the NTK.
+
+``python examples/meanfield.py [picture.png]`` needs ``pip install 'fastntk[predict,plot]'``.
 """
 
 from __future__ import annotations

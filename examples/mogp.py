@@ -1,6 +1,10 @@
-"""Networks whose nodes have random scales: draws of their kernels, heavy tails, and nodes that keep moving.
+"""
+Node-scaled networks
+====================
 
-python examples/mogp.py [picture.png]        needs pip install 'fastntk[predict,plot]'
+Networks whose nodes have random scales: draws of their kernels, heavy tails, and nodes that keep moving.
+
+``python examples/mogp.py [picture.png]`` needs ``pip install 'fastntk[predict,plot]'``.
 """
 
 from __future__ import annotations

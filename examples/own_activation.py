@@ -1,6 +1,10 @@
-"""A network with an activation of one's own: its kernel beside the mean of finite networks, in a few seconds.
+"""
+An activation of one's own
+==========================
 
-python examples/own_activation.py [picture.png]        needs pip install 'fastntk[plot]'
+A network with an activation of one's own: its kernel beside the mean of finite networks, in a few seconds.
+
+``python examples/own_activation.py [picture.png]`` needs ``pip install 'fastntk[plot]'``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
-"""What an infinitely wide network predicts, on one input: a picture in a few seconds.
+"""
+Predictions on one input
+========================
 
-python examples/predict.py [picture.png]        needs pip install 'fastntk[predict,plot]'
+What an infinitely wide network predicts, on one input: a picture in a few seconds.
+
+``python examples/predict.py [picture.png]`` needs ``pip install 'fastntk[predict,plot]'``.
 """
 
 from __future__ import annotations

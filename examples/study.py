@@ -1,6 +1,10 @@
-"""Networks of growing width on handwritten digits, beside the kernels of the infinite network.
+"""
+Finite networks beside the infinite one
+=======================================
 
-python examples/study.py [picture.png]        needs pip install 'fastntk[demo]'
+Networks of growing width on handwritten digits, beside the kernels of the infinite network.
+
+``python examples/study.py [picture.png]`` needs ``pip install 'fastntk[demo]'``.
 """
 
 from __future__ import annotations

@@ -149,6 +149,15 @@ def test_the_example_of_readme_runs():
     assert found["outputs"].shape == (1000, 1)
 
 
+@pytest.mark.parametrize("name", ["docs/index.md", "docs/start.md"])
+def test_pages_for_a_beginner_run(name):
+    pytest.importorskip("scipy")
+    found: dict[str, object] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", text_of(name), re.DOTALL | re.MULTILINE):
+        exec(compile(block, name, "exec"), found)
+    assert "kernel_fn" in found
+
+
 def test_explain_prints_what_the_page_shows():
     if fastntk.show_config(mode="dict")["backend"] != "cpu":
         pytest.skip("the compiled engine says what it takes")

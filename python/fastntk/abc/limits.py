@@ -122,7 +122,9 @@ def linear_mup_limit(
 
 @dataclass(frozen=True)
 class MeanFieldFlow:
-    """Gradient flow of ``f(x) = (1 / M) sum_j a_j phi(w_j . x)``; called with inputs (n, d), its last outputs.
+    """Gradient flow of a mean-field network of one hidden layer; called with inputs (n, d), its last outputs.
+
+    The network is ``f(x) = (1 / M) sum_j a_j phi(w_j . x)``.
 
     Attributes
     ----------

@@ -39,8 +39,8 @@ def check_kernel(k: Kernel, name: str, batch_dims: int, what: str, place: Place)
         raise ValueError(f"[{what}] {name} has channel_axis {k.channel_axis!r}, which shape1 = {k.shape1!r} does not")
     if place.holds(k.nngp) and len(k.nngp.shape) > 3 and len(k.shape1) > 2:
         raise NotImplementedError(
-            f"[{what}] {name} is a Kernel with positions, nngp of shape {tuple(k.nngp.shape)}: only one Gram of such, in "
-            "host memory, is continued"
+            f"[{what}] {name} is a Kernel with positions, nngp of shape {tuple(k.nngp.shape)}: only one Gram of such, "
+            "in host memory, is continued"
         )
     nngp = as_input(k.nngp, f"{name}.nngp", 2 + batch_dims, what, place)
     given = place.take(k.nngp, f"{name}.nngp", what).dtype

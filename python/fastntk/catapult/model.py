@@ -124,7 +124,9 @@ def _finish(rows: Sequence[tuple[float, float]], eta: float, n: float) -> Trajec
 
 
 def two_layer_gd(u: Any, v: Any, eta: float, steps: int) -> Trajectory:
-    """Gradient descent on the parameters of ``f = n^(-1/2) v . u``, loss ``f^2 / 2``: what :func:`trajectory` sums up.
+    """Gradient descent on the parameters of the two-layer model: what :func:`trajectory` sums up.
+
+    The model is ``f = n^(-1/2) v . u``, the loss ``f^2 / 2``.
 
     Parameters
     ----------

@@ -31,7 +31,9 @@ class Run(Protocol):
 
 @dataclass(frozen=True)
 class TwoLayer:
-    """``f(x) = n^(-1/2) v . phi(U x / sqrt(d))`` in NumPy, parameters standard normal.
+    """A network of one hidden layer in NumPy, parameters standard normal.
+
+    ``f(x) = n^(-1/2) v . phi(U x / sqrt(d))``.
 
     Parameters
     ----------

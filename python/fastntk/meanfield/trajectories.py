@@ -25,7 +25,7 @@ class Trajectory:
     ----------
     q : numpy.ndarray (depth + 1,)
         Variance of pre-activations.
-    c, gap : numpy.ndarray (depth + 1, *c0.shape)
+    c, gap : numpy.ndarray ``(depth + 1, *c0.shape)``
         Correlation, and ``1 - c`` to full precision.
     chi : numpy.ndarray (depth + 1,)
         ``sigma_w2 / keep E phi'(sqrt(q^l) z)^2``, the factor of ``E |gradient|^2`` across the layer that follows.
@@ -76,7 +76,7 @@ class ResNetTrajectory:
         Variance of the residual stream x.
     q : numpy.ndarray (blocks + 1,)
         Of the pre-activations that the next block makes of it.
-    c : numpy.ndarray (blocks + 1, *c0.shape) or None
+    c : numpy.ndarray ``(blocks + 1, *c0.shape)`` or None
         Correlation of two inputs' streams, where c0 was given.
     log_gradient : numpy.ndarray (blocks + 1,)
         ``log(E |dL/dx^0|^2 / E |dL/dx^l|^2)``: how much gradients grow on the way back through l blocks.

@@ -180,7 +180,7 @@ class LevyMeasure(ABC):
             return self._atoms(np.cumsum(steps, axis=-1))
 
     def sample_variances(self, p: int, size: int | tuple[int, ...], rng: Any) -> Array:
-        """Node variances at finite width: array (*size, p), independent draws.
+        """Node variances at finite width: array ``(*size, p)``, independent draws.
 
         Parameters
         ----------

@@ -158,7 +158,7 @@ def hermite_coefficients(f: Function, q: Any, order: int, *, what: str = "hermit
 
     Returns
     -------
-    numpy.ndarray (*q.shape, order + 1)
+    numpy.ndarray ``(*q.shape, order + 1)``
         Each with an error of about 1e-15 of ``sqrt(E f^2)``.
 
     Raises

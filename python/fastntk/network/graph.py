@@ -43,9 +43,9 @@ class Aggregate(Layer):
     to_dense : callable
         'DENSE': what makes a dense pattern of the one given.
     implementation : 'DENSE' or 'SPARSE'
-        DENSE: a pattern is an array (n, *axes, *axes), whose entry [n, i, j] is the weight of the edge from i to j in
-        sample n. SPARSE: integers (n, edges, axes, 2), or (n, edges, 2) for one axis: from and to of each edge, of
-        weight 1; edges with a negative number are left out, those that are repeated count as often.
+        DENSE: a pattern is an array ``(n, *axes, *axes)``, whose entry ``[n, i, j]`` is the weight of the edge from i
+        to j in sample n. SPARSE: integers (n, edges, axes, 2), or (n, edges, 2) for one axis: from and to of each edge,
+        of weight 1; edges with a negative number are left out, those that are repeated count as often.
 
     Raises
     ------

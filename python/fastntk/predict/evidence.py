@@ -230,8 +230,8 @@ def leave_one_out(
     -------
     LeaveOneOut
 
-    Raises, Warns
-    -------------
+    Raises
+    ------
     As :func:`log_marginal_likelihood`.
 
     Notes

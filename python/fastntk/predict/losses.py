@@ -78,7 +78,7 @@ class Loss:
 
 
 class MeanSquared(Loss):
-    """``|f - y|^2 / (2 |Y|)``, |Y| the number of targets."""
+    """``|f - y|^2 / (2 |Y|)``, ``|Y|`` the number of targets."""
 
     def in_units(self, size: float) -> tuple[Loss, float]:
         unit = unit_of(np.array(size))

@@ -144,8 +144,9 @@ def gradient_descent_mse(
 ) -> MsePredictor:
     """Predictions of an infinitely wide network after gradient descent on the mean squared error, in closed form.
 
-    The loss is ``|f(X) - Y|^2 / (2 |Y|)``, |Y| the number of all targets. With the kernel Theta (the NTK of a network
-    whose weights are all trained, the NNGP of one whose last layer is) and ``A = Theta + diag_reg``, after time t
+    The loss is ``|f(X) - Y|^2 / (2 |Y|)``, ``|Y|`` the number of all targets. With the kernel Theta (the NTK of a
+    network whose weights are all trained, the NNGP of one whose last layer is) and ``A = Theta + diag_reg``, after time
+    t::
 
         f_t(X) = f_0(X) + (I - exp(-A tau)) (Y - f_0(X)),
         f_t(x) = f_0(x) + Theta(x, X) A^-1 (I - exp(-A tau)) (Y - f_0(X)),     tau = learning_rate t / |Y|.
@@ -243,7 +244,7 @@ def max_learning_rate(
         NTK of the training points, or with pairs of axes as in :func:`gradient_descent_mse`. The eigenvalue is
         computed in float64.
     y_train_size : int, optional
-        |Y|, the number of all targets (``y_train.size``); None: the rows of the kernel as a matrix.
+        ``|Y|``, the number of all targets (``y_train.size``); None: the rows of the kernel as a matrix.
     momentum : float
         In [0, 1).
     eps : float, optional

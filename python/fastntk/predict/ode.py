@@ -223,7 +223,7 @@ def gradient_descent(
     Parameters
     ----------
     loss : {'mse', 'cross_entropy'} or callable or None
-        'mse': ``|f - Y|^2 / (2 |Y|)``, |Y| the number of all targets, as in :func:`gradient_descent_mse`.
+        'mse': ``|f - Y|^2 / (2 |Y|)``, ``|Y|`` the number of all targets, as in :func:`gradient_descent_mse`.
 
         'cross_entropy': ``- sum_ik Y_ik log softmax(f_i)_k / n``, the softmax over the trace axes (all of them
         together), the mean over the n entries of the others. Targets are probabilities: not negative, of sum 1.

@@ -393,7 +393,7 @@ class Sign(Nonlinearity):
 @registered("polynomial", (0.3, 1.0, 0.4, -0.05))
 @dataclass(frozen=True)
 class Polynomial(Series):
-    """``coef[0] + coef[1] x + ... + coef[n] x^n``.
+    """A polynomial: ``coef[0] + coef[1] x`` and so on, up to ``coef[n] x^n``.
 
     Parameters
     ----------
