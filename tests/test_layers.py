@@ -317,6 +317,21 @@ def test_sums_and_products_of_branches_with_means_over_positions():
             np.testing.assert_allclose(a, b, rtol=1e-13)
 
 
+def test_lists_where_neural_tangents_has_them():
+    behind = serial(stax.FanOut(2), stax.parallel(dense(), serial(dense(), Relu())))
+    assert type(behind.kernel_fn(A, B, "ntk")) is list
+    assert type(behind.kernel_fn(A, B)) is list
+    one = stax.parallel(dense(), dense())
+    for given, kind in (((A, B), tuple), ([A, B], list), ((A, B), tuple)):
+        assert type(one.kernel_fn(given, None, "ntk")) is kind
+    nested = stax.parallel(dense(), one).kernel_fn([A, (B, B)], None, "nngp")
+    assert (type(nested), type(nested[1])) == (list, tuple)
+    _, params = behind.init_fn(0, A.shape)
+    assert type(behind.apply_fn(params, A)) is list
+    again = stax.parallel(Relu(), Dense(1)).kernel_fn(behind.kernel_fn(A, B), get="ntk")
+    np.testing.assert_allclose(again[0], serial(dense(), Relu()).kernel_fn(A, B, "ntk"), rtol=1e-14)
+
+
 # ---------------------------------------------------------------- bad input
 
 

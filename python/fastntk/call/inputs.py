@@ -17,7 +17,7 @@ from ..engines.masked import Given
 from ..network.combinators import Parallel, Serial
 from ..network.layer import Layer
 from ..network.positions import Flatten
-from ..network.program import Value
+from ..network.program import Listed, Value
 from ..network.weights import Conv
 from .asked import NOTHING, Asked
 from .continued import check_kernel
@@ -91,7 +91,8 @@ def check_inputs(
                 raise ValueError(f"[kernel_fn] {name} has {len(a)} entries, x2 must too, given {_entries(b)}")
             if depth == DEEPEST:
                 raise TypeError(f"[kernel_fn] {name}: inputs lie more than {DEEPEST} lists or tuples deep")
-            return tuple(visit(v, None if b is None else b[k], f"{name}[{k}]", depth + 1) for k, v in enumerate(a))
+            parts = (visit(v, None if b is None else b[k], f"{name}[{k}]", depth + 1) for k, v in enumerate(a))
+            return Listed(parts) if isinstance(a, list) else tuple(parts)
         if isinstance(a, Kernel):
             _check_axes(layer, a, name)
             own = _continue(a, b, name, batch_dims, place)

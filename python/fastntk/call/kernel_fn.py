@@ -429,4 +429,4 @@ def work_of(lowered: Lowered, inputs: Sequence[Input], images: bool) -> Work:
 
 
 def _values(tree: Any) -> Any:
-    return tree.value if isinstance(tree, Input) else tuple(_values(t) for t in tree)
+    return tree.value if isinstance(tree, Input) else type(tree)(_values(t) for t in tree)

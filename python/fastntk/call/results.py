@@ -16,7 +16,7 @@ from ..base.arraylike import describe
 from ..base.arrays import check_out
 from ..base.kernel import Exact, Kernel
 from ..engines.numpy_images import masked_outputs
-from ..network.program import Lowered, Value, leaves
+from ..network.program import Listed, Lowered, Value, leaves
 from .inputs import Input
 
 Array = npt.NDArray[Any]
@@ -51,7 +51,9 @@ def _restored(names: tuple[str, ...], kind: str, values: tuple[Any, ...]) -> Any
 
 
 def tree_of(values: Any, make: Any) -> Any:
-    return make(values) if isinstance(values, Value) else tuple(tree_of(v, make) for v in values)
+    if isinstance(values, Value):
+        return make(values)
+    return (list if isinstance(values, Listed) else tuple)(tree_of(v, make) for v in values)
 
 
 def check_targets(

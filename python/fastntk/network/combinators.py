@@ -12,7 +12,7 @@ import numpy as np
 from ..base.checks import integer
 from .layer import Layer, Shape, is_one
 from .maps import Gather
-from .program import Builder, Value, Values
+from .program import Builder, Listed, Value, Values
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class FanOut(Layer):
         return (shape,) * self.num
 
     def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
-        return (inputs,) * self.num
+        return [inputs] * self.num
 
     def lower(self, builder: Builder, values: Values) -> Values:
-        return (values,) * self.num
+        return Listed((values,) * self.num)
 
 
 def _branches_of_one_shape(layer: Layer, shape: Shape) -> Shape:
@@ -328,7 +328,8 @@ class Parallel(Layer):
     def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
         _check_count("parallel", inputs, self.layers)
         _check_count("parallel", params, self.layers)
-        return tuple(layer.apply(p, x, xp) for layer, p, x in zip(self.layers, params, inputs, strict=True))
+        found = (layer.apply(p, x, xp) for layer, p, x in zip(self.layers, params, inputs, strict=True))
+        return list(found) if isinstance(inputs, list) else tuple(found)
 
     def lower(self, builder: Builder, values: Values) -> Values:
         if isinstance(values, Value) or len(values) != len(self.layers):
@@ -338,7 +339,7 @@ class Parallel(Layer):
         for index, (layer, value) in enumerate(zip(self.layers, values, strict=True)):
             with builder.entering(f"parallel[{index}] {type(layer).__name__}"):
                 out.append(layer.lower(builder, value))
-        return tuple(out)
+        return type(values)(out)
 
     def axes(self) -> tuple[int, int] | None:
         return next((axes for layer in self.layers if (axes := layer.axes()) is not None), None)
@@ -388,7 +389,8 @@ def parallel(*layers: Layer) -> Parallel:
     Returns
     -------
     Parallel
-        Unpacks into ``(init_fn, apply_fn, kernel_fn)``; its kernel function takes and gives tuples.
+        Unpacks into ``(init_fn, apply_fn, kernel_fn)``; its kernel function takes and gives tuples, or lists
+        where it is given one, or stands behind FanOut.
 
     Raises
     ------

@@ -14,7 +14,7 @@ from .program import Builder, Lowered, Op, Program, Value, Values, leaves, progr
 def _renumber(values: Values, counter: Iterator[int]) -> Values:
     if isinstance(values, Value):
         return values.changed(slot=next(counter))
-    return tuple(_renumber(v, counter) for v in values)
+    return type(values)(_renumber(v, counter) for v in values)
 
 
 def finish(builder: Builder, n_inputs: int, outputs: Values) -> Lowered:
@@ -69,7 +69,7 @@ def input_values(inputs: Any, counter: Iterator[int]) -> Values:
     """A tree of input values, renumbered."""
     if isinstance(inputs, Value):
         return inputs.changed(slot=next(counter))
-    return tuple(input_values(i, counter) for i in inputs)
+    return type(inputs)(input_values(i, counter) for i in inputs)  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=256)

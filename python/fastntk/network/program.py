@@ -90,6 +90,21 @@ class Value:
 Values: TypeAlias = "Value | tuple[Values, ...]"
 
 
+class Listed(tuple):  # type: ignore[type-arg]
+    """Values of branches that results give as a list: FanOut's, and of inputs that come as one."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Listed and tuple.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((Listed, tuple(self)))
+
+
 @dataclass(frozen=True, eq=False)
 class Program:
     """Straight-line ops; slots ``0 .. n_inputs - 1`` are loaded before the first.
