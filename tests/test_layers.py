@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from fastntk import stax
@@ -188,6 +190,29 @@ def test_dot_general_is_what_its_parts_are():
     np.testing.assert_allclose(left.apply_fn((), x), np.einsum("hwf,nhwc->fnc", factor, x), rtol=1e-13, atol=1e-13)
     scaled = serial(dense(), stax.DotGeneral(rhs=-2.0))
     np.testing.assert_allclose(scaled.kernel_fn(A, B, "ntk"), 4 * dense().kernel_fn(A, B, "ntk"), rtol=1e-15)
+
+
+def test_layers_of_ones_own():
+    """The page's example, which is a product with a constant."""
+    text = (Path(__file__).resolve().parents[1] / "docs/layers.md").read_text()
+    example = text[text.index("from dataclasses") :]
+    example = example[: example.index("```")]
+    scope = {}
+    exec(compile(example, "docs/layers.md", "exec"), scope)
+    assert scope["ntk"].shape == (3, 3)
+    assert len(example[example.index("@dataclass") : example.index("net =")].strip().splitlines()) < 15
+    own = scope["Differences"]()
+    x = np.random.default_rng(13).standard_normal((3, 5, 2))
+    steps = np.eye(5)[:, 1:] - np.eye(5)[:, :-1]
+    constant = stax.DotGeneral(lhs=steps.T, dimension_numbers=(((1,), (1,)), ((), ())))
+    assert constant.output_shape(x.shape) == (4, 3, 2)
+    expected = serial(dense(), constant).kernel_fn(x, None, BOTH)
+    found = serial(dense(), own).kernel_fn(x, None, BOTH)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-14)
+    assert own.init_fn(0, (-1, 5, 2)) == ((-1, 4, 2), ())
+    with pytest.raises(ValueError, match=r"\[Differences\] has batch_axis, channel_axis = 0, 1"):
+        scope["Differences"](channel_axis=1)
 
 
 def test_sparse_graphs_are_dense_ones():

@@ -13,7 +13,7 @@ from .network.activations import __all__ as _ACTIVATIONS
 from .network.attention import AttentionMechanism, GlobalSelfAttention, PositionalEmbedding
 from .network.combinators import FanInConcat, FanInProd, FanInSum, FanOut, Identity, parallel, repeat, serial
 from .network.convolutions import ConvLocal, ConvTranspose
-from .network.gather import DotGeneral, ImageResize, Index, Slice
+from .network.gather import DotGeneral, ImageResize, Index, PositionMap, Slice
 from .network.graph import Aggregate, AggregateImplementation
 from .network.layer import Layer
 from .network.normal import Dropout, LayerNorm
@@ -44,6 +44,7 @@ __all__ = [
     "Index",
     "Layer",
     "LayerNorm",
+    "PositionMap",
     "PositionalEmbedding",
     "Slice",
     "SumPool",

@@ -93,7 +93,7 @@ def _matrix(of: Linear) -> Array:
         for a in range(2 + len(of.spatial))
     ]
     found = of.layer.apply((), units.transpose(axes), np)
-    batch, channel = of.layer.places(2 + len(of.spatial))
+    batch, channel = (a % found.ndim for a in of.layer.places(2 + len(of.spatial)))
     return np.ascontiguousarray(np.moveaxis(found, (batch, channel), (0, -1)).reshape(size, -1).T)
 
 
