@@ -13,11 +13,13 @@ from .network.activations import __all__ as _ACTIVATIONS
 from .network.attention import AttentionMechanism, GlobalSelfAttention, PositionalEmbedding
 from .network.combinators import FanInConcat, FanInProd, FanInSum, FanOut, Identity, parallel, repeat, serial
 from .network.convolutions import ConvLocal, ConvTranspose
-from .network.gather import DotGeneral, ImageResize, Index, PositionMap, Slice
+from .network.gather import DotGeneral, Index, Slice
 from .network.graph import Aggregate, AggregateImplementation
 from .network.layer import Layer
 from .network.normal import Dropout, LayerNorm
+from .network.position_map import PositionMap
 from .network.positions import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, SumPool
+from .network.resize import ImageResize
 from .network.weights import Conv, Dense
 
 __all__ = [
