@@ -5,11 +5,12 @@
 #include "math/counted/monomials.h"
 #include "math/counted/series.h"
 
-#define FNTK_COUNTED(X)   \
-  X(Series, "series")     \
-  X(Hinged, "hinged")     \
-  X(Curve, "curve")       \
-  X(Monomial, "monomial") \
+#define FNTK_COUNTED(X)          \
+  X(Series, "series")            \
+  X(Hinged, "hinged")            \
+  X(HingedTwice, "hinged_twice") \
+  X(Curve, "curve")              \
+  X(Monomial, "monomial")        \
   X(RectifiedMonomial, "rectified_monomial")
 
 namespace fntk {

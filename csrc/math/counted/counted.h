@@ -12,9 +12,9 @@
 
 namespace fntk {
 
-constexpr int kMaxCounted = 320;    // parameters of one of them
-constexpr int kMaxConstants = 512;  // numbers that a formula makes of them
-constexpr int kMaxFactors = 16;     // of powers: degrees below 2^16
+constexpr int kMaxCounted = 768;    // parameters of one of them
+constexpr int kMaxConstants = 896;  // numbers that a formula makes of them
+constexpr int kMaxFactors = 20;     // of powers: degrees below 2^20
 
 namespace FNTK_ISA {
 

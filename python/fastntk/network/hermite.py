@@ -136,13 +136,14 @@ class Coefficients:
         return found
 
 
-def continued(table: Array, parity: int, degrees: Array) -> Array:
+def continued(table: Array, parity: int, degrees: Array, order: int = 0) -> Array:
     """Coefficients of one parity far out, at real degrees, of functions with a kink: all of one sign.
 
-    ``table``: those of degrees 0 .. 2,048, whose signs alternate.
+    ``table``: those of degrees 0 .. 2,048, whose signs alternate. ``order``: 1 where the third or the fourth derivative
+    is the first to jump.
     """
     own = np.arange(_FROM + parity, EXACT + 1, 2)
-    power = 1.25 if parity == 0 else 1.75
+    power = (1.25 if parity == 0 else 1.75) + order
     scaled = table[own] * np.where(own // 2 % 2 == 0, 1.0, -1.0)[:, None] * (own**power)[:, None]
     series = chebyshev.chebfit(2 * _FROM / own - 1, scaled, 6)
     return np.asarray(chebyshev.chebval(2 * _FROM / degrees - 1, series).T * (degrees**-power)[:, None])
@@ -150,18 +151,26 @@ def continued(table: Array, parity: int, degrees: Array) -> Array:
 
 @dataclass(frozen=True)
 class Hinges:
-    """The kink of a function at 0: jumps of its first and second derivative, from the left to the right.
+    """The kink of a function at 0: jumps of its first four derivatives, from the left to the right.
 
-    They leave series that end slowly: ``a_l ~ l^(-5/4)`` at even l, ``l^(-7/4)`` at odd l. What the parts
-    ``(first / 2) |x|`` and ``(second / 4) x |x|`` contribute is known in closed form, and only the rest is a series.
+    They leave series that end slowly: ``a_l ~ l^(-5/4)`` at even l, ``l^(-7/4)`` at odd l, of the first two;
+    ``l^(-9/4)`` and ``l^(-11/4)`` of the others. What the parts ``(first / 2) |x| + (third / 12) |x|^3`` and
+    ``(second / 4) x |x| + (fourth / 48) x^3 |x|`` contribute is known in closed form, and only the rest is a series.
     """
 
     first: float = 0.0
     second: float = 0.0
+    third: float = 0.0
+    fourth: float = 0.0
 
-    def parts(self, q: Array) -> tuple[Array, Array]:
-        """``(first / 2) s`` and ``(second / 4) q``: how often ``|z|`` and ``z |z|`` are in the function of ``s z``."""
-        return self.first / 2 * np.sqrt(q), self.second / 4 * q
+    def parts(self, q: Any, xp: Any = np) -> Any:
+        """How often ``|z|``, ``|z|^3`` (parity 0), ``z |z|``, ``z^3 |z|`` (1) are in the function of ``sqrt(q) z``.
+
+        (2, 2, *q.shape).
+        """
+        s = xp.sqrt(q)
+        even, odd = (self.first / 2 * s, self.third / 12 * q * s), (self.second / 4 * q, self.fourth / 48 * q * q)
+        return xp.stack([xp.stack(list(even)), xp.stack(list(odd))])
 
 
 NO_HINGES = Hinges()
@@ -169,17 +178,32 @@ NO_HINGES = Hinges()
 
 @lru_cache(maxsize=1)
 def hinge_table() -> Array:
-    """``a_l`` of ``|z|`` at even degrees up to 2,048, of ``z |z|`` at odd ones, (degrees, 1).
+    """``a_l`` of ``|z|`` and of ``|z|^3`` at even degrees up to 2,048, of ``z |z|`` and ``z^3 |z|`` at odd ones.
 
-    ``E |z| h_l`` is ``sqrt(2 / pi) (l - 3)!! / sqrt(l!)`` and ``E z |z| h_l`` twice as much with ``(l - 4)!!``, but for
-    signs, which alternate.
+    (degrees, 2). ``E |z| h_l`` is ``sqrt(2 / pi) (l - 3)!! / sqrt(l!)`` but for signs, which alternate; the others
+    follow by ``E f h_l = E f' h_(l - 1) / sqrt(l)``.
     """
-    table = np.empty((EXACT + 1, 1))
-    table[:4, 0] = math.sqrt(2 / math.pi) * np.array([1, 2, math.sqrt(1 / 2), 2 / math.sqrt(6)])
-    for n in range(2, EXACT - 1):
-        table[n + 2] = -table[n] * (n - 1 - n % 2) / math.sqrt((n + 1) * (n + 2))
+    table = np.zeros((EXACT + 1, 2))
+    table[0] = math.sqrt(2 / math.pi) * np.array([1, 2])
+    table[2, 0] = math.sqrt(1 / math.pi)
+    for n in range(2, EXACT - 1, 2):
+        table[n + 2, 0] = -table[n, 0] * (n - 1) / math.sqrt((n + 1) * (n + 2))
+    root = np.sqrt(np.arange(1, EXACT + 1))
+    table[1::2, 0] = 2 * table[:-1:2, 0] / root[::2]
+    table[2::2, 1] = 3 * table[1::2, 0] / root[1::2]
+    table[1::2, 1] = 4 * table[:-1:2, 1] / root[::2]
     table.setflags(write=False)
     return table
+
+
+def hinges_at(degrees: Array, parity: int) -> Array:
+    """The same at degrees of one parity, whole ones up to 2,048, real ones beyond: (degrees, 2)."""
+    table, near = hinge_table(), degrees <= EXACT
+    found = np.empty((len(degrees), 2))
+    found[near] = table[degrees[near].astype(np.int64)]
+    for order in (0, 1):
+        found[~near, order] = continued(table[:, order : order + 1], parity, degrees[~near], order)[:, 0]
+    return found
 
 
 # ---------------------------------------------------------------- the whole series
@@ -189,7 +213,7 @@ def hinge_table() -> Array:
 class Part:
     """The terms l >= 1 of one parity: real degrees, how often each counts, ``g_l(q) = a_l / sqrt(V)``, (terms, n).
 
-    And the coefficients of the hinge of this parity. Far out one term stands for many.
+    And the coefficients of the hinges of this parity, (terms, 2). Far out one term stands for many.
     """
 
     degrees: Array
@@ -228,7 +252,7 @@ class Whole:
         degrees = np.arange(2 - parity, len(self.table), 2)
         own, g = degrees.astype(np.float64), self.table[degrees]
         if not self.source.kinked:
-            return Part(own, np.ones(len(own)), g, np.zeros(len(own)))
+            return Part(own, np.ones(len(own)), g, np.zeros((len(own), 2)))
         # Beyond: octaves of the sum as an integral, by Gauss's rule in log l, and the first term of Euler and Maclaurin
         # where it begins.
         start = own[-1] + 1
@@ -242,17 +266,16 @@ class Whole:
             np.concatenate([own, beyond]),
             np.concatenate([np.ones(len(own)), counts, [1 / 24, -1 / 24]]),
             np.concatenate([g, continued(self.table, parity, beyond)]),
-            np.concatenate([hinge_table()[degrees, 0], continued(hinge_table(), parity, beyond)[:, 0]]),
+            hinges_at(np.concatenate([own, beyond]), parity),
         )
 
     def columns(self, parity: int, degrees: npt.NDArray[np.int64]) -> tuple[Array, Array]:
-        """``g_l(q)`` of given degrees, and the hinge's coefficients, at whole degrees as far as one likes."""
+        """``g_l(q)`` of given degrees, and the hinges' coefficients, at whole degrees as far as one likes."""
         near = degrees < len(self.table)
         g = np.concatenate([self.table[degrees[near]], self._beyond(parity, degrees[~near], self.table)])
         if not self.source.kinked:
-            return g, np.zeros(len(degrees))
-        own = hinge_table()
-        return g, np.concatenate([own[degrees[near]], self._beyond(parity, degrees[~near], own)])[:, 0]
+            return g, np.zeros((len(degrees), 2))
+        return g, hinges_at(degrees.astype(np.float64), parity)
 
     def _beyond(self, parity: int, degrees: npt.NDArray[np.int64], table: Array) -> Array:
         if not len(degrees):

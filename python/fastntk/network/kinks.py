@@ -24,11 +24,17 @@ _SMALL = 1e-10  # the last coefficients of a fit that is one, relative to the fu
 
 @dataclass(frozen=True)
 class Kink:
-    """A point where the first derivatives jump, ``first`` and ``second`` from the left to the right."""
+    """A point where derivatives jump, from the left to the right, the first four of them."""
 
     place: float
     first: float
     second: float = 0.0
+    third: float = 0.0
+    fourth: float = 0.0
+
+    @property
+    def jumps(self) -> tuple[float, float, float, float]:
+        return self.first, self.second, self.third, self.fourth
 
 
 @lru_cache(maxsize=256)
@@ -106,7 +112,8 @@ def _kink(fn: Function, low: float, high: float, left: float, right: float, what
             )
         if abs(step(order, place)) > 1e-4 * size:
             first = _short(step(1, place), 1e-9) if order == 1 else 0.0
-            return Kink(_short(place, 1e-8), first, _short(step(2, place), 1e-7))
+            further = (_short(step(order, place), error) for order, error in ((2, 1e-7), (3, 1e-5), (4, 1e-3)))
+            return Kink(_short(place, 1e-8), first, *further)
     return Kink((low + high) / 2, 0.0, 0.0)
 
 

@@ -99,14 +99,14 @@ def series_slopes(fn: Function, q: float, hinges: Hinges, kinked: bool, single: 
     """The slopes of a function by its whole series, and its hinges."""
     source = Coefficients(fn, q, kinked, what)
     whole = Whole(source, np.array([q]), 1e-8 if single else 1e-14, what)
-    hinge = [part[0] ** 2 for part in hinges.parts(np.array([q])) / whole.size]
+    hinge = (hinges.parts(np.array([q]))[:, 0, 0] / whole.size[0]) ** 2
 
     def slopes(w: Array) -> tuple[Array, Array]:
         found = []
         log = np.log1p(-np.minimum(w, 1 - 1e-16))[:, None]
         for parity, part in enumerate(whole.parts):
-            p = part.counts * part.degrees * (part.g[:, 0] ** 2 - hinge[parity] * part.hinge**2)
-            found.append(np.exp(log * (part.degrees - 1)) @ p + hinge[parity] * hinge_parts(w, parity)[1])
+            p = part.counts * part.degrees * (part.g[:, 0] ** 2 - hinge[parity] * part.hinge[:, 0] ** 2)
+            found.append(np.exp(log * (part.degrees - 1)) @ p + hinge[parity] * hinge_parts(w, parity)[1][0])
         return found[1] + found[0], found[1] - found[0]
 
     return slopes

@@ -16,14 +16,15 @@ import numpy.typing as npt
 from numpy.polynomial import chebyshev
 
 from .expectations import Function, call
-from .hermite import EXACT, Coefficients, Hinges, Whole, continued, hinge_table
+from .hermite import Coefficients, Hinges, Whole, hinges_at
+from .hinges import WHOLE
 
 Array = npt.NDArray[np.float64]
 
 _DENSE = 96  # every degree up to here is offered, beyond them a geometric sequence
 _RATIO = 1.05
-_FARTHEST = 60000  # degree offered for functions with a kink
-_MOST_TERMS = 120  # that compiled code takes
+_FARTHEST = 60000, 1000000  # degree offered for functions with a kink, in float32 and in float64
+_MOST_TERMS = 140  # that compiled code takes
 _TINY = 1e-36  # a variance of 0 counts as this, so that directions exist
 
 
@@ -43,10 +44,10 @@ class Sums:
     The first relative to the sum of ``|p_l|`` in its place, the second to its diagonal.
     """
 
-    def __init__(self, whole: Whole, hinges: tuple[Array, Array], defects: Array) -> None:
+    def __init__(self, whole: Whole, hinges: Array, defects: Array) -> None:
         self._whole, self._defects = whole, defects
         self._i, self._j = np.triu_indices(len(whole.q))
-        self._hinges = [h[self._i] * h[self._j] for h in hinges]
+        self._hinges = hinges / whole.size  # by parity and order
         size, diagonal = np.zeros((len(defects), len(self._i))), np.zeros(len(whole.q))
         for part in whole.parts:
             counts = part.counts[:, None]
@@ -60,8 +61,8 @@ class Sums:
         return np.asarray(g[:, self._i] * g[:, self._j])
 
     def _rest(self, g: Array, hinge: Array, parity: int) -> Array:
-        """``p_l`` less what the hinge of this parity has of it."""
-        return self._products(g) - (hinge**2)[:, None] * self._hinges[parity]
+        """``p_l`` less what the hinges of this parity have of it."""
+        return self._products(g) - self._products(hinge @ self._hinges[parity])
 
     def of(self, g: Array, hinge: Array, counts: Array, degrees: Array, parity: int) -> Array:
         """Both sums over given terms."""
@@ -90,10 +91,11 @@ def _offered(parity: int, most: int) -> npt.NDArray[np.int64]:
     return np.unique(np.concatenate([dense, np.round((steps - parity) / 2).astype(np.int64) * 2 + parity]))
 
 
-def _choose(columns: Any, total: Any, rtol: float, more: int = 8) -> tuple[list[int], Array]:
-    """A few columns and weights with which their sum is ``total``, every entry to ``rtol`` if that can be.
+def _choose(columns: Any, total: Any, rtol: float, most: int) -> tuple[list[int], Array, float]:
+    """A few columns and weights with which their sum is ``total``, and the largest error of an entry.
 
-    Columns by pivoted Gram-Schmidt, up to ``more`` beyond what is needed until no weight is negative.
+    That is ``rtol`` if ``most`` columns can do it. Columns by pivoted Gram-Schmidt, up to eight beyond what is needed
+    until no weight is negative.
     """
     R: Any = np.linalg.qr(np.column_stack([columns, total]), mode="r")
     reduced, right = R[:, :-1], R[:, -1]
@@ -101,7 +103,7 @@ def _choose(columns: Any, total: Any, rtol: float, more: int = 8) -> tuple[list[
     active: list[int] = []
     best: tuple[list[int], Array] = [], np.empty(0)
     error, enough = math.inf, 0
-    while len(active) < columns.shape[1]:
+    while len(active) < min(most, columns.shape[1]):
         norms = (rest * rest).sum(0)
         pivot = int(np.argmax(norms))
         if norms[pivot] < 1e-36:
@@ -112,20 +114,26 @@ def _choose(columns: Any, total: Any, rtol: float, more: int = 8) -> tuple[list[
         basis = np.vstack([basis, e])
         active.append(pivot)
         rest = rest - np.outer(e, e @ rest)
+        rest[:, pivot] = 0  # not to be taken for what rounding has left of it
         size = np.sqrt((reduced[:, active] ** 2).sum(0))
         x = np.linalg.lstsq(reduced[:, active] / size, right, rcond=None)[0] / size
         found = float(np.abs(columns[:, active] @ x - total).max())
         good = found <= rtol
         if (not enough and found < error) or (good and (x > 0).all()):
             best, error = (list(active), x), found
+        if not enough and error < 1e-6 and len(active) >= len(best[0]) + 24:  # no better for long
+            break
         if good:
             enough = enough or len(active)
-            if (x > 0).all() or len(active) >= enough + more:
+            if (x > 0).all() or len(active) >= enough + 8:
                 break
-    return best
+    return *best, error
 
 
 # ---------------------------------------------------------------- the fit
+
+
+PAIRS = ((0, 0), (0, 1), (1, 1))  # of hinges of one parity, by their orders
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +145,11 @@ class Fit:
     high : float
     degrees : tuple of int
         Even ones in ascending order, then odd ones; ``signs`` has -1 where a term counts negatively.
-    parts : tuple of float
-        What each term leaves to the hinge of its parity: from ``p_l`` goes this times the product of the hinge's rows.
+    parts : tuple of tuple of float
+        What each term leaves to the hinges of its parity: from ``p_l`` go these times the products of their rows, of
+        the first with itself and, where there are two, of both and of the second.
     hinges : Hinges
+        Without those that are left to the series.
     terms : int
         Of the whole series.
     error : float
@@ -151,7 +161,7 @@ class Fit:
     kinked: bool
     degrees: tuple[int, ...]
     signs: tuple[int, ...]
-    parts: tuple[float, ...]
+    parts: tuple[tuple[float, ...], ...]
     hinges: Hinges
     terms: int
     error: float
@@ -185,6 +195,17 @@ class Fit:
     def _end(self) -> float:
         return math.sqrt(self.high) if self.kinked else self.high
 
+    @property
+    def orders(self) -> int:
+        """Hinges of each parity."""
+        return 2 if self.hinges.third or self.hinges.fourth else 1
+
+    def left(self, parity: int) -> tuple[float, ...]:
+        """What is left of the hinges' own at rho = 1, by products."""
+        own = [p for p, degree in zip(self.parts, self.degrees, strict=True) if degree % 2 == parity]
+        found = [whole - sum(p[k] for p in own) for k, whole in enumerate(WHOLE[parity][: 2 * self.orders - 1])]
+        return tuple(found)
+
     def variance(self, q: Any, xp: Any = np) -> Any:
         return self._interpolated(q, xp)[-1]
 
@@ -192,25 +213,26 @@ class Fit:
         return self._interpolated(q, xp)[0] if self.degrees[0] == 0 else xp.zeros_like(q)
 
     def rows(self, q: Any, xp: Any = np) -> tuple[Any, Any, Any]:
-        """``g_l`` (terms, *q.shape), unit vectors with signs and hinges; the hinges' (2, *q.shape); ``sqrt(V / q)``."""
+        """``g_l`` (terms, *q.shape), unit vectors with signs and hinges; these by parity; ``sqrt(V / q)``."""
         found = self._interpolated(q, xp)
         a, variance = found[:-1], found[-1]
         q = xp.maximum(xp.minimum(q, self.high), _TINY)
-        hinges = xp.stack([self.hinges.first / 2 * xp.sqrt(q), self.hinges.second / 4 * q])
+        hinges = self.hinges.parts(q, xp)[:, : self.orders]
         size: Any = 0
         for k, sign in enumerate(self.signs):
             size = size + sign * a[k] * a[k]
         for parity in (0, 1):
-            left = (1.0, 3.0)[parity]  # E z^2, E z^4
-            left -= sum(p for p, degree in zip(self.parts, self.degrees, strict=True) if degree % 2 == parity)
-            size = size + left * hinges[parity] ** 2
+            for (i, j), left in zip(PAIRS, self.left(parity), strict=False):
+                size = size + (1 + (i != j)) * left * hinges[parity, i] * hinges[parity, j]
         root = xp.sqrt(xp.where(size > 0, size, 1))
         return a / root, hinges / root, xp.sqrt(xp.maximum(variance, 0) / q)
 
 
-def _defects(kinked: bool) -> Array:
+def _defects(kinked: bool, single: bool) -> Array:
     wide = np.concatenate([np.logspace(-7, -2, 10), np.linspace(0.03, 1, 14) ** 1.5])
-    return np.concatenate([np.logspace(-14, -8, 7), wide]) if kinked else wide
+    if kinked and not single:  # high powers fall between two that lie far apart
+        wide = np.concatenate([np.logspace(-8, -2, 40), np.linspace(0.03, 1, 24) ** 1.5])
+    return np.concatenate([np.logspace(-14, -8.2, 12), wide]) if kinked else wide
 
 
 def _places(n: int) -> Any:
@@ -237,18 +259,11 @@ def fit(fn: Function, high: float, single: bool, hinges: Hinges, kinked: bool, w
         A function that is not finite, grows too fast, or varies too fast for these variances.
     """
     source = Coefficients(fn, high, kinked, what)
-    tried: tuple[float, ...]
-    if single:
-        tried = (2e-7, 3e-8)
-    elif kinked:
-        tried = (1e-9,) if hinges.first and hinges.second else (5e-13, 1e-11)
-    else:
-        tried = (5e-13, 6e-14)
+    tried = (2e-7, 3e-8) if single else (5e-13, 6e-14)
     found = [_fit(source, high, single, hinges, tried[0], what)]
-    for rtol in tried[1:]:
-        if found[0].error > (4 if kinked else 1) * tried[0] or len(found[0].degrees) > _MOST_TERMS:
-            found.append(_fit(source, high, single, hinges, rtol, what))
-    return min((own for own in found if len(own.degrees) <= _MOST_TERMS), key=lambda own: own.error, default=found[-1])
+    if found[0].error > (4 if kinked else 1) * tried[0] and (single or not kinked):
+        found.append(_fit(source, high, single, hinges, tried[1], what))
+    return min(found, key=lambda own: own.error)
 
 
 def _fit(source: Coefficients, high: float, single: bool, hinges: Hinges, rtol: float, what: str) -> Fit:
@@ -256,24 +271,33 @@ def _fit(source: Coefficients, high: float, single: bool, hinges: Hinges, rtol: 
     middle = high * np.exp(spread * (_places(6 if single else 9) - 1))
     q = np.concatenate([[high * 1e-6, high / 256], middle[::-1], [high]])
     whole = Whole(source, q, rtol, what)
-    first, second = hinges.parts(q)
-    sums = Sums(whole, (first / whole.size, second / whole.size), _defects(source.kinked))
+    one = replace(hinges, third=0.0, fourth=0.0)
     degrees: list[int] = []
     weights: list[float] = []
+    kept = one
     terms = len(whole.table)
-    for parity in (0, 1):
-        if not (whole.parts[parity].g ** 2).max() > 1e-26:
-            continue
-        total = sums.total(parity)
-        offered = _offered(parity, _FARTHEST if source.kinked else terms - 1)
-        chosen, x = _choose(sums.columns(parity, offered), total, rtol)
+    there = [parity for parity in (0, 1) if (whole.parts[parity].g ** 2).max() > 1e-26]
+    for parity in there:
+        offered = _offered(parity, _FARTHEST[not single] if source.kinked else terms - 1)
+        own = hinges.third if parity == 0 else hinges.fourth
+        found = []
+        for with_second in (False, True) if own else (False,):
+            sums = Sums(whole, (hinges if with_second else one).parts(q), _defects(source.kinked, single))
+            total = sums.total(parity)
+            # Far above 1, what terms and hinges cancel of each other costs digits.
+            lost = float(np.abs(total).max()) * (1e-7 if single else 2e-16)
+            chosen, x, error = _choose(sums.columns(parity, offered), total, rtol, _MOST_TERMS // len(there))
+            found.append((max(error + lost, rtol if lost < rtol else 0.0), len(chosen), with_second, chosen, x))
+        *_, with_second, chosen, x = min(found, key=lambda way: way[:2])
+        if with_second:
+            kept = replace(kept, third=own) if parity == 0 else replace(kept, fourth=own)
         order = np.argsort(offered[chosen])
         degrees += offered[chosen][order].tolist()
         weights += x[order].tolist()
     if hinges.first or np.abs(whole.table[0]).max() > 1e-16 or not degrees:
         degrees, weights = [0, *degrees], [1.0, *weights]
-    found = _of_terms(source, high, degrees, weights, hinges, terms, single)
-    return replace(found, error=_error(found, source, rtol, what))
+    found_fit = _of_terms(source, high, degrees, weights, kept, terms, single)
+    return replace(found_fit, error=_error(found_fit, weights, source, rtol, single, what))
 
 
 def _of_terms(
@@ -283,12 +307,6 @@ def _of_terms(
     order = np.argsort(degrees, kind="stable")
     ascending = np.array(degrees, np.int64)[order]
     size = np.sqrt(np.abs(weights))
-    kappa = np.zeros(len(degrees))
-    if source.kinked:
-        own = hinge_table()
-        for k, degree in enumerate(degrees):
-            far = np.array([float(degree)])
-            kappa[k] = own[degree, 0] if degree <= EXACT else continued(own, degree % 2, far)[0, 0]
     offset = float(call(source.fn, np.zeros(1))[0])
     best, end = math.inf, math.sqrt(high) if source.kinked else high
     middles = {end / 4} if source.kinked else {high / 4, min(high / 4, 1.0)}
@@ -301,9 +319,21 @@ def _of_terms(
             break
     table[:, : len(degrees)] = table[:, np.argsort(order)] * size
     signs = tuple(-1 if weight < 0 else 1 for weight in weights)
-    parts = tuple((np.array(weights) * kappa**2).tolist())
     table.setflags(write=False)
-    return Fit(high, source.kinked, tuple(degrees), signs, parts, hinges, terms, best, offset, kept, table)
+    own = _hinges_of(degrees, weights)
+    parts = [own[:, i] * own[:, j] * signs for i, j in PAIRS]
+    found_fit = Fit(high, source.kinked, tuple(degrees), signs, (), hinges, terms, best, offset, kept, table)
+    products = np.stack(parts[: 2 * found_fit.orders - 1], axis=1)
+    return replace(found_fit, parts=tuple(tuple(row) for row in products.tolist()))
+
+
+def _hinges_of(degrees: list[int], weights: list[float]) -> Array:
+    """The hinges' coefficients at these degrees, times the roots of weights: (terms, 2)."""
+    own, found = np.array(degrees), np.empty((len(degrees), 2))
+    for parity in (0, 1):
+        here = own % 2 == parity
+        found[here] = hinges_at(own[here].astype(np.float64), parity)
+    return found * np.sqrt(np.abs(weights))[:, None]
 
 
 def _place(x: Any, middle: float) -> Any:
@@ -333,18 +363,17 @@ def _interpolation(
     return table, float(last.max())
 
 
-def _error(found: Fit, source: Coefficients, rtol: float, what: str) -> float:
+def _error(found: Fit, weights: list[float], source: Coefficients, rtol: float, single: bool, what: str) -> float:
     q = found.high * np.array([0.7, 0.13, 0.02])
     fresh = Whole(source, q, rtol, what)
-    first, second = found.hinges.parts(q)
-    sums = Sums(fresh, (first / fresh.size, second / fresh.size), _defects(source.kinked)[1::2] * 1.3 % 1)
+    defects = np.concatenate([np.logspace(-13.7, -2.2, 41), np.linspace(0.02, 0.99, 23)])
+    sums = Sums(fresh, found.hinges.parts(q), defects if source.kinked else _defects(False, single)[1::2] * 1.3 % 1)
     g, _, _ = found.rows(q)
-    degrees, signs = np.array(found.degrees), np.array(found.signs)
+    degrees, signs, own = np.array(found.degrees), np.array(found.signs), _hinges_of(list(found.degrees), weights)
     worst = found.error
     for parity in (0, 1):
         here = (degrees % 2 == parity) & (degrees > 0)
         if here.any():
-            part = np.sqrt(np.abs(np.array(found.parts)[here]))
-            of = sums.of(g[here], part, signs[here], degrees[here].astype(np.float64), parity)
+            of = sums.of(g[here], own[here], signs[here], degrees[here].astype(np.float64), parity)
             worst = max(worst, float(np.abs(of - sums.total(parity)).max()))
     return worst

@@ -21,7 +21,7 @@ from ..kinks import Kink
 from ..one_variance import Shared, Slopes, moments_of, series_slopes, shared_of
 from ..short_series import Fit, fit
 from .angular import Angular
-from .hinged import Hinged, OfFit
+from .hinged import Hinged, HingedTwice, OfFit
 from .nonlinearity import Array, Correlation, Nonlinearity, defines_dual, of_input
 from .series import Curve, Series
 
@@ -86,6 +86,8 @@ class General(Nonlinearity):
         if places - {0.0}:
             return _angular(self)
         own = _fitted(self, high_of(high, self.label), single)
+        if own.orders > 1:
+            return HingedTwice(self, own)
         return Hinged(self, own) if own.hinges.first or own.hinges.second else Fitted(self, own)
 
 
@@ -105,7 +107,7 @@ def _fitted(layer: General, high: float, single: bool) -> Fit:
     if any(kink.place for kink in kinks):
         raise ValueError(f"[{layer.label}] has kinks at x = {_places(kinks)}: series are for those at 0")
     found = fit(layer.smooth_phi, high, single, _hinges(kinks), bool(kinks), layer.label)
-    owed = 2e-6 if single else 1e-8
+    owed = 2e-6 if single else 1e-12
     if not found.error <= owed:
         raise ValueError(
             f"[{layer.label}] for variances up to {high:.6g} its series of {len(found.degrees)} terms is off by "
@@ -119,7 +121,7 @@ def _places(kinks: tuple[Kink, ...]) -> str:
 
 
 def _hinges(kinks: tuple[Kink, ...]) -> Hinges:
-    return Hinges(kinks[0].first, kinks[0].second) if kinks else NO_HINGES
+    return Hinges(*kinks[0].jumps) if kinks else NO_HINGES
 
 
 @lru_cache(maxsize=64)

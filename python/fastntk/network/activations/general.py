@@ -291,7 +291,7 @@ class Softsign(General):
     """``x / (1 + |x|)``: see :class:`Activation`."""
 
     def kinks(self) -> tuple[Kink, ...]:
-        return (Kink(0.0, 0.0, -4.0),)
+        return (Kink(0.0, 0.0, -4.0, 0.0, -48.0),)
 
     def phi(self, x: Any, xp: Any = np) -> Any:
         return x / (1 + xp.abs(x))
@@ -310,8 +310,8 @@ class _ExponentialLinear(General):
 
     def kinks(self) -> tuple[Kink, ...]:
         scale, alpha, width = self._constants()
-        first, second = scale * (1 - alpha / width), -scale * alpha / width**2
-        return (Kink(0.0, first, second),) if first or second else ()
+        first, bent = scale * (1 - alpha / width), -scale * alpha
+        return (Kink(0.0, first, bent / width**2, bent / width**3, bent / width**4),) if first or bent else ()
 
     def phi(self, x: Any, xp: Any = np) -> Any:
         scale, alpha, width = self._constants()

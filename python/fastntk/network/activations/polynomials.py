@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...base.checks import finite, integer
+from ..hinges import moment, moment_polynomial
 from ..program import Builder, Value, Values
 from .nonlinearity import Array, Correlation, Nonlinearity, registered, signed_defect, within
 from .series import Series
@@ -213,41 +214,6 @@ class Hermite(Monomial):
 
 
 @lru_cache(maxsize=128)
-def _moment_series(n: int, terms: int = 72) -> tuple[Fraction, ...]:
-    """Of ``M_n(w) = sqrt(2)/pi w^(n + 1/2) sum_k m_k w^k``: M_0 is theta / pi where cos theta = 1 - w, and
-    ``dM_n/dw = n^2 M_(n-1) / (2n - 1)``. All positive."""
-    m, c = [], Fraction(1)
-    for k in range(terms):
-        m.append(c / (2 * k + 1))
-        c *= Fraction(2 * k + 1, 4 * (k + 1))
-    for j in range(1, n + 1):
-        m = [own * Fraction(j * j, 2 * j - 1) / (j + k + Fraction(1, 2)) for k, own in enumerate(m)]
-    return tuple(m)
-
-
-@lru_cache(maxsize=128)
-def moment_polynomial(n: int, degree: int) -> tuple[float, ...]:
-    """The polynomial of this degree that is next to ``sqrt(2)/pi sum_k m_k w^k`` on [0, 1].
-
-    Its Chebyshev series is cut, which the next singularity, w = 2, makes fall by 5.8 with each degree; in fractions, as
-    powers have large coefficients of either sign.
-    """
-    m = _moment_series(n)
-    found = [Fraction(0)] * (degree + 1)
-    for j in range(degree + 1):
-        own = sum(2 * m[k] * math.comb(2 * k, k - j) / Fraction(4) ** k for k in range(j, len(m))) / (1 if j else 2)
-        # T_j(2w - 1) = j sum_i (-1)^(j - i) (j + i - 1)! / (j - i)! 4^i / (2i)! w^i
-        for i in range(j + 1):
-            power = (
-                Fraction(math.factorial(j + i - 1) * 4**i * j, math.factorial(j - i) * math.factorial(2 * i))
-                if j
-                else 1
-            )
-            found[i] += own * power * (-1) ** (j - i)
-    scale = Fraction(math.sqrt(2) / math.pi)
-    return tuple(float(scale * c) for c in found)
-
-
 @registered("rectified_monomial", 2)
 @dataclass(frozen=True)
 class RectifiedMonomial(Nonlinearity):
@@ -311,15 +277,12 @@ class RectifiedMonomial(Nonlinearity):
     def pair(self, c: Correlation, x1: Any, x2: Any) -> tuple[Array, Array, Array]:
         n, sign = self.degree, (-1) ** self.degree
 
-        def moment(m: int) -> Array:
-            return np.sqrt(2 * c.w) / np.pi * c.w**m * _horner(c.w, [float(m_k) for m_k in _moment_series(m)])
-
-        far = moment(n)  # what is left of rho' below rho = 0
+        far = moment(n, c.w)  # what is left of rho' below rho = 0
         v = np.where(c.near, c.w * _horner(c.a, _left(_shares(n))) + sign * far, 1 - far)
         rho = np.where(c.near, _horner(c.a, _shares(n)) - sign * far, far)
         if n == 0:
             return v, rho, 0 * v
-        low = moment(n - 1)
+        low = moment(n - 1, c.w)
         slope = np.where(c.near, _horner(c.a, _shares(n - 1)) + sign * low, low)
         return v, rho, x1.e * x2.e * slope
 
