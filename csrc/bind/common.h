@@ -105,6 +105,7 @@ inline int kind_of(const std::string& name) {
   if (name == "plain") return kPlain;
   if (name == "guard") return kGuard;
   if (name == "means") return kMeans;
+  if (name == "fine") return kFine;
   FNTK_CHECK(name == "bias", "no kind named '", name, "'");
   return kBias;
 }

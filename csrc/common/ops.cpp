@@ -17,6 +17,7 @@ FNTK_DUALS(FNTK_FITS)
 using RowNames = std::vector<std::string>;
 
 RowNames dense_rows(const Op& op) {
+  if (op.kind == kFine) return {"std", "share", "bias", "share_low", "bias_low"};
   if (op.kind == kBias) return {"std", "share", "bias"};
   return {"std"};
 }
@@ -116,8 +117,8 @@ void prepare(Program& program) {
   for (Op& op : program.ops) {
     op.code = code_of(op.name);
     const OpInfo& info = ops()[size_t(op.code)];
-    FNTK_CHECK(op.code != kDense || op.kind == kPlain || op.kind == kGuard || op.kind == kBias, "dense has kind ",
-               op.kind);
+    const bool known = op.kind == kPlain || op.kind == kGuard || op.kind == kBias || op.kind == kFine;
+    FNTK_CHECK(op.code != kDense || known, "dense has kind ", op.kind);
     FNTK_CHECK(op.n_numbers >= 0 && op.first_number >= 0, op.name, ": no parameters ", op.first_number, " .. ",
                op.first_number + op.n_numbers);
     check_parameters(op.code, size_t(op.n_numbers));
@@ -145,7 +146,7 @@ void prepare(Program& program) {
     const Op& next = program.ops[k + 1];
     Op& op = program.ops[k];
     op.fused = op.code >= kFirstDual && op.code < kFirstCounted && next.code == kDense && next.src[0] == op.dst &&
-               next.dst == op.dst;
+               next.dst == op.dst && next.kind != kFine;
   }
 }
 

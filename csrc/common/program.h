@@ -17,8 +17,9 @@ namespace fntk {
 // Op codes: the linear ops, then the duals in the order of FNTK_DUALS.
 constexpr int kDense = 0, kSum = 1, kStore = 2, kNorm = 3, kProduct = 4, kFirstDual = 5, kMaxOps = 48;
 
-// What a Dense layer does to the defect; kNoDense: none stands behind this nonlinearity.
-constexpr int kNoDense = 0, kPlain = 1, kGuard = 2, kBias = 3;
+// What a Dense layer does to the defect; kNoDense: none stands behind this nonlinearity. kFine: as kBias, by row
+// numbers in two parts.
+constexpr int kNoDense = 0, kPlain = 1, kGuard = 2, kBias = 3, kFine = 5;
 
 // The kind of a sum whose parts have means.
 constexpr int kMeans = 4;
@@ -27,7 +28,7 @@ struct Op {
   std::string name;
   int dst = 0;
   std::vector<int> src;
-  int kind = 0;                         // dense: kPlain, kGuard or kBias; sum: kMeans or 0
+  int kind = 0;                         // dense: kPlain, kGuard, kBias or kFine; sum: kMeans or 0
   int first_number = 0, n_numbers = 0;  // its parameters among those of a call
   std::map<std::string, int> rows;      // places of its row arrays in a table, by name
   int code = -1;                        // index into ops()

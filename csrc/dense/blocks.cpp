@@ -11,11 +11,13 @@
 namespace fntk {
 namespace FNTK_ISA {
 
-// One line of dense, params (w2, b2, f, g). Rows: sqrt(f q); with a bias also C and S (math/ops.h).
-enum class Shift { none, guard, bias };  // what dense does to the defect
+// One line of dense, params (w2, b2, f, g). Rows: sqrt(f q); with a bias also C and S (math/ops.h), fine: and the rest
+// of both.
+enum class Shift { none, guard, bias, fine };  // what dense does to the defect
 
 template <class T>
 Shift shift_of(const OpView<T>& op) {
+  if (op.kind == kFine) return Shift::fine;
   return op.kind == kBias ? Shift::bias : op.kind == kGuard ? Shift::guard : Shift::none;
 }
 
@@ -49,6 +51,29 @@ struct Dense {
   }
 };
 
+template <class T>
+struct Dense<T, Shift::fine> {
+  T w2, g, std1;
+  Shares<T> own;
+  const T *std2, *C2, *S2, *C2_low, *S2_low;
+
+  FNTK_HD Dense(const OpView<T>& op, long i, long j)
+      : w2(T(op.params[0])),
+        g(T(op.params[3])),
+        std1(op.rows1[0][i]),
+        own{op.rows1[1][i], op.rows1[2][i], op.rows1[3][i], op.rows1[4][i]},
+        std2(op.rows2[0] + j),
+        C2(op.rows2[1] + j),
+        S2(op.rows2[2] + j),
+        C2_low(op.rows2[3] + j),
+        S2_low(op.rows2[4] + j) {}
+  FNTK_HD T theta(T before, T rho, long k) const { return dense_theta(w2, g, std1, std2[k], rho, before); }
+  template <bool>
+  FNTK_HD T defect(T before, long k) const {
+    return fine_bias_defect(own, Shares<T>{C2[k], S2[k], C2_low[k], S2_low[k]}, before);
+  }
+};
+
 template <class T, Shift shift>
 void dense_lines(const OpView<T>& op, const Block<T>& b) {
   for (int line = 0; line < b.lines; ++line) {
@@ -59,12 +84,12 @@ void dense_lines(const OpView<T>& op, const Block<T>& b) {
       const T* theta = b.theta(op.src[0]) + line * b.stride;
       T* theta_out = b.theta(op.dst) + line * b.stride;
       FNTK_LANES
-      for (int k = 0; k < b.cols; ++k)  // vectorised: 6
+      for (int k = 0; k < b.cols; ++k)  // vectorised: 8
         theta_out[k] = dense.theta(theta[k], rho_of(v[k]), k);
     }
     if (shift != Shift::none || v != v_out) {
       FNTK_LANES
-      for (int k = 0; k < b.cols; ++k)  // vectorised: 6
+      for (int k = 0; k < b.cols; ++k)  // vectorised: 8
         v_out[k] = dense.template defect<false>(v[k], k);
     }
   }
@@ -79,6 +104,8 @@ void dense(const OpView<T>& op, const Block<T>& b) {
       return dense_lines<T, Shift::guard>(op, b);
     case Shift::bias:
       return dense_lines<T, Shift::bias>(op, b);
+    case Shift::fine:
+      return dense_lines<T, Shift::fine>(op, b);
   }
 }
 
@@ -271,6 +298,8 @@ void dual(const OpView<T>& op, const Block<T>& b) {
       return dual_lines<Phi, Dense<T, Shift::guard>, T>(op, *op.next, b);
     case Shift::bias:
       return dual_lines<Phi, Dense<T, Shift::bias>, T>(op, *op.next, b);
+    case Shift::fine:  // never in the same pass (common/ops.cpp)
+      return;
   }
 }
 

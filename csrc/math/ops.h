@@ -56,6 +56,21 @@ FNTK_HD T bias_defect(T C1, T C2, T S1, T S2, T v) {
   return select(near, minus, select(plus > T(1), minus, signed_defect(false, plus)));
 }
 
+// The same where C and S come in two parts.
+template <class T>
+struct Shares {
+  T C, S, C_low, S_low;
+};
+template <class T>
+FNTK_HD T fine_bias_defect(const Shares<T>& x1, const Shares<T>& x2, T v) {
+  const T w = magnitude(v), both = whole(x1.C, x1.C_low) * whole(x2.C, x2.C_low);
+  const T part = square(step(x1.C, x1.C_low, x2.C, x2.C_low)), apart = square(step(x1.S, x1.S_low, x2.S, x2.S_low));
+  const bool near = !(v < T(0));
+  const T minus = fma(both, select(near, w, T(2) - w), T(0.5) * (part + apart));
+  const T plus = fma(both, w, T(0.5) * (part + square(whole(x1.S, x1.S_low) + whole(x2.S, x2.S_low))));
+  return select(near, minus, select(plus > T(1), minus, signed_defect(false, plus)));
+}
+
 // dense without a bias: unchanged; a zero variance counts as rho = 0 where the NTK does not vanish with it (g != 0).
 template <class T>
 FNTK_HD T guarded_defect(T std1, T std2, T v) {

@@ -145,6 +145,22 @@ FNTK_HD T square(T x) {
   return x * x;
 }
 
+// A row number in two parts, of which the high one has float's digits.
+template <class T>
+FNTK_HD T whole(T high, T low) {
+  if constexpr (std::is_same_v<T, float>)
+    return high;
+  else
+    return high + low;
+}
+
+// A difference to the digits of both parts: what lies between two floats matters to networks that pull near inputs
+// apart.
+template <class T>
+FNTK_HD T step(T high1, T low1, T high2, T low2) {
+  return (high1 - high2) + (low1 - low2);
+}
+
 // c0 + c1 z + c2 z^2 + ...
 template <class T, class Last>
 FNTK_HD T horner(T, Last last) {

@@ -92,6 +92,18 @@ FNTK_HD void dense_pairs(const Constants<T>& c, const Rows& rows, int row, Pairs
   }
 }
 
+// The same by row numbers in two parts: of networks that pull near inputs apart.
+template <bool Ntk, class T, int P, class Rows>
+FNTK_HD void fine_dense_pairs(const Constants<T>& c, const Rows& rows, int row, Pairs<T, P>& x) {
+  dense_pairs<Ntk, false, kPlain>(c, rows, row, x);
+  const Pack<T, P> C1 = rows.lines(row + 1), S1 = rows.lines(row + 2);
+  const Pack<T, P> C1_low = rows.lines(row + 3), S1_low = rows.lines(row + 4);
+  const Shares<T> two = {rows.column(row + 1), rows.column(row + 2), rows.column(row + 3), rows.column(row + 4)};
+  FNTK_UNROLL
+  for (int p = 0; p < P; ++p)
+    x.v.at[p] = fine_bias_defect(Shares<T>{C1.at[p], S1.at[p], C1_low.at[p], S1_low.at[p]}, two, x.v.at[p]);
+}
+
 template <class T, int P, class Rows>
 struct LineRows {  // one pair's line, as Phi::load reads row arrays
   const Rows& rows;
@@ -162,6 +174,8 @@ FNTK_HD void pair_step(const StepHead& head, const DeviceStep& step, const Rows&
       dense_pairs<Ntk, false, kBias>(c, rows, head.row, x);
     else if (head.after == kGuard)
       dense_pairs<Ntk, false, kGuard>(c, rows, head.row, x);
+    else if (head.after == kFine)
+      fine_dense_pairs<Ntk>(c, rows, head.row, x);
     else
       dense_pairs<Ntk, false, kPlain>(c, rows, head.row, x);
     return;

@@ -10,22 +10,6 @@
 namespace fntk {
 namespace FNTK_ISA {
 
-// A row number in two parts, of which the high one has float's digits.
-template <class T>
-FNTK_HD T whole(T high, T low) {
-  if constexpr (std::is_same_v<T, float>)
-    return high;
-  else
-    return high + low;
-}
-
-// A difference to the digits of both parts: what lies between two floats matters to networks that pull near inputs
-// apart.
-template <class T>
-FNTK_HD T step(T high1, T low1, T high2, T low2) {
-  return (high1 - high2) + (low1 - low2);
-}
-
 // (z1^2 + z2^2) / 2 - rho z1 z2, half the squared distance of Gaussians of deviations z, as a sum without a negative
 // term.
 template <class T, class Row>

@@ -55,7 +55,7 @@ class CompiledAdjoint:
                 gap = step.own[1] != 0 or bool(tangents.moving & set(step.op.numbers))
                 self._sums += [(position, 0), (position, 1)]
                 self._totals += [(position, 0), (position, 1)]
-                n_rows += 2 if step.op.kind == "bias" else 0
+                n_rows += 2 if step.op.kind in ("bias", "fine") else 0
             elif name == "sum":
                 self._sums += [(position, b) for b in range(len(src))]
                 n_rows += len(src)
@@ -66,7 +66,7 @@ class CompiledAdjoint:
             dst = step.dst
             if name != "store":
                 dst = values[step.dst] = len(values)
-            flags = [step.op.kind == "bias", step.op.kind == "guard", gap]
+            flags = [step.op.kind in ("bias", "fine"), step.op.kind == "guard", gap]
             ops.append((name, dst, src, list(step.own), firsts, flags))
         self._values, self._n_rows = list(values), n_rows
         counts = [
@@ -81,9 +81,9 @@ class CompiledAdjoint:
         n = len(side.q[0])
         rows: list[Any] = []
         for step in self._tangents.steps:
-            if step.op.name == "sum" or (step.op.name == "dense" and step.op.kind == "bias"):
+            if step.op.name == "sum" or (step.op.name == "dense" and step.op.kind in ("bias", "fine")):
                 of = rows_of(step.op, step.own, [side.q[s] for s in step.src])
-                rows += [row for name, row in of.items() if name != "std"]
+                rows += [row for name, row in of.items() if name != "std" and not name.endswith("_low")]
             elif step.dst in side.rows:
                 own = [side.rows[step.dst][name] for name in of_dual(step.op.name, step.own).row_names]
                 rows += [value_of(row) for row in own]

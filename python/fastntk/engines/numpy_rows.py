@@ -59,7 +59,7 @@ def run_op(
     if op.name == "dense":
         w2, _, _, g = numbers
         theta = w2 * theta + x1.std * x2.std * rho_of(v) + g
-        if op.kind == "bias":
+        if op.kind in ("bias", "fine"):
             v = _join([v, np.zeros(1)], [x1.share, x1.bias], [x2.share, x2.bias])
         elif op.kind == "guard":  # a zero variance counts as rho = 0 where the NTK does not vanish with it
             v = np.where((x1.std == 0) | (x2.std == 0), 1, v)

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..base.jet import Jet
+from .amplify import amplifying
 from .layer import Layer
 from .program import Builder, Lowered, Op, Program, Value, Values, leaves, program_of
 
@@ -20,6 +21,9 @@ def _renumber(values: Values, counter: Iterator[int]) -> Values:
 def finish(builder: Builder, n_inputs: int, outputs: Values) -> Lowered:
     """Place a store behind each output and reuse slots whose last reader has run."""
     program = _placed(tuple(builder.ops), n_inputs, tuple(value.slot for value in leaves(outputs)))
+    if fine := amplifying(program.ops, builder.numbers, n_inputs):
+        ops = tuple(op._replace(kind="fine") if k in fine else op for k, op in enumerate(program.ops))
+        program = program_of(ops, n_inputs, program.n_slots, program.n_outputs)
     return Lowered(program, tuple(builder.numbers), _renumber(outputs, iter(range(program.n_outputs))))
 
 

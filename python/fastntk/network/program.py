@@ -46,8 +46,8 @@ class Op(NamedTuple):
 
     Its parameters lie beside the program, in :attr:`Lowered.numbers`: programs that differ in nothing else are equal.
     ``kind`` says what a dense or a conv does to correlations: ``"plain"`` nothing, ``"guard"`` asks for variances of 0,
-    ``"bias"`` adds a part that all inputs share; and of a sum that several sources have ``"means"``. A dense or a conv
-    without numbers of its own is the identity, or a bare mean.
+    ``"bias"`` adds a part that all inputs share, ``"fine"`` does so by row numbers in two parts; and of a sum that
+    several sources have ``"means"``. A dense or a conv without numbers of its own is the identity, or a bare mean.
     """
 
     name: str

@@ -407,7 +407,8 @@ def _steps(nodes: list[_Node], members: list[int]) -> tuple[list[Step], int]:
         form_in = node.form if not node.sources else nodes[node.sources[0]].form
         op = node.op
         form = form_in, node.form
-        step = Step(name, place[index], src, *form, node.extent, op.kind, op.numbers, op.window, layer=op.layer)
+        kind = "bias" if op.kind == "fine" else op.kind  # planes read coordinates of their own
+        step = Step(name, place[index], src, *form, node.extent, kind, op.numbers, op.window, layer=op.layer)
         steps.append(step)
         own = (place[index],)
         ends = [("store", output) for output in node.stored]

@@ -21,6 +21,9 @@ from ..network.program import MOVING, Lowered, Op, Program
 
 Array = npt.NDArray[Any]  # or CuPy's
 
+# What a dense with a bias reads beside its deviation. Fine: and what the first two have lost, for differences.
+_SHARES = {"bias": ("share", "bias"), "fine": ("share", "bias", "share_low", "bias_low")}
+
 # Inputs at a time in NumPy: what is made of them on the way stays in cache.
 _CHUNK = 4096
 
@@ -28,7 +31,8 @@ _CHUNK = 4096
 def row_names(op: Op) -> tuple[str, ...]:
     """What an op reads of one input, by name.
 
-    A dense its deviation, ``std = sqrt(f q)``, and with a bias the shares of both parts in the deviation behind it; a
+    A dense its deviation, ``std = sqrt(f q)``, and with a bias the shares of both parts in the deviation behind it, in
+    two parts each where ``op.kind`` is ``"fine"``; a
     sum the share of each part, and behind it the mean over the deviation of the sum where parts have means; a product
     the deviation of each factor; a norm what it multiplies by; a store the deviation. Windows read tables of images.
     """
@@ -41,7 +45,7 @@ def row_names(op: Op) -> tuple[str, ...]:
     if op.kind == "means":
         return tuple(f"{name}{k}" for k in range(len(op.src)) for name in ("share", "mean"))
     if op.name == "dense":
-        return ("std", "share", "bias") if op.kind == "bias" else ("std",)
+        return ("std", *_SHARES[op.kind]) if op.kind in _SHARES else ("std",)
     if op.name == "sum":
         return tuple(f"share{k}" for k in range(len(op.src)))
     if op.name == "store":
@@ -81,8 +85,10 @@ def rows_of(op: Op, numbers: Sequence[float], q: Sequence[Array], xp: Any = np) 
     elif op.name == "dense":
         w2, b2, f, _ = numbers
         found = [xp.sqrt(f * q[0])]
-        if op.kind == "bias":
+        if op.kind in _SHARES:
             found += [_share(b2 / (w2 * q[0]), xp), _share(w2 * q[0] / b2, xp)]
+        if op.kind == "fine":  # float64 has lost nothing
+            found += [xp.zeros_like(q[0])] * 2
     elif op.name == "sum":
         found = [share_of_part(part, sum(q[1:], q[0]), xp) for part in q]
     else:
@@ -149,7 +155,8 @@ def layout_of(program: Program) -> Layout:
     for k, op in found:
         if op.name == "product":
             put([k], row_names(op))
-    put([k for k, op in found if op.name == "dense" and op.kind == "bias"], ["share", "bias"])
+    put([k for k, op in found if op.name == "dense" and op.kind in _SHARES], ["share", "bias"])
+    put([k for k, op in found if op.name == "dense" and op.kind == "fine"], ["share_low", "bias_low"])
     for k, op in found:
         if op.name == "sum":
             put([k], [f"share{part}" for part in range(len(op.src))])
@@ -242,6 +249,7 @@ class RowPass:
         self._outputs = [0] * lowered.program.n_outputs
         self._deviations: list[int] = []  # values whose deviations are read
         f, b2 = [], []
+        fine: list[int] = []
         self._parts: tuple[list[int], list[int]] = [], []  # of sums: values, and the sum of each
         self._with_means: list[int] = []  # the sum of each part where there are means
         factors: list[int] = []
@@ -253,7 +261,9 @@ class RowPass:
             if op.name in ("dense", "store"):
                 self._deviations.append(sources[k][0])
                 f.append(own[k][2] if op.name == "dense" else 1.0)
-            if op.name == "dense" and op.kind == "bias":
+            if op.name == "dense" and op.kind in _SHARES:
+                if op.kind == "fine":
+                    fine.append(len(b2))
                 b2.append(own[k][1])
             whole = [lowered.program.n_inputs + len(self._moves) - 1] * len(sources[k])
             if op.name == "sum":
@@ -264,6 +274,7 @@ class RowPass:
             if op.name == "product":
                 factors.extend(sources[k])
         self.plain = all(move.name == "scale" for move in self._moves)  # values() takes numbers as well as arrays
+        self._fine = np.array(fine, np.intp)  # of biases
         self._deviations += factors
         f += [1.0] * len(factors)
         columns = xp.asarray(np.array(f + b2)[:, None])
@@ -358,8 +369,15 @@ class RowPass:
             part, ratio = _stacked(made.scaled, xp), xp.empty((2 * size, len(q[0])), q[0].dtype)
             xp.divide(self._b2, part, out=ratio[:size])
             xp.divide(part, self._b2, out=ratio[size:])
-            _share(ratio, xp, out=table[row : row + 2 * size])
+            shares = table[row : row + 2 * size]
+            exact = _share(ratio, xp, out=None if len(self._fine) else shares)
             row += 2 * size
+            if len(self._fine):
+                shares[...] = exact
+                for start in (0, size):
+                    lost = exact[start + self._fine] - shares[start + self._fine].astype(exact.dtype)
+                    table[row : row + len(lost)] = lost
+                    row += len(lost)
         if self._parts[0]:
             part, total = (_stacked([values[k] for k in of], xp) for of in self._parts)
             table[row : row + len(part)] = share_of_part(part, total, xp)

@@ -1,0 +1,88 @@
+"""Where a network pulls near inputs apart: which row numbers it needs in two parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..base.jet import value_of
+from .activations import Correlation, General, Nonlinearity, is_dual, of_input, of_op
+from .program import Op
+
+_LINEAR = ("dense", "sum", "product", "norm", "store")
+_STEADY = ("relu", "abrelu")  # leave a small defect as it is
+_MOST = 30.0  # times that a defect may grow behind a bias before the rounding of its row numbers shows in float32
+
+
+def amplifying(ops: Sequence[Op], numbers: Sequence[Any], n_inputs: int) -> set[int]:
+    """Dense ops with a bias behind which the network makes a small ``1 - rho`` more than 30 times larger.
+
+    What a bias adds to ``1 - rho`` of inputs whose variances differ is a difference of row numbers, of which float32
+    has rounded off what lies between its numbers. Each nonlinearity multiplies it by ``kdot q / V``, a function that
+    jumps takes its root. The variances are those of inputs of variance 1; on points alone.
+    """
+    if not any(op.kind == "bias" for op in ops) or all(op.name in _LINEAR or op.name in _STEADY for op in ops):
+        return set()
+    values = [value_of(number) for number in numbers]
+    if not all(op.name in _LINEAR or is_dual(op.name) for op in ops) or not all(isinstance(v, float) for v in values):
+        return set()
+    q = dict.fromkeys(range(n_inputs), 1.0)
+    grown: list[float] = []  # by op: the factor of a defect, in logarithms
+    for op in ops:
+        own = op.own(values)
+        if op.name == "store":
+            grown.append(0.0)
+            continue
+        now, factor = _behind(op, own, [q[slot] for slot in op.src])
+        q[op.dst] = now
+        grown.append(factor)
+    # Back from the outputs: the largest growth from each op on.
+    ahead: dict[int, float] = {}
+    found = set()
+    for k in reversed(range(len(ops))):
+        op = ops[k]
+        if op.name == "store":
+            ahead[op.src[0]] = max(ahead.get(op.src[0], 0.0), 0.0)
+            continue
+        here = ahead.pop(op.dst, 0.0)
+        if op.kind == "bias" and here > math.log(_MOST):
+            found.add(k)
+        for slot in op.src:
+            ahead[slot] = max(ahead.get(slot, -math.inf), here + grown[k])
+    return found
+
+
+def _behind(op: Op, own: tuple[float, ...], q: list[float]) -> tuple[float, float]:
+    """The variance behind an op, and the logarithm of what it multiplies a small defect by."""
+    if op.name == "dense":
+        total = own[0] * q[0] + own[1]
+        return total, math.log(max(own[0] * q[0], 1e-300) / max(total, 1e-300))
+    if op.name == "sum":
+        return sum(q), 0.0
+    if op.name == "product":
+        return math.prod(q), math.log(len(q))
+    if op.name == "norm":
+        return q[0] / (q[0] + own[0]) if q[0] else 0.0, 0.0
+    if op.name in _STEADY:
+        return float(of_op(op, own).variance(np.array([q[0]]))[0]), 0.0
+    return _of_dual(of_op(op, own), float(f"{q[0]:.4g}"))  # as many as there are different ones
+
+
+@lru_cache(maxsize=1024)
+def _of_dual(layer: Nonlinearity, q: float) -> tuple[float, float]:
+    if isinstance(layer, General) or not layer.compiled:  # their numbers are not known yet
+        return q, 0.0
+    with np.errstate(all="ignore"):
+        try:
+            variance = float(layer.variance(np.array([q]))[0])
+            row = of_input(layer.rows(np.array([q])))
+        except ValueError:  # beyond its range: the call says so
+            return q, 0.0
+        if layer.jumps:
+            return variance, math.inf
+        slope = float(layer.pair(Correlation.of_defect(np.zeros(1)), row, row)[2][0]) * q / variance
+    return (variance, math.log(slope)) if 0 < slope < math.inf else (variance, 0.0)

@@ -1,0 +1,71 @@
+"""Networks that pull near inputs apart, in float32: row numbers whose differences count come in two parts."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import oracles
+import pytest
+from fastntk import stax
+from fastntk.network.lower import lower
+from fastntk.network.program import Value
+from test_kernels import build, check, dense
+
+# What doubles a small 1 - rho each layer, or takes its root; with a bias, to which differing variances add one.
+AMPLIFYING = {
+    "rbf": (stax.Rbf(0.8), 50), "sin": (stax.Sin(1.0, 2.0, 0.0), 10), "sign": (stax.Sign(), 10),
+    "step": (stax.RectifiedMonomial(0), 10), "exp_normalized": (stax.ExpNormalized(1.5, 0.0), 10),
+}  # fmt: skip
+
+
+@functools.cache
+def inputs():
+    """Multiples of one row by 1 + 2^-23 .. 1 + 2^-20, exact in float32's numbers as they are; others beside them."""
+    x = np.random.default_rng(0).standard_normal((8, 16))
+    for k, factor in enumerate((1 + 2.0**-23, 1 + 2.0**-22, 1 + 2.0**-20, -1 - 2.0**-21, 1.3), start=1):
+        x[k] = factor * x[0]
+    x[6] = x[0] + 1e-6 * x[7]
+    return x.astype(np.float32)
+
+
+@functools.cache
+def exact(name):
+    layer, depth = AMPLIFYING[name]
+    return oracles.stack(dense(1.0, 0.3), ("phi", layer), inputs(), (depth,))[depth]
+
+
+def stack(layer, depth, W_std=1.0, b_std=0.3):
+    return build([dense(W_std, b_std), *[("phi", layer), dense(W_std, b_std)] * depth])
+
+
+@pytest.mark.parametrize("name", AMPLIFYING)
+def test_variances_that_differ_by_their_last_bits(name, backend):
+    layer, depth = AMPLIFYING[name]
+    found = stack(layer, depth).kernel_fn(inputs(), None, ("nngp", "ntk"))
+    check(found, exact(name), depth, np.float32)
+
+
+def kinds(net):
+    return [op.kind for op in lower(net, Value(0, (16,), 1)).program.ops if op.name == "dense"]
+
+
+def test_which_networks_read_them():
+    for layer, depth in AMPLIFYING.values():
+        assert "fine" in kinds(stack(layer, depth))
+    for layer in (stax.Relu(), stax.Erf(), stax.Gelu(), stax.Gaussian(), stax.Sin(), stax.Tanh()):
+        assert set(kinds(stack(layer, 50))) == {"bias"}
+    assert set(kinds(stack(stax.Rbf(0.8), 50, b_std=None))) <= {"plain", "guard"}
+    assert kinds(stack(stax.Rbf(0.8), 50))[-1] == "bias"  # nothing comes behind
+
+
+def test_gradients_of_such_networks():
+    """By differences of the kernel in the first input."""
+    x, y = inputs()[5:7].astype(np.float64), inputs()[7:].astype(np.float64)
+    kernel_fn = stack(stax.Sin(1.0, 2.0, 0.0), 10).kernel_fn
+    assert "fine" in kinds(stack(stax.Sin(1.0, 2.0, 0.0), 10))
+    cotangent = np.array([[1.0], [-0.7]])
+    found = kernel_fn.vjp(x, y, cotangents={"ntk": cotangent}).x1
+    step = 1e-5 * np.random.default_rng(1).standard_normal(x.shape)
+    slope = (cotangent * (kernel_fn(x + step, y, "ntk") - kernel_fn(x - step, y, "ntk"))).sum() / 2
+    assert (found * step).sum() == pytest.approx(slope, rel=1e-5)
