@@ -32,6 +32,12 @@ def relative_error(actual: np.ndarray, expected: Exact, scale: Any = 0.0) -> np.
     return np.where(error == 0, 0.0, np.where(np.isnan(relative), np.inf, relative))
 
 
+def note_error(nonlinearity: str, quantity: str, dtype: Any, backend: str, error: float) -> None:
+    """An error that was measured, for the accuracy table."""
+    key = Key(nonlinearity, quantity, np.dtype(dtype).name, backend)
+    WORST[key] = max(WORST.get(key, 0.0), error)
+
+
 def assert_close(
     actual: Any, expected: Any, quantity: str, dtype: Any, *, scale: Any = 0.0, record: tuple[str, str] | None = None
 ) -> None:
@@ -58,8 +64,7 @@ def assert_close(
     worst = float(errors.max())
     bound = tolerances.bound(quantity, dtype.name)
     if record is not None:
-        key = Key(record[0], quantity, dtype.name, record[1])
-        WORST[key] = max(WORST.get(key, 0.0), worst)
+        note_error(record[0], quantity, dtype, record[1], worst)
     ratio = (quantity, dtype.name)
     LARGEST_RATIO[ratio] = max(LARGEST_RATIO.get(ratio, 0.0), worst / bound)
     if not worst <= bound:
