@@ -64,12 +64,21 @@ struct OfHinges {
 
   // p_l of term k, and its share of what differing rows cost.
   template <class N, int W, class Rows>
-  FNTK_HD void term(int k, T sign, const Rows& rows, const Hinges<N, W>& own, N (&p)[W], N (&apart)[W]) const {
+  FNTK_HD void term(int k, bool negative, const Rows& rows, const Hinges<N, W>& own, N (&p)[W], N (&apart)[W]) const {
+    N step[W], more[W];
     for (int i = 0; i < W; ++i) {
-      const N g1 = rows.template one<N>(k, i), g2 = rows.template two<N>(k, i), step = g1 - g2;
-      p[i] = sign * g1 * g2;
+      const N g1 = rows.template one<N>(k, i), g2 = rows.template two<N>(k, i);
+      p[i] = g1 * g2;
+      more[i] = step[i] = g1 - g2;
+    }
+    if (negative)
+      for (int i = 0; i < W; ++i) {
+        p[i] = -p[i];
+        more[i] = -more[i];
+      }
+    for (int i = 0; i < W; ++i) {
       for (int h = 0; h < kPairs; ++h) p[i] = fma(own.H[h][i], all_lanes<N>(-part[k * kPairs + h]), p[i]);
-      apart[i] = fma(step, sign * step, apart[i]);
+      apart[i] = fma(step[i], more[i], apart[i]);
     }
   }
 
@@ -85,7 +94,7 @@ struct OfHinges {
       const T degree = series.c[2 + 2 * k];
       Series<T>::climb(int(series.c[3 + 2 * k]), u, U, Q);
       const T times = magnitude(degree);
-      term(k, degree < T(0) ? T(-1) : T(1), rows, own, p, apart);
+      term(k, degree < T(0), rows, own, p, apart);
       for (int i = 0; i < W; ++i) {
         sums.total[i] = sums.total[i] + p[i];
         sums.fall[i] = fma(p[i], U[i], sums.fall[i]);
@@ -168,7 +177,7 @@ struct OfHinges {
     for (int f = 1; f < factors; ++f)
       for (int i = 0; i < W; ++i) u[f][i] = u[f - 1][i] * (T(2) - u[f - 1][i]);
     const bool mean = series.c[2] == T(0);  // a first term of degree 0
-    if (mean) term(0, T(1), rows, own[0], constant, apart);
+    if (mean) term(0, false, rows, own[0], constant, apart);
     typename Series<T>::template Sums<N, W> even, odd;
     add<slope>(int(mean), int(series.c[1]), u, rows, own[0], even, apart);
     add<slope>(int(series.c[1]), n, u, rows, own[1], odd, apart);

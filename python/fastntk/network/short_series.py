@@ -83,7 +83,12 @@ class Sums:
         return np.concatenate([falls.reshape(-1, len(degrees)), slopes.reshape(-1, len(degrees))])
 
 
-def _offered(parity: int, most: int) -> npt.NDArray[np.int64]:
+def _offered(parity: int, most: int, single: bool) -> npt.NDArray[np.int64]:
+    """Degrees that a series may have."""
+    if single:  # of few binary digits, as each digit between two degrees is a multiplication
+        short = [np.arange(8, 16) << shift for shift in range(1, 16)]
+        found = np.concatenate([np.arange(2, 16, 2), *short]) + parity
+        return np.concatenate([np.arange(1, 1 + parity), found[found <= most]])
     dense = np.arange(2 - parity, min(most, _DENSE) + 1, 2)
     if most <= _DENSE:
         return dense
@@ -278,7 +283,7 @@ def _fit(source: Coefficients, high: float, single: bool, hinges: Hinges, rtol: 
     terms = len(whole.table)
     there = [parity for parity in (0, 1) if (whole.parts[parity].g ** 2).max() > 1e-26]
     for parity in there:
-        offered = _offered(parity, _FARTHEST[not single] if source.kinked else terms - 1)
+        offered = _offered(parity, _FARTHEST[not single] if source.kinked else terms - 1, single)
         own = hinges.third if parity == 0 else hinges.fourth
         found = []
         for with_second in (False, True) if own else (False,):
