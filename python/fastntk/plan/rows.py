@@ -248,7 +248,8 @@ class RowPass:
         self._moves: list[_Move] = []  # one for each value that an op makes
         self._outputs = [0] * lowered.program.n_outputs
         self._deviations: list[int] = []  # values whose deviations are read
-        f, b2 = [], []
+        f: list[float] = []
+        b2: list[float] = []
         fine: list[int] = []
         self._parts: tuple[list[int], list[int]] = [], []  # of sums: values, and the sum of each
         self._with_means: list[int] = []  # the sum of each part where there are means
