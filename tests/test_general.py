@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 from fastntk import dual, stax
-from fastntk.network.activations import GENERAL
+from fastntk.network.activations import GENERAL, Correlation, of_input
 from fastntk.network.activations.fitted import high_of
+from fastntk.network.activations.pieces import Pieces
 from fastntk.network.hermite import Coefficients, Hinges, Whole, hinge_table
 from fastntk.network.hinges import WHOLE, hinge_parts
 from fastntk.network.kinks import kinks_of
@@ -386,6 +387,54 @@ def test_fits_with_a_kink_keep_what_is_promised(name, variance, backend):
         assert np.abs(found - scale / r * (slope[1] + side * slope[0])).max() < 1e-12 * diagonal
 
 
+def hard_swish(x):
+    return x * np.clip(x + 3, 0, 6) / 6
+
+
+def test_curves_with_kinks_anywhere():
+    """Against one integral in another, in 20 digits, split at the kinks."""
+    exact = {
+        (1, 0.5, 2): (0.1905214809858497, 0.2980131369933287),
+        (3, -0.2, 0.1): (-0.04066597063101252, 0.233054329921496),
+        (9, -7, 16): (0.1428580301369664, 0.1309644900906206),
+    }
+    layer = stax.Activation(hard_swish, name="hard_swish")  # its derivative by numbers that carry derivatives
+    own = layer.standing_for(0.1, 16.0, False)
+    for point, expected in exact.items():
+        q1, c, q2 = (np.array([float(number)]) for number in point)
+        x1, x2 = (of_input(own.rows(q)) for q in (q1, q2))
+        _, rho, kdot = own.pair(Correlation.of_covariances(q1, c, q2), x1, x2)
+        k = rho * np.sqrt(own.variance(q1) * own.variance(q2))
+        assert (k[0], kdot[0]) == pytest.approx(expected, rel=2e-14)
+
+
+def test_two_ways_to_integrate_between_kinks():
+    """Angles for straight pieces, pieces of the plane for any: at both ends of rho, and variances up to any ratio."""
+    layer = stax.HardTanh(-1.0, 0.5)
+    straight, pieces = layer.standing_for(0.1, 16.0, False), Pieces(layer, layer.kinks())
+    assert not isinstance(straight, Pieces)
+    v = np.array([0.3, 1e-10, -1e-10, -0.5, 0.02, 0.3, 1e-12, 0.0, 0.7, 1e-30, -1e-20, 1.0])
+    q1 = np.array([1, 1, 1, 3, 30, 1e-30, 1, 1, 1e-2, 2, 2, 1e3])
+    q2 = np.array([2, 1, 1, 0.1, 1, 1, 1 + 1e-7, 1, 40, 2, 2.1, 1e-20])
+    found, expected = (
+        own.pair(Correlation.of_defect(v), of_input(own.rows(q1)), of_input(own.rows(q2))) for own in (pieces, straight)
+    )
+    np.testing.assert_allclose(np.sqrt(np.abs(found[0])), np.sqrt(np.abs(expected[0])), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=1e-14)
+    np.testing.assert_allclose(found[2], expected[2], rtol=1e-12, atol=1e-14)
+
+
+def test_curves_with_kinks_anywhere_of_one_variance(backend):
+    """Inputs of one length take polynomials of the correlation, on every backend."""
+    x = inputs(np.float64)
+    x = 0.6 * x / np.sqrt((x * x).mean(axis=1, keepdims=True))
+    net = stack(stax.Activation(hard_swish), 1.2, 0.1, 1)
+    expected = stack(
+        stax.Activation(hard_swish), 1.2, 0.1, 1
+    ).kernel_fn(np.concatenate([x, 0.3 * x[:1]]), None, "ntk", backend="numpy")[:-1, :-1]  # fmt: skip
+    assert errors(net.kernel_fn(x, None, "ntk"), expected) < 2e-12
+
+
 REFUSED = [
     (lambda: stax.Activation(3), TypeError, r"\[stax.Activation\] fn must be a function of an array, given int"),
     (lambda: stax.Activation(np.mean), TypeError, r"real numbers of its argument's shape \(3, 4\), given float64 \(\)"),
@@ -403,7 +452,6 @@ IN_A_CALL = [
     (stax.Activation(lambda x: np.exp(x * x)), 1.0, ValueError, "is inf at x = .*variances reach"),
     (stax.Activation(lambda x: np.exp(x * x / 4)), 1.0, ValueError, "grows too fast"),
     (stax.Activation(lambda x: np.tanh(300 * x)), 1.0, ValueError, "more than 32768 terms"),
-    (stax.Activation(lambda x: x * np.clip(x + 3, 0, 6)), 1.0, NotImplementedError, "kinks at x = -3, 3 and is curved"),
     (stax.Tanh(), 1e4, ValueError, r"\[Tanh\] an input has variance .*normalise"),
     (stax.SELU(), 30.0, ValueError, r"\[SELU\] for variances up to .* is off by .*, where 1e-12 is owed"),
 ]

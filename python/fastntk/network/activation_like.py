@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.arraylike import describe
-from ..base.jet import Jet, slope_of
 from .activations import GENERAL, NONLINEARITIES, Nonlinearity
+from .activations.nonlinearity import derivative
 
 Array = npt.NDArray[np.float64]
 Function = Callable[[Array], Any]
@@ -83,17 +83,12 @@ def layer_named(activation: Any) -> Any:
 
 def smooth_of(layer: Nonlinearity) -> Smooth:
     """A layer's function and its derivative: its own, or what its text gives for numbers that carry derivatives."""
-    own = getattr(layer, "dphi", None) if getattr(layer, "dfn", True) is not None else None
 
     def phi(x: Array) -> Any:
         return layer.apply((), np.asarray(x, dtype=np.float64), np)
 
     def dphi(x: Array) -> Any:
-        x = np.asarray(x, dtype=np.float64)
-        if own is not None:
-            return own(x, np)
-        found = layer.apply((), Jet(x, {"x": np.ones_like(x)}), np)
-        return np.broadcast_to(slope_of(found, "x"), x.shape)
+        return derivative(layer, np.asarray(x, dtype=np.float64))
 
     return Smooth(phi, dphi, type(layer).__name__)
 

@@ -57,7 +57,8 @@ def moment(n: int, w: Array) -> Array:
     total: Any = 0.0
     for c in reversed(moment_series(n)):
         total = total * w + float(c)
-    return np.asarray(np.sqrt(2 * w) / np.pi * w**n * total)
+    found: Array = np.sqrt(2 * w) / np.pi * w**n * total
+    return found
 
 
 def hinge_parts(w: Array, parity: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:

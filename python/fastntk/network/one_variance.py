@@ -56,9 +56,9 @@ def shared_of(slopes: Slopes, moments: tuple[float, float, float, float], single
     ``moments``: q, variance, mean and power.
     """
     rtol = 3e-7 if single else 5e-13
+    fresh = slopes(_FRESH**2)
     for degree in _DEGREES:
         found = [_polynomial(slopes, which, degree) for which in (0, 1)]
-        fresh = slopes(_FRESH**2)
         error = max(
             float(np.abs(_horner(own, _FRESH) - part).max())
             for own, part in zip(found, _by_parity(*fresh), strict=True)

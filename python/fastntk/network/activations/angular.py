@@ -13,6 +13,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from ...base.libraries import erf
+from ..expectations import Function, call
 from ..kinks import Kink
 from .nonlinearity import Array, Correlation, Nonlinearity, defines_dual, signed_defect
 
@@ -99,17 +100,13 @@ class _Side:
     s: Array
     root: Array
     slope: float
-    offset: float
     jumps: tuple[float, ...]
     places: tuple[Array, ...]
+    phi: Function
 
     def value(self, z: Array) -> Array:
-        """``phi(s z) / sqrt(V)``."""
-        x = self.s * z
-        total = self.slope * x + self.offset
-        for jump, place in zip(self.jumps, self.places, strict=True):
-            total = total + jump * np.maximum(x - self.s * place, 0)
-        return total / self.root
+        """``phi(s z) / sqrt(V)``: not by the pieces, which cancel where s is small."""
+        return call(self.phi, self.s * z) / self.root
 
 
 @defines_dual
@@ -135,23 +132,22 @@ class Angular(Nonlinearity):
         return self.layer.phi(x, xp)
 
     def _side(self, s: Array, root: Array, mirrored: bool = False) -> _Side:
-        if not mirrored:
-            jumps = tuple(kink.first for kink in self.kinks)
-            return _Side(s, root, self.slope, self.offset, jumps, tuple(kink.place / s for kink in self.kinks))
-        # phi(-x): the line is that to the right of all kinks.
-        offset = self.offset - sum(kink.first * kink.place for kink in self.kinks)
         jumps = tuple(kink.first for kink in self.kinks)
-        right = self.slope + sum(jumps)
-        return _Side(s, root, -right, offset, jumps, tuple(-kink.place / s for kink in self.kinks))
+        if not mirrored:
+            places = tuple(kink.place / s for kink in self.kinks)
+            return _Side(s, root, self.slope, jumps, places, lambda x: self.layer.phi(x, np))
+        # phi(-x): the line is that to the right of all kinks.
+        places = tuple(-kink.place / s for kink in self.kinks)
+        return _Side(s, root, -self.slope - sum(jumps), jumps, places, lambda x: self.layer.phi(-x, np))
 
     def variance(self, q: Array, xp: Any = np) -> Array:
-        _host(xp)
+        host_alone(xp)
         s = np.sqrt(np.maximum(q, _LEAST))
         flat = self._side(s.ravel(), np.ones(s.size))
         return (2 * _gap(flat, None)).reshape(np.shape(q))
 
     def mean(self, q: Array, xp: Any = np) -> Array:
-        _host(xp)
+        host_alone(xp)
         s = np.sqrt(np.maximum(q, _LEAST))
         total = self.offset + np.zeros_like(s)
         for kink in self.kinks:
@@ -236,7 +232,8 @@ def _beyond(gap: Array, rest: Array, sine: Array, apart: Any) -> Array:
     return np.where(apart, _tail((gap + rest) / sine), np.where(gap == 0, 0.5, gap < 0))
 
 
-def _host(xp: Any) -> None:
+def host_alone(xp: Any) -> None:
+    """Refuse arrays of a device."""
     if xp is not np:
         raise NotImplementedError(
             "[stax.Activation] functions with kinks elsewhere than at 0 are computed by NumPy alone"

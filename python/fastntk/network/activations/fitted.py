@@ -23,6 +23,7 @@ from ..short_series import Fit, fit
 from .angular import Angular
 from .hinged import Hinged, HingedTwice, OfFit
 from .nonlinearity import Array, Correlation, Nonlinearity, defines_dual, of_input
+from .pieces import Pieces
 from .series import Curve, Series
 
 LEAST_HIGH = 1.0  # largest variance of the narrowest range that is fitted
@@ -84,7 +85,7 @@ class General(Nonlinearity):
                 return found
         places = {kink.place for kink in self.kinks()}
         if places - {0.0}:
-            return _angular(self)
+            return _in_pieces(self)
         own = _fitted(self, high_of(high, self.label), single)
         if own.orders > 1:
             return HingedTwice(self, own)
@@ -125,8 +126,8 @@ def _hinges(kinks: tuple[Kink, ...]) -> Hinges:
 
 
 @lru_cache(maxsize=64)
-def _angular(layer: General) -> Angular:
-    """A function of straight pieces: its line left of all kinks, and these."""
+def _in_pieces(layer: General) -> Angular | Pieces:
+    """A function with kinks elsewhere than at 0; of straight pieces its line left of all kinks, and these."""
     kinks = layer.kinks()
     x = np.linspace(-8.0, 8.0, 401) + 0.00713
     rest = call(layer.smooth_phi, x)
@@ -135,10 +136,7 @@ def _angular(layer: General) -> Angular:
     slope = (rest[-1] - rest[0]) / (x[-1] - x[0])
     offset = float(np.mean(rest - slope * x))
     if not np.abs(rest - slope * x - offset).max() <= 1e-9 * (1 + np.abs(rest).max()):
-        raise NotImplementedError(
-            f"[{layer.label}] has kinks at x = {_places(kinks)} and is curved: kinks elsewhere than at 0 are taken of "
-            "functions of straight pieces"
-        )
+        return Pieces(layer, kinks)
     slope, offset = (0.0 if abs(c) < 1e-14 else float(c) for c in (slope, offset))
     return Angular(layer, slope, offset, kinks)
 
@@ -148,7 +146,7 @@ def _shared(layer: General, q: float, single: bool) -> OneVariance | None:
     high_of(q, layer.label)
     kinks = layer.kinks()
     if any(kink.place for kink in kinks):
-        own = _angular(layer)
+        own = _in_pieces(layer)
         variance, mean = own.variance(np.array([q])), own.mean(np.array([q]))
         step = own.variance(q * np.array([1 + 1e-4, 1 - 1e-4]))
         power = math.log(step[0] / step[1]) / math.log((1 + 1e-4) / (1 - 1e-4)) if variance[0] > 0 else 0.0
@@ -163,7 +161,7 @@ def _shared(layer: General, q: float, single: bool) -> OneVariance | None:
     return None if found is None else OneVariance(layer, found)
 
 
-def _angular_slopes(own: Angular, q: float, variance: float) -> Slopes:
+def _angular_slopes(own: Angular | Pieces, q: float, variance: float) -> Slopes:
     row = of_input(own.rows(np.array([q])))
 
     def slopes(w: Array) -> tuple[Array, Array]:

@@ -59,17 +59,15 @@ class Activation(General):
     TypeError, ValueError
         A function that does not take arrays, is not real, not finite on [-1, 1], or jumps. In a call of the kernel
         function, where it is not finite, grows too fast, or varies too fast for the variances that come.
-    NotImplementedError
-        In a call, for curved functions with kinks elsewhere than at 0.
 
     Notes
     -----
     ``k = sum_l a_l(q11) a_l(q22) rho^l`` with ``a_l(q) = E fn(sqrt(q) z) h_l(z)``, by as few terms as are right
     for all variances up to a power of 4 that holds those of the call: made once for each such range, in 10 ms to a
     second, and kept (:meth:`fit` shows it). Where all inputs have one variance, by polynomials of the correlation. A
-    kink at 0 adds two closed forms; kinks elsewhere are integrals over the angle, by NumPy alone unless all inputs have
-    one variance. Two calls whose variances lie in different ranges may differ by the fit's error, 2e-7 of kdot in
-    float32, 5e-13 in float64.
+    kink at 0 adds closed forms; kinks elsewhere are integrals over the angle, of curved functions over the plane, by
+    NumPy alone unless all inputs have one variance. Two calls whose variances lie in different ranges may differ by the
+    fit's error, 3e-7 of kdot in float32, 5e-13 in float64.
 
     References
     ----------

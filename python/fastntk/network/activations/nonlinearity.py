@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ...base.jet import Jet, slope_of
 from ..layer import Layer, Shape
 from ..maps import Attention
 from ..program import WEIGHTED, Builder, Op, Value, Values
@@ -193,6 +194,15 @@ def split(x: Array) -> tuple[Array, Array]:
     t = 536870913.0 * x  # 2^29 + 1: Dekker 1971
     high = t - (t - x)
     return high, x - high
+
+
+def derivative(layer: Any, x: Array) -> Array:
+    """phi' of NumPy's numbers: the layer's ``dphi``, or what its text gives for numbers that carry derivatives."""
+    own = getattr(layer, "dphi", None) if getattr(layer, "dfn", True) is not None else None
+    if own is not None:
+        return np.asarray(own(x, np))
+    found = layer.apply((), Jet(x, {"x": np.ones_like(x)}), np)
+    return np.broadcast_to(slope_of(found, "x"), x.shape)
 
 
 def on_device(q: Any) -> bool:
