@@ -138,6 +138,37 @@ def test_copies_are_equal_to_what_they_copy():
             np.testing.assert_allclose(a, b, rtol=2e-14, atol=2e-14 * np.abs(a).max())
 
 
+@pytest.mark.parametrize("name", NUMBERS)
+def test_nan_float32_batches_and_near_duplicates(name):
+    net, x1, _, keywords, *_ = NUMBERS[name]
+    rng = np.random.default_rng(14)
+    x = rng.standard_normal((3, *x1.shape[1:]))
+    graph = rng.integers(0, 2, (3, 4, 4))
+    keywords = {"pattern": (graph, None)} if "pattern" in keywords else keywords
+    whole = net.kernel_fn(x, None, BOTH, **keywords)
+    single = net.kernel_fn(x.astype(np.float32), None, BOTH, **keywords)
+    for a, b in zip(single, whole, strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6 * np.abs(b).max())
+    if "mask_constant" not in keywords:
+        broken = x.copy()
+        broken[1].flat[0] = np.nan
+        for a, b in zip(net.kernel_fn(broken, None, BOTH, **keywords), whole, strict=True):
+            assert np.isnan(a[1]).all()
+            assert np.isnan(a[:, 1]).all()
+            np.testing.assert_array_equal(a[::2, ::2], b[::2, ::2])
+    close = x * (1 + 1e-7 * rng.standard_normal(x.shape))
+    own = {"pattern": graph} if "pattern" in keywords else keywords
+    np.testing.assert_allclose(net.kernel_fn.diagonal(x, "ntk", **own), whole.ntk.diagonal(), rtol=1e-13)
+    if "pattern" in keywords:
+        keywords = {"pattern": (graph, graph)}
+    np.testing.assert_allclose(net.kernel_fn(x, close, "ntk", **keywords).diagonal(), whole.ntk.diagonal(), rtol=2e-6)
+    if "pattern" not in keywords:
+        two = net.kernel_fn(np.stack([x, 2 * x]), None, "ntk", batch_dims=1, **keywords)
+        np.testing.assert_allclose(two[0], whole.ntk, rtol=1e-12)
+        assert net.kernel_fn(x[:0], x, "ntk", **keywords).shape == (0, 3)
+
+
 def test_resizing_by_nearest_and_by_slices():
     x = np.random.default_rng(2).standard_normal((2, 6, 5, 2))
     halved = serial(conv(), Relu(), stax.ImageResize((-1, 3, -1, -1), "nearest"))
@@ -259,6 +290,10 @@ def test_masked_texts_are_shorter_texts():
         masked = x.copy()
         masked[0, 4:] = masked[1, 3:] = constant
         for net in nets:
+            alone = net.kernel_fn.diagonal(masked, "ntk", mask_constant=constant)
+            np.testing.assert_allclose(
+                alone, net.kernel_fn(masked, None, "ntk", mask_constant=constant).diagonal(), rtol=1e-13
+            )
             found = net.kernel_fn(masked, None, BOTH, mask_constant=constant)
             for i, j in ((0, 0), (1, 1)):
                 n = 4 if i == 0 else 3

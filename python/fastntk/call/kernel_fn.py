@@ -204,7 +204,8 @@ class KernelFn(Differentiable):
         return tree_of(lowered.outputs, results.of)
 
     def diagonal(
-        self, x: Any, get: str | Sequence[str] | None = None, *, batch_dims: int = 0, backend: str | None = None,
+        self, x: Any, get: str | Sequence[str] | None = None, *, pattern: Any = None,
+        mask_constant: float | None = None, batch_dims: int = 0, backend: str | None = None,
         num_threads: int | None = None, memory_budget: int = BUDGET,
     ) -> Any:  # fmt: skip
         """K(x, x) and NTK(x, x) of each sample alone, in O(n).
@@ -214,7 +215,9 @@ class KernelFn(Differentiable):
         x : numpy.ndarray (n, d) or with spatial axes
             As in :meth:`__call__`.
         get : 'nngp', 'ntk', a tuple of these, or None for both
-        batch_dims, backend, num_threads, memory_budget
+        pattern : array, optional
+            Of networks with Aggregate: the graphs of the samples.
+        mask_constant, batch_dims, backend, num_threads, memory_budget
             As in :meth:`__call__`.
 
         Returns
@@ -230,6 +233,7 @@ class KernelFn(Differentiable):
         assert names is not None
         if set(names) - {"nngp", "ntk"}:
             raise ValueError(f"[diagonal] get must name 'nngp' and 'ntk', given {get!r}")
+        extras = asked(None if pattern is None else (pattern, None), mask_constant, None, None, None, None)
         place = place_of("diagonal", x=x)
         if place.lazy:
             return import_module(_LAZY).diagonal(
@@ -237,13 +241,13 @@ class KernelFn(Differentiable):
                 num_threads=1 if num_threads is None else num_threads,
             )  # fmt: skip
         with place.current():
-            return self._diagonal(x, get, names, batch_dims, backend, num_threads, memory_budget, place)
+            return self._diagonal(x, get, names, batch_dims, backend, num_threads, memory_budget, place, extras)
 
     def _diagonal(
         self, x: Any, get: Any, names: tuple[str, ...], batch_dims: int, backend: str | None,
-        num_threads: int | None, memory_budget: int, place: Place,
+        num_threads: int | None, memory_budget: int, place: Place, extras: Asked,
     ) -> Any:  # fmt: skip
-        inputs, tree = check_inputs(self.layer, x, None, batch_dims, place)
+        inputs, tree = check_inputs(self.layer, x, None, batch_dims, place, extras)
         if any(i.x1 is None for i in inputs):
             raise TypeError("[diagonal] x must be an array, given a Kernel (its diagonal is cov1)")
         (lowered, values), first = self._lowered(_values(tree)), inputs[0]
