@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fastntk import stax
+from fastntk.engines import select
 from fastntk.stax import Conv, Dense, Flatten, Gelu, GlobalAvgPool, Relu, serial
 from layers_inputs import attention, branches, conv
 
@@ -65,7 +66,12 @@ def test_refused():
     with pytest.raises(ValueError, match=r"x1.ntk; the Kernel given has None"):
         serial(conv(), Flatten()).kernel_fn(k.replace(ntk=None), get="ntk")
     assert serial(conv(), Flatten()).kernel_fn(k.replace(ntk=None)).ntk is None
-    with pytest.raises(NotImplementedError, match="a Kernel with positions"):
-        conv().kernel_fn(k, backend="cpu")
     with pytest.raises(TypeError, match=r"cov1 is float32, x1.nngp is float64"):
         conv().kernel_fn(k.replace(cov1=k.cov1.astype(np.float32)))
+
+
+@pytest.mark.skipif(select.load("cpu")[0] is None, reason="the compiled module is not there")
+def test_refused_by_a_backend_that_lacks_it():
+    k = serial(conv(), Relu()).kernel_fn(X1, X2)
+    with pytest.raises(NotImplementedError, match="a Kernel with positions"):
+        conv().kernel_fn(k, backend="cpu")
