@@ -357,6 +357,8 @@ def install(monkeypatch: Any) -> Any:
     cupy.array, cupy.asarray = moved, asarray  # the doors through which NumPy arrays may come
     cupy.ndarray, cupy.from_dlpack, cupy.empty = ndarray, from_dlpack, empty
     cupy.may_share_memory, cupy.get_default_memory_pool = may_share_memory, Pool
+    cupy.lib = ModuleType("cupy.lib")
+    cupy.lib.stride_tricks = Module("cupy.lib.stride_tricks", np.lib.stride_tricks)
     cupy.linalg = Module("cupy.linalg", np.linalg)
     cupy.linalg.cholesky = cholesky
     cupy.cuda = ModuleType("cupy.cuda")

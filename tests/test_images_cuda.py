@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from unittest import mock
 
+import fake_cupy
 import image_oracle
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from on_host import MODULE, STATE, cuda_on_host
 from test_images import BOTH, DEEP, NETWORKS, check, deep, hard_images, pooling, relative
 
 READY = MODULE is not None and select.load("cpu")[0] is not None
-pytestmark = pytest.mark.skipif(not READY, reason=f"backend 'cuda' (and 'cpu' for its tables): {STATE}")
+pytestmark = pytest.mark.skipif(not READY, reason=f"backend 'cuda' (and 'cpu' to compare with): {STATE}")
 Relu, serial = stax.Relu, stax.serial
 
 
@@ -57,9 +59,10 @@ def layers_in_registers(net, shape, dtype):
         for grid in plan.grids
         for before, step, after in zip(grid.steps, grid.steps[1:], grid.steps[2:], strict=False)
     )
-    return sum(
-        layers for _, layers in make(plan, make_layout(plan, False), [shape[-1]], 1).code(lowered.numbers, True).grids
-    ), could
+    code = make(plan, make_layout(plan, False), make_layout(plan, True), [shape[-1]], 1).code(
+        lowered.numbers, True, False
+    )
+    return sum(layers for _, layers in code.grids), could
 
 
 # ---------------------------------------------------------------- every kind of step
@@ -301,18 +304,50 @@ def test_device_arrays(name, dtype, cuda):
     assert isinstance(kernel_fn(given[0]).cov1, type(given[0]))
 
 
+def moved(name, n, dtype, cupy, monkeypatch):
+    """Bytes of floats and of others that go up in a call on images on a device, and what makes the host wait."""
+    up = Counter()
+    put = fake_cupy.moved
+
+    def counted(values, *args, **keywords):
+        if not isinstance(values, fake_cupy.ndarray):
+            up[np.asarray(values).dtype.kind == "f"] += np.asarray(values).nbytes
+        return put(values, *args, **keywords)
+
+    x1, x2 = (cupy.asarray(images(n, seed=seed, dtype=dtype)) for seed in (0, 1))
+    NETWORKS[name].kernel_fn(x1, x2)  # what belongs to the network alone is at hand
+    monkeypatch.setattr(fake_cupy, "moved", counted)
+    monkeypatch.setattr(cupy, "array", counted)
+    fake_cupy.WAITS.clear()
+    found = NETWORKS[name].kernel_fn(x1, x2)
+    monkeypatch.undo()
+    assert all(isinstance(k, cupy.ndarray) for k in (found.nngp, found.ntk, found.cov1, found.cov2))
+    return up, dict(fake_cupy.WAITS)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_images_on_a_device_stay_there(name, dtype, cuda, monkeypatch):
+    """Tables are made there: all that goes up with images are integers, places of pairs."""
+    (few, waits), (many, _) = (moved(name, n, dtype, cuda[0], monkeypatch) for n in (2, 5))
+    assert many[True] == few[True]
+    assert many[False] - few[False] <= 100 * (5 * 5 - 2 * 2 + 2 * (5 - 2))
+    assert set(waits) <= {"event"}, "the host fetches no array"
+    if dtype == np.float64:
+        assert not waits
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_tables_made_on_a_device(name, dtype, cuda):
+    """Against those of the processor, whose text for images with themselves is another."""
+    x = images(4, dtype=dtype)
+    expected = NETWORKS[name].kernel_fn(x, backend="cpu")
+    found = NETWORKS[name].kernel_fn(cuda[0].asarray(x))
+    for field in ("nngp", "ntk", "cov1"):
+        size = np.abs(getattr(expected, field)).max()
+        assert (np.abs(getattr(found, field).get() - getattr(expected, field)) <= DEEP[dtype.name] * size).all(), field
+
+
 # ---------------------------------------------------------------- what is refused
-
-
-def test_tables_need_the_cpu_module(cuda):
-    load = select.load
-    with (
-        mock.patch(
-            "fastntk.engines.cuda_images.load", lambda name: (None, "not here") if name == "cpu" else load(name)
-        ),
-        pytest.raises(RuntimeError, match=r"needs backend 'cpu' for the tables of images, which is not here"),
-    ):
-        NETWORKS["positions"].kernel_fn(images(2), backend="cuda")
 
 
 @pytest.mark.parametrize(
@@ -325,6 +360,7 @@ def test_tables_need_the_cpu_module(cuda):
         (7, lambda scratch: scratch[:5], "scratch holds 5 numbers"),
         (8, lambda outputs: [], "program has 1 outputs"),
         (8, lambda outputs: [(outputs[0][0][:, :0], None)], "output has shape"),
+        (9, lambda grids: (0, 99), "grids 0 to 99 of"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(index, change, pattern, cuda):

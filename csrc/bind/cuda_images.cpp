@@ -1,4 +1,6 @@
-// Images on a device: thin, as bind/cuda.cpp. Python allocates; the tables of images come from the module _cpu.
+// Images on a device: thin, as bind/cuda.cpp. Python allocates, and makes the tables of images.
+#include <algorithm>
+
 #include "bind/device.h"
 #include "bind/image_plan.h"
 #include "cuda/images/run.h"
@@ -9,7 +11,10 @@ namespace {
 template <class T>
 struct Geometry {  // of a plan, whatever the numbers
   ImageProgram program;
-  Layout<T> layout;
+  Layout<T> pairs, own;  // own: of an image with itself, where a variance behind a pool is needed
+  bool has_own() const {
+    return std::any_of(own.grids.begin(), own.grids.end(), [](const auto& grid) { return !grid.shifts.empty(); });
+  }
 };
 
 template <class T>
@@ -17,9 +22,9 @@ struct Typed {
   std::shared_ptr<const Geometry<T>> geometry;
   ImageCode code;
   const ImageProgram& program;
-  Typed(std::shared_ptr<const Geometry<T>> given, const std::vector<double>& numbers, bool registers)
+  Typed(std::shared_ptr<const Geometry<T>> given, const std::vector<double>& numbers, bool registers, bool own)
       : geometry(std::move(given)),
-        code(make_image_code<T>(geometry->program, geometry->layout, numbers, registers)),
+        code(make_image_code<T>(geometry->program, own ? geometry->own : geometry->pairs, numbers, registers)),
         program(geometry->program) {}
 
   const char* copy_of(const py::object& copy) const {
@@ -55,7 +60,8 @@ template <class T>
 void image_pairs(const Typed<T>& plan, const py::object& code, const std::array<py::object, 2>& tables,
                  const std::array<py::object, 2>& chains, const py::object& pairs, const py::object& lengths,
                  const py::object& linked, const py::object& lost, const py::object& scratch,
-                 const std::vector<std::array<py::object, 2>>& outputs, bool backwards, int device, uintptr_t stream) {
+                 const std::vector<std::array<py::object, 2>>& outputs, const std::array<size_t, 2>& grids,
+                 bool backwards, int device, uintptr_t stream) {
   FNTK_CHECK(int(outputs.size()) == plan.program.n_outputs, "program has ", plan.program.n_outputs, " outputs");
   ImagePairsCall<T> call;
   long n1 = 0, n2 = 0, room = 0;
@@ -81,6 +87,10 @@ void image_pairs(const Typed<T>& plan, const py::object& code, const std::array<
       if (!outputs[k][p].is_none()) planes[p] = packed<T>(outputs[k][p], {call.n, plan.code.sizes[k]}, "output");
     call.planes.push_back(planes);
   }
+  FNTK_CHECK(grids[0] <= grids[1] && grids[1] <= plan.code.grids.size(), "grids ", grids[0], " to ", grids[1], " of ",
+             plan.code.grids.size());
+  call.first_grid = grids[0];
+  call.last_grid = grids[1];
   call.backwards = backwards;
   const Place place = make_place(device, stream);
   released([&] { cuda_image_pairs(plan.code, call, place); });
@@ -89,20 +99,24 @@ void image_pairs(const Typed<T>& plan, const py::object& code, const std::array<
 template <class T>
 void bind_typed(py::module_& m, const char* plan_name, const char* code_name) {
   py::class_<Geometry<T>, std::shared_ptr<Geometry<T>>>(m, plan_name, py::module_local())
-      .def(py::init(
-               [](const py::object& plan, const py::object& layout, const std::vector<int>& channels, int n_outputs) {
-                 auto made = std::make_shared<Geometry<T>>();
-                 made->program = program_of(plan, channels, n_outputs);
-                 made->layout = layout_of<T>(layout, made->program);
-                 return made;
-               }),
-           py::arg("plan"), py::arg("layout"), py::arg("channels"), py::arg("n_outputs"))
+      .def(py::init([](const py::object& plan, const py::object& pairs, const py::object& own,
+                       const std::vector<int>& channels, int n_outputs) {
+             auto made = std::make_shared<Geometry<T>>();
+             made->program = program_of(plan, channels, n_outputs);
+             made->pairs = layout_of<T>(pairs, made->program);
+             made->own = layout_of<T>(own, made->program);
+             return made;
+           }),
+           py::arg("plan"), py::arg("pairs"), py::arg("own"), py::arg("channels"), py::arg("n_outputs"))
+      .def_property_readonly("grids", [](const Geometry<T>& self) { return self.program.grids; })
+      .def_property_readonly("table_size", [](const Geometry<T>& self) { return self.program.table_size; })
+      .def_property_readonly("has_own", &Geometry<T>::has_own)
       .def(
           "code",
-          [](const std::shared_ptr<Geometry<T>>& self, const std::vector<double>& numbers, bool registers) {
-            return std::make_unique<Typed<T>>(self, numbers, registers);
+          [](const std::shared_ptr<Geometry<T>>& self, const std::vector<double>& numbers, bool registers, bool own) {
+            return std::make_unique<Typed<T>>(self, numbers, registers, own);
           },
-          py::arg("numbers"), py::arg("registers"));
+          py::arg("numbers"), py::arg("registers"), py::arg("own"));
   py::class_<Typed<T>>(m, code_name, py::module_local())
       .def("bytes", [](const Typed<T>& self) { return py::bytes(self.code.bytes.data(), self.code.bytes.size()); })
       .def_property_readonly("table_size", [](const Typed<T>& self) { return self.program.table_size; })
@@ -111,6 +125,13 @@ void bind_typed(py::module_& m, const char* plan_name, const char* code_name) {
       .def_property_readonly("scratch", [](const Typed<T>& self) { return self.code.scratch; })
       .def_property_readonly("lost_units", [](const Typed<T>& self) { return self.code.lost_units; })
       .def_property_readonly("sizes", [](const Typed<T>& self) { return self.code.sizes; })
+      // where a link's first plane begins among a pair's doubles: rows x lanes of displacement 0 come first
+      .def_property_readonly("links",
+                             [](const Typed<T>& self) {
+                               std::vector<long> found;
+                               for (const LinkCode& link : self.code.links) found.push_back(link.planes);
+                               return found;
+                             })
       // of each grid: groups of displacements, and layers that run in registers
       .def_property_readonly("grids", [](const Typed<T>& self) {
         std::vector<std::pair<int, int>> found;
@@ -126,12 +147,13 @@ void bind_typed(py::module_& m, const char* plan_name, const char* code_name) {
         py::arg("device"), py::arg("stream"));
   m.def("image_pairs", &image_pairs<T>, py::arg("plan"), py::arg("code"), py::arg("tables"), py::arg("chains"),
         py::arg("pairs"), py::arg("lengths"), py::arg("linked"), py::arg("lost"), py::arg("scratch"),
-        py::arg("outputs"), py::arg("backwards"), py::arg("device"), py::arg("stream"));
+        py::arg("outputs"), py::arg("grids"), py::arg("backwards"), py::arg("device"), py::arg("stream"));
 }
 
 }  // namespace
 
 void bind_cuda_images(py::module_& m) {
+  bind_table_layout(m);
   bind_typed<float>(m, "ImagePlan32", "ImageCode32");
   bind_typed<double>(m, "ImagePlan64", "ImageCode64");
 }

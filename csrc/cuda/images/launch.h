@@ -164,7 +164,7 @@ void image_pairs(const ImageCode& code, const ImagePairsCall<T>& call, const Pla
     c.sizes[k] = code.sizes[k];
     for (size_t p = 0; p < 2; ++p) c.planes[k][p] = call.planes[k][p];
   }
-  for (size_t k = 0; k < code.grids.size(); ++k) {
+  for (size_t k = call.first_grid; k < call.last_grid; ++k) {
     c.grid = code.grids[k];
     run_grid(c, call, place);
     for (int link : code.links_of[k]) run_link(c, code.links[size_t(link)], place);

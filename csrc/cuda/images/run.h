@@ -22,6 +22,7 @@ struct ImagePairsCall {
   T* scratch;
   long scratch_size;
   std::vector<std::array<T*, 2>> planes;  // nngp and ntk of each output, n x size; null: not wanted
+  size_t first_grid = 0, last_grid = 0;   // those from first on and before last run; links keep what others have left
   bool backwards = false;                 // on the host: elements in the opposite order
 };
 

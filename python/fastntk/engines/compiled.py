@@ -88,15 +88,12 @@ class ImagePlan:
 
 
 @lru_cache(maxsize=16)
-def image_plan(
-    module: ModuleType, plan: Plan, channels: tuple[int, ...], n_outputs: int, single: bool, own: bool
-) -> ImagePlan:
-    """``own``: for images with themselves too."""
+def image_plan(module: ModuleType, plan: Plan, channels: tuple[int, ...], n_outputs: int, single: bool) -> ImagePlan:
     make = module.ImagePlan32 if single else module.ImagePlan64
-    layouts = [make_layout(plan, of_own) for of_own in ((False, True) if own else (False,))]
+    layouts = [make_layout(plan, own) for own in (False, True)]
     return ImagePlan(plan, make(plan, *layouts, list(channels), n_outputs), np.float32 if single else np.float64)
 
 
 @lru_cache(maxsize=16)
-def image_code(plan: Any, numbers: tuple[float, ...], registers: bool) -> Any:
-    return plan.code(numbers, registers)
+def image_code(plan: Any, numbers: tuple[float, ...], registers: bool, own: bool) -> Any:
+    return plan.code(numbers, registers, own)

@@ -63,7 +63,7 @@ class CpuEngine(HostMemory):
 
     def image_plan(self, plan: Plan, channels: tuple[int, ...], n_outputs: int, dtype: np.dtype[Any]) -> ImagePlan:
         """The plan for inputs with spatial axes."""
-        return image_plan(self._module, plan, channels, n_outputs, dtype == np.float32, own=True)
+        return image_plan(self._module, plan, channels, n_outputs, dtype == np.float32)
 
     def own_pairs(self, plan: ImagePlan, numbers: Sequence[float], tables: Array, halt: Any) -> Any:
         """Images that meet themselves while their tables are made: ``masses``. ``halt``: an event that ends it."""

@@ -15,7 +15,7 @@ from ..base.place import DevicePlace
 from ..network.program import Lowered
 from ..plan.grids import Plan
 from ..plan.rows import RowPass, rows_of_dual
-from .compiled import compiled_program, image_code, image_plan, tile_arguments
+from .compiled import ImagePlan, compiled_program, image_code, image_plan, tile_arguments
 from .cuda_images import CudaPlanes
 from .engine import PointEngine, Tile, TileInput
 from .memory import WhereTheyLie
@@ -81,12 +81,13 @@ class CudaEngine(WhereTheyLie):
     def further(self, dtype: np.dtype[Any]) -> PointEngine:
         return self  # nobody looks at numbers on a device: points.py
 
-    def image_plan(
-        self, plan: Plan, numbers: tuple[float, ...], channels: tuple[int, ...], n_outputs: int, dtype: np.dtype[Any]
-    ) -> Any:
-        """The plan for inputs with spatial axes, as device code of these numbers: ``code`` and sizes."""
-        made = image_plan(self._module, plan, channels, n_outputs, dtype == np.float32, own=False)
-        return image_code(made.compiled, numbers, self.registers)
+    def image_plan(self, plan: Plan, channels: tuple[int, ...], n_outputs: int, dtype: np.dtype[Any]) -> ImagePlan:
+        """The plan for inputs with spatial axes."""
+        return image_plan(self._module, plan, channels, n_outputs, dtype == np.float32)
+
+    def image_code(self, plan: ImagePlan, numbers: tuple[float, ...], own: bool = False) -> Any:
+        """Device code of a plan with these numbers, and sizes; ``own``: of images with themselves, behind pools."""
+        return image_code(plan.compiled, numbers, self.registers and not own, own)
 
     def image_chains(self, plan: Any, *arrays: Any) -> None:
         """What registers read of images, from their tables."""

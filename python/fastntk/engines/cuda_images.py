@@ -1,13 +1,11 @@
-"""Pairs of images on a CUDA device: tables made on the host, uploaded a tile of images at a time, pairs in batches.
+"""Pairs of images on a CUDA device: tables made there, by the array code that makes them on the host, pairs in batches.
 
-The machine of the processor makes the tables (everything about one image), the device all that belongs to pairs. A
-launch goes through one grid of the plan for a batch of pairs; the results of a batch reach the host while the next one
-is computed, and Ctrl-C is seen between batches.
+A launch goes through one grid of the plan for a batch of pairs; the results of a batch reach the host while the next
+one is computed, and Ctrl-C is seen between batches.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,17 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..base.options import resolve_options
 from ..base.progress import Report
 from ..network.program import Lowered
-from .compiled import load
-from .cpu import CpuEngine
-from .cpu_images import CpuPlanes
+from ..plan.tables import make_tables
 from .engine import Cost, Layout, Outputs, Tile
 from .planes import CompiledPlanes, size_text
 
 Array = npt.NDArray[Any]  # or CuPy's
 
+_WORK = 1 << 20  # variances that are worked on at a time while tables are made
 _UNITS = 2112  # that scratch memory is kept for: what 132 multiprocessors run at a time
 _LEAST_UNITS = 4  # of one block
 _PAIRS = 1 << 16  # of a batch, at most
@@ -68,49 +64,56 @@ class CudaPlanes(CompiledPlanes):
     """The machine of planes of a CUDA device."""
 
     def __init__(self, engine: Any, lowered: Lowered, layout: Layout, dtype: np.dtype[Any]) -> None:
-        cpu, state = load("cpu")
-        if cpu is None:
-            raise RuntimeError(
-                f"[kernel_fn] backend 'cuda' needs backend 'cpu' for the tables of images, which is {state}"
-            )
-        threads = resolve_options().num_threads
-        assert threads is not None
-        self._host = CpuPlanes(CpuEngine(cpu, None, threads), lowered, layout, dtype)
-        super().__init__(engine, lowered, layout, dtype, self._host.image_plan)
-        self.threads = threads
-        channels = tuple(channels for _, channels in layout.inputs)
-        self._code = engine.image_plan(self._plan, lowered.numbers, channels, lowered.program.n_outputs, dtype)
+        super().__init__(engine, lowered, layout, dtype)
+        self._pairs_plan = engine.image_code(self.image_plan, lowered.numbers)
+        self._own_plan = None  # of images with themselves
+        if self.image_plan.compiled.has_own:
+            self._own_plan = engine.image_code(self.image_plan, lowered.numbers, own=True)
         self._batch = 1  # pairs
         self._units_kept = _LEAST_UNITS
         self._pending: deque[_Batch] = deque()
 
     @cached_property
-    def _uploaded(self) -> Array:
-        found: Array = self._engine.xp.asarray(np.frombuffer(self._code.bytes(), np.uint8))
+    def _code(self) -> Array:
+        return self._uploaded(self._pairs_plan.bytes())
+
+    @cached_property
+    def _own_code(self) -> Array:
+        assert self._own_plan is not None
+        return self._uploaded(self._own_plan.bytes())
+
+    def _uploaded(self, data: bytes) -> Array:
+        found: Array = self._engine.xp.asarray(np.frombuffer(data, np.uint8))
         return found
 
     # ---------------------------------------------------------------- memory
 
     @property
     def cost(self) -> Cost:
-        plan = self._code
+        plan = self._pairs_plan
         return Cost(max(1, self._dtype.itemsize * (plan.table_size + plan.chain_size)), 8 * plan.pair_doubles)
+
+    @property
+    def _plans(self) -> list[Any]:
+        return [plan for plan in (self._pairs_plan, self._own_plan) if plan is not None]
 
     @property
     def _unit(self) -> int:
         """Bytes of scratch memory that one pair and group of displacements works on."""
-        return int(self._dtype.itemsize * self._code.scratch)
+        return int(self._dtype.itemsize * max(plan.scratch for plan in self._plans))
 
     @property
     def _pair(self) -> int:
         """Bytes of one pair of a batch: between grids, and its results."""
-        plan = self._code
+        plan = self._pairs_plan
         results = self._dtype.itemsize * 2 * sum(plan.sizes) + 16 * plan.lost_units
-        return int(8 * plan.pair_doubles + (1 + _IN_FLIGHT) * results + 64)
+        doubles = max(plan.pair_doubles for plan in self._plans)
+        return int(8 * doubles + (1 + _IN_FLIGHT) * results + 64)
 
     @property
     def _fixed(self) -> int:
-        return int(self._unit * _LEAST_UNITS + self._pair + self._uploaded.nbytes)
+        work = self.image_plan.tables.work_bytes(1, _WORK)
+        return int(self._unit * _LEAST_UNITS + self._pair + self._code.nbytes + work)
 
     def _needs(self) -> str:
         return f"{size_text(self._fixed)} of the device's memory"
@@ -122,11 +125,10 @@ class CudaPlanes(CompiledPlanes):
         """A quarter to scratch memory, a quarter to pairs, the rest to tables."""
         most = int(_FLOPS / max(1.0, self._plan.flops()))
         self._batch = 1 + min(most, _PAIRS, spare // 4 // self._pair)
-        wanted = self._batch * max(groups for groups, _ in self._code.grids)
+        wanted = self._batch * max(groups for groups, _ in self._pairs_plan.grids)
         self._units_kept = _LEAST_UNITS + min(_UNITS, wanted, spare // 4 // self._unit)
         used = (self._batch - 1) * self._pair + (self._units_kept - _LEAST_UNITS) * self._unit
         self._images = 2 + (spare - used) // self._table
-        self._host.threads = self.threads = max(1, min(self.threads, spare // max(1, self._host._worker)))
 
     @cached_property
     def _scratch(self) -> Array:
@@ -135,7 +137,7 @@ class CudaPlanes(CompiledPlanes):
 
     @cached_property
     def _linked(self) -> Array:
-        found: Array = self._engine.xp.empty((self._batch, self._code.pair_doubles), np.float64)
+        found: Array = self._engine.xp.empty((self._batch, self._pairs_plan.pair_doubles), np.float64)
         return found
 
     def writes(self, plane: Array) -> bool:
@@ -151,18 +153,70 @@ class CudaPlanes(CompiledPlanes):
     # ---------------------------------------------------------------- tables
 
     def make(self, x: list[Array]) -> _Tables:
-        """In host memory, for now; then up."""
-        made = self._host.make([a if isinstance(a, np.ndarray) else a.get() for a in x])
-        names = np.empty((len(made.data), 2), np.uint64)
-        for name, row in zip(names, made.data, strict=True):
-            digest = hashlib.blake2b(digest_size=16)
-            for own in self.image_plan.tables.inputs:
-                digest.update(row[own])
-            name[:] = np.frombuffer(digest.digest(), np.uint64)
-        put = self._engine.xp.asarray
-        tables, chains = put(made.data), self._engine.xp.empty((len(names), self._code.chain_size), self._dtype)
-        self._engine.image_chains(self._code, self._uploaded, tables, chains)
-        return _Tables(tables, chains, made.lengths, names, {k: put(q) for k, q in made.variances.items()})
+        """On the device, some images at a time; nothing waits."""
+        xp, plan, n = self._engine.xp, self.image_plan.tables, len(x[0])
+        x = [
+            xp.asarray(np.ascontiguousarray(a, a.dtype.newbyteorder("="))) if isinstance(a, np.ndarray) else a
+            for a in x
+        ]
+        data, lengths = xp.empty((n, plan.table_size), self._dtype), xp.empty(n)
+        names, variances = xp.empty((n, 2), np.uint64), {output: xp.empty(n) for output in plan.known}
+        step = max(1, _WORK // (8 * plan.size))
+        if self._own_plan is not None:
+            step = min(step, self._batch)
+        for start in range(0, n, step):
+            part = slice(start, min(n, start + step))
+            masses = None if self._own_plan is None else self._masses(data[part])
+            own = make_tables(plan, self._numbers, [a[part] for a in x], data[part], xp, _WORK, masses)
+            lengths[part], names[part] = own[0], self._names(data[part])
+            for output, q in own[1].items():
+                variances[output][part] = q
+        chains = xp.empty((n, self._pairs_plan.chain_size), self._dtype)
+        self._engine.image_chains(self._pairs_plan, self._code, data, chains)
+        return _Tables(data, chains, lengths, names, variances)
+
+    def _masses(self, tables: Array) -> Callable[[int], dict[int, Array]]:
+        """Pairs of images with themselves, grid by grid, while their tables are made."""
+        xp, plan, n = self._engine.xp, self._own_plan, len(tables)
+        assert plan is not None
+        grids = self.image_plan.tables.grids
+        chains, lengths = xp.empty((n, plan.chain_size), self._dtype), xp.ones(n)
+        linked, lost = xp.empty((n, plan.pair_doubles), np.float64), xp.empty((n, plan.lost_units, 2), np.float64)
+        pairs = self._uploaded(np.stack([np.arange(n), np.arange(n), np.ones(n)], axis=1).astype(np.int64).tobytes())
+        nothing = [(None, None)] * len(plan.sizes)
+
+        def masses(grid: int) -> dict[int, Array]:
+            if not plan.grids[grid][0]:  # nobody asks for variances behind it
+                return {}
+            self._engine.image_pairs(
+                plan, self._own_code, (tables, tables), (chains, chains), pairs, lengths, linked, lost,
+                self._scratch, nothing, (grid, grid + 1), False,
+            )  # fmt: skip
+            found = {}
+            for k, (link, place) in enumerate(zip(self._plan.links, plan.links, strict=True)):
+                if link.source == grid and link.pool and link.form != "cov":  # displacement 0 comes first
+                    g = grids[link.target]
+                    own = linked[:, place : place + g.rows * g.lanes].reshape(n, g.rows, g.lanes)
+                    found[k] = own[:, :, : g.positions // g.rows].reshape(n, g.positions)
+            return found
+
+        return masses
+
+    @cached_property
+    def _weights(self) -> Array:
+        size = sum(own.stop - own.start for own in self.image_plan.tables.inputs)
+        size *= self._dtype.itemsize // 4
+        weights = np.random.default_rng(1).integers(0, 2**64, (2, size), np.uint64, endpoint=False)
+        found: Array = self._engine.xp.asarray(weights)
+        return found
+
+    def _names(self, tables: Array) -> Array:
+        """Two numbers of an image's inputs, bit by bit: sums by random weights, which no two images share by chance."""
+        xp = self._engine.xp
+        bits = xp.concatenate([tables[:, own] for own in self.image_plan.tables.inputs], axis=1)
+        bits = bits.view(np.uint32).astype(np.uint64)
+        found: Array = xp.stack([(bits * weights).sum(axis=1) for weights in self._weights], axis=1)
+        return found
 
     # ---------------------------------------------------------------- pairs
 
@@ -211,20 +265,21 @@ class CudaPlanes(CompiledPlanes):
         self, tables1: _Tables, tables2: _Tables, place: Sequence[Array], outputs: Outputs, mirrored: bool,
         report: Report,
     ) -> _Batch:  # fmt: skip
-        xp, plan = self._engine.xp, self._code
+        xp, plan = self._engine.xp, self._pairs_plan
         rows, cols, first, second = place
         n = len(rows)
-        same = (tables1.names[first] == tables2.names[second]).all(axis=1)
-        flags = same + 2 * ((rows == cols) & mirrored)
-        pairs = np.stack([first, second, flags], axis=1).astype(np.int64)
+        twice = 2 * ((rows == cols) & mirrored)
+        pairs = xp.asarray(np.stack([first, second, twice], axis=1).astype(np.int64))
+        one, two = pairs[:, 0], pairs[:, 1]
+        pairs[:, 2] += (tables1.names[one] == tables2.names[two]).all(axis=1)
         lost = xp.empty((n, plan.lost_units, 2), np.float64)
         keys = [(k, p) for k, planes in enumerate(outputs) for p, plane in enumerate(planes) if plane is not None]
         found = {(k, p): xp.empty((n, plan.sizes[k]), self._dtype) for k, p in keys}
         self._engine.image_pairs(
-            plan, self._uploaded, (tables1.tables, tables2.tables), (tables1.chains, tables2.chains),
-            xp.asarray(np.frombuffer(pairs.tobytes(), np.uint8)),
-            xp.asarray(tables1.lengths[first] * tables2.lengths[second]), self._linked, lost, self._scratch,
-            [(found.get((k, 0)), found.get((k, 1))) for k in range(len(outputs))], False,
+            plan, self._code, (tables1.tables, tables2.tables), (tables1.chains, tables2.chains),
+            pairs.view(np.uint8).reshape(-1), tables1.lengths[one] * tables2.lengths[two], self._linked, lost,
+            self._scratch, [(found.get((k, 0)), found.get((k, 1))) for k in range(len(outputs))],
+            (0, len(plan.grids)), False,
         )  # fmt: skip
         ready = self._download([lost, *(found[key] for key in keys)], outputs)
         return _Batch(ready, keys, rows, cols, outputs, mirrored, report)

@@ -37,7 +37,7 @@ class ImageSide:
         return [x[batch][at] for x in self.arrays]
 
     def beyond(self, limits: Limits) -> Flags | None:
-        if not self.on_host and self.arrays[0].dtype.itemsize == 8:  # what reaches further is the host's alone
+        if not self.on_host:
             return None
         if self.beside.given:  # what variances they had is not known
             return None
@@ -52,7 +52,7 @@ class ImageSide:
         for flags, x in ((own, x[b]) for x in self.arrays for b, own in enumerate(found)):
             for start in range(0, self.n, _CHUNK):
                 part = slice(start, start + _CHUNK)
-                own = x[part] if self.on_host else x[part].get()
+                own = x[part]
                 values = own.reshape(len(own), -1)
                 largest = np.maximum(values.max(axis=1), -values.min(axis=1)).astype(np.float64)
                 flags[part] |= outside(largest, limits.least, limits.most)

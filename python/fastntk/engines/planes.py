@@ -31,14 +31,12 @@ def size_text(count: int) -> str:
 class CompiledPlanes:
     """What the machines of planes of compiled engines share. A subclass has what is marked with dots."""
 
-    def __init__(
-        self, engine: Any, lowered: Lowered, layout: Layout, dtype: np.dtype[Any], image_plan: Any = None
-    ) -> None:
+    def __init__(self, engine: Any, lowered: Lowered, layout: Layout, dtype: np.dtype[Any]) -> None:
         self._engine, self._lowered, self._layout, self._dtype = engine, lowered, layout, dtype
         self._numbers = lowered.numbers
         self._plan, self._axes = make_turned_plan(lowered.program, spatial_of(layout))
         channels = tuple(channels for _, channels in layout.inputs)
-        self.image_plan = image_plan or engine.image_plan(self._plan, channels, lowered.program.n_outputs, dtype)
+        self.image_plan = engine.image_plan(self._plan, channels, lowered.program.n_outputs, dtype)
         self._images = 2  # whose tables are kept at a time
         self.threads = 1
         self._double: CompiledPlanes | None = None  # for pairs that are done again in float64
