@@ -48,7 +48,7 @@ def backend(request):
 @pytest.fixture
 def cuda():
     """The CUDA backend on stand-ins: ``cupy``, and ``native``, the compiled module."""
-    for name in ("cuda", "cpu"):  # tables of images are cpu's
+    for name in ("cuda", "cpu"):  # what cuda is compared with
         module, state = select.load(name)
         if module is None:
             pytest.skip(f"backend '{name}': {state}")
