@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.progress import Report
+from ..network.activations.nonlinearity import waited_for
 from ..network.program import Lowered
 from ..plan.tables import make_tables
 from .engine import Cost, Layout, Outputs, Tile
@@ -153,7 +155,11 @@ class CudaPlanes(CompiledPlanes):
     # ---------------------------------------------------------------- tables
 
     def make(self, x: list[Array]) -> _Tables:
-        """On the device, some images at a time; nothing waits."""
+        """On the device, some images at a time; nothing waits, but for images of the host's."""
+        with waited_for() if isinstance(x[0], np.ndarray) else nullcontext():
+            return self._make(x)
+
+    def _make(self, x: list[Array]) -> _Tables:
         xp, plan, n = self._engine.xp, self.image_plan.tables, len(x[0])
         x = [
             xp.asarray(np.ascontiguousarray(a, a.dtype.newbyteorder("="))) if isinstance(a, np.ndarray) else a

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.place import DevicePlace
+from ..network.activations.nonlinearity import waited_for
 from ..network.program import Lowered
-from .cuda import CudaEngine, fitting
+from .cuda import CudaEngine, DeviceRows, fitting
 from .engine import Tile, TileInput
 
 Array = npt.NDArray[Any]
@@ -124,6 +125,10 @@ class StagedEngine(CudaEngine):
             device.get(stream=self._copies, out=pinned, blocking=False)  # type: ignore[attr-defined]
         slot.done = self._copies.record()
         slot.waiting = [(place, pinned) for place, _, pinned in leaving]
+
+    def rows(self, lowered: Lowered, q: Sequence[Array], dtype: np.dtype[Any]) -> DeviceRows:
+        with waited_for():
+            return super().rows(lowered, q, dtype)
 
     def _empty(self, slot: _Slot) -> None:
         """Write what a slot holds into the result, once it has come down."""

@@ -275,7 +275,7 @@ class RowPass:
             if op.name == "product":
                 factors.extend(sources[k])
         self.plain = all(move.name == "scale" for move in self._moves)  # values() takes numbers as well as arrays
-        self._fine = np.array(fine, np.intp)  # of biases
+        self._fine = xp.asarray(np.array(fine, np.intp))  # of biases
         self._deviations += factors
         f += [1.0] * len(factors)
         columns = xp.asarray(np.array(f + b2)[:, None])

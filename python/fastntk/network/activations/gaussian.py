@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...base.checks import finite
-from .nonlinearity import Array, Correlation, Nonlinearity, on_device, registered, signed_defect
+from .nonlinearity import Array, Correlation, Nonlinearity, registered, signed_defect, unseen
 
 __all__ = ["Gabor", "Gaussian"]
 
@@ -62,7 +62,7 @@ class Gaussian(Nonlinearity):
         return self.a * xp.exp(self.b * x**2)
 
     def variance(self, q: Array, xp: Any = np) -> Array:
-        if self.b > 0 and not on_device(q) and (beyond := 4 * self.b * q >= 1).any():
+        if self.b > 0 and not unseen(q) and (beyond := 4 * self.b * q >= 1).any():
             raise ValueError(
                 f"[Gaussian] needs 4 b q < 1 for every variance q before it, given b = {self.b} and "
                 f"q = {float(xp.max(xp.where(beyond, q, 0)))}"

@@ -9,7 +9,9 @@ keeps its digits where ``rho`` rounds to 1 or -1, and near there ``kdot ~ 1 - sq
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
@@ -205,18 +207,31 @@ def derivative(layer: Any, x: Array) -> Array:
     return np.broadcast_to(slope_of(found, "x"), x.shape)
 
 
-def on_device(q: Any) -> bool:
-    """Whether an array lies on a device, where to look at a number is to wait for it."""
-    return hasattr(q, "__cuda_array_interface__")
+_WAITED_FOR: ContextVar[bool] = ContextVar("waited for", default=False)
+
+
+@contextmanager
+def waited_for() -> Iterator[None]:
+    """For a caller in host memory, who waits for results: what lies on a device is looked at too."""
+    token = _WAITED_FOR.set(True)
+    try:
+        yield
+    finally:
+        _WAITED_FOR.reset(token)
+
+
+def unseen(q: Any) -> bool:
+    """Whether an array lies on a device, where to look at a number would be to wait for it."""
+    return hasattr(q, "__cuda_array_interface__") and not _WAITED_FOR.get()
 
 
 def within(layer: Nonlinearity, q: Array, rule: str) -> Array:
     """Variances as they are; ValueError where one is above ``layer.largest_variance``, which follows from ``rule``.
 
-    On a device nobody looks, which would be to wait: there results are infinite or NaN.
+    On a device nobody looks, unless the caller's arrays are the host's: there results are infinite or NaN.
     """
     beyond = q > layer.largest_variance
-    if not on_device(q) and bool(beyond.any()):
+    if not unseen(q) and bool(beyond.any()):
         raise ValueError(
             f"[{type(layer).__name__}] the variance of an input is {float(q[beyond].max()):.6g}, at most "
             f"{layer.largest_variance:.6g} is allowed: {rule}; given {layer}"
