@@ -76,7 +76,7 @@ def test_the_check_of_files_sees_what_is_missing():
     assert not exists("tests/test_zz*.py", ROOT / "README.md")
 
 
-LIBRARIES = ("botorch", "gpytorch", "torch")  # modules of the package that are named after what they need
+LIBRARIES = ("botorch", "gpytorch", "jax", "torch")  # modules of the package that are named after what they need
 
 
 def resolve(dotted: str) -> object:

@@ -38,7 +38,7 @@ _OPTIONAL = (
 )
 
 # And the ones named after the library whose objects they give: shown where that is installed.
-_OF_LIBRARIES = ("botorch", "gpytorch", "torch")
+_OF_LIBRARIES = ("botorch", "gpytorch", "jax", "torch")
 
 
 def __getattr__(name: str) -> Any:

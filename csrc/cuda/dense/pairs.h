@@ -60,18 +60,20 @@ void launch_pairs(const PairLaunch<T>& launch, const Place& place) {
       });
 }
 
-// Pairs of a thread: as many as keep the state, which grows with the slots, in registers.
+// Pairs of a thread: as many as keep the state, which grows with the slots, in registers. Every: of all nonlinearities,
+// which take more of them.
 template <class T>
-constexpr int pairs_per_thread(int slots) {
-  return sizeof(T) == sizeof(float) ? (slots <= 4 ? 4 : 2) : (slots <= 4 ? 2 : 1);
+constexpr int pairs_per_thread(int slots, bool every) {
+  if (slots > 4) return sizeof(T) == sizeof(float) && !every ? 2 : 1;
+  return sizeof(T) == sizeof(float) ? 4 : 2;
 }
 
 template <class T, int Slots, bool Every = false>
 void launch_slots(const PairLaunch<T>& launch, bool ntk, const Place& place) {
   if (ntk)
-    launch_pairs<T, Slots, pairs_per_thread<T>(Slots), true, false, Every>(launch, place);
+    launch_pairs<T, Slots, pairs_per_thread<T>(Slots, Every), true, false, Every>(launch, place);
   else
-    launch_pairs<T, Slots, pairs_per_thread<T>(Slots), false, false, Every>(launch, place);
+    launch_pairs<T, Slots, pairs_per_thread<T>(Slots, Every), false, false, Every>(launch, place);
 }
 
 template <class T>
