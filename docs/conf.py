@@ -96,7 +96,7 @@ def pictures(block, variables, gallery) -> str:
 sphinx_gallery_conf = {
     "examples_dirs": ["../examples"],
     "gallery_dirs": ["gallery"],
-    "filename_pattern": r"/(?!study)\w+\.py$",  # which takes a minute
+    "filename_pattern": r"/(?!study|bayesian)\w+\.py$",  # these take minutes
     "image_scrapers": (pictures,),
     "download_all_examples": False,
     "remove_config_comments": True,

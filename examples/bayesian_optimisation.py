@@ -1,6 +1,11 @@
-"""Bayesian optimisation by BoTorch with the kernel of an infinitely wide network, beside a Matern kernel.
+"""
+Bayesian optimisation
+=====================
 
-python examples/bayesian_optimisation.py [picture.png]        needs pip install 'fastntk[plot,botorch]'; minutes
+Bayesian optimisation by BoTorch with the kernel of an infinitely wide network, beside a Matern kernel.
+
+``python examples/bayesian_optimisation.py [picture.png]`` needs ``pip install 'fastntk[plot,botorch]'``. It takes
+minutes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
-"""The evidence of a network's weights and biases, and the way an optimiser takes through it: a picture in seconds.
+"""
+The evidence and an optimiser's path
+====================================
 
-python examples/evidence.py [picture.png]        needs pip install 'fastntk[plot]'
+The evidence of a network's weights and biases, and the way an optimiser takes through it: a picture in seconds.
+
+``python examples/evidence.py [picture.png]`` needs ``pip install 'fastntk[plot]'``.
 """
 
 from __future__ import annotations
