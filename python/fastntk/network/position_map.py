@@ -42,8 +42,8 @@ class PositionMap(Choosing):
     Parameters
     ----------
     batch_axis, channel_axis : int
-        0 and -1: ``apply(self, params, inputs, xp)`` takes arrays (n, *spatial axes, channels) of a library ``xp`` and
-        gives others of as many samples and channels.
+        0 and -1: ``apply(self, params, inputs, xp)`` takes arrays ``(n, *spatial axes, channels)`` of a library ``xp``
+        and gives others of as many samples and channels.
 
     Raises
     ------

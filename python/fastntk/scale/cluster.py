@@ -105,7 +105,8 @@ def run_jobs(
             arrays = [sent[name] for name in of.names(job)]
         except Exception as error:  # the worker that was to hold it has ended, the scheduler too perhaps
             tries[job] += 1
-            if not _of_the_cluster(error) or tries[job] >= _TRIES:
+            unreached = isinstance(error, OSError) and client.status != "running"
+            if not (unreached or _of_the_cluster(error)) or tries[job] >= _TRIES:
                 raise
             if (reason := _gone(client, what)) is not None:
                 raise reason from error
