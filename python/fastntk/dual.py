@@ -125,7 +125,7 @@ def _dual(
     if bare.counted:
         _by_array_code(bare, flat, b**2, results, xp)
     else:
-        engine.dual(bare.dual_name, bare.dual_params, flat[0], flat[1], flat[2], b**2, results[0], results[1])
+        engine.dual(bare.dual_name, bare.dual_params, (flat[0], flat[1], flat[2]), b**2, (results[0], results[1]))
     if (a, b, c) != (1, 1, 0):
         with np.errstate(over="ignore", invalid="ignore"):
             results[0] = results[0] * dtype.type(a**2) + dtype.type(c**2)

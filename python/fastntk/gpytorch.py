@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .base.arraylike import describe
 from .base.checks import integer
-from .call.kernel_fn import KernelFn
+from .call.kernel_fn import layer_of
 from .network.activations import NONLINEARITIES, Nonlinearity
 from .network.combinators import serial
 from .network.layer import Layer
@@ -156,13 +156,7 @@ class InfiniteWidthKernel(NetworkKernel):
         if network is None:
             W_std, b_std = 2**0.5 if W_std is None else W_std, 0.1 if b_std is None else b_std
             network = _fully_connected(depth, W_std, b_std, nonlinearity)
-        elif isinstance(network, KernelFn):
-            network = network.layer
-        if not isinstance(network, Layer):
-            raise TypeError(
-                f"[InfiniteWidthKernel] network must be a stax layer or its kernel_fn, given {describe(network)}"
-            )
-        self.network = network
+        self.network = network = layer_of("InfiniteWidthKernel", network)
         known = parameters_of(network)
         self._paths = {name: [p for p in known if p.rsplit(".", 1)[-1] == name] for name in ("W_std", "b_std")}
         if not self._paths["W_std"]:

@@ -31,7 +31,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from .base.arraylike import describe
 from .call.inputs import check_inputs
-from .call.kernel_fn import KernelFn
+from .call.kernel_fn import KernelFn, layer_of
 from .call.results import named
 from .network.layer import Layer
 from .network.lower import lower
@@ -292,7 +292,7 @@ def kernel_fn(network: Any, parameters: Mapping[str, Any] | None = None) -> Call
     >>> fj.kernel_fn(network)(jnp.ones((2, 3)), None, "ntk").shape
     (2, 2)
     """
-    layer = _layer("kernel_fn", network)
+    layer = layer_of("kernel_fn", network)
 
     def of_inputs(x1: Any, x2: Any = None, get: str | Sequence[str] | None = None) -> Any:
         return kernel(layer, x1, x2, _FIELDS if get is None else get, parameters=parameters)
@@ -301,7 +301,7 @@ def kernel_fn(network: Any, parameters: Mapping[str, Any] | None = None) -> Call
 
 
 def _run(what: str, network: Any, x1: Any, x2: Any, get: Any, parameters: Any, of_diagonal: bool) -> Any:
-    layer, traced = untraced(_layer(what, network))
+    layer, traced = untraced(layer_of(what, network))
     names = (get,) if isinstance(get, str) else get
     if not isinstance(names, (tuple, list)) or not names or len(set(names)) < len(names) or set(names) - set(_FIELDS):
         raise ValueError(f"[{what}] get must be 'nngp', 'ntk' or a tuple of these, given {get!r}")
@@ -323,14 +323,6 @@ def _run(what: str, network: Any, x1: Any, x2: Any, get: Any, parameters: Any, o
             raise
         found = _kernel_of_all(static, x1, x2, values)
     return found[0] if isinstance(get, str) else _TUPLES[tuple(names)](*found)
-
-
-def _layer(what: str, network: Any) -> Layer:
-    if isinstance(network, KernelFn):
-        return network.layer
-    if not isinstance(network, Layer):
-        raise TypeError(f"[{what}] network must be a stax layer or its kernel_fn, given {describe(network)}")
-    return network
 
 
 def _array(what: str, x: Any, name: str) -> Any:

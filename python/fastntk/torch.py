@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from .base.arraylike import describe
-from .call.kernel_fn import KernelFn
+from .call.kernel_fn import KernelFn, layer_of
 from .call.results import named
 from .network.layer import Layer
 from .network.parameters import check_names, parameters_of, traced_of, untraced
@@ -275,7 +275,7 @@ def kernel(
     Values are those of the kernel function, bit for bit. Conventions of gradients at equal and opposite rows, and their
     accuracy: docs/gradients.md.
     """
-    layer, recorded = _without_tensors(_layer("kernel", network))
+    layer, recorded = _without_tensors(layer_of("kernel", network))
     single, which = _which("kernel", get)
     _check("kernel", x1, "x1")
     if x2 is x1:
@@ -313,7 +313,7 @@ def diagonal(
     TypeError, ValueError, NotImplementedError
         As :func:`kernel`.
     """
-    layer, recorded = _without_tensors(_layer("diagonal", network))
+    layer, recorded = _without_tensors(layer_of("diagonal", network))
     single, which = _which("diagonal", get)
     _check("diagonal", x, "x")
     sample = _sample("diagonal", layer, x, input_shape)
@@ -363,7 +363,7 @@ class Kernel(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.input_shape = None if input_shape is None else tuple(input_shape)
-        self.network = _layer("Kernel", network)
+        self.network = layer_of("Kernel", network)
         self.get = get
         _which("Kernel", get)
         if transform not in ("log", None):
@@ -394,14 +394,6 @@ class Kernel(nn.Module):
     def diagonal(self, x: Tensor) -> Any:
         """K(x, x) of each row."""
         return diagonal(self.network, x, self.get, parameters=self.values(), input_shape=self.input_shape)
-
-
-def _layer(what: str, network: Any) -> Layer:
-    if isinstance(network, KernelFn):
-        return network.layer
-    if not isinstance(network, Layer):
-        raise TypeError(f"[{what}] network must be a stax layer or its kernel_fn, given {describe(network)}")
-    return network
 
 
 def _without_tensors(layer: Layer) -> tuple[Layer, dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..base.arraylike import describe
 from ..base.arrays import FLOATS, allocate
 from ..base.checks import integer
 from ..base.door import door
@@ -430,6 +431,21 @@ def work_of(lowered: Lowered, inputs: Sequence[Input], images: bool) -> Work:
         lowered = resolve(lowered, ranges, inputs[0].dtype == np.float32)
     axes = max(len(i.value.spatial) for i in inputs)
     return Work(lowered, images, axes, any(i.masked for i in inputs), any(i.given is not None for i in inputs))
+
+
+def layer_of(what: str, network: Any) -> Layer:
+    """The layer of what a user calls a network: the layer itself, or its kernel function.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if isinstance(network, KernelFn):
+        return network.layer
+    if not isinstance(network, Layer):
+        raise TypeError(f"[{what}] network must be a stax layer or its kernel_fn, given {describe(network)}")
+    return network
 
 
 def _values(tree: Any) -> Any:

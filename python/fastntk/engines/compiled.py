@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import cached_property, lru_cache
 from importlib import import_module
@@ -16,9 +16,9 @@ import numpy.typing as npt
 from ..network.program import Program
 from ..plan.grids import Plan
 from ..plan.layout import make_layout
-from ..plan.rows import layout_of
+from ..plan.rows import layout_of, rows_of_dual
 from ..plan.table_plan import TablePlan
-from .engine import Tile, TileInput
+from .engine import Pair, Tile, TileInput, Triple
 from .numpy_rows import CLOSE
 
 Array = npt.NDArray[Any]  # or CuPy's
@@ -76,6 +76,17 @@ def tile_arguments(
         views.append(view)
     place = (tile.batch0, tile.batches, tile.i0, tile.lines, tile.j0, tile.cols, tile.row1, tile.row2)
     return place, views, [tuple(planes) for planes in outputs]
+
+
+def dual_parts(
+    name: str, params: Sequence[float], q: Triple, scale: float, found: Pair, most: int, xp: Any
+) -> Iterator[tuple[Triple, list[Array], Pair]]:
+    """A dual map some entries at a time, as rows of both sides are held: (q11, q12, q22), these rows, (k, kdot)."""
+    for start in range(0, found[0].size, most):
+        q11, q12, q22 = (x[start : start + most] for x in q)
+        k, kdot = (x[start : start + most] for x in found)
+        rows = [rows_of_dual(name, params, scale * v.astype(np.float64), k.dtype, xp) for v in (q11, q22)]
+        yield (q11, q12, q22), rows, (k, kdot)
 
 
 class ImagePlan:

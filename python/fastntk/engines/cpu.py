@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from ..network.program import Lowered
 from ..plan.grids import Plan
-from ..plan.rows import row_pass, rows_of_dual
-from .compiled import ImagePlan, compiled_program, image_plan, tile_arguments
+from ..plan.rows import row_pass
+from .compiled import ImagePlan, compiled_program, dual_parts, image_plan, tile_arguments
 from .cpu_adjoint import CompiledAdjoint, compiled_adjoint
 from .cpu_images import CpuPlanes
-from .engine import PointEngine, Tile, TileInput
+from .engine import Pair, PointEngine, Tile, TileInput, Triple
 from .memory import HostMemory
 from .numpy_engine import NumpyEngine
 
@@ -86,19 +86,6 @@ class CpuEngine(HostMemory):
             tile.n1, tile.n2, views, planes, tile.symmetric, tile.diagonal, self.isa, self._threads,
         )  # fmt: skip
 
-    def dual(
-        self,
-        name: str,
-        params: Sequence[float],
-        q11: Array,
-        q12: Array,
-        q22: Array,
-        scale: float,
-        k: Array,
-        kdot: Array,
-    ) -> None:
-        for start in range(0, k.size, _DUAL):
-            part = slice(start, start + _DUAL)
-            q = q11[part], q12[part], q22[part]
-            rows = [rows_of_dual(name, params, scale * v.astype(np.float64), k.dtype) for v in (q[0], q[2])]
-            self._module.dual(name, list(params), q, rows, k[part], kdot[part], self.isa, self._threads)
+    def dual(self, name: str, params: Sequence[float], q: Triple, scale: float, found: Pair) -> None:
+        for own, rows, (k, kdot) in dual_parts(name, params, q, scale, found, _DUAL, np):
+            self._module.dual(name, list(params), own, rows, k, kdot, self.isa, self._threads)

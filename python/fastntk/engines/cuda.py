@@ -14,10 +14,10 @@ import numpy.typing as npt
 from ..base.place import DevicePlace
 from ..network.program import Lowered
 from ..plan.grids import Plan
-from ..plan.rows import RowPass, rows_of_dual
-from .compiled import ImagePlan, compiled_program, image_code, image_plan, tile_arguments
+from ..plan.rows import RowPass
+from .compiled import ImagePlan, compiled_program, dual_parts, image_code, image_plan, tile_arguments
 from .cuda_images import CudaPlanes
-from .engine import PointEngine, Tile, TileInput
+from .engine import Pair, PointEngine, Tile, TileInput, Triple
 from .memory import WhereTheyLie
 
 Array = npt.NDArray[Any]  # or CuPy's
@@ -140,22 +140,9 @@ class CudaEngine(WhereTheyLie):
             tile.symmetric, tile.diagonal, *self.where,
         )  # fmt: skip
 
-    def dual(
-        self,
-        name: str,
-        params: Sequence[float],
-        q11: Array,
-        q12: Array,
-        q22: Array,
-        scale: float,
-        k: Array,
-        kdot: Array,
-    ) -> None:
-        for start in range(0, k.size, _DUAL):
-            part = slice(start, start + _DUAL)
-            q = q11[part], q12[part], q22[part]
-            rows = [rows_of_dual(name, params, scale * v.astype(np.float64), k.dtype, self.xp) for v in (q[0], q[2])]
-            self._module.dual(name, list(params), q, rows, k[part], kdot[part], *self.where)
+    def dual(self, name: str, params: Sequence[float], q: Triple, scale: float, found: Pair) -> None:
+        for own, rows, (k, kdot) in dual_parts(name, params, q, scale, found, _DUAL, self.xp):
+            self._module.dual(name, list(params), own, rows, k, kdot, *self.where)
 
 
 def fitting(pairs: int, make: Callable[[int], Any]) -> tuple[int, Any]:

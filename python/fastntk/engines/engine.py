@@ -21,6 +21,8 @@ from .masked import Beside
 
 Array = npt.NDArray[Any]  # or CuPy's
 
+Pair: TypeAlias = tuple[Array, Array]
+Triple: TypeAlias = tuple[Array, Array, Array]
 Outputs: TypeAlias = "Sequence[Sequence[Array | None]]"  # planes of each output; None: not wanted
 
 
@@ -155,18 +157,8 @@ class Engine(Protocol):
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Dtype of unit rows, products, defects and theta for results of ``dtype``."""
 
-    def dual(
-        self,
-        name: str,
-        params: Sequence[float],
-        q11: Array,
-        q12: Array,
-        q22: Array,
-        scale: float,
-        k: Array,
-        kdot: Array,
-    ) -> None:
-        """Dual of ``phi(sqrt(scale) x)`` on contiguous 1-D arrays; kdot is that of phi."""
+    def dual(self, name: str, params: Sequence[float], q: Triple, scale: float, found: Pair) -> None:
+        """Dual of ``phi(sqrt(scale) x)`` on contiguous 1-D arrays q11, q12, q22: k, and the kdot of phi."""
 
 
 # ---------------------------------------------------------------- below the machine of points

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..network.activations import Correlation, of_dual, of_input, rho_of
 from ..network.program import Lowered
 from ..plan.rows import Rows, row_pass
-from .engine import Tile, TileInput
+from .engine import Pair, Tile, TileInput, Triple
 from .memory import HostMemory
 from .numpy_mix import dropped
 from .numpy_planes import NumpyPlanes
@@ -46,24 +46,14 @@ class NumpyEngine(HostMemory):
         with np.errstate(all="ignore"):
             return row_pass(lowered)(q, np.result_type(q[0], np.float64))
 
-    def dual(
-        self,
-        name: str,
-        params: Sequence[float],
-        q11: Array,
-        q12: Array,
-        q22: Array,
-        scale: float,
-        k: Array,
-        kdot: Array,
-    ) -> None:
-        q11, q12, q22 = (q.astype(np.float64) for q in (q11, q12, q22))
+    def dual(self, name: str, params: Sequence[float], q: Triple, scale: float, found: Pair) -> None:
+        q11, q12, q22 = (x.astype(np.float64) for x in q)
         layer = of_dual(name, params)
         with np.errstate(all="ignore"):
             c = Correlation.of_covariances(q11, q12, q22)
             q11, q22 = scale * q11, scale * q22
-            _, rho, kdot[...] = layer.pair(c, *(of_input(layer.rows(q)) for q in (q11, q22)))
-            k[...] = np.sqrt(layer.variance(q11)) * np.sqrt(layer.variance(q22)) * rho
+            _, rho, found[1][...] = layer.pair(c, *(of_input(layer.rows(x)) for x in (q11, q22)))
+            found[0][...] = np.sqrt(layer.variance(q11)) * np.sqrt(layer.variance(q22)) * rho
 
     def run(
         self, lowered: Lowered, rows1: Rows, rows2: Rows, dtype: np.dtype[Any], tile: Tile,

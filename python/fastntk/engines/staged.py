@@ -20,7 +20,7 @@ from ..base.place import DevicePlace
 from ..network.activations.nonlinearity import waited_for
 from ..network.program import Lowered
 from .cuda import CudaEngine, DeviceRows, fitting
-from .engine import Tile, TileInput
+from .engine import Pair, Tile, TileInput, Triple
 
 Array = npt.NDArray[Any]
 
@@ -146,20 +146,11 @@ class StagedEngine(CudaEngine):
         slot.waiting = []
         list(self._writers.map(lambda part: np.copyto(*part), parts))
 
-    def dual(
-        self,
-        name: str,
-        params: Sequence[float],
-        q11: Array,
-        q12: Array,
-        q22: Array,
-        scale: float,
-        k: Array,
-        kdot: Array,
-    ) -> None:
-        for start in range(0, k.size, _DUAL):
+    def dual(self, name: str, params: Sequence[float], q: Triple, scale: float, found: Pair) -> None:
+        for start in range(0, found[0].size, _DUAL):
             part = slice(start, start + _DUAL)
-            a, b, c = (self.bring(q[part]) for q in (q11, q12, q22))
-            value, slope = self.xp.empty_like(a), self.xp.empty_like(a)
-            super().dual(name, params, a, b, c, scale, value, slope)
-            k[part], kdot[part] = self.deliver(value), self.deliver(slope)
+            a, b, c = (self.bring(x[part]) for x in q)
+            own = self.xp.empty_like(a), self.xp.empty_like(a)
+            super().dual(name, params, (a, b, c), scale, own)
+            for array, x in zip(found, own, strict=True):
+                array[part] = self.deliver(x)

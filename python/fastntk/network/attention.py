@@ -12,7 +12,7 @@ import numpy as np
 
 from ..base.checks import integer
 from ..base.libraries import placed
-from .layer import Layer, Shape, is_one
+from .layer import Placed, Shape, is_one
 from .maps import Attention, Constant, Embedding, Gather, Whole
 from .program import Builder, Value, Values
 from .weights import std
@@ -37,7 +37,7 @@ class PositionalEmbedding(enum.Enum):
 
 
 @dataclass(frozen=True)
-class GlobalSelfAttention(Layer):
+class GlobalSelfAttention(Placed):
     """Self-attention of many heads over all positions of a sample.
 
     Parameters
@@ -140,11 +140,7 @@ class GlobalSelfAttention(Layer):
             object.__setattr__(self, "allowed", Constant.of(allowed != 0))
         for field in ("linear_scaling", "val_pos_emb"):
             object.__setattr__(self, field, bool(getattr(self, field)))
-        for field in ("batch_axis", "channel_axis"):
-            object.__setattr__(self, field, integer(name, field, getattr(self, field), least=None))
-
-    def axes(self) -> tuple[int, int]:
-        return self.batch_axis, self.channel_axis
+        self._check_axes()
 
     def output_shape(self, shape: Shape) -> Shape:
         if not is_one(shape):

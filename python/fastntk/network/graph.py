@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..base.checks import integer
 from ..base.libraries import placed
-from .layer import Layer, Shape, keyword
+from .layer import Placed, Shape, keyword
 from .maps import Graph
 from .program import Builder, Value, Values
 
@@ -32,7 +32,7 @@ def _same(pattern: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Aggregate(Layer):
+class Aggregate(Placed):
     """Sums over the neighbours of each position, in a graph that belongs to each sample: ``pattern`` of the call.
 
     Parameters
@@ -72,8 +72,7 @@ class Aggregate(Layer):
     implementation: Any = "DENSE"
 
     def __post_init__(self) -> None:
-        for name in ("batch_axis", "channel_axis"):
-            object.__setattr__(self, name, integer("Aggregate", name, getattr(self, name), least=None))
+        self._check_axes()
         if self.aggregate_axis is not None:
             given = self.aggregate_axis if isinstance(self.aggregate_axis, (tuple, list)) else (self.aggregate_axis,)
             own = tuple(integer("Aggregate", "aggregate_axis", a, least=None) for a in given)
@@ -84,9 +83,6 @@ class Aggregate(Layer):
         object.__setattr__(self, "implementation", name)
         if self.to_dense is not None and not callable(self.to_dense):
             raise TypeError(f"[Aggregate] to_dense must be a function of a pattern, given {self.to_dense!r}")
-
-    def axes(self) -> tuple[int, int]:
-        return self.batch_axis, self.channel_axis
 
     def output_shape(self, shape: Shape) -> Shape:
         return shape

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from ..base.checks import generator
+from ..base.checks import generator, integer
 from ..base.libraries import library, to_library
 from .program import Builder, Values
 
@@ -196,6 +196,20 @@ class Layer:
 
     def __len__(self) -> int:
         return 3
+
+
+class Placed(Layer):
+    """Base of layers with the arguments ``batch_axis`` and ``channel_axis``: axes of samples and channels."""
+
+    batch_axis: int
+    channel_axis: int
+
+    def _check_axes(self) -> None:
+        for name in ("batch_axis", "channel_axis"):
+            object.__setattr__(self, name, integer(type(self).__name__, name, getattr(self, name), least=None))
+
+    def axes(self) -> tuple[int, int]:
+        return self.batch_axis, self.channel_axis
 
 
 def _equal(value: Any, default: Any) -> bool:

@@ -9,13 +9,13 @@ from typing import Any
 
 from ..base.checks import finite, integer
 from ..base.libraries import placed
-from .layer import Layer, Shape, keyword
+from .layer import Layer, Placed, Shape, keyword
 from .maps import Mean
 from .program import Builder, Value, Values
 
 
 @dataclass(frozen=True)
-class LayerNorm(Layer):
+class LayerNorm(Placed):
     """Takes away the mean and divides by the standard deviation, over channels, and over positions where asked to.
 
     Parameters
@@ -56,11 +56,7 @@ class LayerNorm(Layer):
         object.__setattr__(self, "eps", finite("LayerNorm", "eps", self.eps))
         if self.eps < 0:
             raise ValueError(f"[LayerNorm] eps must not be negative, given {self.eps}")
-        for name in ("batch_axis", "channel_axis"):
-            object.__setattr__(self, name, integer("LayerNorm", name, getattr(self, name), least=None))
-
-    def axes(self) -> tuple[int, int]:
-        return self.batch_axis, self.channel_axis
+        self._check_axes()
 
     def output_shape(self, shape: Shape) -> Shape:
         return shape

@@ -6,24 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..base.checks import integer
-from .layer import Layer, Shape
+from .layer import Placed, Shape
 from .maps import Linear
 from .program import Builder, Value, Values
 
 
-class Choosing(Layer):
-    """What the layers here share."""
-
-    batch_axis: int
-    channel_axis: int
-
-    def _check_axes(self) -> None:
-        for name in ("batch_axis", "channel_axis"):
-            object.__setattr__(self, name, integer(type(self).__name__, name, getattr(self, name), least=None))
-
-    def axes(self) -> tuple[int, int] | None:
-        return self.batch_axis, self.channel_axis
+class Choosing(Placed):
+    """What layers share that choose positions or combine them by constants."""
 
     def places(self, rank: int) -> tuple[int, int]:
         """Axes of samples and channels in the result for inputs of so many axes."""

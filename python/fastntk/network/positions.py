@@ -9,25 +9,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..base.checks import integer
-from .layer import Layer, Shape, is_one
+from .layer import Layer, Placed, Shape, is_one
 from .maps import Whole
 from .program import Builder, Value, Values
 from .weights import permute, tap_of
 from .window import Window, axes_among, padding_of, sizes
 
 
-class _Spatial(Layer):
-    """What the layers here share: the place of samples and channels among the axes."""
-
-    batch_axis: int
-    channel_axis: int
-
-    def _check_axes(self) -> None:
-        for name in ("batch_axis", "channel_axis"):
-            object.__setattr__(self, name, integer(type(self).__name__, name, getattr(self, name), least=None))
-
-    def axes(self) -> tuple[int, int] | None:
-        return self.batch_axis, self.channel_axis
+class _Spatial(Placed):
+    """What pools share."""
 
     def _spatial_axes(self, rank: int) -> list[int]:
         own = (self.batch_axis % rank, self.channel_axis % rank)

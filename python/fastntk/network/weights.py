@@ -10,7 +10,7 @@ import numpy as np
 
 from ..base.checks import finite, integer
 from ..base.libraries import placed
-from .layer import Layer, Shape, is_one
+from .layer import Layer, Placed, Shape, is_one
 from .maps import Gather
 from .program import Builder, Value, Values
 from .window import MOST_AXES, Padding, Window, axes_among, padding_of, sizes
@@ -79,7 +79,7 @@ class _Weighted(Layer):
 
 
 @dataclass(frozen=True)
-class Dense(_Weighted):
+class Dense(_Weighted, Placed):
     """Fully connected layer; on inputs with spatial axes it acts at each position, as a convolution of one tap.
 
     Parameters
@@ -124,12 +124,8 @@ class Dense(_Weighted):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "out_dim", integer("Dense", "out_dim", self.out_dim))
-        for name in ("batch_axis", "channel_axis"):
-            object.__setattr__(self, name, integer("Dense", name, getattr(self, name), least=None))
+        self._check_axes()
         self._check()
-
-    def axes(self) -> tuple[int, int]:
-        return self.batch_axis, self.channel_axis
 
     def output_shape(self, shape: Shape) -> Shape:
         if not is_one(shape):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ..base.arraylike import describe
 from ..base.checks import integer
-from ..call.kernel_fn import KernelFn
+from ..call.kernel_fn import KernelFn, layer_of
 from ..network.activations import NONLINEARITIES, Nonlinearity
 from ..network.layer import Layer
 from ..predict.fit import fully_connected
@@ -29,11 +29,7 @@ def kernel_fn_of(what: str, depth: Any, W_std: Any, b_std: Any, nonlinearity: An
         For an unknown nonlinearity, ``depth`` below 1, negative or non-finite standard deviations.
     """
     if network is not None:
-        if isinstance(network, KernelFn):
-            return network
-        if not isinstance(network, Layer):
-            raise TypeError(f"[{what}] network must be a stax layer or its kernel_fn, given {describe(network)}")
-        given: KernelFn = network.kernel_fn
+        given: KernelFn = network if isinstance(network, KernelFn) else layer_of(what, network).kernel_fn
         return given
     if isinstance(nonlinearity, str):
         if nonlinearity not in NONLINEARITIES:
