@@ -55,7 +55,7 @@ html_theme_options = {"navigation_with_keys": False, "show_toc_level": 2, "heade
 # ---------------------------------------------------------------- the interface
 
 
-def write_interface(app) -> None:
+def write_interface(app, config) -> None:
     """A page for each public module, and in it a summary that Sphinx follows to a page for each name."""
     folder = HERE / "api"
     folder.mkdir(exist_ok=True)
@@ -106,5 +106,5 @@ sphinx_gallery_conf = {
 
 
 def setup(app) -> None:
-    app.connect("builder-inited", write_interface, priority=100)
+    app.connect("config-inited", write_interface)  # before Sphinx looks which pages there are
     app.connect("autodoc-skip-member", leave_others)
