@@ -48,7 +48,6 @@ suppress_warnings = ["myst.xref_missing", "config.cache"]
 
 html_theme = "pydata_sphinx_theme"
 html_title = "fastntk"
-html_static_path = ["_static"]
 html_theme_options = {"navigation_with_keys": False, "show_toc_level": 2, "header_links_before_dropdown": 6}
 
 
