@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rivals
 import run
 from fastntk import stax
 from fastntk.network.activations import GENERAL, NONLINEARITIES
@@ -62,8 +63,8 @@ def terms(layer: Any, x: np.ndarray) -> int | None:
 def rival(name: str, W_std: float, x: np.ndarray, get: tuple[str, ...]) -> Callable[[], Any] | None:
     """Neural Tangents' jitted kernel of the layer of this name."""
     import jax
-    from neural_tangents import stax as other
 
+    other = rivals.nt_stax()
     kinds = {kind.__name__: kind for kind in vars(other).values() if callable(kind) and hasattr(kind, "__name__")}
     make, args = NONLINEARITIES.get(name, (None, ()))
     layer = kinds.get(make.__name__) if make is not None else None
@@ -74,14 +75,14 @@ def rival(name: str, W_std: float, x: np.ndarray, get: tuple[str, ...]) -> Calla
     return lambda: jax.block_until_ready(tuple(kernel_fn(given)))
 
 
-def measure(name: str, layer: Any, x: np.ndarray, repeats: int, rivals: bool) -> dict[str, Any]:
+def measure(name: str, layer: Any, x: np.ndarray, repeats: int, beside: bool) -> dict[str, Any]:
     W_std, n = width(layer), len(x)
     own = network(stax, layer, W_std)
     relu = network(stax, stax.Relu(), 2**0.5)
     found: dict[str, Any] = {"W_std": W_std, "terms": terms(layer, x)}
     for label, get in GETS.items():
         calls = {"fastntk": lambda get=get: own(x, None, get), "relu": lambda get=get: relu(x, None, get)}
-        if rivals and (other := rival(name, W_std, x, get)) is not None:
+        if beside and (other := rival(name, W_std, x, get)) is not None:
             calls["nt"] = other
         for call in calls.values():
             call()
@@ -108,8 +109,8 @@ def markdown(report: dict[str, Any]) -> str:
             continue
         numbers = [f"{found[k]['ns']['fastntk']:.2f} | {found[k]['over_relu']['value']:.1f}" for k in GETS]
         over = found["both"].get("nt_over_fastntk")
-        rivals = f"{over['value']:.1f}" if over else ""
-        lines.append(f"| {name} | {found['terms'] or ''} | {' | '.join(numbers)} | {rivals} |")
+        times = f"{over['value']:.1f}" if over else ""
+        lines.append(f"| {name} | {found['terms'] or ''} | {' | '.join(numbers)} | {times} |")
     return "\n".join(lines) + "\n"
 
 

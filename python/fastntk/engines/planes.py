@@ -34,6 +34,7 @@ class CompiledPlanes:
     def __init__(self, engine: Any, lowered: Lowered, layout: Layout, dtype: np.dtype[Any]) -> None:
         self._engine, self._lowered, self._layout, self._dtype = engine, lowered, layout, dtype
         self._numbers = lowered.numbers
+        self._given = sum(math.prod(axes) * channels for axes, channels in layout.inputs) * dtype.itemsize
         self._plan, self._axes = make_turned_plan(lowered.program, spatial_of(layout))
         channels = tuple(channels for _, channels in layout.inputs)
         self.image_plan = engine.image_plan(self._plan, channels, lowered.program.n_outputs, dtype)
@@ -66,8 +67,8 @@ class CompiledPlanes:
 
     @property
     def _table(self) -> int:
-        """Bytes of one image's tables."""
-        return self.cost.sample
+        """Bytes of one image's tables, and of the image in the order of the plan's axes, of which they are made."""
+        return self.cost.sample + self._given
 
     @property
     def _fixed(self) -> int:
