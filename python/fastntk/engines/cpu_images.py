@@ -19,7 +19,7 @@ from .planes import CompiledPlanes
 
 Array = npt.NDArray[Any]
 
-WORK = 1 << 16  # variances that a thread works on while it makes tables: they stay in cache
+WORK = 1 << 18  # variances that a thread works on while it makes tables: fewer, and threads wait for the interpreter
 _LINE = 64  # bytes of a cache line: a vector that straddles two costs double
 
 

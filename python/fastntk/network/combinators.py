@@ -297,12 +297,14 @@ class Serial(Layer):
         return inputs
 
     def lower(self, builder: Builder, values: Values) -> Values:
-        *_, last = (values, *self.lower_each(builder, values))
-        return last
+        for index, layer in enumerate(self.layers):
+            with builder.entering("serial", index, layer):
+                values = layer.lower(builder, values)
+        return values
 
     def lower_each(self, builder: Builder, values: Values) -> Iterator[Values]:
         for index, layer in enumerate(self.layers):
-            with builder.entering(f"serial[{index}] {type(layer).__name__}"):
+            with builder.entering("serial", index, layer):
                 for part in layer.lower_each(builder, values):
                     values = part
                     yield part
@@ -337,7 +339,7 @@ class Parallel(Layer):
             raise ValueError(f"[{builder.where or 'parallel'}] has {len(self.layers)} branches, given {given} inputs")
         out = []
         for index, (layer, value) in enumerate(zip(self.layers, values, strict=True)):
-            with builder.entering(f"parallel[{index}] {type(layer).__name__}"):
+            with builder.entering("parallel", index, layer):
                 out.append(layer.lower(builder, value))
         return type(values)(out)
 

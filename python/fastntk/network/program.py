@@ -147,16 +147,17 @@ class Builder:
         self.ops: list[Op] = []
         self.numbers: list[float] = []  # with derivatives where the layers' parameters have some
         self.n_slots = n_inputs
-        self.path: list[str] = []
+        self.path: list[tuple[str, int, Any]] = []  # as entering() is given it
 
     @property
     def where(self) -> str:
         """The layer being lowered, for messages: ``serial[2] Relu``."""
-        return " ".join(self.path) or self.name
+        return " ".join(f"{stack}[{index}] {type(layer).__name__}" for stack, index, layer in self.path) or self.name
 
     @contextmanager
-    def entering(self, name: str) -> Iterator[None]:
-        self.path.append(name)
+    def entering(self, stack: str, index: int, layer: Any) -> Iterator[None]:
+        """While layer ``index`` of a serial or a parallel is lowered."""
+        self.path.append((stack, index, layer))
         yield
         self.path.pop()
 
@@ -168,9 +169,9 @@ class Builder:
         slot = self.n_slots
         self.n_slots += 1
         numbers = range(len(self.numbers), len(self.numbers) + len(params))
-        self.numbers += (p if isinstance(p, Jet) else float(p) for p in params)
+        self.numbers += [p if type(p) is float or isinstance(p, Jet) else float(p) for p in params]
         kind = _kind(params or IDENTITY) if name in WEIGHTED else "means" if sum(means) > 1 else ""
-        self.ops.append(Op(name, slot, tuple(s.slot for s in sources), kind, numbers, window, means, layer, map))
+        self.ops.append(Op(name, slot, tuple([s.slot for s in sources]), kind, numbers, window, means, layer, map))
         if changes.get("gaussian") and name in WEIGHTED:
             changes |= {"mean": "", "weights": frozenset([slot])}
         return sources[0].changed(slot=slot, **changes)

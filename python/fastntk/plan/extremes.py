@@ -8,6 +8,7 @@ NaN. Others keep their dtype, and every bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -80,6 +81,6 @@ def _gains(lowered: Lowered) -> tuple[float, float, bool]:
                 if start < 1e-200:  # it is not the input that is too large
                     raise
                 start *= 2.0**-20
-        met = np.sqrt(np.array([start, *(q if rows.plain else q[0] for q in values)]) / start)
+    met = [1.0, *(math.sqrt(float(q if rows.plain else q[0]) / start) for q in values)]
     matters = any(op.kind == "guard" for op in lowered.program.ops)
-    return float(met.max()), float(met[met > 0].min()), matters
+    return max(met), min(q for q in met if q > 0), matters

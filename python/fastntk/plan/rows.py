@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -189,8 +189,7 @@ class Rows:
 # ---------------------------------------------------------------- the pass
 
 
-@dataclass(frozen=True)
-class _Move:
+class _Move(NamedTuple):
     """How an op makes its value's variance: V(q), a sum or a product of all, divided by itself, ``factor q + bias``.
 
     ``drop`` is ``factor q`` that leaves the mean as it is.
