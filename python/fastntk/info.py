@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .base.options import resolve_options
+from .base.options import Options, resolve_options
 from .base.version import __version__
 from .engines.select import availability, select
 
@@ -38,7 +38,7 @@ def show_config(mode: str = "print") -> dict[str, Any] | None:
         chosen = resolve_options()
         threads = chosen.num_threads or 0
     except ValueError as error:
-        chosen, threads = resolve_options(num_threads=1), f"none: {error}"
+        chosen, threads = Options(), f"none: {error}"
     table: dict[str, Any] = {
         "version": __version__,
         "python": platform.python_version(),
@@ -52,7 +52,7 @@ def show_config(mode: str = "print") -> dict[str, Any] | None:
     except (RuntimeError, ValueError) as error:
         table["backend"] = f"none: {error}"
         table["isa"] = None
-    table["asked for"] = {"backend": chosen.backend, "isa": chosen.isa}
+    table["asked for"] = {"backend": chosen.backend, "isa": chosen.isa, "devices": chosen.devices}
     table["backends"] = availability()
     table["num_threads"] = threads
     if mode == "dict":

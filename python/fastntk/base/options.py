@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,14 +20,18 @@ class Options:
     backend: str | None = None
     isa: str | None = None
     num_threads: int | None = None
+    devices: tuple[int, ...] | None = None
 
 
 _options: ContextVar[Options] = ContextVar("fastntk_options", default=Options())  # noqa: B039 - frozen
 
 
 @contextmanager
-def options(backend: str | None = None, isa: str | None = None, num_threads: int | None = None) -> Iterator[None]:
-    """Set backend, instruction set and threads of every call inside a ``with`` block.
+def options(
+    backend: str | None = None, isa: str | None = None, num_threads: int | None = None,
+    devices: Sequence[int] | None = None,
+) -> Iterator[None]:  # fmt: skip
+    """Set backend, instruction set, threads and devices of every call inside a ``with`` block.
 
     Parameters
     ----------
@@ -39,11 +43,16 @@ def options(backend: str | None = None, isa: str | None = None, num_threads: int
     num_threads : int, optional
         As ``FASTNTK_NUM_THREADS``. Default: the processors this process may use. 'numpy' leaves the matrix product to
         NumPy's BLAS and its own settings.
+    devices : sequence of int, optional
+        As ``FASTNTK_DEVICES``, numbers with commas between them: of the 'cuda' backend, the devices that arrays in host
+        memory are computed on, tiles in turn. Default: CuPy's current device. Arrays on a device stay there.
 
     Raises
     ------
+    TypeError, ValueError
+        Devices that are not different numbers of at least 0.
     ValueError, RuntimeError
-        By the next call: an unknown backend or instruction set; a backend that is not there, with the reason.
+        By the next call: an unknown backend, instruction set or device; a backend that is not there, with the reason.
     """
     current = _options.get()
     token = _options.set(
@@ -51,6 +60,7 @@ def options(backend: str | None = None, isa: str | None = None, num_threads: int
             backend=current.backend if backend is None else backend,
             isa=current.isa if isa is None else isa,
             num_threads=current.num_threads if num_threads is None else num_threads,
+            devices=current.devices if devices is None else _devices("devices", devices),
         )
     )
     try:
@@ -74,7 +84,30 @@ def resolve_options(backend: str | None = None, num_threads: int | None = None) 
         backend=backend or current.backend or os.environ.get("FASTNTK_BACKEND") or None,
         isa=current.isa or os.environ.get("FASTNTK_ISA") or None,
         num_threads=int(threads),
+        devices=current.devices or _devices_of_environment(),
     )
+
+
+def _devices(name: str, given: Any) -> tuple[int, ...]:
+    if isinstance(given, (str, bytes)) or not isinstance(given, (Sequence, np.ndarray)):
+        raise TypeError(f"{name} must be a sequence of numbers of devices, given {given!r}")
+    if not len(given) or not all(
+        isinstance(k, (int, np.integer)) and not isinstance(k, bool) and k >= 0 for k in given
+    ):
+        raise ValueError(f"{name} must be numbers of devices, 0 or more, at least one, given {given!r}")
+    if len(set(given)) < len(given):
+        raise ValueError(f"{name} must name each device once, given {given!r}")
+    return tuple(int(k) for k in given)
+
+
+def _devices_of_environment() -> tuple[int, ...] | None:
+    given = os.environ.get("FASTNTK_DEVICES")
+    if not given:
+        return None
+    parts = [part.strip() for part in given.split(",")]
+    if not all(part.isdecimal() and part.isascii() for part in parts):
+        raise ValueError(f"FASTNTK_DEVICES must be numbers of devices with commas between them, given {given!r}")
+    return _devices("FASTNTK_DEVICES", [int(part) for part in parts])
 
 
 def available_cpus() -> int:

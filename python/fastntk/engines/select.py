@@ -34,8 +34,8 @@ def _cuda_devices() -> tuple[tuple[str, ...], str]:
     return tuple(devices), f"available: {', '.join(devices)}"
 
 
-def _cuda(place: Place) -> Engine:
-    """The engine of arrays at ``place``; of arrays in host memory, that of CuPy's current device behind them."""
+def _cuda(place: Place, several: tuple[int, ...] | None) -> Engine:
+    """The engine of arrays at ``place``; in host memory that of ``several`` devices, or of CuPy's current one."""
     devices, state = _cuda_devices()
     if not state.startswith("available"):
         where = "" if place.ordinal is None else f"arrays lie on {place.name}, but "
@@ -43,10 +43,21 @@ def _cuda(place: Place) -> Engine:
     module = load("cuda")[0]
     if isinstance(place, DevicePlace):
         return CudaEngine(module, place, devices[place.ordinal or 0])
+    from .devices import Devices
     from .staged import StagedEngine
 
-    here = DevicePlace(int(import_cupy().cuda.Device().id))
-    return StagedEngine(module, here, devices[here.ordinal or 0])
+    cuda = import_cupy().cuda
+    if several is None:
+        here = DevicePlace(int(cuda.Device().id))
+        return StagedEngine(module, here, devices[here.ordinal or 0])
+    absent = [ordinal for ordinal in several if ordinal >= len(devices)]
+    if absent:
+        raise ValueError(f"devices names {absent}, and there are {len(devices)}: {dict(enumerate(devices))}")
+    engines = []
+    for ordinal in several:
+        with cuda.Device(ordinal):
+            engines.append(StagedEngine(module, DevicePlace(ordinal), devices[ordinal]))
+    return Devices(engines)
 
 
 def lacking(work: Work) -> str:
@@ -100,7 +111,7 @@ def select(
                 f"{where}: backend='numpy' runs all{'' if place.ordinal is None else ', on arrays in host memory'}"
             )
     if name == "cuda":
-        return _cuda(place)
+        return _cuda(place, chosen.devices)
     if place.ordinal is not None:
         raise ValueError(f"backend '{name}' takes arrays in host memory, given some on {place.name}")
     if name == "numpy":

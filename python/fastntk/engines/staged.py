@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,6 +51,10 @@ class StagedEngine(CudaEngine):
         self._copies = self.xp.cuda.Stream(non_blocking=True)
         self._slots: list[_Slot] = []
         self._writers: ThreadPoolExecutor | None = None
+
+    def current(self) -> AbstractContextManager[Any]:
+        """Device and stream in force inside."""
+        return self._place.current()
 
     @contextmanager
     def call(self) -> Iterator[None]:
