@@ -71,7 +71,8 @@ def test_refused():
 
 
 @pytest.mark.skipif(select.load("cpu")[0] is None, reason="the compiled module is not there")
-def test_refused_by_a_backend_that_lacks_it():
+def test_compiled_backends_continue_as_numpy_does():
     k = serial(conv(), Relu()).kernel_fn(X1, X2)
-    with pytest.raises(NotImplementedError, match="a Kernel with positions"):
-        conv().kernel_fn(k, backend="cpu")
+    found, expected = (conv().kernel_fn(k, None, ("nngp", "ntk"), backend=b) for b in ("cpu", "numpy"))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)

@@ -71,23 +71,6 @@ def test_dropout_on_images_and_on_points_is_one():
 # ---------------------------------------------------------------- backends
 
 
-LACKED = {
-    "ConvLocal, pool": "ConvLocal", "ConvTranspose, pool": "ConvTranspose", "ImageResize, pool": "ImageResize",
-    "LayerNorm over positions, pool": "LayerNorm", "attention, SOFTMAX": "GlobalSelfAttention",
-    "Aggregate": "Aggregate", "masks, pool": "mask_constant",
-}  # fmt: skip
-
-
-@compiled
-@pytest.mark.parametrize("name", LACKED)
-def test_what_a_backend_lacks_it_refuses_by_the_layers_name(name):
-    net, x1, x2, keywords, *_ = NUMBERS[name]
-    with pytest.raises(NotImplementedError, match=rf"backend 'cpu' has no op .*{LACKED[name]}.*backend='numpy'"):
-        net.kernel_fn(x1, x2, "ntk", backend="cpu", **keywords)
-    found, by_name = (net.kernel_fn(x1, x2, BOTH, backend=b, **keywords) for b in (None, "numpy"))
-    np.testing.assert_array_equal(found, by_name)
-
-
 @compiled
 def test_dropout_is_refused_and_functions_with_kinks_are_not():
     net = serial(dense(), Relu(), stax.Dropout(0.7), Dense(1))
@@ -104,15 +87,16 @@ def test_dropout_is_refused_and_functions_with_kinks_are_not():
 @compiled
 def test_explain_says_what_needs_all_pairs_and_which_backend_runs_it():
     told = attending().kernel_fn.explain((1, 64, 8))
-    assert "backend 'numpy', as only it has GlobalSelfAttention" in str(told)
+    assert "backend 'cpu': all pairs of positions, for GlobalSelfAttention" in str(told)
+    assert told.table_bytes >= 8 * 64**2
+    assert 0 < told.seconds < attending().kernel_fn.explain((1, 64, 8), backend="numpy").seconds
     assert [name for name, *_ in told.steps] == ["input", "dense", "mix", "dense", "relu", "pool", "dense"]
     assert told.entries == 5 * 64**2 + 2
     assert told.worker_bytes > 8 * 2 * 64**2
     local = NUMBERS["ConvLocal, pool"][0].kernel_fn.explain((1, 8, 8, 3))
     assert [entries for _, _, entries, _ in local.steps] == [64] * 4 + [64**2] * 2 + [1] * 2
-    assert 0 < local.flops < 1e9 * local.seconds
-    with pytest.raises(NotImplementedError, match="of GlobalSelfAttention"):
-        attending().kernel_fn.explain((1, 64, 8), backend="cpu")
+    assert local.flops > 0
+    assert local.seconds > 0
 
 
 # ---------------------------------------------------------------- what must be equal

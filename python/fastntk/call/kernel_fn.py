@@ -129,7 +129,7 @@ class KernelFn(Differentiable):
             Wrong rank or feature count, a nonlinearity on non-Gaussian input, unknown or repeated ``get``, wrong
             ``out``; arrays on two devices, or on a device and a backend other than 'cuda'.
         NotImplementedError
-            A layer that the chosen backend lacks, by its name; of a Kernel with positions as x1 all but 'numpy'.
+            A layer that the chosen backend lacks, by its name; of a Kernel with positions as x1 'cuda'.
         RuntimeError
             A backend that is not there, with the reason; an error of the device, with the op.
         MemoryError
@@ -361,8 +361,8 @@ class KernelFn(Differentiable):
             lowered = resolve(lowered, ((0.0, 1.0),) * lowered.program.n_inputs, inputs[0].dtype == np.float32)
         work = work_of(lowered, inputs, True)
         engine, missing = select(backend, num_threads, work=work), lacking(work)
-        if missing and engine.name == "numpy":
-            return explain_positions(lowered, [i.value.spatial for i in inputs], missing)
+        if missing and (engine.name == "numpy" or getattr(engine, "positions", False)):
+            return explain_positions(lowered, [i.value.spatial for i in inputs], missing, engine, inputs[0].dtype)
         return explain(lowered, engine, layout_of(inputs, True), inputs[0].dtype)
 
     def _explained(self, input_shape: Any, dtype: Any) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from ..plan.rows import row_pass
 from .compiled import ImagePlan, compiled_program, dual_parts, image_plan, tile_arguments
 from .cpu_adjoint import CompiledAdjoint, compiled_adjoint
 from .cpu_images import CpuPlanes
+from .cpu_positions import CpuPositions
 from .engine import Pair, PointEngine, Tile, TileInput, Triple
 from .memory import HostMemory
 from .numpy_engine import NumpyEngine
@@ -36,11 +37,14 @@ class CpuEngine(HostMemory):
     """The compiled block loops."""
 
     name = "cpu"
-    planes = CpuPlanes
+    planes: Any = CpuPlanes
     tile_pairs = 1 << 26
 
-    def __init__(self, module: ModuleType, isa: str | None, num_threads: int) -> None:
+    def __init__(self, module: ModuleType, isa: str | None, num_threads: int, positions: bool = False) -> None:
         self._module = module
+        self.positions = positions  # images go over all pairs of positions
+        if positions:
+            self.planes = CpuPositions
         self._threads = min(num_threads, 2**31 - 1)
         self.panel: int | None = module.PANEL
         available = _isas(module)

@@ -185,17 +185,20 @@ def _crossed(means: Sequence[tuple[Array, Array]]) -> Array:
     return np.asarray(total)
 
 
-def _rows(step: Step, own: Planes, full: bool, at: int) -> dict[str, Array]:
-    """What ``run_op`` reads of one image, by name, to broadcast over pairs of positions."""
+def image_rows(step: Step, own: Planes) -> dict[str, Array]:
+    """What ``run_op`` reads of one image, by name, position by position."""
     count = len(step.op.src)
     if not step.op.means:
-        q = [spread(a, a, full)[at] for a in own[:count]]
-        return dict(rows_of(step.op, step.numbers, q))
+        return dict(rows_of(step.op, step.numbers, own[:count]))
     q, means = own[:count], own[count:]
     total = np.sum(q, axis=0) + _crossed([(m, m) for m in means])
     found = {f"share{k}": share_of_part(part, total, np) for k, part in enumerate(q)}
-    found |= {f"mean{k}": np.where(total == 0, 0, m / np.sqrt(total)) for k, m in enumerate(means)}
-    return {name: spread(row, row, full)[at] for name, row in found.items()}
+    return found | {f"mean{k}": np.where(total == 0, 0, m / np.sqrt(total)) for k, m in enumerate(means)}
+
+
+def _rows(step: Step, own: Planes, full: bool, at: int) -> dict[str, Array]:
+    """The same, to broadcast over pairs of positions."""
+    return {name: spread(row, row, full)[at] for name, row in image_rows(step, own).items()}
 
 
 def _moved(step: Step, value: Array, theta: Array, one: Planes, two: Planes, same: Flags | None) -> tuple[Array, Array]:

@@ -99,8 +99,11 @@ def select(
     name = chosen.backend or ("cuda" if place.ordinal is not None else "cpu" if module is not None else "numpy")
     if name not in ("cpu", "cuda", "numpy"):
         raise ValueError(f"unknown backend '{name}'; choose from {list(availability())}")
+    positions = False
     if name != "numpy" and work is not None and (load(name)[0] is not None):
         lacking = work.lacking(name, _known(name))
+        positions = work.over_pairs(name, _known(name))
+        lacking = {} if positions else lacking
         if lacking and chosen.backend is None and place.ordinal is None:
             name = "numpy"
         elif lacking:
@@ -118,4 +121,4 @@ def select(
         return NumpyEngine()
     if module is None:
         raise RuntimeError(f"backend 'cpu' is {reason}")
-    return CpuEngine(module, chosen.isa, chosen.num_threads)
+    return CpuEngine(module, chosen.isa, chosen.num_threads, positions)

@@ -39,6 +39,13 @@ class Work:
         """Ops that a compiled backend lacks, and the layers that they come from; ``known``: its ops on points."""
         return _lacking(self, backend, known)
 
+    def over_pairs(self, backend: str, known: frozenset[str]) -> bool:
+        """Whether what 'cpu' lacks in planes it computes over all pairs of positions."""
+        if backend != "cpu" or not self.images or not self.lacking(backend, known):
+            return False
+        ops = self.lowered.program.ops
+        return all(not is_dual(op.name) or op.name in known or isinstance(op.layer, General) for op in ops)
+
 
 @lru_cache(maxsize=256)
 def _lacking(work: Work, backend: str, known: frozenset[str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ def _renumber(values: Values, counter: Iterator[int]) -> Values:
 
 def finish(builder: Builder, n_inputs: int, outputs: Values) -> Lowered:
     """Place a store behind each output and reuse slots whose last reader has run."""
-    program = _placed(tuple(builder.ops), n_inputs, tuple(value.slot for value in leaves(outputs)))
+    program = place_slots(tuple(builder.ops), n_inputs, tuple(value.slot for value in leaves(outputs)))
     if fine := amplifying(program.ops, builder.numbers, n_inputs):
         ops = tuple(op._replace(kind="fine") if k in fine else op for k, op in enumerate(program.ops))
         program = program_of(ops, n_inputs, program.n_slots, program.n_outputs)
@@ -28,7 +28,7 @@ def finish(builder: Builder, n_inputs: int, outputs: Values) -> Lowered:
 
 
 @lru_cache(maxsize=256)
-def _placed(made: tuple[Op, ...], n_inputs: int, outputs: tuple[int, ...]) -> Program:
+def place_slots(made: tuple[Op, ...], n_inputs: int, outputs: tuple[int, ...]) -> Program:
     """The program of ops whose slots are their own; ``outputs``: those that are stored."""
     ops: list[Op] = []
     stored: dict[int, list[int]] = {}

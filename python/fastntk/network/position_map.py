@@ -42,7 +42,7 @@ class PositionMap(Choosing):
     Notes
     -----
     ``K' = A K A^T`` and so the NTK's, with the matrix A that ``apply`` makes of unit vectors: it has to be linear, and
-    the same for every channel and sample. All pairs of positions are needed, by backend 'numpy'.
+    the same for every channel and sample. All pairs of positions are needed.
     """
 
     batch_axis: int = 0

@@ -1,0 +1,244 @@
+"""Pairs of images over all pairs of positions, on the processor: segments in block loops, products by NumPy's BLAS."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..base.progress import Report
+from ..network.program import Lowered
+from ..plan.extremes import limits
+from .engine import Job, Layout, Outputs, Tile, Tiling
+from .images import ImageSide, spatial_of
+from .masked import Given
+from .numpy_images import _by_axis
+from .numpy_planes import NumpyPlanes, further, further_alone
+from .parts import Part, bytes_of_image, looks_at_pairs
+from .planes import size_text
+from .runner import Runner, follow
+from .segments import Plan, plan_segments
+from .sheets import Sheets
+
+Array = npt.NDArray[Any]
+
+_ENTRIES = 1 << 19  # of a sheet: large enough for products and threads, small enough to stay near the cores
+_BYTES_OF_PARTS = 64 << 20  # of variances and matrices kept for a whole call
+
+
+class CpuPositions(NumpyPlanes):
+    """The machine of networks that need pairs of positions otherwise than by windows, or with masks.
+
+    What an image has of its own is NumPy's, and so are pairs whose inputs are not finite or leave the range of float64.
+    """
+
+    def __init__(self, engine: Any, lowered: Lowered, layout: Layout, dtype: np.dtype[Any]) -> None:
+        super().__init__(engine, lowered, layout, dtype)
+        self._engine = engine
+        self._entries = _ENTRIES
+
+        self._masked = False
+        self._kept = _BYTES_OF_PARTS
+        self._sheets: Sheets | None = None
+
+    def _plan_of(self, side: ImageSide) -> Plan:
+        given = any(g is not None for g in side.beside.given)
+        return plan_segments(self._lowered, spatial_of(self._layout), self._masked, given)
+
+    def _inner(self, plan: Plan) -> np.dtype[Any]:
+        """What pairs are computed in: float32 has lost differences behind sums over pairs of positions."""
+        return np.dtype(np.float32 if self._dtype == np.float32 and not plan.loses_digits else np.float64)
+
+    # ---------------------------------------------------------------- memory
+
+    def begin(self, job: Job) -> Tiling:
+        """The budget goes to sheets, two parts' variances and matrices, and what is left to parts that are kept."""
+        given = False
+        plan = plan_segments(self._lowered, spatial_of(self._layout), True, given)
+        pair, image = self._inner(plan).itemsize * plan.entries, bytes_of_image(plan)
+        if pair + 2 * image > job.budget:
+            raise MemoryError(
+                f"[kernel_fn] a pair of images takes {size_text(pair + 2 * image)} beside inputs and outputs (all "
+                f"pairs of positions, and {size_text(image)} an image); memory_budget is {size_text(job.budget)}. A "
+                "larger budget or smaller images fit"
+            )
+        side = max(1, math.isqrt(self._entries // plan.widest))
+        while side > 1 and side * side * pair + 2 * side * image > job.budget // 2:
+            side //= 2
+        self._kept = job.budget // 2
+        return Tiling(side * side, 2 * side, square=True, batched=False)
+
+    # ---------------------------------------------------------------- sides
+
+    def _part(self, side: ImageSide, batch: int, rows: slice, plan: Plan) -> tuple[Part, Array]:
+        """What belongs to some images, and which of them are NumPy's."""
+        key = plan, batch, rows.start, rows.stop
+        if key not in side.made:
+            if (len(side.made) + 1) * (rows.stop - rows.start) * bytes_of_image(plan) > self._kept:
+                side.made.clear()
+            side.made[key] = self._fresh(side, batch, rows, plan)
+        return side.made[key]  # type: ignore[no-any-return]
+
+    def _fresh(self, side: ImageSide, batch: int, rows: slice, plan: Plan, **asked: Any) -> Any:
+        """A part, which of its images are NumPy's, and where it is asked for K(x, x) and its NTK."""
+        x = [a.reshape(len(a), -1, a.shape[-1]) for a in side.part(batch, rows)]
+        masks, pattern, given = side.beside.of(batch, rows)
+        bad = np.zeros(len(x[0]), bool)
+        for own in (*x, *(g for g in given if g is not None)):
+            bad |= ~np.isfinite(own).all(axis=tuple(range(1, own.ndim)))
+        wide = side.beyond(limits(self._lowered, self._dtype))
+        if wide is not None:
+            bad |= wide[batch, rows]
+        while True:
+            usable = [np.where(bad[:, None, None], 0, a) for a in x]
+            known = [None if g is None else np.where(bad[:, None, None], 0, g) for g in given]
+            part = Part(plan, usable, masks, pattern, known, self._inner(plan) == np.float32)
+            with np.errstate(all="ignore"):
+                pairs = bool(asked) or looks_at_pairs(plan)
+                found = follow(part, self._engine, plan, np.float64, pairs, asked.get("ntk", False))
+            lost = np.zeros(part.n, bool)
+            for q in part.q:
+                lost |= ~np.isfinite(q).all(axis=1)
+            if not (lost & ~bad).any():
+                break
+            bad |= lost
+        if asked:
+            return part, bad, found
+        part.keys = [_key(k, x, masks, pattern) if not any(known is not None for known in given) else None
+                     for k in range(part.n)]  # fmt: skip
+        return part, bad
+
+    # ---------------------------------------------------------------- pairs
+
+    def pairs(self, one: ImageSide, two: ImageSide, tile: Tile, place: Tile, outputs: Outputs, report: Report) -> None:
+        self._masked = any(m is not None for side in (one, two) for m in side.beside.masks)
+        plan = self._plan_of(one)
+        lines, cols = slice(tile.i0, tile.i0 + tile.lines), slice(tile.j0, tile.j0 + tile.cols)
+        (part1, bad1), (part2, bad2) = (self._part(s, tile.batch0, r, plan) for s, r in ((one, lines), (two, cols)))
+        planes = [[None if p is None else p[place.batch0] for p in of] for of in outputs]
+        met = np.arange(lines.start, lines.stop)[:, None] == np.arange(cols.start, cols.stop)
+        same = (met & (one is two)).reshape(-1)
+        mirrored = tile.symmetric and tile.i0 == tile.j0
+        runner = Runner(
+            self._engine, plan, self._taken(plan, part1.n, part2.n), part1, part2,
+            any(of[1] is not None for of in planes), _equal(part1, part2, met & (one is two)), same, mirrored,
+            [None if g is None else _given(g, lines, cols) for g in one.beside.given],
+        )  # fmt: skip
+        with np.errstate(all="ignore"):
+            found = runner.run()
+            scale = np.multiply.outer(part1.lengths, part2.lengths)
+            for of, spatial, own in zip(planes, self._spatial, found, strict=True):
+                for plane, values in zip(of, own, strict=True):
+                    if plane is not None:
+                        self._write(plane, values, scale, spatial, tile, place, mirrored)
+        wrong = bad1[:, None] | bad2
+        if wrong.any():
+            pairs = np.argwhere(wrong) + np.array([lines.start, cols.start])
+            self.listed(one, two, tile.batch0, pairs, planes)
+            if tile.symmetric and tile.i0 != tile.j0:
+                self.listed(two, one, tile.batch0, pairs[:, ::-1], planes)
+        corner = tile.lines * (tile.lines - 1) // 2 if mirrored else 0
+        report(tile.lines * tile.cols - corner)
+
+    def _taken(self, plan: Plan, n1: int, n2: int) -> Sheets:
+        """Sheets of the last tile where it was as large."""
+        last, dtype = self._sheets, self._inner(plan)
+        if last is None or (last.n1, last.n2, last.dtype) != (n1, n2, dtype):
+            self._sheets = last = Sheets(dtype, n1, n2, False)
+        return last
+
+    def _write(
+        self, plane: Array, values: Array | None, scale: Array, spatial: tuple[int, ...], tile: Tile, place: Tile,
+        mirrored: bool,
+    ) -> None:  # fmt: skip
+        """Values (pairs, P, P') or (pairs, 1) of a tile, and their mirror image."""
+        n1, n2 = scale.shape
+        rows, columns = slice(place.i0, place.i0 + n1), slice(place.j0, place.j0 + n2)
+        if values is None:
+            plane[rows, columns] = 0
+            return
+        values = values.reshape(n1, n2, *values.shape[1:])
+        values = values * scale.reshape(n1, n2, *[1] * (values.ndim - 2))
+        if mirrored:
+            i, j = np.triu_indices(n1, 1)
+            values[j, i] = values[i, j].swapaxes(-1, -2) if spatial else values[i, j]
+        plane[rows, columns] = _by_axis(values, spatial)
+        if tile.symmetric and not mirrored:
+            turned = values.transpose(1, 0, 3, 2) if spatial else values.transpose(1, 0, 2)
+            plane[columns, rows] = _by_axis(turned, spatial)
+
+    def again(self, one: ImageSide, two: ImageSide, job: Job) -> None:
+        if self._dtype == np.float64:  # of float32 they were NumPy's
+            further(self._lowered, self._layout, self._dtype, one, two, job)
+
+    # ---------------------------------------------------------------- images with themselves
+
+    def _parts(self, n: int, plan: Plan) -> list[slice]:
+        step = max(1, self._entries // plan.widest)
+        return [slice(start, min(n, start + step)) for start in range(0, n, step)]
+
+    def diagonal(self, side: ImageSide, outputs: Outputs, budget: int) -> None:
+        self._masked = any(m is not None for m in side.beside.masks)
+        plan = self._plan_of(side)
+        ntk = any(of[1] is not None for of in outputs)
+        wide = side.beyond(limits(self._lowered, self._dtype)) if self._dtype == np.float64 else None
+        for b in range(side.batch):
+            planes = [[None if p is None else p[b] for p in of] for of in outputs]
+            for rows in self._parts(side.n, plan):
+                part, bad, found = self._fresh(side, b, rows, plan, ntk=ntk)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    for of, spatial, own in zip(planes, self._spatial, found, strict=True):
+                        for plane, values in zip(of, own, strict=True):
+                            if plane is None:
+                                continue
+                            if values is None:
+                                plane[rows] = 0
+                                continue
+                            scale = (part.lengths**2).reshape(-1, *[1] * (values.ndim - 1))
+                            plane[rows] = _by_axis(values * scale, spatial)
+                if bad.any():
+                    self.alone(side, b, rows.start + np.flatnonzero(bad), planes)
+            if wide is not None:
+                further_alone(self._lowered, self._layout, self._dtype, side, b, wide[b], planes)
+
+    def variances(
+        self, side: ImageSide, wanted: Sequence[int], grams: Sequence[Array | None], budget: int
+    ) -> dict[int, Array]:
+        sizes = [tuple(n for n in own for _ in range(2)) for own in self._spatial]
+        found = {k: np.empty((side.batch, side.n, *sizes[k]), self._dtype) for k in wanted}
+        left: list[list[Array | None]] = [[None, None] for _ in self._spatial]
+        for k, own in found.items():
+            gram = grams[k]
+            if gram is None:
+                left[k][0] = own
+            else:
+                own[...] = np.moveaxis(gram.diagonal(axis1=1, axis2=2), -1, 1)
+        if side.n and any(plane is not None for plane, _ in left):
+            self.diagonal(side, left, budget)
+        return found
+
+
+def _key(k: int, x: Sequence[Array], masks: Sequence[Array | None], pattern: Any) -> Any:
+    """What two images have in common that are one."""
+    graph = None if pattern is None else np.asarray(pattern[k]).tobytes()
+    return tuple(a[k].tobytes() for a in x), tuple(None if m is None else m[k].tobytes() for m in masks), graph
+
+
+def _equal(one: Part, two: Part, met: Array) -> list[tuple[int, int]]:
+    """Pairs whose images are one."""
+    found = {(int(i), int(j)) for i, j in np.argwhere(met)}
+    places: dict[Any, list[int]] = {}
+    for j, key in enumerate(two.keys):
+        if key is not None:
+            places.setdefault(key, []).append(j)
+    for i, key in enumerate(one.keys):
+        found.update((i, j) for j in places.get(key, ()))
+    return sorted(found)
+
+
+def _given(of: Given, lines: slice, cols: slice) -> Given:
+    theta = None if of.theta is None else of.theta[lines, cols]
+    return Given(of.nngp[lines, cols], theta, of.cov1[lines], of.cov2[cols])

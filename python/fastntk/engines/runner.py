@@ -1,0 +1,331 @@
+"""Stages of a plan of segments on sheets of pairs: block loops of points, and what stands between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..network.activations import rho_of
+from .engine import Tile, TileInput
+from .masked import Given
+from .numpy_mix import Flags, diagonal
+from .numpy_steps import Planes, State, apply, of_given
+from .parts import Part, looked_at
+from .segments import Cell, K, Moved, Plan, Read, Segment, Single, V
+from .sheets import EMPTY, Sheets, joint_defect, joint_defect_of_both, minus_side, plus_side, same_sums
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Held:
+    """Arrays of a value, with their margins."""
+
+    values: dict[str, Array]  # by form
+    theta: Array | None = None
+
+
+class Runner:
+    """Runs the stages of a plan for pairs of two parts, or of one part's images with themselves (``own``).
+
+    ``equal``: pairs (i, j) whose images are one, bit by bit; ``same``: whether pairs i = j are an image with itself.
+    """
+
+    def __init__(
+        self, engine: Any, plan: Plan, sheets: Sheets, one: Part, two: Part, ntk: bool,
+        equal: Sequence[tuple[int, int]] = (), same: Flags | None = None, symmetric: bool = False,
+        given: Sequence[Given | None] = (),
+    ) -> None:  # fmt: skip
+        self._engine, self._plan, self._sheets, self._ntk = engine, plan, sheets, ntk
+        self._one, self._two, self._equal, self._symmetric = one, two, equal, symmetric
+        self._given = given
+        if sheets.own:
+            self._i = self._j = np.arange(one.n)
+            self._same = np.ones(one.n, bool)
+        else:
+            self._i, self._j = (own.reshape(-1) for own in np.indices((one.n, two.n)))
+            self._same = np.zeros(one.n * two.n, bool) if same is None else same
+        self.held: dict[int, Held] = {}
+
+    def run(self) -> list[tuple[Array, Array | None]]:
+        """All stages; the outputs, covariances and NTKs."""
+        found: dict[int, tuple[Array, Array | None]] = {}
+        for number in range(len(self._plan.stages)):
+            output = self.stage(number)
+            if output is not None:
+                found[output[0]] = output[1:]
+        return [found[k] for k in sorted(found)]
+
+    def stage(self, number: int) -> tuple[int, Array, Array | None] | None:
+        """One stage; of an output its number, covariances and NTKs (pairs, P, P') or (pairs, P)."""
+        plan, stage, output = self._plan, self._plan.stages[number], None
+        if isinstance(stage, Segment):
+            self._segment(number, stage)
+        elif isinstance(stage, Moved):
+            self._move(stage.source, stage.cell, stage.slots, stage.target)
+        elif plan.steps[stage.step].op.name == "store":
+            step, source = plan.steps[stage.step], plan.sources[stage.step][0]
+            value, theta = self._pairs_of(source, K, step.full)
+            output = step.op.dst, value.copy(), None if theta is None else theta.copy()
+        else:
+            self._single(stage)
+        for cell in plan.read_by(stage):
+            if plan.cells[cell].last <= number:
+                self._release(cell)
+        return output
+
+    # ---------------------------------------------------------------- arrays
+
+    def _new(self, cell: int, role: str) -> Array:
+        """An array of a value: its form, or 'theta'."""
+        own = self._plan.cells[cell]
+        base = self._sheets.empty(role, own.canvas, own.full)
+        held = self.held.setdefault(cell, Held({}))
+        if role == "theta":
+            held.theta = base
+        else:
+            held.values[role] = base
+        return self._sheets.inner(base, own.canvas, own.full)
+
+    def _release(self, cell: int) -> None:
+        held = self.held.pop(cell, None)
+        if held is None:
+            return
+        for role, base in held.values.items():
+            self._sheets.release(role, base)
+        if held.theta is not None:
+            self._sheets.release("theta", held.theta)
+
+    def _view(self, cell: int, role: str) -> Array | None:
+        held, own = self.held[cell], self._plan.cells[cell]
+        base = held.theta if role == "theta" else held.values.get(role)
+        return None if base is None else self._sheets.inner(base, own.canvas, own.full)
+
+    def _value(self, cell: int, form: str) -> Array:
+        """A value in a form: kept, or made of its defects."""
+        view = self._view(cell, form)
+        if view is None:
+            defect, own = self._view(cell, V), self._plan.cells[cell]
+            assert defect is not None
+            size = own.canvas.size
+            s1, s2 = (
+                self._sheets.rows(np.sqrt(part.placed(part.q[cell], cell, size)), own.full, second)
+                for part, second in ((self._one, False), (self._two, True))
+            )
+            view = self._new(cell, K)
+            np.multiply(s1 * rho_of(defect), s2, out=view)
+        return view
+
+    def _pairs_of(self, cell: int, form: str, full: bool) -> tuple[Array, Array | None]:
+        own = self._plan.cells[cell]
+        theta = self._view(cell, "theta")
+        return (
+            self._sheets.to_pairs(self._value(cell, form), own, full),
+            None if theta is None else self._sheets.to_pairs(theta, own, full),
+        )
+
+    def state(self, cell: int) -> State:
+        """A value of images with themselves, as the steps of NumPy's engine have it."""
+        form = self._plan.cells[cell].form
+        value, _ = self._pairs_of(cell, form, self._plan.cells[cell].full)
+        return value, np.zeros(0), form == K
+
+    def variances(self, cell: int) -> Array:
+        """Of a value that is kept as covariances, of images with themselves."""
+        return np.ascontiguousarray(diagonal(self.state(cell)[0]), np.float64)
+
+    # ---------------------------------------------------------------- segments
+
+    def _segment(self, number: int, stage: Segment) -> None:
+        sheets, plan = self._sheets, self._plan
+        alone = sheets.own and not stage.full
+        if alone and not self._ntk:
+            for cell in stage.stores:  # an image's position with itself
+                self._alone(cell)
+            return
+        shape = sheets.shape(stage.canvas.size, stage.full)
+        inputs = [self._read(read, stage) for read in stage.reads]
+        outputs: list[list[Array | None]] = []
+        for cell in stage.stores:
+            own = plan.cells[cell]
+            value = {form: self._new(cell, form) if form in own.wanted else None for form in (K, V)}
+            outputs.append([value[K], self._new(cell, "theta") if self._ntk and own.has_theta else None, value[V]])
+        if alone:  # each position of each image as a Gram of its own
+            shape = (shape[0] * shape[1], 1, 1)
+            outputs = [[None if p is None else p.reshape(shape) for p in planes] for planes in outputs]
+        batches, lines, cols = shape
+        tile = Tile(lines, cols, 0, batches, 0, lines, 0, cols, symmetric=sheets.own or self._symmetric)
+        rows = [part.table(number, sheets.dtype) for part in (self._one, self._two)]
+        self._engine.run(stage.lowered, *rows, sheets.dtype, tile, inputs, outputs)
+
+    def _alone(self, cell: int) -> None:
+        own, part = self._plan.cells[cell], self._one
+        if V in own.wanted:
+            self._new(cell, V)[...] = 0
+        if K in own.wanted:
+            self._new(cell, K)[...] = part.placed(part.q[cell], cell, own.canvas.size).T[:, :, None]
+
+    def _read(self, read: Read, stage: Segment) -> TileInput:
+        sheets = self._sheets
+        if read.cell >= 0:
+            held, canvas = self.held[read.cell], self._plan.cells[read.cell].canvas
+            theta = None if held.theta is None else sheets.inner(held.theta, canvas, stage.full, read.shift)
+            defect = sheets.inner(held.values[V], canvas, stage.full, read.shift)
+            if sheets.own and not stage.full:
+                defect = defect.reshape(-1, 1, 1)
+                theta = None if theta is None else theta.reshape(-1, 1, 1)
+            return TileInput(defect=defect, theta=theta)
+        if read.pixels < 0 or (sheets.own and not stage.full):  # 1 - rho = 0
+            return TileInput()
+        sides = [self._units(part, read.pixels, stage) for part in (self._one, self._two)]
+        (raw1, panels1, norms1), (raw2, panels2, norms2) = sides
+        return TileInput(panels1=panels1, panels2=panels2, raw1=raw1, raw2=raw2, norms1=norms1, norms2=norms2)
+
+    def _units(self, part: Part, number: int, stage: Segment) -> tuple[Array, Array, Array]:
+        sheets, engine = self._sheets, self._engine
+        key = number, stage.full, sheets.own, sheets.dtype
+        found = part.units.get(key)
+        if found is None:
+            cell = next(k for k in stage.steps if self._plan.steps[k].op == _input(self._plan, number))
+            raw = part.wide(number, cell, stage.full, sheets.own, sheets.dtype)
+            batch, n, d = raw.shape
+            panels = np.empty((batch, -(-n // engine.panel), d * engine.panel), sheets.dtype)
+            norms = np.empty((batch, 1, n))
+            engine.normalise(raw, panels, norms.reshape(-1))
+            found = part.units[key] = raw, panels, norms
+        return found
+
+    # ---------------------------------------------------------------- between segments
+
+    def _move(self, source: int, cell: int, slots: Any, target: Any, alone: bool = False) -> None:
+        """Positions of a value, copied; ``alone``: of them p = p'."""
+        sheets, before, own = self._sheets, self._plan.cells[source], self._plan.cells[cell]
+        for role in (*sorted(own.wanted), "theta"):
+            found = self._view(source, "theta") if role == "theta" else self._value(source, role)
+            if found is None:
+                continue
+            if alone and before.full:
+                found = sheets.equal_slots(found, before.canvas.size)
+            like = replace(before, full=before.full and not alone)
+            sheets.move(found, like, self._new(cell, role), own, slots, target, EMPTY[role])
+
+    def _single(self, stage: Single) -> None:
+        plan, k = self._plan, stage.step
+        step, cell, sources = plan.steps[k], plan.cells[k], plan.sources[k]
+        cell.wanted.add(cell.form)
+        if step.op.name == "input":
+            self._known(k, cell)
+        elif step.op.name in ("mix", "pool"):
+            self._mix(k, cell, sources[0])
+        elif step.op.name in ("local", "gather"):
+            place, alone = plan.cells[sources[0]].place, step.op.name == "local"
+            index = np.arange(len(cell.place)) if alone else step.op.map.index
+            met = index >= 0
+            self._move(sources[0], k, place[index[met]], cell.place[met], alone)
+        else:
+            states = []
+            for s in sources:
+                value, theta = self._pairs_of(s, cell.form, step.reads)
+                states.append((value, np.zeros_like(value) if theta is None else theta, cell.form == K))
+            one, two = (_planes(part, k, at) for part, at in ((self._one, self._i), (self._two, self._j)))
+            self._put(k, cell, apply(step, one[0], two[0], states, self._same, one[1], two[1]))
+
+    def _put(self, k: int, cell: Cell, state: State) -> None:
+        value, theta = (np.broadcast_to(of, (len(self._i), *_entries(cell))) for of in state[:2])
+        self._sheets.from_pairs(value, self._new(k, cell.form), cell, EMPTY[cell.form])
+        if self._ntk:
+            self._sheets.from_pairs(theta, self._new(k, "theta"), cell, EMPTY["theta"])
+
+    def _known(self, k: int, cell: Cell) -> None:
+        """An input that is covariances."""
+        step = self._plan.steps[k]
+        known = self._given[step.op.dst] if self._given else None
+        one, two = (_planes(part, k, at) for part, at in ((self._one, self._i), (self._two, self._j)))
+        if known is None:
+            nngp, theta = self._one.given[step.op.dst], None
+        else:
+            nngp, theta = known.nngp.reshape(-1, *known.nngp.shape[2:]), known.theta
+            theta = None if theta is None else theta.reshape(nngp.shape)
+        assert nngp is not None
+        value, theta, _ = of_given(step, nngp, theta, one[0][0], two[0][0])
+        for side, (_, barred) in enumerate((one, two)):
+            if barred is not None:
+                wide = (barred[:, :, None] if side == 0 else barred[:, None, :]) if step.full else barred
+                value, theta = np.where(wide, 1.0, value), np.where(wide, 0.0, theta)
+        self._put(k, cell, (value, theta, False))
+
+    def _mix(self, k: int, cell: Cell, source: int) -> None:
+        sheets, before = self._sheets, self._plan.cells[source]
+        one, two = (part.mixer(k, sheets.dtype) for part in (self._one, self._two))
+        theta = self._view(source, "theta") if self._ntk else None
+        if self._ntk:
+            out = self._new(k, "theta")
+            if theta is None:
+                out[...] = 0
+            else:
+                sheets.product(one.plain, theta, before, two.plain, out, cell)
+        out = self._new(k, cell.form)
+        if not cell.full:
+            out[...] = EMPTY[cell.form]
+        if cell.form == K:
+            sheets.product(one.plain, self._value(source, K), before, two.plain, out, cell)
+            return
+        assert one.folded is not None
+        assert two.folded is not None
+        v = self._value(source, V)
+        spare = sheets.empty(V, before.canvas, before.full)
+        side = sheets.inner(spare, before.canvas, before.full)
+        sheets.product(one.folded, minus_side(v, side), before, two.folded, out, cell)
+        same_sums(out, sheets, cell, one.rows[2], self._equal)
+        rows = [
+            [sheets.rows(row, cell.full, second) for row in own.rows] for own, second in ((one, False), (two, True))
+        ]
+        if joint_defect(out, *rows):  # opposite ones need sums of 1 + rho too
+            sheets.product(one.folded, minus_side(v, side), before, two.folded, out, cell)
+            same_sums(out, sheets, cell, one.rows[2], self._equal)
+            other = np.empty_like(out)
+            sheets.product(one.folded, plus_side(v, side), before, two.folded, other, cell)
+            joint_defect_of_both(out, other, *rows)
+        sheets.release(V, spare)
+
+
+def _input(plan: Plan, number: int) -> Any:
+    return next(step.op for step in plan.steps if step.op.name == "input" and step.op.dst == number)
+
+
+def _entries(cell: Cell) -> tuple[int, ...]:
+    return (len(cell.place),) * (2 if cell.full else 1)
+
+
+def _planes(part: Part, k: int, at: Any) -> tuple[Planes, Flags | None]:
+    """What a step of NumPy's engine reads of some images."""
+    barred = part.hidden[k]
+    return [plane[at] for plane in part.planes[k]], None if barred is None else barred[at]
+
+
+def follow(part: Part, engine: Any, plan: Plan, dtype: Any, pairs: bool, ntk: bool = False) -> list[Any]:
+    """Variances of a part's images, step by step; where ``pairs``, by all stages of images with themselves.
+
+    The outputs of these, K(x, x) and its NTK, (n, P, P) or (n, P).
+    """
+    sheets = Sheets(np.dtype(dtype), part.n, part.n, True)
+    runner = Runner(engine, plan, sheets, part, part, ntk)
+    outputs: dict[int, Any] = {}
+    for number, stage in enumerate(plan.stages):
+        steps = stage.steps if isinstance(stage, Segment) else [] if isinstance(stage, Moved) else [stage.step]
+        for k in steps:
+            states = [runner.state(s) for s in plan.sources[k]] if looked_at(plan, k) else ()
+            part.follow(k, states)
+        if not pairs:
+            continue
+        found = runner.stage(number)
+        if found is not None:
+            outputs[found[0]] = found[1:]
+        for k in steps:
+            if plan.steps[k].op.name != "store" and plan.forms[k] == K:
+                part.q[k] = runner.variances(k)
+    return [outputs[k] for k in sorted(outputs)]

@@ -1,0 +1,278 @@
+"""Pairs of positions as sheets: arrays in which rows of points are positions, for the block loops of points.
+
+Of pairs of images a sheet has a line for each slot of the first images and a column for each of the second, (1, n1
+slots, n2 slots); where p = p' is all that is needed, a batch for each slot, (slots, n1, n2). Of images with themselves
+there is a batch for each image, (n, slots, slots), or (slots, n, 1). Beyond its edges a sheet has a margin, so that it
+may be read at some slots' distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..network.window import Positions
+from .segments import Canvas, Cell
+
+Array = npt.NDArray[Any]
+
+EMPTY = {"v": 1.0, "k": 0.0, "theta": 0.0}  # what stands where no position is
+
+_BLOCK = 1 << 15  # entries that stay in cache while several array operations run over them
+
+
+class Sheets:
+    """Where values lie: arrays are taken again once nothing reads them."""
+
+    def __init__(self, dtype: np.dtype[Any], n1: int, n2: int, own: bool) -> None:
+        self.dtype, self.n1, self.n2, self.own = dtype, n1, n2, own
+        self._free: dict[tuple[str, tuple[int, ...]], list[Array]] = {}
+
+    def shape(self, size: int, full: bool) -> tuple[int, int, int]:
+        if not full:
+            return (size, self.n1, 1 if self.own else self.n2)
+        return (self.n1, size, size) if self.own else (1, self.n1 * size, self.n2 * size)
+
+    def empty(self, role: str, canvas: Canvas, full: bool) -> Array:
+        """An array with its margin, in which that is set."""
+        m, (batches, lines, cols) = canvas.margin, self.shape(canvas.size, full)
+        shape = (batches, lines + 2 * m, cols + 2 * m) if full else (batches + 2 * m, lines, cols)
+        free = self._free.get((role, shape))
+        if free:
+            return free.pop()
+        base = np.empty(shape, self.dtype)
+        if m and full:
+            for edge in (base[:, :m], base[:, -m:], base[:, :, :m], base[:, :, -m:]):
+                edge[...] = EMPTY[role]
+        elif m:
+            base[:m] = base[-m:] = EMPTY[role]
+        return base
+
+    def release(self, role: str, base: Array) -> None:
+        self._free.setdefault((role, base.shape), []).append(base)
+
+    def inner(self, base: Array, canvas: Canvas, full: bool, shift: int = 0) -> Array:
+        """The sheet in an array, or what stands ``shift`` slots further on."""
+        m = canvas.margin
+        start = m + shift
+        if not full:
+            return base[start : start + canvas.size]
+        _, lines, cols = self.shape(canvas.size, full)
+        return base[:, start : start + lines, start : start + cols]
+
+    # ---------------------------------------------------------------- as pairs of images
+
+    def by_slots(self, view: Array, size: int) -> Array:
+        """A full sheet as (n1, slots, n2, slots), of images with themselves (n, slots, slots)."""
+        return view if self.own else view[0].reshape(self.n1, size, self.n2, size)
+
+    def equal_slots(self, view: Array, size: int) -> Array:
+        """Of a full sheet p = p', (slots, n1, n2): a view."""
+        if self.own:
+            return np.asarray(np.einsum("npp->pn", view)[:, :, None])
+        return np.asarray(np.einsum("ipjp->pij", self.by_slots(view, size)))
+
+    def to_pairs(self, view: Array, cell: Cell, full: bool) -> Array:
+        """(pairs, P, P'), or (pairs, P) where p = p'."""
+        if cell.full and not full:
+            return self.to_pairs(self.equal_slots(view, cell.canvas.size), _diagonal(cell), False)
+        place = None if _in_order(cell) else cell.place
+        if not full:
+            found = view if place is None else view[place]
+            return found.reshape(len(cell.place), -1).T
+        found = self.by_slots(view, cell.canvas.size)
+        if self.own:
+            return found if place is None else found[:, place[:, None], place]
+        if place is not None:
+            found = found[:, place][:, :, :, place]
+        count = len(cell.place)
+        return found.transpose(0, 2, 1, 3).reshape(self.n1 * self.n2, count, count)
+
+    def from_pairs(self, pairs: Array, view: Array, cell: Cell, empty: float) -> None:
+        """Write (pairs, P, P') or (pairs, P) to a sheet."""
+        if not _in_order(cell):
+            view[...] = empty
+        if not cell.full:
+            view[cell.place] = pairs.T.reshape(len(cell.place), *view.shape[1:])
+        elif self.own:
+            view[:, cell.place[:, None], cell.place] = pairs
+        else:
+            count = len(cell.place)
+            found = pairs.reshape(self.n1, self.n2, count, count).transpose(0, 2, 1, 3)
+            slots = self.by_slots(view, cell.canvas.size)
+            if _in_order(cell):
+                slots[...] = found
+            else:
+                slots[_grid(self.n1, cell.place, self.n2, cell.place)] = found
+
+    # ---------------------------------------------------------------- positions that move
+
+    def move(
+        self, source: Array, before: Cell, view: Array, cell: Cell, slots: Positions, target: Positions, empty: float
+    ) -> None:
+        """``out[target] = source[slots]``, at both positions."""
+        view[...] = empty
+        if not cell.full:
+            found = self.equal_slots(source, before.canvas.size) if before.full else source
+            view[target] = found[slots]
+        elif not before.full:  # other pairs of positions are independent
+            self.equal_slots(view, cell.canvas.size)[target] = source[slots]
+        elif self.own:
+            view[:, target[:, None], target] = source[:, slots[:, None], slots]
+        else:
+            out, found = self.by_slots(view, cell.canvas.size), self.by_slots(source, before.canvas.size)
+            out[_grid(self.n1, target, self.n2, target)] = found[:, slots][:, :, :, slots]
+
+    def rows(self, of: Array, full: bool, second: bool) -> Array:
+        """Numbers (n, slots) of one side's images, to broadcast over a sheet."""
+        if not full:
+            found = of.T
+            return found[:, :, None] if not second else found[:, None, :] if not self.own else found[:, :, None]
+        found = of if self.own else of.reshape(1, -1)
+        return found[:, None, :] if second else found[:, :, None]
+
+    # ---------------------------------------------------------------- products with matrices
+
+    def product(self, A: Array, view: Array, before: Cell, B: Array, out: Array, cell: Cell) -> None:
+        """``A k B^T`` of each pair: matrices (n, slots out, slots in) of each image."""
+        if self.own:
+            rows = A @ view
+            if cell.full:
+                np.matmul(rows, B.swapaxes(1, 2), out=out)
+            else:
+                out[...] = np.einsum("npq,npq->pn", rows, np.broadcast_to(B, rows.shape))[:, :, None]
+            return
+        many, inner = A.shape[1], before.canvas.size
+        rows = A @ view[0].reshape(self.n1, inner, self.n2 * inner)
+        if cell.full:
+            left = rows.reshape(self.n1 * many, self.n2, inner).transpose(1, 0, 2)
+            right = out[0].reshape(self.n1 * many, self.n2, many).transpose(1, 0, 2)
+            np.matmul(left, B.swapaxes(1, 2), out=right)
+            return
+        rows = rows.reshape(self.n1, many, self.n2, inner)
+        for p in range(many):
+            out[p] = (rows[:, p].transpose(1, 0, 2) @ B[:, p, :, None])[:, :, 0].T
+
+
+def _grid(n1: int, one: Positions, n2: int, two: Positions) -> Any:
+    return np.ix_(np.arange(n1), one, np.arange(n2), two)
+
+
+def _in_order(cell: Cell) -> bool:
+    return cell.canvas.size == len(cell.place) and bool((cell.place[1:] > cell.place[:-1]).all())
+
+
+def _diagonal(cell: Cell) -> Cell:
+    return Cell(False, cell.form, Canvas(cell.canvas.size), cell.place)
+
+
+def minus_side(v: Array, out: Array) -> Array:
+    """``1 - rho``: v itself where no correlation is negative."""
+    if v.size == 0 or not v.min() < 0:
+        return v
+    np.less(v, 0, out=out)
+    out *= 2
+    out += v
+    return out
+
+
+def plus_side(v: Array, out: Array) -> Array:
+    """``1 + rho``."""
+    out[...] = np.where(v < 0, -v, 2 - v)
+    return out
+
+
+def joint_defect(x: Array, one: Sequence[Array], two: Sequence[Array]) -> bool:
+    """Signed defects of combinations from ``sum s s' (1 - rho)``, in place, as numpy_mix.defect_of_sums has them.
+
+    ``one`` and ``two`` are what combine() makes of each image, to broadcast. True where ``1 + rho`` has lost digits.
+    """
+    lost = False
+    for part in blocks(x.shape):
+        minus = x[part]
+        own1, own2 = ([_part(row, part) for row in of] for of in (one, two))
+        _with_rest(minus, own1, own2)
+        np.maximum(minus, 0, out=minus)
+        far = minus > 1
+        if far.any():
+            plus = np.minimum(minus[far] - 2, -1e-37)
+            lost = lost or bool(plus.max() > -_DIGITS)
+            minus[far] = plus
+        _settle(minus, own1, own2)
+    return lost
+
+
+_DIGITS = 2.0**-6  # 1 + rho below it is not taken from 1 - rho
+
+
+def joint_defect_of_both(minus: Array, plus: Array, one: Sequence[Array], two: Sequence[Array]) -> None:
+    """The same from both sums; the result stands in the first."""
+    for part in blocks(minus.shape):
+        a, b = minus[part], plus[part]
+        own1, own2 = ([_part(row, part) for row in of] for of in (one, two))
+        _with_rest(a, own1, own2)
+        _with_rest(b, own1, own2)
+        a[...] = np.where(a > b, -np.maximum(b, 1e-37), np.maximum(a, 0))
+        _settle(a, own1, own2)
+
+
+def _with_rest(x: Array, one: Sequence[Array], two: Sequence[Array]) -> None:
+    (d1, e1, m1, i1, _), (d2, e2, m2, i2, _) = one, two
+    rest = d1 - d2
+    rest *= e1 - e2
+    rest -= m1
+    rest -= m2
+    x += rest
+    x *= i1
+    x *= i2
+
+
+def _settle(x: Array, one: Sequence[Array], two: Sequence[Array]) -> None:
+    """A zero variance counts as rho = 0; where a sum of deviations is negative, its other sign was meant."""
+    for inverse in (one[3], two[3]):
+        if not inverse.all():
+            np.copyto(x, 1, where=inverse == 0)
+    turned1, turned2 = one[4], two[4]
+    if (turned1 < 0).any() or (turned2 < 0).any():
+        x *= turned1
+        x *= turned2
+
+
+def _part(row: Array, part: tuple[slice, slice]) -> Array:
+    return row[tuple(own if n > 1 else slice(None) for own, n in zip(part, row.shape, strict=False))]
+
+
+def blocks(shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
+    """Batches and lines of a sheet, some at a time."""
+    batches, lines, cols = shape
+    if lines * cols <= _BLOCK:
+        step = max(1, _BLOCK // max(1, lines * cols))
+        return [(slice(b, b + step), slice(None)) for b in range(0, batches, step)]
+    step = max(1, _BLOCK // cols)
+    return [(slice(b, b + 1), slice(i, i + step)) for b in range(batches) for i in range(0, lines, step)]
+
+
+def combine(S: Array, M: Array, t: Array) -> tuple[list[Array], Array]:
+    """What joint_defect reads of one image's sums (n, P), and what their matrix is multiplied by: sign and scale."""
+    size = np.maximum(np.abs(S), t)
+    most = np.finfo(S.dtype).maxexp - 24
+    e = np.ldexp(np.ones_like(S), np.clip(-np.frexp(size)[1], -most, most))
+    turned = np.where(S < 0, -1.0, 1.0)
+    S, M, t = np.abs(S) * e, M * e * e, t * e
+    d = M / np.where(S + t == 0, 1, S + t)
+    inverse = np.where(t == 0, 0, 1 / np.where(t == 0, 1, t))
+    return [d / 2, 2 * S - d, M / 2, inverse, turned], turned * e
+
+
+def same_sums(view: Array, sheets: Sheets, cell: Cell, halves: Array, pairs: Sequence[tuple[int, int]]) -> None:
+    """Where both images are one, p = p' has the sum of the image with itself, whatever a product rounds it to."""
+    if sheets.own:
+        found = sheets.equal_slots(view, cell.canvas.size) if cell.full else view
+        found[...] = 2 * halves.T[:, :, None]
+        return
+    found = sheets.equal_slots(view, cell.canvas.size) if cell.full else view
+    for i, j in pairs:
+        found[:, i, j] = 2 * halves[i]
