@@ -12,6 +12,7 @@ from typing import Any
 
 import accuracy_table
 import gpu_table
+import model
 import predict_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +25,8 @@ KEPT = {
     "images": "images-avx512.json",
     "accuracy": "accuracy.json",
     "gpu": "gpu-*.json",
+    "cuda": "cuda-sm90.json",
+    "cuda-images": "cuda-images-sm90.json",
     "predict": "predict-avx512.json",
     "predict-real": "real-predict.json",
 }
@@ -217,6 +220,7 @@ TABLES: dict[str, tuple[str, tuple[str, ...], Callable[..., str]]] = {  # page, 
     "speed": ("docs/speed.md", ("speed",), speed),
     "images": ("docs/speed.md", ("images",), images),
     "gpu": ("docs/speed.md", ("gpu",), gpu_table.gpu),
+    "gpu-model": ("docs/gpu.md", ("cuda", "cuda-images"), model.gpu),
     "accuracy": ("docs/accuracy.md", ("accuracy",), accuracy_table.markdown),
     "predict": ("docs/prediction.md", ("predict",), predict_table.speed),
     "predict-real": ("docs/prediction.md", ("predict-real",), predict_table.real),

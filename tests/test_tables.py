@@ -22,6 +22,7 @@ def tables(monkeypatch):
         "tables",
         "accuracy_table",
         "gpu_table",
+        "model",
         "predict_table",
         "gpu_cases",
         "gpu_floors",
@@ -52,6 +53,16 @@ def test_a_page_that_is_behind_is_found_and_written(tables, tmp_path, monkeypatc
     page.write_text(before.replace("<!-- accuracy -->", ""))
     with pytest.raises(SystemExit, match="<!-- accuracy -->"):
         tables.main([])
+
+
+def test_devices_take_what_their_instructions_take(tables):
+    device = tables.model.Device("one", 2, 1e9, 128, 2, 1e12)
+    assert device.instructions(256e9) == 1.0  # 128 lanes of 2 multiprocessors, 1e9 times a second
+    assert device.instructions(256e9, 8e9) == 2.0  # 2 units for float64 of each
+    assert device.product(256e9, single=True) == 1.0
+    code = {"instructions_per_entry_layer": {"SAME, no bias, 32 rows, float32": 50.0}}
+    assert tables.model.image_pair(device, code, 1024, 1) == pytest.approx(50 * 2**20 / 256e9)
+    assert [tables.model.text(s) for s in (7200, 3.0, 0.0125, 2.5e-6)] == ["2 h", "3 s", "12.5 ms", "2.5 us"]
 
 
 def test_where_no_gpu_was_at_hand_the_page_says_so(tables):

@@ -1,0 +1,90 @@
+"""What counted instructions and measured rates come to on other machines: computed, never measured.
+
+A device's seconds are instructions over its issue rate, four warps of 32 lanes a multiprocessor and clock, those of
+float64 over its units for them where these are fewer; beside them the product of the inputs over the rate of
+multiply-adds. What else a device waits for is not in it: a measurement will show how much that is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+CIFAR10 = 60_000  # images, of 32 x 32
+MILLION = 1_000_000
+ISSUE = 4 * 32  # lanes a multiprocessor starts an instruction for, each clock
+
+
+@dataclass(frozen=True)
+class Device:
+    """From its maker's data sheet: multiprocessors, boost clock, multiply-adds a clock of each, bytes a second."""
+
+    name: str
+    multiprocessors: int
+    hertz: float
+    float32: int
+    float64: int
+    bytes: float
+
+    def instructions(self, count: float, of_float64: float = 0.0) -> float:
+        """Seconds of so many instructions of one lane."""
+        each = self.multiprocessors * self.hertz
+        return max(count / (ISSUE * each), of_float64 / (self.float64 * each))
+
+    def product(self, multiply_adds: float, single: bool) -> float:
+        """Seconds of a matrix product."""
+        return multiply_adds / (self.multiprocessors * self.hertz * (self.float32 if single else self.float64))
+
+
+DEVICES = (
+    Device("A100 SXM 80 GB", 108, 1.41e9, 64, 32, 2.04e12),
+    Device("H200 SXM", 132, 1.98e9, 128, 64, 4.8e12),
+    Device("RTX 4090", 128, 2.52e9, 128, 2, 1.01e12),
+)
+
+
+def text(seconds: float) -> str:
+    """A time with its unit."""
+    for unit, size in (("h", 3600.0), ("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= size or unit == "us":
+            return f"{seconds / size:,.3g} {unit}" if seconds / size < 1000 else f"{seconds / size:,.0f} {unit}"
+    raise AssertionError
+
+
+def dense(device: Device, code: dict[str, Any], n: int, d: int, depth: int, dtype: str) -> float:
+    """NNGP and NTK of n rows without biases, one triangle: product, recursion, and the way of both to memory."""
+    single, kind = dtype == "float32", f"relu, no bias, NTK, slots 1, {dtype}"
+    pairs, own = n * (n + 1) / 2, code.get("fp64_instructions_per_entry_layer", {}).get(kind, 0.0)
+    each = code["instructions_per_entry_layer"][kind]
+    recursion = device.instructions(pairs * depth * each, pairs * depth * own)
+    write = 2 * n * n * (4 if single else 8) / device.bytes
+    return device.product(pairs * d, single) + max(recursion, write)
+
+
+def image_pair(device: Device, code: dict[str, Any], displacements: int, layers: int = 21) -> float:
+    """A pair of 32 x 32 images through 3 x 3 convolutions and ReLU, both kernels, float32."""
+    each = code["instructions_per_entry_layer"]["SAME, no bias, 32 rows, float32"]
+    return device.instructions(1024 * displacements * layers * each)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def gpu(points: dict[str, Any], images: dict[str, Any]) -> str:
+    """What cases should take on some devices, from the counted instructions of sm_90."""
+    whole = CIFAR10 * (CIFAR10 + 1) / 2
+    cases = {
+        "dense, n = 20,000, d = 3,072, depth 10, float32": lambda g: dense(g, points, 20_000, 3_072, 10, "float32"),
+        "the same, float64": lambda g: dense(g, points, 20_000, 3_072, 10, "float64"),
+        "21 layers + GlobalAvgPool, a pair of 32 x 32, float32": lambda g: image_pair(g, images, 1024),
+        "21 layers + Flatten, a pair of 32 x 32, float32": lambda g: image_pair(g, images, 1),
+        "21 layers + GlobalAvgPool, 60,000 images": lambda g: whole * image_pair(g, images, 1024),
+        "21 layers + Flatten, 60,000 images": lambda g: whole * image_pair(g, images, 1),
+    }
+    head = ["NNGP + NTK, computed", *(device.name for device in DEVICES)]
+    rows = [[what, *(text(seconds(device)) for device in DEVICES)] for what, seconds in cases.items()]
+    return (
+        f"From {points['compiler']}'s code for {points['architecture']}; computed, not measured.\n\n{table(head, rows)}"
+    )
