@@ -369,8 +369,8 @@ def test_annealing_meets_importance_sampling(data):
     exact = posterior(x[:3], y[:3], x_test, 0.2, layers, 20_000, 20, 1)
     found = posterior(x[:3], y[:3], x_test, 0.2, layers, 400, 20, 2, method="annealed", moves=3)
     assert found.stages > 1
-    assert found.ess == pytest.approx(400)
-    error = np.sqrt(exact.variance) * (4 / math.sqrt(400 / 4) + 4 / math.sqrt(exact.ess))  # moves leave some likeness
+    assert 40 < found.ess < 400
+    error = np.sqrt(exact.variance) * (4 / math.sqrt(found.ess) + 4 / math.sqrt(exact.ess))
     assert (np.abs(found.mean - exact.mean) <= error).all()
     np.testing.assert_allclose(np.sqrt(found.variance), np.sqrt(exact.variance), rtol=0.25)
     assert found.log_evidence == pytest.approx(exact.log_evidence, abs=0.3)

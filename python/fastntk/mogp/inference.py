@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ from scipy import linalg, special
 from ..base.checks import Array, count, generator, positive, rows
 from ..base.options import one_blas_thread
 from ..predict.linalg import IllConditionedWarning, warn
-from .annealing import anneal
+from .annealing import anneal, extended
 from .kernels import Problem, draw, factor
 
 LEAST_ESS = 10.0  # below it a warning says so
 _RAISED = 1e-3  # weight of draws singular to rounding that is worth a warning
+_BLOCK = 32  # test points that are drawn together, at least
 
 
 class EffectiveSampleSizeWarning(UserWarning):
@@ -74,6 +75,11 @@ class Posterior:
         Estimate of ``log p(y)``.
     stages : int
         Powers of the likelihood on the way from prior to posterior; 1 of importance sampling.
+    moves : tuple of int
+        Of each kernel at each stage of annealing; none of importance sampling.
+    inflation : float
+        Variance of a mean over the draws beyond what their weights say, as draws of one origin are alike: 1 of
+        independent ones, and of importance sampling.
     """
 
     means: Array
@@ -81,6 +87,8 @@ class Posterior:
     log_weights: Array
     log_evidence: float
     stages: int
+    moves: tuple[int, ...] = ()
+    inflation: float = 1.0
 
     @property
     def weights(self) -> Array:
@@ -89,8 +97,8 @@ class Posterior:
 
     @property
     def ess(self) -> float:
-        """Effective sample size ``1 / sum_s w_s^2``, from 1 to s."""
-        return float(np.exp(-special.logsumexp(2 * self.log_weights)))
+        """Effective sample size ``1 / sum_s w_s^2`` over ``inflation``, from 1 to s."""
+        return max(1.0, float(np.exp(-special.logsumexp(2 * self.log_weights))) / self.inflation)
 
     @property
     def mean(self) -> Array:
@@ -162,10 +170,16 @@ class _Data:
         n, outputs = half.shape
         return float(-0.5 * ((half**2).sum() + outputs * (log_det + n * np.log(2 * np.pi))))
 
-    def log_likelihoods(self, kernels: Array) -> Array:
-        """Of each kernel (s, n + m, n + m)."""
-        with one_blas_thread():
-            return np.array([self.log_density(*self.factor(k)[:2]) for k in kernels])
+    def look(self, kernels: Array) -> tuple[Array, Array]:
+        """Of kernels (s, n, n) log likelihoods (s,), and what each says of every target given the others, (s, p)."""
+        densities, others = np.empty(len(kernels)), np.empty((len(kernels), self.y.size))
+        for i, k in enumerate(kernels):
+            root, half, _ = self.factor(k)
+            densities[i] = self.log_density(root, half)
+            inverse = linalg.solve_triangular(root, np.eye(len(root)), lower=True, check_finite=False)
+            left_out = (inverse.T @ half) / (inverse * inverse).sum(axis=0)[:, None]
+            others[i] = (self.y - left_out).ravel()
+        return densities, others
 
     def condition(self, k: Array, full: bool) -> tuple[Array, Array, float, bool]:
         """Mean (m, o), covariance or variances, log likelihood; whether noise was raised."""
@@ -182,7 +196,7 @@ class _Data:
 
 def posterior(
     x: Any, y: Any, x_test: Any, noise: float, layers: Any, n_samples: int, n_atoms: int, rng: Any, *,
-    method: str = "importance", moves: int = 3, covariance: str = "full",
+    method: str = "importance", moves: int | None = None, covariance: str = "full",
     sigma_v2: float = 1.0, sigma_b2: float = 0.0, progress: bool = False,
 ) -> Posterior:  # fmt: skip
     """Outputs of an infinitely wide node-scaled network given noisy targets.
@@ -192,7 +206,8 @@ def posterior(
     - ``'importance'``: kernels ``K_s`` of the prior, weighted by the likelihood ``w_s ~ prod_outputs N(y; 0, K_s +
       noise I)``. Exact as ``n_samples`` grows, cheap, and of use for few targets: see ``ess``.
     - ``'annealed'``: kernels moved from the prior to the posterior by raising the likelihood's power in stages
-      (sequential Monte Carlo, each move a step of elliptical slice sampling), all of weight ``1 / n_samples``.
+      (sequential Monte Carlo, each move a step of elliptical slice sampling), all of weight ``1 / n_samples``. Test
+      points enter at the end and take no part in the moves.
 
     Parameters
     ----------
@@ -205,8 +220,9 @@ def posterior(
     layers, n_samples, n_atoms, rng, sigma_v2, sigma_b2, progress
         As for :func:`sample_kernels`.
     method : 'importance' or 'annealed'
-    moves : int
-        Of each kernel at each stage of annealing.
+    moves : int, optional
+        Of each kernel at each stage of annealing; unless given, as many as leave its predictions of the targets, each
+        from the others, correlated by no more than 1/2 with those from before, at most 30.
     covariance : 'full' or 'diagonal'
         Whether covariances between test points are kept, of each draw, (n_samples, m, m), or variances alone.
 
@@ -223,14 +239,15 @@ def posterior(
     Warns
     -----
     EffectiveSampleSizeWarning
-        When ``ess`` is below 10: the kernels drawn hardly meet the posterior.
+        When ``ess`` is below 10 and kernels are random: the kernels drawn hardly meet the posterior, or are few.
     fastntk.predict.IllConditionedWarning
         When draws with a weight above 0.001 are singular to rounding at this noise; theirs is then raised to rounding.
 
     Notes
     -----
     Means and variances err by about their spread over ``sqrt(ess)``; self-normalised weights add a bias of order
-    ``1 / ess``. Annealed kernels of one origin are alike where ``moves`` are too few: more of them must change nothing.
+    ``1 / ess``. Annealed kernels of one origin are alike where ``moves`` are too few, which ``inflation`` measures;
+    means over them may err by more than that where the posterior has several modes.
     The limit of the posterior of wide networks is this mixture where kernels are positive definite (arXiv:2507.22095);
     the samplers are standard ones (Del Moral, Doucet and Jasra 2006, Sequential Monte Carlo samplers).
     """
@@ -239,7 +256,8 @@ def posterior(
         raise ValueError(f"[{what}] covariance must be 'full' or 'diagonal', given {covariance!r}")
     if method not in ("importance", "annealed"):
         raise ValueError(f"[{what}] method must be 'importance' or 'annealed', given {method!r}")
-    moves = count(moves, "moves", what)
+    if moves is not None:
+        moves = count(moves, "moves", what)
     train, test, targets = rows(x, "x", what), rows(x_test, "x_test", what), rows(y, "y", what)
     if train.shape[1] != test.shape[1]:
         raise ValueError(f"[{what}] x has {train.shape[1]} features, x_test has {test.shape[1]}")
@@ -249,39 +267,53 @@ def posterior(
     problem = Problem.of(np.vstack([train, test]), layers, n_samples, n_atoms, rng, sigma_v2, sigma_b2, what)
     samples, m = problem.n_samples, len(test)
 
-    evidence, stages = 0.0, 1
-    kernels: Iterator[Array]
-    if method == "importance":
-        kernels = draw(problem, progress)
-    else:
-        moved, evidence, stages = anneal(problem, data.log_likelihoods, moves, progress)
-        kernels = iter([moved])
+    full = covariance == "full"
     means = np.empty((samples, m, targets.shape[1]))
-    covariances = np.empty((samples, m, m) if covariance == "full" else (samples, m))
+    covariances = np.empty((samples, m, m) if full else (samples, m))
     log_likelihoods, raised = np.zeros(samples), np.zeros(samples, dtype=np.bool_)
-    i = 0
-    for chunk in kernels:
-        with one_blas_thread():
-            for k in chunk:
-                means[i], covariances[i], log_likelihoods[i], raised[i] = data.condition(k, covariance == "full")
-                i += 1
+
+    def fill(kernels: Iterator[Array], at: slice) -> None:
+        i = 0
+        for chunk in kernels:
+            with one_blas_thread():
+                for k in chunk:
+                    means[i, at], found, log_likelihoods[i], raised[i] = data.condition(k, full)
+                    covariances[(i,) if full else (i, at)] = found
+                    i += 1
+
     if method == "importance":
+        fill(draw(problem, progress), slice(0, m))
         log_sum = float(special.logsumexp(log_likelihoods))
-        log_weights, evidence = log_likelihoods - log_sum, log_sum - np.log(samples)
+        log_weights = log_likelihoods - log_sum
+        result = Posterior(means, covariances, log_weights, float(log_sum - np.log(samples)), 1)
     else:
+        n = len(train)
+        seen = replace(problem, first=problem.first[:n, :n])
+        moved = anneal(seen, data.look, moves, progress)
+        wide = m if full else max(n, _BLOCK)  # without covariances test points need not be drawn together
+        for start in range(0, m, wide):
+            index = np.r_[0:n, n + start : min(n + start + wide, n + m)]
+            at = slice(start, min(start + wide, m))
+            fill(extended(seen, moved.latents, problem.first[np.ix_(index, index)]), at)
         log_weights = np.full(samples, -np.log(samples))
-    result = Posterior(means, covariances, log_weights, float(evidence), stages)
+        result = Posterior(
+            means, covariances, log_weights, moved.log_evidence, len(moved.moves), moved.moves, moved.inflation
+        )
     if (share := float(result.weights[raised].sum())) > _RAISED:
         warn(
             f"[{what}] draws with {share:.2g} of the weight are singular to rounding at noise = {data.noise:.3g}: "
             "theirs was raised to the rounding of their kernels; choose a larger noise",
             IllConditionedWarning,
         )
-    if result.ess < LEAST_ESS:
-        hint = "method='annealed' moves them there" if method == "importance" else "ask for more draws"
+    if result.ess < LEAST_ESS and any(layer.measure.mass for layer in problem.layers):
+        if 2 * result.ess > samples:
+            why = "ask for more draws"
+        elif method == "importance":
+            why = "hardly any of their kernels explains the targets; method='annealed' moves them there"
+        else:
+            why = "they are alike; ask for more draws, or moves"
         warn(
-            f"[{what}] the effective sample size is {result.ess:.3g} of {samples} draws: hardly any of their kernels "
-            f"explains the targets; {hint}",
+            f"[{what}] the effective sample size is {result.ess:.3g} of {samples} draws: {why}",
             EffectiveSampleSizeWarning,
         )
     return result

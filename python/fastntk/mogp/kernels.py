@@ -172,22 +172,33 @@ def symmetric(k: Array) -> Array:
     return np.asarray((k + np.swapaxes(k, -1, -2)) / 2)
 
 
+def alive(atoms: Atoms) -> Any:
+    """Columns of points that some draw has."""
+    return atoms.variances.any(axis=0)
+
+
 def next_kernel(layer: Layer, k: Array, atoms: Atoms, noise: Array, *, continuous: bool = False) -> Array:
     """Kernels (s, n, n) behind a hidden layer, from those before it, (s, n, n) or (n, n), and noise (s, n, J)."""
-    gram: Any = 0.0
-    alive = atoms.variances.any(axis=0)  # columns of points that some draw has
-    if alive.any():
+    zeta, used = None, alive(atoms)
+    if used.any():
         c = factor(k, continuous=continuous)
         if c.ndim == 2:  # one factor for all draws: a single product
-            flat = c @ np.moveaxis(noise[..., alive], 1, 0).reshape(len(c), -1)
+            flat = c @ np.moveaxis(noise[..., used], 1, 0).reshape(len(c), -1)
             zeta = np.moveaxis(flat.reshape(len(c), len(noise), -1), 0, 1)
         else:
-            zeta = c @ noise[..., alive]
-        gram = weighted_gram(layer.phi(zeta), atoms.variances[:, alive])
+            zeta = c @ noise[..., used]
+    return kernel_behind(layer, k, atoms, zeta, len(noise))
+
+
+def kernel_behind(layer: Layer, k: Array, atoms: Atoms, zeta: Array | None, draws: int) -> Array:
+    """Kernels (s, n, n) from those before a hidden layer and its nodes' pre-activations (s, n, points alive)."""
+    gram: Any = 0.0
+    if zeta is not None:
+        gram = weighted_gram(layer.phi(zeta), atoms.variances[:, alive(atoms)])
     if atoms.bulk.any():
         gram = gram + atoms.bulk[:, None, None] * layer.smooth(k)[0]
     found = symmetric(layer.sigma_b2 + layer.sigma_v2 * (gram if np.ndim(gram) else np.zeros_like(k)))
-    return np.broadcast_to(found, (len(noise), *k.shape[-2:]))
+    return np.broadcast_to(found, (draws, *k.shape[-2:]))
 
 
 def draw(problem: Problem, progress: bool = False) -> Iterator[Array]:
