@@ -188,6 +188,7 @@ def _fingerprint(problem: Problem) -> str:
     parts = [
         problem.x.tolist(), problem.y.tolist(), None if problem.x_test is None else problem.x_test.tolist(), act,
         problem.L, problem.loss, problem.stop, problem.t1_at, problem.step, problem.max_steps,
+        *([] if problem.kernel_samples is None else [problem.kernel_samples]),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -246,8 +247,7 @@ def scan(
 
     Notes
     -----
-    With one worker Ctrl-C is heard between the products of a step, and behind the eigenvalues of the kernel, which are
-    LAPACK's (P^3; about a second at P = 3000).
+    With one worker Ctrl-C is heard between the products of a step.
     """
     what = "scan"
     problem = Problem.of(what, x, y, L, **options)
