@@ -15,7 +15,7 @@ import fastntk
 
 HERE = Path(__file__).resolve().parent
 MODULES = (
-    "stax", "dual", "predict", "sklearn", "meanfield", "abc", "mogp", "lazy_feature", "catapult", "quadrature",
+    "stax", "dual", "predict", "sklearn", "finite", "meanfield", "abc", "mogp", "lazy_feature", "catapult", "quadrature",
     "scale", "study", "plot",
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ Every public name of Neural Tangents 0.6.5: the same here, better, or absent wit
 detail has it in [differences](differences.md). Made and held by a test: `python tests/nt_names.py` writes it.
 """
 
-_KERNELS_ALONE = "absent: of finite networks; their kernels come from PyTorch's or JAX's own derivatives of `apply_fn`"
+_EXPERIMENTAL = "absent: prototypes of empirical kernels by function, which `empirical_ntk_fn` has"
 _AUTHORS = "absent: layers are subclasses of `stax.Layer`, which say what they need in `lower`"
 
 STAX = {
@@ -87,15 +87,15 @@ TOP = {
     "batch": "better: parts of any size, the last one what is left",
     "predict": "better: evidence, held-out errors, iterative solvers",
     "stax": "same",
-    "monte_carlo_kernel_fn": _KERNELS_ALONE,
-    "empirical_nngp_fn": _KERNELS_ALONE,
-    "empirical_ntk_fn": _KERNELS_ALONE,
-    "empirical_kernel_fn": _KERNELS_ALONE,
-    "empirical_ntk_vp_fn": _KERNELS_ALONE,
-    "NtkImplementation": _KERNELS_ALONE,
-    "linearize": _KERNELS_ALONE,
-    "taylor_expand": _KERNELS_ALONE,
-    "experimental": _KERNELS_ALONE,
+    "monte_carlo_kernel_fn": "better: a `torch.nn.Module` too; one process, within a memory budget",
+    "empirical_nngp_fn": "better: functions written in PyTorch too",
+    "empirical_ntk_fn": "better: functions written in PyTorch too, tiles within a memory budget",
+    "empirical_kernel_fn": "better: functions written in PyTorch too",
+    "empirical_ntk_vp_fn": "better: functions written in PyTorch too",
+    "NtkImplementation": "same, but that structured derivatives are those of Dense and Conv",
+    "linearize": "better: functions written in PyTorch too",
+    "taylor_expand": "better: functions written in PyTorch too",
+    "experimental": _EXPERIMENTAL,
 }
 
 PREDICT = dict.fromkeys(

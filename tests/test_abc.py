@@ -257,7 +257,10 @@ def test_sample_by_sample_and_in_batches():
         by_hand = abc.sgd(by_hand, x[[step % 5]], y[[step % 5]], 0.1, 1).network
     run = abc.sgd(network, x, y, 0.1, 7, batch_size=1)
     np.testing.assert_allclose(run.outputs[-1], by_hand(x), rtol=1e-12)
-    full = [abc.sgd(network, x, y, 0.1, 4, batch_size=size, rng=rng).outputs for size, rng in ((None, None), (5, 1))]
+    full = [
+        abc.sgd(network, x, y, 0.1, 4, batch_size=size, rng=rng, record=1).outputs
+        for size, rng in ((None, None), (5, 1))
+    ]
     np.testing.assert_allclose(full[0], full[1], rtol=1e-12)
     orders = {abc.sgd(network, x, y, 0.1, 5, batch_size=2, rng=s).final_loss for s in (0, 0, 1)}
     assert len(orders) == 2
@@ -380,7 +383,7 @@ def test_linear_mup_limit_of_several_inputs_and_outputs(batch_size):
         runs = [
             abc.sgd(
                 abc.init(MUP(1), m, 3, s, outputs=2, activation="linear", scales=(0.8, 1.2)), x, y, 0.2, 20,
-                batch_size=batch_size,
+                batch_size=batch_size, record=1,
             )
             for s in range(6)
         ]  # fmt: skip

@@ -111,9 +111,9 @@ def residual():
 
 
 def test_places_of_layers():
-    from fastntk.abc.architectures import _Walk
+    from fastntk.finite.places import Walk
 
-    walk = _Walk(residual())
+    walk = Walk(residual())
     assert (walk.L, walk.places) == (3, [1, 2, 2, 3, 4])
     assert abc.hidden_layers(residual()) == 3
     assert walk.width() == pytest.approx((12 * 24 * 18 * 24) ** 0.25)
@@ -121,7 +121,7 @@ def test_places_of_layers():
         stax.FanOut(2), stax.parallel(stax.Dense(2), stax.serial(stax.Dense(9), stax.Relu(), stax.Dense(2))),
         stax.FanInSum(),
     )  # fmt: skip
-    walk = _Walk(skip)  # the first layer leads from the inputs straight to the outputs
+    walk = Walk(skip)  # the first layer leads from the inputs straight to the outputs
     assert (walk.L, walk.places, walk.width()) == (1, [0, 1, 2], pytest.approx(9))
 
 

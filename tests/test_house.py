@@ -21,6 +21,7 @@ FLOORS = (
     ("call",),
     ("dual", "info", "stax"),
     ("quadrature",),
+    ("finite",),
     ("abc", "catapult", "meanfield", "predict"),
     ("jax", "lazy_feature", "mogp", "plot", "sklearn", "torch"),
     ("gpytorch",),

@@ -26,6 +26,7 @@ __all__ = ["Kernel", "__version__", "batch", "dual", "options", "show_config", "
 _OPTIONAL = (
     "abc",
     "catapult",
+    "finite",
     "lazy_feature",
     "meanfield",
     "mogp",
@@ -37,6 +38,18 @@ _OPTIONAL = (
     "study",
 )
 
+# Functions of fastntk.finite that stand here under Neural Tangents' names.
+_EMPIRICAL = (
+    "NtkImplementation",
+    "empirical_kernel_fn",
+    "empirical_nngp_fn",
+    "empirical_ntk_fn",
+    "empirical_ntk_vp_fn",
+    "linearize",
+    "monte_carlo_kernel_fn",
+    "taylor_expand",
+)
+
 # And the ones named after the library whose objects they give: shown where that is installed.
 _OF_LIBRARIES = ("botorch", "gpytorch", "jax", "torch")
 
@@ -44,8 +57,10 @@ _OF_LIBRARIES = ("botorch", "gpytorch", "jax", "torch")
 def __getattr__(name: str) -> Any:
     if name in (*_OPTIONAL, *_OF_LIBRARIES):
         return import_module(f".{name}", __name__)
-    raise missing(__name__, name, (*__all__, *_OPTIONAL, *_OF_LIBRARIES))
+    if name in _EMPIRICAL:
+        return getattr(import_module(".finite", __name__), name)
+    raise missing(__name__, name, (*__all__, *_OPTIONAL, *_EMPIRICAL, *_OF_LIBRARIES))
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_OPTIONAL, *filter(find_spec, _OF_LIBRARIES)])
+    return sorted([*__all__, *_OPTIONAL, *_EMPIRICAL, *filter(find_spec, _OF_LIBRARIES)])

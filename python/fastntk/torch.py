@@ -32,10 +32,11 @@ from torch.autograd import Function
 from .base.arraylike import describe
 from .call.kernel_fn import KernelFn, layer_of
 from .call.results import named
+from .finite.lifting import Unliftable, lift
 from .network.layer import Layer
 from .network.parameters import check_names, parameters_of, traced_of, untraced
 
-__all__ = ["Kernel", "diagonal", "kernel"]
+__all__ = ["Kernel", "Unliftable", "diagonal", "kernel", "lift"]
 
 _FIELDS = ("nngp", "ntk")
 _TUPLES = {names: named(names) for k in (1, 2) for names in permutations(_FIELDS, k)}

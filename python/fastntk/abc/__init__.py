@@ -30,9 +30,11 @@ Yang and Hu (2021), Feature learning in infinite-width neural networks, arXiv:20
 from ..base.door import doors
 from .architectures import Training, hidden_layers, train
 from .check import CoordinateCheck, PowerLaw, coordinate_check
+from .first import first_rate
 from .limits import LinearLimit, MeanFieldFlow, linear_mup_limit, two_layer_mean_field_flow
-from .network import Activation, Network, Run, hybrid_mup, init, sgd
+from .network import Activation, Network, init, zero_readout
 from .parameterization import REGIMES, Biases, Parameterization, Scaling, scaling
+from .training import Run, adam, hybrid_mup, sgd
 
 __all__ = [
     "REGIMES",
@@ -47,7 +49,9 @@ __all__ = [
     "Run",
     "Scaling",
     "Training",
+    "adam",
     "coordinate_check",
+    "first_rate",
     "hidden_layers",
     "hybrid_mup",
     "init",
@@ -56,6 +60,7 @@ __all__ = [
     "sgd",
     "train",
     "two_layer_mean_field_flow",
+    "zero_readout",
 ]
 
 doors(globals())

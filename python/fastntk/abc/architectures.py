@@ -4,74 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..base.arraylike import describe
 from ..base.checks import generator, integer
 from ..base.progress import bar
-from ..network.combinators import FanInSum, FanOut, Parallel, Serial
+from ..finite.places import Walk, as_ntk, network_of, walk_of
+from ..network.combinators import Parallel, Serial
 from ..network.layer import Layer
 from ..network.weights import Conv, Dense
-from .network import batches, blown_from, check_parameterization, mean_square, rates_of, targets_of
+from .network import check_parameterization
 from .parameterization import Array, Parameterization
-
-
-@dataclass(frozen=True)
-class _Value:
-    """What flows between layers: weight layers on the longest path to it, and those whose outputs it is made of."""
-
-    level: int
-    made_of: frozenset[int]
-
-
-def _merged(values: Any) -> _Value:
-    if isinstance(values, _Value):
-        return values
-    parts = [_merged(v) for v in values]
-    return _Value(max(p.level for p in parts), frozenset().union(*(p.made_of for p in parts)))
-
-
-class _Walk:
-    """Weight layers in the order of their parameters, each with its place in the network."""
-
-    def __init__(self, network: Layer) -> None:
-        self.layers: list[Dense | Conv] = []
-        self._levels: list[int] = []
-        last = _merged(self._through(network, _Value(0, frozenset()))).made_of
-        self.L = max((level for i, level in enumerate(self._levels) if i not in last), default=0)
-        # 1, ..., L + 1; 0 for a layer from the inputs straight to the outputs
-        self.places = [
-            (0 if level == 1 else self.L + 1) if i in last else level for i, level in enumerate(self._levels)
-        ]
-
-    def width(self) -> float:
-        """Geometric mean of the hidden layers' widths."""
-        widths = [
-            layer.out_dim if isinstance(layer, Dense) else layer.out_chan
-            for layer, place in zip(self.layers, self.places, strict=True)
-            if 1 <= place <= self.L
-        ]
-        return math.exp(sum(map(math.log, widths)) / len(widths))
-
-    def _through(self, layer: Layer, values: Any) -> Any:
-        if isinstance(layer, Serial):
-            for part in layer.layers:
-                values = self._through(part, values)
-            return values
-        if isinstance(layer, Parallel):
-            return tuple(self._through(part, v) for part, v in zip(layer.layers, values, strict=True))
-        if isinstance(layer, FanOut):
-            return (values,) * layer.num
-        if isinstance(layer, FanInSum):
-            return _merged(values)
-        if isinstance(layer, (Dense, Conv)):
-            self.layers.append(layer)
-            self._levels.append(_merged(values).level + 1)
-            return _Value(self._levels[-1], frozenset([len(self.layers) - 1]))
-        return values
+from .training import batches, blown_from, mean_square, rates_of, targets_of
 
 
 def hidden_layers(network: Layer) -> int:
@@ -88,27 +34,7 @@ def hidden_layers(network: Layer) -> int:
     ValueError
         A network without a hidden layer.
     """
-    return _walk(network, "hidden_layers").L
-
-
-def _walk(network: Any, what: str) -> _Walk:
-    if not isinstance(network, Layer):
-        raise TypeError(f"[{what}] takes a network of stax, given {describe(network)}")
-    walk = _Walk(network)
-    if walk.L < 1:
-        raise ValueError(f"[{what}] the network has no hidden layer, so no width to scale with")
-    return walk
-
-
-def _as_ntk(layer: Layer) -> Layer:
-    """The same network with all its layers in 'ntk' form: ``W_std / sqrt(fan-in) W x + b_std b``."""
-    if isinstance(layer, (Serial, Parallel)):
-        return replace(layer, layers=tuple(_as_ntk(part) for part in layer.layers))
-    if isinstance(layer, (Dense, Conv)) and layer.parameterization != "ntk":
-        name = "out_dim" if isinstance(layer, Dense) else "out_chan"
-        width = getattr(layer, name) * layer.s[1]
-        return replace(layer, **{name: width, "parameterization": "ntk", "s": (1, 1)})
-    return layer
+    return walk_of(network, "hidden_layers").L
 
 
 def _pairs(layer: Layer, params: Any) -> Iterator[tuple[Any, Any]]:
@@ -125,11 +51,6 @@ def _rebuilt(layer: Layer, params: Any, pairs: Iterator[tuple[Any, Any]]) -> Any
     if isinstance(layer, (Serial, Parallel)):
         return tuple(_rebuilt(part, own, pairs) for part, own in zip(layer.layers, params, strict=True))
     return next(pairs) if isinstance(layer, (Dense, Conv)) else params
-
-
-def _exponents(walk: _Walk, values: tuple[float, ...]) -> list[float]:
-    """Of every weight layer; 0 where it has no width."""
-    return [values[place - 1] if place else 0.0 for place in walk.places]
 
 
 @dataclass(frozen=True)
@@ -177,11 +98,11 @@ class _Model:
     """Trained tensors w and beta of a network, and what they are multiplied with."""
 
     def __init__(
-        self, network: Layer, walk: _Walk, p: Parameterization, m: float, params: Any, torch: Any, device: Any
+        self, network: Layer, walk: Walk, p: Parameterization, m: float, params: Any, torch: Any, device: Any
     ) -> None:
         self.network, self._tree, self._torch = network, params, torch
         self._walk, self._p, self._m = walk, p, m
-        a, b = np.array(_exponents(walk, p.a)), _exponents(walk, p.b)
+        a, b = np.array(walk.exponents(p.a)), walk.exponents(p.b)
         inner = np.array([place > 1 for place in walk.places])
         self.scales = m ** (np.where(inner, 0.5, 0.0) - a)  # 'ntk' form has divided by the root of the fan-in
         own = list(_pairs(network, params))
@@ -189,8 +110,8 @@ class _Model:
         self.biases: list[Any] = [None] * len(own)
         self.bias_scales = np.ones(len(own))
         if p.bias is not None:
-            self.bias_scales = m ** -np.array(_exponents(walk, p.bias.a))
-            e = _exponents(walk, p.bias.b)
+            self.bias_scales = m ** -np.array(walk.exponents(p.bias.a))
+            e = walk.exponents(p.bias.b)
             self.biases = [
                 None if v is None else self._leaf(v * m**-q, device) for (_, v), q in zip(own, e, strict=True)
             ]
@@ -225,8 +146,8 @@ class _Model:
 
     def rates(self, step: int) -> list[float]:
         """Of the leaves: ``m^(-c)``."""
-        weights = _exponents(self._walk, self._p.rates(step))
-        biases = weights if self._p.bias is None else _exponents(self._walk, self._p.bias_rates(step))
+        weights = self._walk.exponents(self._p.rates(step))
+        biases = weights if self._p.bias is None else self._walk.exponents(self._p.bias_rates(step))
         found = []
         for i, v in enumerate(self.biases):
             found.append(self._m ** -weights[i])
@@ -304,10 +225,8 @@ def train(
     sees it, trained with the learning rate lr. A layer straight from inputs to outputs has no width, and no exponents.
     """
     what = "train"
-    if not isinstance(network, Layer):
-        raise TypeError(f"[{what}] takes a network of stax, given {describe(network)}")
-    form = _as_ntk(network)
-    walk, p = _walk(form, what), check_parameterization(parameterization, what)
+    form = as_ntk(network_of(network, what))
+    walk, p = walk_of(form, what), check_parameterization(parameterization, what)
     m = walk.width() if width is None else float(width)
     if not 0 < m < math.inf:
         raise ValueError(f"[{what}] width must be positive and finite, given {width!r}")

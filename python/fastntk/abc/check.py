@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from ..base.checks import generator, integer
 from ..base.progress import bar
-from .network import check_parameterization, init, inputs_of, sgd, targets_of
+from .network import check_parameterization, init, inputs_of, zero_readout
 from .parameterization import Array, Parameterization
+from .training import adam, sgd, targets_of
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def _power_law(widths: Array, values: Array) -> PowerLaw:
 def coordinate_check(
     parameterization: Parameterization, widths: Sequence[int], x: Any = None, y: Any = 1.0, *, lr: Any = 0.1,
     steps: int = 1, draws: int = 4, d: int = 10, rng: np.random.Generator | int = 0, activation: Any = "relu",
-    scales: Sequence[float] | None = None, batch_size: int | None = None, progress: bool = False,
+    scales: Sequence[float] | None = None, batch_size: int | None = None, optimizer: str = "sgd",
+    readout_zero_init: bool = False, progress: bool = False,
 ) -> CoordinateCheck:  # fmt: skip
     """Measure the exponents of pre-activations, outputs and their changes over widths.
 
@@ -110,6 +112,12 @@ def coordinate_check(
     rng : numpy.random.Generator or int
     activation, scales
         As for :func:`fastntk.abc.init`.
+    optimizer : 'sgd' or 'adam'
+        Under Adam with the exponents of :meth:`Parameterization.for_adam`, unless the parameterization comes from
+        there.
+    readout_zero_init : bool
+        Weights of the last layer start at 0, as is usual under muP: then outputs do, and hidden layers move from the
+        second step on.
     progress : bool
         Shows a bar, one unit for each network.
 
@@ -133,6 +141,11 @@ def coordinate_check(
     """
     what = "coordinate_check"
     p = check_parameterization(parameterization, what)
+    if optimizer not in ("sgd", "adam"):
+        raise ValueError(f"[{what}] optimizer must be 'sgd' or 'adam', given {optimizer!r}")
+    if optimizer == "adam" and not p.name.endswith(", Adam"):
+        p = p.for_adam()
+    descend = sgd if optimizer == "sgd" else adam
     sizes = [integer(what, "widths", m) for m in widths]
     if len(sizes) < 2 or len(set(sizes)) < len(sizes):
         raise ValueError(f"[{what}] needs at least two widths, all different, given {sizes}")
@@ -150,9 +163,11 @@ def coordinate_check(
                     p, m, samples.shape[1], np.random.default_rng(seed), outputs=targets.shape[1],
                     activation=activation, scales=scales,
                 )  # fmt: skip
+                if readout_zero_init:
+                    network = zero_readout(network)
                 before = network.preactivations(samples)
                 h[i, j], f[i, j] = [_rms(v) for v in before[:-1]], _rms(before[-1])
-                run = sgd(network, samples, targets, lr, steps, batch_size=batch_size)
+                run = descend(network, samples, targets, lr, steps, batch_size=batch_size)
                 diverged[i, j] = run.diverged
                 if not run.diverged:
                     after = run.network.preactivations(samples)

@@ -9,19 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..base.checks import generator, integer
-from .network import (
-    Activation,
-    _factors,
-    activation_of,
-    batches,
-    blown_from,
-    default_scales,
-    inputs_of,
-    mean_square,
-    rates_of,
-    targets_of,
-)
+from .network import Activation, _factors, activation_of, default_scales, inputs_of
 from .parameterization import Array
+from .training import batches, blown_from, mean_square, rates_of, targets_of
 
 
 @dataclass(frozen=True)

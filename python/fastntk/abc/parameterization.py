@@ -195,6 +195,32 @@ class Parameterization:
         found: tuple[float, ...] = self.bias.c if step >= self.warmup else self.bias.c_first
         return found
 
+    def for_adam(self) -> Parameterization:
+        """The same with learning rates for Adam, under which every layer's update moves what it moves under SGD.
+
+        Adam divides gradients by their size: a step changes each entry of w by ``eta m^(-c)``, whatever the gradient
+        was. So ``c' = c + a - g - x``, g and x the exponents of ``df / dh^l`` and of ``x^(l-1)`` before training. muP's
+        are (1/2, 1, ..., 1, 1/2).
+
+        References
+        ----------
+        Yang and Littwin (2023), arXiv:2308.01814; Yang et al. (2022), arXiv:2203.03466, table 3.
+        """
+        state = _State(self)
+        state.forward()
+        state.backward(state.readout())
+        x = np.concatenate([[0.0], state.h])
+        g = np.append(state.g, 0.0)
+
+        def moved(values: Any, of: Any, inputs: Any) -> Any:
+            return None if values is None else tuple((np.array(values) + of - g - inputs).tolist())
+
+        found = {"c": moved(self.c, self.a, x), "c_first": moved(self.c_first, self.a, x)}
+        bias = self.bias
+        if bias is not None:
+            bias = replace(bias, c=moved(bias.c, bias.a, 0.0), c_first=moved(bias.c_first, bias.a, 0.0))
+        return replace(self, **found, bias=bias, name=f"{self.name}, Adam")
+
     def shifted(self, t: float | Sequence[float]) -> Parameterization:
         """``(a + t, b - t, c - 2 t)``, biases too: the same networks and the same training, for any t, layer by layer.
 

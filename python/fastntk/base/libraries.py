@@ -34,11 +34,25 @@ def library(x: Any) -> Any:
             f"apply_fn on {describe(x)} needs the package array-api-compat (pip install 'fastntk[arrays]')"
         ) from error
     try:
-        return array_namespace(x)
+        found = array_namespace(x)
     except TypeError:
         raise TypeError(
             f"[apply_fn] inputs must be arrays of NumPy, CuPy, PyTorch or JAX, given {describe(x)}"
         ) from None
+    return _Torch(found) if found.__name__ == "array_api_compat.torch" else found
+
+
+class _Torch:
+    """PyTorch's namespace, for ``torch.func`` too: its vmap has a rule for ``movedim``, and none for ``moveaxis``."""
+
+    def __init__(self, xp: Any) -> None:
+        self._xp, self.__name__ = xp, xp.__name__
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._xp, name)
+
+    def moveaxis(self, x: Any, source: Any, destination: Any) -> Any:
+        return self._xp.movedim(x, source, destination)
 
 
 def to_library(params: Any, inputs: Any, xp: Any) -> Any:

@@ -1,0 +1,231 @@
+"""Gradient flow of finite networks by Euler steps that neither the kernel nor the weights outrun."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..base.checks import integer, positive
+from ..base.progress import bar
+from ..network.layer import Layer
+from .losses import loss_of, targets_of
+from .measure import change_of, kernels
+from .model import Model
+from .places import network_of
+from .quick import needed
+from .training import samples_of, seeds_of
+
+Array = npt.NDArray[Any]
+
+STATUS = ("converged", "unfinished", "stuck", "diverged")
+_POWER = 4  # products for the kernel's largest eigenvalue in a step, from the last step's vector; 30 in the first
+_MARGINS = ("hinge", "quadratic_hinge", "soft_hinge")
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Networks after gradient flow; arrays over members (S,).
+
+    Attributes
+    ----------
+    status : tuple of str
+        'converged': margins, or the loss, passed ``stop``; 'unfinished': not in ``max_steps``; 'stuck': a gradient of
+        0; 'diverged': the next step would not be finite.
+    outputs : numpy.ndarray (S, n, k)
+        ``F = alpha (f - f_0)`` on the training samples.
+    test_outputs : numpy.ndarray (S, m, k) or None
+    t : numpy.ndarray
+        Times; they do not depend on alpha while kernels stay.
+    kernel_change : numpy.ndarray
+        ``|Theta - Theta_0| / |Theta_0|`` at the end, on ``kernel_samples``.
+    t1 : numpy.ndarray
+        When the kernel change passed ``t1_at``, between two looks; infinite if it never did.
+    loss : numpy.ndarray
+        ``l(F) `` at the end, without the factor ``1 / alpha^2``.
+    steps : int
+    """
+
+    status: tuple[str, ...]
+    outputs: Array
+    test_outputs: Array | None
+    t: Array
+    kernel_change: Array
+    t1: Array
+    loss: Array
+    steps: int
+
+    @property
+    def converged(self) -> Array:
+        return np.array([s == "converged" for s in self.status])
+
+
+def flow(
+    network: Layer, x: Any, y: Any, alpha: float = 1.0, *, seeds: int | Sequence[int] = 0,
+    loss: str = "quadratic_hinge", stop: float = 0.5, step: tuple[float, float] = (0.05, 0.03),
+    max_steps: int = 20_000, kernel_samples: int = 20, t1_at: float = 0.5, x_test: Any = None,
+    parameterization: Any = None, dtype: Any = np.float64, device: Any = "cpu", progress: bool = False,
+) -> Flow:  # fmt: skip
+    """Train networks by gradient flow on ``l(alpha (f - f_0), y) / alpha^2`` until they have learned.
+
+    Parameters
+    ----------
+    network : a network of stax
+    x, y : array_like (n, ...), (n,) or (n, k)
+    alpha : float
+        Scale: large ones leave the kernel where it is, small ones do not.
+    seeds, loss, parameterization, dtype, device
+        As for :func:`train`.
+    stop : float
+        Of hinges: training ends when all margins ``F y`` are above. Of other losses: when the loss is below this times
+        that of the start.
+    step : pair of float
+        ``dt = min(step[0] n / lambda_max(Theta), step[1] min_l |W^l| / |dW^l/dt|)``, of each member its own.
+    max_steps : int
+    kernel_samples : int
+        Samples, evenly spread, on which kernels are compared.
+    t1_at : float
+    x_test : array_like (m, ...), optional
+    progress : bool
+
+    Returns
+    -------
+    Flow
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`train`; a stop that margins do not pass.
+    ImportError
+        PyTorch is missing.
+
+    Notes
+    -----
+    Kernels are looked at about 60 times, ever further apart. The largest eigenvalue comes from a few power iterations a
+    step, begun at the last step's vector.
+
+    References
+    ----------
+    Geiger, Spigler, Jacot and Wyart (2020), arXiv:1906.08034.
+    """
+    what = "flow"
+    torch = needed(what)
+    network_of(network, what)
+    chosen, scale = loss_of(loss, what), positive(alpha, "alpha", what, 1e9)
+    samples = samples_of(x, dtype, "x", what)
+    targets = targets_of(y, len(samples), loss, "y", what)
+    goal, level = positive(stop, "stop", what), positive(t1_at, "t1_at", what)
+    if loss in ("hinge", "quadratic_hinge") and goal >= 1:
+        raise ValueError(f"[{what}] margins of a {loss} do not pass 1: stop must be below, given {stop}")
+    most, members = integer(what, "max_steps", max_steps), seeds_of(seeds, what)
+    model = Model(
+        network, samples.shape, members, parameterization=parameterization, dtype=dtype, device=device, what=what
+    )
+    if math.prod(model.output_shape) != targets.size:
+        raise ValueError(
+            f"[{what}] the network gives outputs of shape {model.output_shape}, y has shape {targets.shape}"
+        )
+    xs, ys = model.tensor(samples), model.tensor(targets.astype(model.dtype))
+    tests = None if x_test is None else model.tensor(samples_of(x_test, dtype, "x_test", what))
+    few = np.linspace(0, len(samples) - 1, min(integer(what, "kernel_samples", kernel_samples), len(samples)))
+    seen = xs[few.round().astype(np.intp)]
+    S, n = len(model), len(samples)
+    with torch.no_grad():
+        start = model(xs)
+        test_start = None if tests is None else model(tests)
+    kernels0 = kernels(model, seen)
+    weights = [i for i, role in enumerate(model.roles) if role.kind is not False]
+    looks = set(np.unique(np.geomspace(1, most, 60).round().astype(int)).tolist())
+    vector = torch.randn(start.shape, generator=torch.Generator().manual_seed(0), dtype=start.dtype).to(start.device)
+    status, t, t1 = ["unfinished"] * S, np.zeros(S), np.full(S, np.inf)
+    before, change_before, first = np.zeros(S), np.zeros(S), None
+    alive, count = np.ones(S, dtype=np.bool_), 0
+    held = model.state()
+
+    def changes() -> Array:
+        nonlocal before, change_before
+        change = change_of(kernels(model, seen), kernels0)
+        crossed = (change >= level) & ~np.isfinite(t1)
+        share = (level - change_before) / np.where(change > change_before, change - change_before, 1)
+        t1[crossed] = (before + np.clip(share, 0, 1) * (t - before))[crossed]
+        before, change_before = t.copy(), change
+        return change
+
+    with bar(most, progress, "step") as report:
+        while True:
+            f = model(xs)
+            F = scale * (f - start)
+            values = torch.func.vmap(lambda one: chosen(one, ys))(F)
+            now = values.detach().double().cpu().numpy()
+            first = now if first is None else first
+            bad = alive & ~np.isfinite(now)
+            for s in np.flatnonzero(bad):
+                status[s] = "diverged"
+            if bad.any():
+                model.restore(held, torch.from_numpy(bad))
+                alive &= ~bad
+                if not alive.any():
+                    break
+                continue
+            if loss in _MARGINS:
+                done = alive & ((F * ys).detach().amin(dim=(1, 2)).double().cpu().numpy() > goal)
+            else:
+                done = alive & (now <= goal * first)
+            for s in np.flatnonzero(done):
+                status[s] = "converged"
+            alive &= ~done
+            if not alive.any() or count >= most:
+                break
+            gradients = torch.autograd.grad(values.sum() / scale**2, model.leaves, retain_graph=True)
+            top, vector = _top(model, xs, f, vector, 30 if count == 0 else _POWER)
+            pace = torch.stack(
+                [
+                    _norms(gradients[i]) / _norms(model.leaves[i].detach()).clamp(min=torch.finfo(start.dtype).tiny)
+                    for i in weights
+                ]
+            ).amax(dim=0)
+            pace, size = pace.double().cpu().numpy(), top.double().cpu().numpy()
+            stuck = alive & ~((pace > 0) & (size > 0))
+            for s in np.flatnonzero(stuck):
+                status[s] = "stuck"
+            alive &= ~stuck
+            with np.errstate(divide="ignore", invalid="ignore"):
+                dt = np.where(alive, np.fmin(step[0] * n / size, step[1] / pace), 0.0)
+            held = model.state()
+            with torch.no_grad():
+                by = model.tensor(dt.astype(model.dtype))
+                for leaf, gradient in zip(model.leaves, gradients, strict=True):
+                    leaf -= by.reshape(-1, *[1] * (leaf.ndim - 1)) * gradient.nan_to_num()
+            t += dt
+            count += 1
+            report(1)
+            if count in looks:
+                changes()
+    final = changes()
+    with torch.no_grad():
+        F = (scale * (model(xs) - start)).double().cpu().numpy()
+        test = None if tests is None else (scale * (model(tests) - test_start)).double().cpu().numpy()
+        last = torch.func.vmap(lambda one: chosen(one, ys))(scale * (model(xs) - start)).double().cpu().numpy()
+    return Flow(tuple(status), F, test, t, final, t1, last, count)
+
+
+def _norms(stacked: Any) -> Any:
+    """Of each member's array."""
+    return stacked.reshape(len(stacked), -1).norm(dim=1)
+
+
+def _top(model: Model, x: Any, f: Any, vector: Any, products: int) -> tuple[Any, Any]:
+    """The largest eigenvalue of each member's tangent kernel (S,), and the vectors that it was found by (S, n, k)."""
+    import torch
+
+    value: Any = None
+    for _ in range(products):
+        unit = vector / _norms(vector).reshape(-1, 1, 1).clamp(min=1e-300)
+        back = torch.autograd.grad(f, model.leaves, unit, retain_graph=True)
+        value = sum(_norms(b) ** 2 for b in back)
+        vector = model.moved(x, back)
+    return value, vector
