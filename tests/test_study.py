@@ -367,8 +367,8 @@ def test_command_takes_files_and_prepared_data(tmp_path, capsys, monkeypatch, da
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("--data", "imagenet"), "data must be digits, cifar10, fashion or a file .npz, given 'imagenet'"),
-        (("--data", "cifar10"), "CIFAR-10 is read from the folder that FASTNTK_DATA names, which is not set"),
+        (("--data", "imagenet"), "data must be digits, mnist, fashion, cifar10, a file .npz, or a folder of IDX files"),
+        (("--data", "cifar10"), "; FASTNTK_DATA, which names a folder of one's own, is not set"),
         (("--data", "missing.npz"), "missing.npz: no such file"),
         (("--train", 1700), "1700 + 100 samples are more than 1797 handwritten digits"),
         (("--widths", 0), "widths must be at least 1, given 0"),
@@ -379,6 +379,7 @@ def test_command_takes_files_and_prepared_data(tmp_path, capsys, monkeypatch, da
 )
 def test_command_says_what_is_wrong(args, words, capsys, monkeypatch):
     monkeypatch.delenv("FASTNTK_DATA", raising=False)
+    monkeypatch.setenv("HOME", "/nowhere")
     assert command("--quick", *args) == cli.BAD_INPUT
     error = capsys.readouterr().err
     assert error.startswith("fastntk study: ")
@@ -388,8 +389,9 @@ def test_command_says_what_is_wrong(args, words, capsys, monkeypatch):
 
 def test_prepared_data_that_is_not_there(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("FASTNTK_DATA", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
     assert command("--quick", "--data", "fashion") == cli.BAD_INPUT
-    assert "no file fashion_mnist_small.npz in FASTNTK_DATA=" in capsys.readouterr().err
+    assert "no Fashion-MNIST found: there is no fashion_mnist_small.npz, " in capsys.readouterr().err
     (tmp_path / "fashion_mnist_small.npz").write_bytes(b"PK\x03\x04 cut")
     assert command("--quick", "--data", "fashion") == cli.BAD_INPUT
     assert "fashion_mnist_small.npz: not a readable .npz archive" in capsys.readouterr().err
@@ -400,7 +402,8 @@ def test_prepared_data_that_is_not_there(monkeypatch, tmp_path, capsys):
 
 def test_command_has_the_defaults_of_the_function():
     args = cli._parser().parse_args(["study", "finite-vs-infinite"])
-    assert study.one_at_a_time(args.lr, args.large_lr, args.l2, args.zca_eps) == study.one_at_a_time()
+    assert args.zca_eps is None  # chosen on held-out samples
+    assert study.one_at_a_time(args.lr, args.large_lr, args.l2) == study.one_at_a_time()
     assert tuple(args.diag_reg) == GRID
 
 

@@ -97,7 +97,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _study(args: argparse.Namespace) -> int:
-    own_file = args.data not in ("cifar10", "fashion")
+    own_file = args.data not in ("mnist", "fashion", "cifar10")
     needed = ["scipy", "matplotlib"] + (["sklearn", "tqdm", "threadpoolctl"] if own_file else [])
     if missing := [name for name in needed if find_spec(name) is None]:
         return _fail(f"{', '.join(missing)} not installed: pip install 'fastntk[demo]'", "study")
@@ -194,8 +194,9 @@ def _add_finite_vs_infinite(studies: Any) -> None:
     )
     study.add_argument(
         "--data", default="digits", metavar="DATA",
-        help="digits (scikit-learn's), cifar10 or fashion (subsets in the folder that FASTNTK_DATA names), or FILE.npz "
-        "with x (n, ...) and y (n,) of classes (default: digits)",
+        help="digits (scikit-learn's); mnist, fashion or cifar10, in the folder that FASTNTK_DATA names or among the "
+        "downloads of Keras; FILE.npz with x_train, y_train, x_test, y_test, or with x (n, ...) and y (n,) of classes; "
+        "a folder of IDX files, or of the batches of CIFAR-10 (default: digits)",
     )  # fmt: skip
     for name, meaning in (
         ("widths", "neurons of a hidden layer"),
@@ -213,9 +214,12 @@ def _add_finite_vs_infinite(studies: Any) -> None:
         ("lr", 0.5, "learning rate, in multiples of the largest stable one"),
         ("large-lr", 1.5, "the same, of the configuration with a large one"),
         ("l2", 1e-4, "penalty of the configuration with L2"),
-        ("zca-eps", 1.0, "regularisation of the configuration with ZCA"),
     ):
         study.add_argument(f"--{name}", type=float, default=value, metavar="X", help=f"{meaning} (default: {value:g})")
+    study.add_argument(
+        "--zca-eps", type=float, metavar="X",
+        help="regularisation of the configuration with ZCA (default: the best on held-out training samples)",
+    )  # fmt: skip
     study.add_argument(
         "--diag-reg", type=float, nargs="+", default=[1e-6, 1e-4, 1e-2, 0.1, 1.0], metavar="X",
         help="diagonal regularisation of the kernels (default: 1e-06 0.0001 0.01 0.1 1)",

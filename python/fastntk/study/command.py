@@ -11,6 +11,7 @@ from .data import load
 from .experiment import Study, finite_vs_infinite, one_at_a_time
 from .picture import draw
 from .report import as_json, markdown, text
+from .whitening import choose_zca_eps
 
 FORMATS = (".md", ".json", ".png")
 
@@ -37,13 +38,17 @@ def run(args: argparse.Namespace) -> Study:
     begin = perf_counter()
     for path in args.out:
         check_output("--out", path, FORMATS)
-    configurations = one_at_a_time(args.lr, args.large_lr, args.l2, args.zca_eps)
+    one_at_a_time(args.lr, args.large_lr, args.l2, args.zca_eps or 1.0)  # refuses before data are read
     data = load(args.data, args.train, args.test, args.seed)
+    chosen = choose_zca_eps(data, depth=args.depth, rng=args.seed) if args.zca_eps is None else None
+    configurations = one_at_a_time(args.lr, args.large_lr, args.l2, chosen.eps if chosen else args.zca_eps)
     study = finite_vs_infinite(
         data, args.widths, args.seeds, depth=args.depth, steps=args.steps, configurations=configurations,
         diag_reg_grid=args.diag_reg, rng=args.seed, progress=sys.stderr.isatty(),
     )  # fmt: skip
     print(text(study))
+    if chosen:
+        print(f"\n{chosen}")
     for path in args.out:
         if path.suffix.lower() == ".png":
             draw(study, path)

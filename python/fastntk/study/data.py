@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.checks import integer
-from ..base.files import read_npz
+from ..base.files import printable
 from ..predict import one_hot
+from . import archives
 
 Array = npt.NDArray[Any]
-
-FOLDER = "FASTNTK_DATA"
-FILES = {"cifar10": ("CIFAR-10", "cifar10_exact_small.npz"), "fashion": ("Fashion-MNIST", "fashion_mnist_small.npz")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +29,8 @@ class Data:
         Finite; other axes are flattened.
     labels_train, labels_test : numpy.ndarray (n,), (m,) intp
         From 0.
+    image_shape : tuple of int, or None
+        Of a sample whose axes were flattened, with channels: (height, width, channels).
     n_classes : int
         One more than the largest label.
 
@@ -47,9 +46,13 @@ class Data:
     labels_train: Array
     x_test: Array
     labels_test: Array
+    image_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         what = "Data"
+        shape = np.shape(self.x_train)[1:] if self.image_shape is None else tuple(self.image_shape)
+        if len(shape) > 1:
+            object.__setattr__(self, "image_shape", (*shape, 1) if len(shape) == 2 else shape)
         for part in ("train", "test"):
             x, labels = np.asarray(getattr(self, f"x_{part}")), np.asarray(getattr(self, f"labels_{part}"))
             if x.ndim < 2 or not x.size or labels.shape != (len(x),):
@@ -63,6 +66,8 @@ class Data:
             object.__setattr__(self, f"labels_{part}", labels.astype(np.intp))
         if self.x_train.shape[1] != self.x_test.shape[1]:
             raise ValueError(f"[{what}] x_train has {self.x_train.shape[1]} features, x_test {self.x_test.shape[1]}")
+        if self.image_shape is not None and math.prod(self.image_shape) != self.x_train.shape[1]:
+            raise ValueError(f"[{what}] image_shape {self.image_shape} does not have {self.x_train.shape[1]} numbers")
         if len(np.unique(self.labels_train)) < 2:
             raise ValueError(f"[{what}] the training set has one class only")
         if (self.x_train == self.x_train[0]).all():
@@ -139,10 +144,11 @@ def load(source: str | Path = "digits", n_train: int = 400, n_test: int = 500, r
 
     Parameters
     ----------
-    source : 'digits', 'cifar10', 'fashion', or path of an .npz
-        scikit-learn's 1,797 digits; subsets of CIFAR-10 and Fashion-MNIST in the folder that the environment variable
-        FASTNTK_DATA names (``cifar10_exact_small.npz``, ``fashion_mnist_small.npz`` with x_train, y_train, x_test and
-        y_test); or arrays x (n, ...) and y (n,) of classes, as ``fastntk demo`` takes them.
+    source : 'digits', 'mnist', 'fashion', 'cifar10', or a path
+        scikit-learn's 1,797 digits; MNIST, Fashion-MNIST or CIFAR-10 in the folder that the environment variable
+        FASTNTK_DATA names, or where Keras keeps its downloads; an .npz with x_train, y_train, x_test and y_test (Keras'
+        ``mnist.npz``) or with x (n, ...) and y (n,) of classes, as ``fastntk demo`` takes them; a folder with the four
+        IDX files of MNIST and its kin, or with CIFAR-10's official batches, of Python or binary.
     n_train, n_test : int
         Random samples for training and testing, without repetition; from the set's own parts where it has them.
     rng : int
@@ -155,50 +161,49 @@ def load(source: str | Path = "digits", n_train: int = 400, n_test: int = 500, r
     Raises
     ------
     ValueError
-        Another name, FASTNTK_DATA not set, no such file, a file without those arrays, too few samples.
+        Another name, nothing of that name found, a file without those arrays, too few samples.
     fastntk.demo.DemoError
-        A user's file that cannot be used.
+        A user's file of x and y that cannot be used.
     ImportError
-        ``pip install 'fastntk[demo]'``, for digits and a user's file.
+        ``pip install 'fastntk[demo]'``, for digits and a user's file of x and y.
     """
     what = "load"
     n_train, n_test = integer(what, "n_train", n_train), integer(what, "n_test", n_test)
     draw = np.random.default_rng(integer(what, "rng", rng, least=0))
-    if source in FILES:
-        return _parts(*FILES[str(source)], n_train, n_test, draw)
-    if source != "digits" and Path(source).suffix != ".npz":
-        raise ValueError(f"[{what}] data must be digits, {', '.join(FILES)} or a file .npz, given {str(source)!r}")
+    if source in archives.NAMED:
+        return _parts(archives.NAMED[str(source)][0], archives.find(str(source)), n_train, n_test, draw)
+    path = Path(source)
+    if path.is_dir() or (path.suffix == ".npz" and archives.keys_of(path) is not None):
+        return _parts(printable(f"samples of {path.name}"), path, n_train, n_test, draw)
+    if source != "digits" and path.suffix != ".npz":
+        raise ValueError(
+            f"[{what}] data must be digits, {', '.join(archives.NAMED)}, a file .npz, or a folder of IDX files or of "
+            f"CIFAR-10's batches, given {str(source)!r}"
+        )
     try:
         from ..demo.data import load_digits, load_npz
 
-        problem = load_digits() if source == "digits" else load_npz(Path(source), "classification")
+        problem = load_digits() if source == "digits" else load_npz(path, "classification")
     except ImportError as error:
         raise ImportError(f"[{what}] {error.name} is missing: pip install 'fastntk[demo]'") from error
     if n_train + n_test > len(problem.x):
         raise ValueError(f"[{what}] {n_train} + {n_test} samples are more than {len(problem.x)} {problem.name}")
     rows = draw.permutation(len(problem.x))
     train, test = rows[:n_train], rows[n_train : n_train + n_test]
-    return Data(problem.name, problem.x[train], problem.y[train], problem.x[test], problem.y[test])
+    return Data(problem.name, problem.x[train], problem.y[train], problem.x[test], problem.y[test], problem.image_shape)
 
 
-def _parts(name: str, file: str, n_train: int, n_test: int, draw: np.random.Generator) -> Data:
-    folder = os.environ.get(FOLDER)
-    if not folder:
-        raise ValueError(f"[load] {name} is read from the folder that {FOLDER} names, which is not set")
-    path = Path(folder) / file
-    if not path.exists():
-        raise ValueError(f"[load] no file {file} in {FOLDER}={folder}")
+def _parts(name: str, path: Path, n_train: int, n_test: int, draw: np.random.Generator) -> Data:
     try:
-        arrays = read_npz(path, [f"{axis}_{part}" for part in ("train", "test") for axis in "xy"])
+        arrays = archives.read(path)
     except ValueError as error:
         raise ValueError(f"[load] {error}") from None
     found = []
-    for part, count in (("train", n_train), ("test", n_test)):
-        x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+    for part, x, y, count in (("train", *arrays[:2], n_train), ("test", *arrays[2:], n_test)):
         if not x.ndim or y.shape != (len(x),):
             raise ValueError(f"[load] {path}: x_{part} (n, ...) and y_{part} (n,) are due, given {x.shape}, {y.shape}")
         if count > len(x):
             raise ValueError(f"[load] {count} samples asked for, {name}'s {part} part there has {len(x)}")
         rows = draw.permutation(len(x))[:count]
         found += [x[rows], y[rows]]
-    return Data(name, *found)
+    return Data(name, found[0], found[1], found[2], found[3])

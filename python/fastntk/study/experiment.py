@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from .. import stax
 from ..base.checks import finite, integer
 from ..base.progress import bar
-from ..predict import gradient_descent_mse, max_learning_rate
+from ..predict import gradient_descent_mse, gradient_descent_mse_ensemble, max_learning_rate
 from .data import Array, Data
 from .networks import PARAMETERIZATIONS, Ensemble, Trained, draw, empirical_ntk, train
 
@@ -130,6 +131,9 @@ class Row:
         ``|f - g| / |g|`` over the test set, g the mean of the infinite ensemble that trains as the configuration says,
         but without a penalty, in the NTK parameterization. Networks that are not centered keep the noise of f_0, at
         any width: their ensemble comes nearer with its size only. None for kernels.
+    noise : float or None
+        Of the infinite ensemble after these steps: the root mean square of ``|f - g| / |g|`` of its networks, where
+        they are not centered. The mean of M of them is as far away as this over ``sqrt(M)``.
     """
 
     name: str
@@ -143,6 +147,7 @@ class Row:
     test_mse: Score | None
     train_mse: Score | None
     distance: Score | None
+    noise: float | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,10 @@ class Study:
     configurations: tuple[Configuration, ...]
     rows: tuple[Row, ...]
 
+    def limit(self, config: Configuration) -> Row:
+        """The infinite ensemble's mean that trains as a configuration says, in NTK parameterization, unpenalised."""
+        return self.find(_limit_name(config, self.steps), "kernel")
+
     def find(self, name: str, kind: str, width: int | None = None, diag_reg: float | None = None) -> Row:
         """The row of these; KeyError where there is none."""
         for row in self.rows:
@@ -188,6 +197,15 @@ class _Inputs:
     x_train: Array
     x_test: Array
     kernels: dict[str, tuple[Array, Array]]  # by name: (n, n) and (n + m, n)
+    kernel_fn: Any
+
+    def noise(self, y: Array, rate: float, steps: int, discrete: bool, mean: Array) -> float:
+        """Of the infinite ensemble's networks about their mean over the test set, relative to it."""
+        found = gradient_descent_mse_ensemble(self.kernel_fn, self.x_train, y, rate, discrete=discrete)(
+            float(steps), self.x_test, "ntk", compute_cov=True
+        )
+        variances = np.diagonal(np.asarray(found.covariance))
+        return math.sqrt(y.shape[1] * max(float(variances.sum()), 0.0)) / float(np.linalg.norm(mean))
 
     def trained(self, y: Array, rate: float, steps: int, discrete: bool) -> Array:
         """Mean outputs (n + m, k) of the infinite ensemble."""
@@ -280,9 +298,11 @@ def finite_vs_infinite(
             inputs = ready[config.zca_eps]
             largest = max_learning_rate(inputs.kernels["ntk"][0], y[0].size)
             goal = inputs.trained(y[0], config.lr_multiplier * largest, steps, config.lr_multiplier < 1)
-            name = f"{_kernel_name('ntk', config.zca_eps)}, {steps} steps of {config.lr_multiplier:g} max"
+            name = _limit_name(config, steps)
             if all(row.name != name for row in rows):
-                rows.append(_row(name, "kernel", data, y, goal[None]))
+                rate, discrete = config.lr_multiplier * largest, config.lr_multiplier < 1
+                noise = inputs.noise(y[0], rate, steps, discrete, goal[len(y[0]) :])
+                rows.append(replace(_row(name, "kernel", data, y, goal[None]), noise=noise))
             for width in sizes:
                 networks = draw(
                     count, inputs.x_train.shape[1], width, depth, y[0].shape[1], np.random.default_rng([seed, width]),
@@ -308,11 +328,16 @@ def _prepare(data: Data, eps: float | None, depth: int, w_std: float, b_std: flo
     _, _, kernel_fn = stax.serial(*dense * depth, stax.Dense(data.n_classes, w_std, b_std))
     gram, cross = kernel_fn(x_train, get=KERNELS), kernel_fn(x_test, x_train, get=KERNELS)
     pairs = {name: (getattr(gram, name), getattr(cross, name)) for name in KERNELS}
-    return _Inputs(x_train, x_test, {name: (k, np.concatenate([k, other])) for name, (k, other) in pairs.items()})
+    both = {name: (k, np.concatenate([k, other])) for name, (k, other) in pairs.items()}
+    return _Inputs(x_train, x_test, both, kernel_fn)
 
 
 def _kernel_name(name: str, eps: float | None) -> str:
     return name.upper() if eps is None else f"ZCA {eps:g} {name.upper()}"
+
+
+def _limit_name(config: Configuration, steps: int) -> str:
+    return f"{_kernel_name('ntk', config.zca_eps)}, {steps} steps of {config.lr_multiplier:g} max"
 
 
 def _kernel_rows(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..abc.network import blown_from
+from ..abc.training import blown_from
 from ..base.checks import integer
 
 Array = npt.NDArray[Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ..base.files import write_whole
 from ..plot import COLORS, DASHES, INK
 from .experiment import Row, Score, Study
 
-_STYLE: Any = {
+STYLE: Any = {
     "font.size": 11, "axes.titlesize": 12, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "text.color": INK, "axes.labelcolor": INK,
     "legend.frameon": False, "legend.fontsize": 9.5, "lines.linewidth": 2, "lines.markersize": 6,
@@ -36,7 +37,7 @@ def draw(study: Study, path: Path) -> None:
     path : pathlib.Path
         Ends in .png.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(14, 10), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
         data = study.data.replace("$", r"\$")  # a user's file name is no mathematics
@@ -63,6 +64,10 @@ def _of(study: Study, name: str, kind: str) -> list[Row]:
 
 def _style(index: int) -> dict[str, Any]:
     return {"color": _COLORS[index % len(_COLORS)], "marker": _MARKS[index % len(_MARKS)]}
+
+
+def _line(index: int) -> dict[str, Any]:
+    return {"color": _COLORS[index % len(_COLORS)], "linewidth": 0.9, "linestyle": (0, (1, 2)), "zorder": 1}
 
 
 def _plot(ax: Axes, rows: list[Row], field: str, factor: float = 1.0, **style: Any) -> None:
@@ -124,6 +129,11 @@ def _draw_distances(ax: Axes, study: Study) -> None:
         rows = _of(study, config.name, "ensemble")
         if rows:
             _plot(ax, rows, "distance", label=config.name, **_style(index), linestyle=DASHES[index % len(DASHES)])
+    for index, config in enumerate(study.configurations):
+        if not config.centered and config.parameterization == "ntk" and not config.l2:
+            noise = study.limit(config).noise
+            if noise is not None:  # what is left of the start at infinite width
+                ax.axhline(noise / math.sqrt(study.n_ensemble), **_line(index))
     guide = _of(study, study.configurations[min(1, len(study.configurations) - 1)].name, "ensemble")
     if guide and guide[0].distance is not None:
         widths = np.array(sorted(study.widths), dtype=float)
@@ -134,7 +144,7 @@ def _draw_distances(ax: Axes, study: Study) -> None:
     _width_axis(ax, study)
     ax.set_yscale("log")
     ax.set_ylabel(r"$|f - g|\,/\,|g|$ on the test set")
-    ax.set_title(f"b   Distance of ensembles of {study.n_ensemble} from the trained NTK's mean g")
+    ax.set_title(f"b   Distance of ensembles of {study.n_ensemble} from the NTK's mean g (dotted: at infinite width)")
     _legend(ax, 4)
 
 
@@ -150,6 +160,9 @@ def _draw_changes(ax: Axes, study: Study) -> None:
                 ax.text(place, 0.03, "diverged", rotation=90, ha="center", transform=ax.get_xaxis_transform())
                 continue
             score = row.test_accuracy
+            limit = study.limit(config).test_accuracy
+            if limit is not None:
+                ax.plot(place, 100 * limit.mean, "_", color=INK, markersize=22, markeredgewidth=1.5, zorder=1)
             ax.errorbar(
                 place, 100 * score.mean, 100 * (score.error or 0), **_style(place), capsize=4, markersize=9,
                 mfc=None if filled else "white", linestyle="none",
@@ -159,11 +172,12 @@ def _draw_changes(ax: Axes, study: Study) -> None:
         labels.append(name)
     ax.plot([], [], "o", mfc="white", color=INK, label="single networks")
     ax.plot([], [], "o", color=INK, label=f"ensemble of {study.n_ensemble}")
+    ax.plot([], [], "_", color=INK, markersize=16, label="infinite width, the same inputs, rate and steps")
     ax.plot([], [], "*", color=INK, markersize=12, label="kernel, best diag_reg on the test set")
     ax.set_xticks(range(len(labels)), labels, fontsize=9, rotation=30, ha="right", rotation_mode="anchor")
     ax.set_ylabel("test accuracy, %")
     ax.set_title(f"c   One change at a time, width {width}")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
 
 def _draw_kernels(ax: Axes, study: Study) -> None:
