@@ -26,6 +26,7 @@ from .families import Bernoulli, Beta, Horseshoe, Iid, InverseGamma, Regularized
 from .inference import EffectiveSampleSizeWarning, Posterior, posterior, sample_prior
 from .kernels import Layer, PruneError, prune_error, sample_kernels
 from .measures import LevyMeasure, Sum
+from .pruning import PruningCurve, prune, pruning_curve
 from .tempered import GBFRY, GeneralizedGamma
 from .training import KernelDraws, Network, Training, init, sample_ntk, train
 
@@ -45,6 +46,7 @@ __all__ = [
     "Network",
     "Posterior",
     "PruneError",
+    "PruningCurve",
     "RegularizedHorseshoe",
     "Stable",
     "Sum",
@@ -52,7 +54,9 @@ __all__ = [
     "init",
     "node_scaling",
     "posterior",
+    "prune",
     "prune_error",
+    "pruning_curve",
     "sample_kernels",
     "sample_ntk",
     "sample_prior",

@@ -77,8 +77,10 @@ class Shallow:
     ----------
     weights : numpy.ndarray (m, d)
         w, of all nodes or of the atoms.
-    signs, variances : numpy.ndarray (m,)
-        a and lam.
+    signs : numpy.ndarray (m,), or (m, o) of o outputs
+        a.
+    variances : numpy.ndarray (m,)
+        lam.
     bulk : float
         Sum of the variances of all other nodes, infinitely many.
     sigma_w2 : float
@@ -93,13 +95,26 @@ class Shallow:
     sigma_w2: float = 1.0
     activation: Nonlinearity = field(default_factory=Relu)
 
+    @property
+    def outputs(self) -> int:
+        """o."""
+        return 1 if self.signs.ndim == 1 else self.signs.shape[1]
+
+    @property
+    def scales(self) -> Array:
+        """``sqrt(lam_j) a_jk``, (m, o)."""
+        return np.asarray(np.sqrt(self.variances)[:, None] * self.signs.reshape(len(self.variances), -1))
+
     def atoms(self, x: Any) -> Array:
-        """What the nodes of ``weights`` say, (n, 1): of a finite network its output."""
+        """What the nodes of ``weights`` say, (n, o): of a finite network its outputs."""
         z = self._inputs(x, "x") @ self.weights.T
-        return np.asarray(self._nodes.phi(z) @ (self.signs * np.sqrt(self.variances)))[:, None]
+        return np.asarray(self._nodes.phi(z) @ self.scales)
 
     def ntg(self, x1: Any, x2: Any = None) -> Array:
-        """The tangent Gram ``(x . x' / d) (sum_j lam_j phi'(z_j) phi'(z'_j) + bulk kdot_phi)``, (n1, n2)."""
+        """The tangent Gram ``(x . x' / d) (sum_j lam_j phi'(z_j) phi'(z'_j) + bulk kdot_phi)``, (n1, n2).
+
+        Of each output with itself; between outputs k and k' it has ``a_jk a_jk'`` in the sum, and no bulk.
+        """
         first = self._inputs(x1, "x1")
         second = first if x2 is None else self._inputs(x2, "x2")
         left, right = (self._nodes.dphi(x @ self.weights.T) for x in (first, second))
@@ -129,8 +144,9 @@ def _duals(activation: Nonlinearity, first: Array, second: Array, sigma_w2: floa
 
 
 def init(
-    m: float, d: int, gamma: float, atoms: Any, rng: Any, *, sigma_w2: float = 1.0, activation: Any = None
-) -> Shallow:
+    m: float, d: int, gamma: float, atoms: Any, rng: Any, *, sigma_w2: float = 1.0, activation: Any = None,
+    outputs: int = 1,
+) -> Shallow:  # fmt: skip
     """A random network with asymmetrical node scaling.
 
     Parameters
@@ -147,6 +163,8 @@ def init(
     sigma_w2 : float
     activation : nonlinearity of fastntk.stax
         None: ``stax.Relu()``.
+    outputs : int
+        o, each with signs of its own.
 
     Returns
     -------
@@ -161,7 +179,7 @@ def init(
     lamt, rest = _scaled(gamma, atoms, what)
     d, sigma = count(d, "d", what), math.sqrt(positive(sigma_w2, "sigma_w2", what))
     act = _activation(Relu() if activation is None else activation, what).activation
-    rng = generator(rng, what)
+    rng, many = generator(rng, what), count(outputs, "outputs", what)
     if m == math.inf:
         variances, bulk = lamt, rest
     else:
@@ -171,8 +189,9 @@ def init(
         variances, bulk = np.full(width, rest / width), 0.0
         variances[: len(lamt)] += lamt
     # Each node draws its own row and sign: the first ones of a wider network are those of a narrower one.
-    drawn = rng.standard_normal((len(variances), d + 1))
-    return Shallow(sigma * drawn[:, :d], np.where(drawn[:, d] < 0, -1.0, 1.0), variances, bulk, sigma**2, act)
+    drawn = rng.standard_normal((len(variances), d + many))
+    signs = np.where(drawn[:, d:] < 0, -1.0, 1.0)
+    return Shallow(sigma * drawn[:, :d], signs[:, 0] if many == 1 else signs, variances, bulk, sigma**2, act)
 
 
 def ntg_limit(
@@ -215,10 +234,10 @@ class Run:
     times : numpy.ndarray (t,)
         Steps, or times of the flow.
     losses : numpy.ndarray (t,)
-        ``sum (f - y)^2 / 2``.
-    outputs : numpy.ndarray (t, n, 1)
+        ``sum |f - y|^2 / 2``.
+    outputs : numpy.ndarray (t, n, o)
         At the training points.
-    outputs_test : numpy.ndarray (t, m, 1) or None
+    outputs_test : numpy.ndarray (t, m, o) or None
     weights : numpy.ndarray (m, d)
         At the end; where the run diverged, at its last loss.
     movement : numpy.ndarray (m,)
@@ -242,7 +261,7 @@ class _Task:
 
     network: Shallow
     all: Array  # x / sqrt(d), training points first
-    y: Array
+    y: Array  # (n, o)
     start: Array  # added to the outputs: the bulk's start, or minus the whole network's
     response: Array | None  # bulk Theta* between all points and the training points
 
@@ -252,59 +271,60 @@ class _Task:
             raise TypeError(f"[{what}] network must be a node_scaling.Shallow, given {describe(network)}")
         train = network._inputs(x, "x")
         targets = rows(y, "y", what)
-        if targets.shape != (len(train), 1):
-            raise ValueError(f"[{what}] y must be {(len(train), 1)}, given {targets.shape}")
+        if targets.shape != (len(train), network.outputs):
+            raise ValueError(f"[{what}] y must be {(len(train), network.outputs)}, given {targets.shape}")
         both = train if x_test is None else np.vstack([train, network._inputs(x_test, "x_test")])
-        start, response = np.zeros(len(both)), None
+        start, response = np.zeros((len(both), network.outputs)), None
         if network.bulk:
             k, kdot = _duals(network.activation, both, both, network.sigma_w2)
             response = (network.bulk * kdot * (both @ both.T))[:, : len(train)]
             if not centered:
                 if rng is None:
                     raise TypeError(f"[{what}] the bulk of an infinitely wide network starts at random: give rng")
-                noise = generator(rng, what).standard_normal(len(both))
+                noise = generator(rng, what).standard_normal(start.shape)
                 start = factor(network.bulk * k) @ noise
-        task = cls(network, both, targets[:, 0], start, response)
+        task = cls(network, both, targets, start, response)
         if centered:
-            task = cls(network, both, targets[:, 0], -task.outputs(network.weights, np.zeros(len(both))), response)
+            task = cls(network, both, targets, -task.outputs(network.weights, np.zeros_like(start)), response)
         return task
 
     def outputs(self, w: Array, bulk: Array) -> Array:
-        scale = self.network.signs * np.sqrt(self.network.variances)
-        return np.asarray(self.network._nodes.phi(self.all @ w.T) @ scale + bulk + self.start)
+        return np.asarray(self.network._nodes.phi(self.all @ w.T) @ self.network.scales + bulk + self.start)
 
     def velocity(self, w: Array, e: Array) -> tuple[Array, Array]:
-        n, scale = len(self.y), self.network.signs * np.sqrt(self.network.variances)
-        slope = self.network._nodes.dphi(self.all[:n] @ w.T) * scale
-        bulk = np.zeros(len(self.all)) if self.response is None else -self.response @ e
-        return -(slope * e[:, None]).T @ self.all[:n], bulk
+        n = len(self.y)
+        slope = self.network._nodes.dphi(self.all[:n] @ w.T) * (e @ self.network.scales.T)
+        bulk = np.zeros_like(self.start) if self.response is None else -self.response @ e
+        return -slope.T @ self.all[:n], bulk
 
     def fastest(self, w: Array) -> float:
-        """Largest eigenvalue of the tangent Gram of the training points."""
+        """Largest eigenvalue of the tangent Gram of the training points; of several outputs a bound of it, o times."""
         n = len(self.y)
         slope = self.network._nodes.dphi(self.all[:n] @ w.T)
         gram = (slope * self.network.variances @ slope.T) * (self.all[:n] @ self.all[:n].T)
-        return float(np.linalg.norm(gram if self.response is None else gram + self.response[:n], 2))
+        return self.network.outputs * float(
+            np.linalg.norm(gram if self.response is None else gram + self.response[:n], 2)
+        )
 
     def run(self, times: Array, found: list[Array], w: Array, diverged: bool) -> Run:
         n, outputs = len(self.y), np.array(found)
-        losses = ((outputs[:, :n] - self.y) ** 2).sum(axis=1) / 2
-        test = outputs[:, n:, None] if len(self.all) > n else None
+        losses = ((outputs[:, :n] - self.y) ** 2).sum(axis=(1, 2)) / 2
+        test = outputs[:, n:] if len(self.all) > n else None
         movement = np.linalg.norm(w - self.network.weights, axis=1)
-        return Run(times[: len(outputs)], losses, outputs[:, :n, None], test, w, movement, diverged)
+        return Run(times[: len(outputs)], losses, outputs[:, :n], test, w, movement, diverged)
 
 
 def train(
     network: Shallow, x: Any, y: Any, lr: float, steps: int, *,
     x_test: Any = None, centered: bool = False, rng: Any = None, progress: bool = False,
 ) -> Run:  # fmt: skip
-    """Gradient descent on ``sum (f - y)^2 / 2``, of a network of finite or infinite width.
+    """Gradient descent on ``sum |f - y|^2 / 2``, of a network of finite or infinite width.
 
     Parameters
     ----------
     network : Shallow
         Not modified.
-    x, y : numpy.ndarray (n, d), (n, 1)
+    x, y : numpy.ndarray (n, d), (n, o)
     lr : float, positive
     steps : int
     x_test : numpy.ndarray (m, d), optional
@@ -329,14 +349,14 @@ def train(
     lr, total = positive(lr, "lr", what), count(steps, "steps", what, 0)
     task = _Task.of(network, x, y, x_test, centered, rng, what)
     n = len(task.y)
-    w, bulk = network.weights.copy(), np.zeros(len(task.all))
+    w, bulk = network.weights.copy(), np.zeros_like(task.start)
     found: list[Array] = []
     before, first = w, 0.0
     with bar(total, progress, "step") as report, np.errstate(over="ignore", invalid="ignore"):
         for step in range(total + 1):
             outputs = task.outputs(w, bulk)
             e = outputs[:n] - task.y
-            loss = float(e @ e) / 2
+            loss = float(np.vdot(e, e)) / 2
             first = first if step else loss
             if blown_up(loss, first, task.y):
                 return task.run(np.arange(total + 1.0), found, before, True)
@@ -385,7 +405,7 @@ def flow(
     at = points(times, "times", what)
     if at.ndim != 1 or not len(at) or not np.isfinite(at).all() or (np.diff(at) <= 0).any():
         raise ValueError(f"[{what}] times must be a vector of finite, rising numbers, given {times}")
-    w, bulk, n = network.weights.copy(), np.zeros(len(task.all)), len(task.y)
+    w, bulk, n = network.weights.copy(), np.zeros_like(task.start), len(task.y)
     found: list[Array] = []
     now, rate, steps = 0.0, 0.0, 0
 
