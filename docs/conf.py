@@ -15,8 +15,8 @@ import fastntk
 
 HERE = Path(__file__).resolve().parent
 MODULES = (
-    "stax", "dual", "predict", "sklearn", "finite", "meanfield", "abc", "mogp", "lazy_feature", "catapult", "quadrature",
-    "scale", "study", "plot",
+    "stax", "dual", "predict", "sklearn", "finite", "meanfield", "abc", "mogp", "lazy_feature", "catapult",
+    "quadrature", "scale", "study", "plot",
 )  # fmt: skip
 
 project = "fastntk"

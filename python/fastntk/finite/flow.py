@@ -46,7 +46,7 @@ class Flow:
     t1 : numpy.ndarray
         When the kernel change passed ``t1_at``, between two looks; infinite if it never did.
     loss : numpy.ndarray
-        ``l(F) `` at the end, without the factor ``1 / alpha^2``.
+        ``l(F)`` at the end, without the factor ``1 / alpha^2``.
     steps : int
     """
 
