@@ -92,7 +92,7 @@ def explain_positions(
     if engine.name != "cpu":
         return PositionsExplanation(tuple(found), lacking, bytes_of_pair(steps, lowered, sizes))
     plan = plan_segments(lowered, tuple(tuple(own) for own in spatial), False, False)
-    pair = plan.entries * (8 if plan.loses_digits else np.dtype(dtype).itemsize)
+    pair = plan.entries * np.dtype(dtype).itemsize
     return PositionsExplanation(tuple(found), lacking, pair, bytes_of_image(plan), "cpu")
 
 

@@ -26,6 +26,7 @@ from .sheets import Sheets
 Array = npt.NDArray[Any]
 
 _ENTRIES = 1 << 19  # of a sheet: large enough for products and threads, small enough to stay near the cores
+_LINE = 16  # pairs that take as long as what a call for one line takes beside them
 _BYTES_OF_PARTS = 64 << 20  # of variances and matrices kept for a whole call
 
 
@@ -49,8 +50,8 @@ class CpuPositions(NumpyPlanes):
         return plan_segments(self._lowered, spatial_of(self._layout), self._masked, given)
 
     def _inner(self, plan: Plan) -> np.dtype[Any]:
-        """What pairs are computed in: float32 has lost differences behind sums over pairs of positions."""
-        return np.dtype(np.float32 if self._dtype == np.float32 and not plan.loses_digits else np.float64)
+        """What pairs are computed in; those whose differences float32 loses are done again in float64."""
+        return np.dtype(np.float32 if self._dtype == np.float32 and not plan.fine else np.float64)
 
     # ---------------------------------------------------------------- memory
 
@@ -58,7 +59,7 @@ class CpuPositions(NumpyPlanes):
         """The budget goes to sheets, two parts' variances and matrices, and what is left to parts that are kept."""
         given = False
         plan = plan_segments(self._lowered, spatial_of(self._layout), True, given)
-        pair, image = self._inner(plan).itemsize * plan.entries, bytes_of_image(plan)
+        pair, image = np.dtype(np.float64).itemsize * plan.entries, bytes_of_image(plan)
         if pair + 2 * image > job.budget:
             raise MemoryError(
                 f"[kernel_fn] a pair of images takes {size_text(pair + 2 * image)} beside inputs and outputs (all "
@@ -122,13 +123,15 @@ class CpuPositions(NumpyPlanes):
         met = np.arange(lines.start, lines.stop)[:, None] == np.arange(cols.start, cols.stop)
         same = (met & (one is two)).reshape(-1)
         mirrored = tile.symmetric and tile.i0 == tile.j0
+        given = [None if g is None else _given(g, lines, cols) for g in one.beside.given]
+        ntk, equal = any(of[1] is not None for of in planes), _equal(part1, part2, met & (one is two))
         runner = Runner(
-            self._engine, plan, self._taken(plan, part1.n, part2.n), part1, part2,
-            any(of[1] is not None for of in planes), _equal(part1, part2, met & (one is two)), same, mirrored,
-            [None if g is None else _given(g, lines, cols) for g in one.beside.given],
-        )  # fmt: skip
+            self._engine, plan, self._taken(plan, part1.n, part2.n), part1, part2, ntk, equal, same, mirrored, given
+        )
         with np.errstate(all="ignore"):
             found = runner.run()
+            if runner.lost:
+                self._in_double(plan, runner.lost, (part1, part2), ntk, equal, same, mirrored, given, found)
             scale = np.multiply.outer(part1.lengths, part2.lengths)
             for of, spatial, own in zip(planes, self._spatial, found, strict=True):
                 for plane, values in zip(of, own, strict=True):
@@ -142,6 +145,35 @@ class CpuPositions(NumpyPlanes):
                 self.listed(two, one, tile.batch0, pairs[:, ::-1], planes)
         corner = tile.lines * (tile.lines - 1) // 2 if mirrored else 0
         report(tile.lines * tile.cols - corner)
+
+    def _in_double(
+        self, plan: Plan, lost: set[tuple[int, int]], parts: tuple[Part, Part], ntk: bool,
+        equal: Sequence[tuple[int, int]], same: Array, mirrored: bool, given: Sequence[Given | None],
+        found: list[tuple[Array, Array | None]],
+    ) -> None:  # fmt: skip
+        """Compute pairs of a tile once more, in float64: of all images that are among them, with one another."""
+        n1, n2 = (part.n for part in parts)
+        lines = {i for i, _ in lost}
+        if len(lines) > 1 and len(lost) + _LINE * len(lines) < len(lines) * len({j for _, j in lost}):
+            for line in sorted(lines):  # few of each line's
+                some = {pair for pair in lost if pair[0] == line}
+                self._in_double(plan, some, parts, ntk, equal, same, mirrored, given, found)
+            return
+        one, two = (np.unique([pair[side] for pair in lost]) for side in (0, 1))
+        place1, place2 = ({int(i): k for k, i in enumerate(of)} for of in (one, two))
+        runner = Runner(
+            self._engine, plan, Sheets(np.dtype(np.float64), len(one), len(two), False), parts[0].some(one),
+            parts[1].some(two), ntk, [(place1[i], place2[j]) for i, j in equal if i in place1 and j in place2],
+            same.reshape(n1, n2)[np.ix_(one, two)].reshape(-1), False,
+            [None if g is None else _given(g, one, two) for g in given],
+        )  # fmt: skip
+        at = np.array(sorted(lost))
+        own = np.array([place1[i] for i in at[:, 0]]), np.array([place2[j] for j in at[:, 1]])
+        for (k, theta), (exact, exact_theta) in zip(found, runner.run(), strict=True):
+            for values, better in ((k, exact), (theta, exact_theta)):
+                if values is not None and better is not None:
+                    shape = values.shape[1:]
+                    values.reshape(n1, n2, *shape)[at[:, 0], at[:, 1]] = better.reshape(len(one), len(two), *shape)[own]
 
     def _taken(self, plan: Plan, n1: int, n2: int) -> Sheets:
         """Sheets of the last tile where it was as large."""
@@ -239,6 +271,6 @@ def _equal(one: Part, two: Part, met: Array) -> list[tuple[int, int]]:
     return sorted(found)
 
 
-def _given(of: Given, lines: slice, cols: slice) -> Given:
-    theta = None if of.theta is None else of.theta[lines, cols]
-    return Given(of.nngp[lines, cols], theta, of.cov1[lines], of.cov2[cols])
+def _given(of: Given, lines: Any, cols: Any) -> Given:
+    theta = None if of.theta is None else of.theta[lines][:, cols]
+    return Given(of.nngp[lines][:, cols], theta, of.cov1[lines], of.cov2[cols])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from ..network.maps import Attention
 from ..network.program import Op
+from ..network.window import Positions
 from ..plan.rows import layout_of
 from .numpy_images import _graphs, _lengths, _masked
 from .numpy_mix import Flags, diagonal
@@ -63,6 +65,19 @@ class Part:
         self._mixers: dict[tuple[int, Any], Mixer] = {}
         self.keys: list[Any] = []  # equal where images are one
         self.units: dict[Any, Any] = {}  # of inputs, as engines take them
+
+    def some(self, at: Positions) -> Part:
+        """Some of the images."""
+        found = copy(self)
+        found.n = len(at)
+        found.lengths, found.x = self.lengths[at], [a[at] for a in self.x]
+        found.given = [None if g is None else g[at] for g in self.given]
+        found.hidden = [None if h is None else h[at] for h in self.hidden]
+        found.planes = [[plane[at] for plane in own] for own in self.planes]
+        found.q = [q[at] for q in self.q]
+        found.keys = [self.keys[k] for k in at]
+        found._tables, found._mixers, found.units = {}, {}, {}
+        return found
 
     # ---------------------------------------------------------------- variances, step by step
 
@@ -191,12 +206,18 @@ class Part:
         size = cell.canvas.size
         if plan.forms[k] == K:
             return Mixer(wide(theta), None, [])
+        _, M, t = sums
+        grown = np.where(t > 0, np.abs(M) / np.where(t > 0, t, 1) ** 2, 0).max(axis=1, initial=0)
+        deviations = A * np.sqrt(self.q[source])[:, None, :]
+        if dtype == np.float32:  # combinations of variance 1
+            empty = t == 0 if shown is None else (t == 0) | shown
+            return Mixer(wide(theta), wide(np.where(empty, 0, 1 / np.where(empty, 1, t))[:, :, None] * deviations),
+                         grown=grown)  # fmt: skip
         rows, factor = combine(*sums)
         if shown is not None:
             rows[3] = np.where(shown, 0, rows[3])
-        folded = factor[:, :, None] * A * np.sqrt(self.q[source])[:, None, :]
-        placed = [self.placed(row, k, size).astype(dtype) for row in rows]
-        return Mixer(wide(theta), wide(folded), placed)
+        placed = [self.placed(row, k, size) for row in rows]
+        return Mixer(wide(theta), wide(factor[:, :, None] * deviations), placed, grown)
 
     def wide(self, number: int, cell: int, full: bool, own: bool, dtype: np.dtype[Any]) -> Array:
         """The pixels of an input as batches of rows, a row for each slot."""
@@ -211,11 +232,15 @@ class Part:
 
 @dataclass
 class Mixer:
-    """Matrices (n, slots out, slots in) for covariances, and for sums of ``1 - rho``; what joins these of an image."""
+    """Matrices (n, slots out, slots in) for covariances, and for what joint defects are made of.
+
+    In float64 these are sums of ``s s' (1 - rho)``, with ``rows`` that join them; in float32 correlations.
+    """
 
     plain: Array
     folded: Array | None
     rows: list[Array] = field(default_factory=list)
+    grown: Array | None = None  # (n,): sums of positions over what is left of them, as rounding errors grow
 
 
 def _read(q: Array, tap: npt.NDArray[np.int64]) -> Array:

@@ -16,9 +16,12 @@ from .numpy_mix import Flags, diagonal
 from .numpy_steps import Planes, State, apply, of_given
 from .parts import Part, looked_at
 from .segments import Cell, K, Moved, Plan, Read, Segment, Single, V
-from .sheets import EMPTY, Sheets, joint_defect, joint_defect_of_both, minus_side, plus_side, same_sums
+from .sheets import EMPTY, Sheets, joint_defect, joint_defect_of_both, minus_side, plus_side, signed_rest
 
 Array = npt.NDArray[Any]
+
+_LEAST = 1e-3  # defects of combined positions that float32 has digits enough for
+_MOST_GROWN = 1e3  # what rounding errors may grow by, both images together
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Runner:
             self._i, self._j = (own.reshape(-1) for own in np.indices((one.n, two.n)))
             self._same = np.zeros(one.n * two.n, bool) if same is None else same
         self.held: dict[int, Held] = {}
+        self.lost: set[tuple[int, int]] = set()  # pairs that float32 has not digits enough for
 
     def run(self) -> list[tuple[Array, Array | None]]:
         """All stages; the outputs, covariances and NTKs."""
@@ -58,6 +62,8 @@ class Runner:
             output = self.stage(number)
             if output is not None:
                 found[output[0]] = output[1:]
+        for cell in list(self.held):
+            self._release(cell)
         return [found[k] for k in sorted(found)]
 
     def stage(self, number: int) -> tuple[int, Array, Array | None] | None:
@@ -161,6 +167,28 @@ class Runner:
         tile = Tile(lines, cols, 0, batches, 0, lines, 0, cols, symmetric=sheets.own or self._symmetric)
         rows = [part.table(number, sheets.dtype) for part in (self._one, self._two)]
         self._engine.run(stage.lowered, *rows, sheets.dtype, tile, inputs, outputs)
+
+    def _joint_rows(self, k: int) -> list[list[Array]]:
+        sheets, full = self._sheets, self._plan.cells[k].full
+        sides = ((self._one, False), (self._two, True))
+        return [[sheets.rows(r, full, second) for r in part.mixer(k, sheets.dtype).rows] for part, second in sides]
+
+    def _look(self, k: int, view: Array) -> None:
+        """Find pairs whose differences float32 has lost: near-duplicates, and sums of which little is left."""
+        sheets, cell = self._sheets, self._plan.cells[k]
+        one, two = (part.mixer(k, sheets.dtype).grown for part in (self._one, self._two))
+        assert one is not None
+        assert two is not None
+        wrong = np.multiply.outer(one, two) > _MOST_GROWN
+        near = view < _LEAST
+        near &= view > -_LEAST
+        if near.any():
+            found = sheets.to_pairs(near, cell, cell.full).reshape(one.size, two.size, *_entries(cell))
+            places = np.arange(len(cell.place))
+            for i, j in self._equal:  # exact at p = p'
+                found[(i, j, places, places) if cell.full else (i, j)] = False
+            wrong |= found.reshape(one.size, two.size, -1).any(axis=2)
+        self.lost.update(zip(*(of.tolist() for of in np.nonzero(wrong)), strict=True))
 
     def _alone(self, cell: int) -> None:
         own, part = self._plan.cells[cell], self._one
@@ -279,18 +307,47 @@ class Runner:
         v = self._value(source, V)
         spare = sheets.empty(V, before.canvas, before.full)
         side = sheets.inner(spare, before.canvas, before.full)
-        sheets.product(one.folded, minus_side(v, side), before, two.folded, out, cell)
-        same_sums(out, sheets, cell, one.rows[2], self._equal)
-        rows = [
-            [sheets.rows(row, cell.full, second) for row in own.rows] for own, second in ((one, False), (two, True))
-        ]
-        if joint_defect(out, *rows):  # opposite ones need sums of 1 + rho too
-            sheets.product(one.folded, minus_side(v, side), before, two.folded, out, cell)
-            same_sums(out, sheets, cell, one.rows[2], self._equal)
-            other = np.empty_like(out)
-            sheets.product(one.folded, plus_side(v, side), before, two.folded, other, cell)
-            joint_defect_of_both(out, other, *rows)
+        if sheets.dtype == np.float32:
+            sheets.product(one.folded, signed_rest(v, side), before, two.folded, out, cell)
+            signed_rest(out, out)
+            self._exact(out, cell, 0.0)
+            self._look(k, out)
+        else:
+            self._joined(k, v, side, out)
         sheets.release(V, spare)
+
+    def _joined(self, k: int, v: Array, side: Array, out: Array) -> None:
+        """Signed defects of combined positions, as digits of the smallest are kept."""
+        sheets, cell = self._sheets, self._plan.cells[k]
+        before = self._plan.cells[self._plan.sources[k][0]]
+        one, two = (part.mixer(k, sheets.dtype) for part in (self._one, self._two))
+        assert one.folded is not None
+        assert two.folded is not None
+
+        def sums(of: Array, into: Array) -> None:
+            sheets.product(one.folded, of, before, two.folded, into, cell)
+
+        sums(minus_side(v, side), out)
+        self._exact(out, cell, 2 * one.rows[2])
+        if joint_defect(out, *self._joint_rows(k)):  # opposite ones need sums of 1 + rho too
+            sums(minus_side(v, side), out)
+            self._exact(out, cell, 2 * one.rows[2])
+            other = np.empty_like(out)
+            sums(plus_side(v, side), other)
+            joint_defect_of_both(out, other, *self._joint_rows(k))
+
+    def _exact(self, view: Array, cell: Cell, own: Any) -> None:
+        """Where both images are one, p = p' has what the image has with itself, whatever a product rounds it to.
+
+        ``own``: that, for each image (n, slots) or for all.
+        """
+        found = self._sheets.equal_slots(view, cell.canvas.size) if cell.full else view
+        own = np.broadcast_to(own, (self._one.n, cell.canvas.size))
+        if self._sheets.own:
+            found[...] = own.T[:, :, None]
+            return
+        for i, j in self._equal:
+            found[:, i, j] = own[i]
 
 
 def _input(plan: Plan, number: int) -> Any:

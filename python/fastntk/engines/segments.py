@@ -391,12 +391,9 @@ class Plan:
                 self.cells[cell].last = k
 
     @property
-    def loses_digits(self) -> bool:
-        """Whether sums over pairs of positions go on as correlations, or biases are to be read in two parts."""
-        return any(
-            (step.op.name in ("mix", "pool") and form == V) or (step.op.kind == "fine" and step.op.window is not None)
-            for step, form in zip(self.steps, self.forms, strict=True)
-        )
+    def fine(self) -> bool:
+        """Whether biases of windows are to be read in two parts."""
+        return any(step.op.kind == "fine" and step.op.window is not None for step in self.steps)
 
     @property
     def widest(self) -> int:

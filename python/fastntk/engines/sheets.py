@@ -185,6 +185,14 @@ def plus_side(v: Array, out: Array) -> Array:
     return out
 
 
+def signed_rest(x: Array, out: Array) -> Array:
+    """What is missing to 1 or -1, whichever is nearer: the signed defect of correlations, and these of it."""
+    for part in blocks(x.shape):
+        own = x[part]
+        np.subtract(np.copysign(x.dtype.type(1), own), own, out=out[part])
+    return out
+
+
 def joint_defect(x: Array, one: Sequence[Array], two: Sequence[Array]) -> bool:
     """Signed defects of combinations from ``sum s s' (1 - rho)``, in place, as numpy_mix.defect_of_sums has them.
 
@@ -196,11 +204,10 @@ def joint_defect(x: Array, one: Sequence[Array], two: Sequence[Array]) -> bool:
         own1, own2 = ([_part(row, part) for row in of] for of in (one, two))
         _with_rest(minus, own1, own2)
         np.maximum(minus, 0, out=minus)
-        far = minus > 1
-        if far.any():
-            plus = np.minimum(minus[far] - 2, -1e-37)
-            lost = lost or bool(plus.max() > -_DIGITS)
-            minus[far] = plus
+        most = float(minus.max(initial=0))
+        if most > 1:
+            minus -= np.multiply(minus > 1, 2, dtype=minus.dtype)
+            lost = lost or most > 2 - _DIGITS
         _settle(minus, own1, own2)
     return lost
 
@@ -259,20 +266,9 @@ def combine(S: Array, M: Array, t: Array) -> tuple[list[Array], Array]:
     """What joint_defect reads of one image's sums (n, P), and what their matrix is multiplied by: sign and scale."""
     size = np.maximum(np.abs(S), t)
     most = np.finfo(S.dtype).maxexp - 24
-    e = np.ldexp(np.ones_like(S), np.clip(-np.frexp(size)[1], -most, most))
+    e = np.ldexp(np.ones_like(S), np.clip(-np.frexp(size)[1], -most, most))  # sums of two sizes would cancel all digits
     turned = np.where(S < 0, -1.0, 1.0)
     S, M, t = np.abs(S) * e, M * e * e, t * e
     d = M / np.where(S + t == 0, 1, S + t)
     inverse = np.where(t == 0, 0, 1 / np.where(t == 0, 1, t))
     return [d / 2, 2 * S - d, M / 2, inverse, turned], turned * e
-
-
-def same_sums(view: Array, sheets: Sheets, cell: Cell, halves: Array, pairs: Sequence[tuple[int, int]]) -> None:
-    """Where both images are one, p = p' has the sum of the image with itself, whatever a product rounds it to."""
-    if sheets.own:
-        found = sheets.equal_slots(view, cell.canvas.size) if cell.full else view
-        found[...] = 2 * halves.T[:, :, None]
-        return
-    found = sheets.equal_slots(view, cell.canvas.size) if cell.full else view
-    for i, j in pairs:
-        found[:, i, j] = 2 * halves[i]
