@@ -16,6 +16,7 @@ from ..base.checks import integer
 from ..base.door import door
 from ..base.place import Place, place_of
 from ..engines.engine import Outputs
+from ..engines.numpy_images import at_equal_positions
 from ..engines.select import lacking, select
 from ..engines.work import Work, needs_positions
 from ..network.layer import Layer
@@ -356,7 +357,7 @@ class KernelFn(Differentiable):
                 f"[explain] input_shape {tuple(input_shape)} has {positions:,} positions, more than the {_POSITIONS:,} "
                 "whose pairs can be counted"
             )
-        lowered = lower(self.layer, _values(tree))
+        lowered = at_equal_positions(lower(self.layer, _values(tree)))
         if unresolved(lowered):  # for inputs of variance 1
             lowered = resolve(lowered, ((0.0, 1.0),) * lowered.program.n_inputs, inputs[0].dtype == np.float32)
         work = work_of(lowered, inputs, True)
@@ -416,6 +417,7 @@ def over_positions(lowered: Lowered, inputs: Sequence[Input]) -> bool:
 
 def _resolved(lowered: Lowered, inputs: Sequence[Input]) -> Lowered:
     """The program of a call on images, for the variances of their pixels."""
+    lowered = at_equal_positions(lowered)
     if not unresolved(lowered):
         return lowered
     ranges = [(0.0, max((largest_pixel(x) for x in (i.x1, i.x2) if x is not None), default=1.0)) for i in inputs]

@@ -26,6 +26,7 @@ from .sheets import Sheets
 Array = npt.NDArray[Any]
 
 _ENTRIES = 1 << 19  # of a sheet: large enough for products and threads, small enough to stay near the cores
+_COLUMNS = 512  # images of one side, where a sheet has one for each column
 _LINE = 16  # pairs that take as long as what a call for one line takes beside them
 _BYTES_OF_PARTS = 64 << 20  # of variances and matrices kept for a whole call
 
@@ -67,9 +68,13 @@ class CpuPositions(NumpyPlanes):
                 "larger budget or smaller images fit"
             )
         side = max(1, math.isqrt(self._entries // plan.widest))
+        if plan.narrow and max(job.shape[1:]) > _COLUMNS:  # long lines: columns of a sheet are images
+            side = max(side, 128)
         while side > 1 and side * side * pair + 2 * side * image > job.budget // 2:
             side //= 2
         self._kept = job.budget // 2
+        if plan.narrow and max(job.shape[1:]) <= _COLUMNS:
+            return Tiling(side * side, 2 * _COLUMNS, square=False, batched=False)
         return Tiling(side * side, 2 * side, square=True, batched=False)
 
     # ---------------------------------------------------------------- sides
@@ -126,8 +131,9 @@ class CpuPositions(NumpyPlanes):
         given = [None if g is None else _given(g, lines, cols) for g in one.beside.given]
         ntk, equal = any(of[1] is not None for of in planes), _equal(part1, part2, met & (one is two))
         runner = Runner(
-            self._engine, plan, self._taken(plan, part1.n, part2.n), part1, part2, ntk, equal, same, mirrored, given
-        )
+            self._engine, plan, self._taken(plan, part1.n, part2.n), part1, part2, ntk, equal, same,
+            mirrored and part1.n == part2.n, given,
+        )  # fmt: skip
         with np.errstate(all="ignore"):
             found = runner.run()
             if runner.lost:
@@ -141,7 +147,7 @@ class CpuPositions(NumpyPlanes):
         if wrong.any():
             pairs = np.argwhere(wrong) + np.array([lines.start, cols.start])
             self.listed(one, two, tile.batch0, pairs, planes)
-            if tile.symmetric and tile.i0 != tile.j0:
+            if tile.symmetric:
                 self.listed(two, one, tile.batch0, pairs[:, ::-1], planes)
         corner = tile.lines * (tile.lines - 1) // 2 if mirrored else 0
         report(tile.lines * tile.cols - corner)
@@ -198,7 +204,7 @@ class CpuPositions(NumpyPlanes):
             i, j = np.triu_indices(n1, 1)
             values[j, i] = values[i, j].swapaxes(-1, -2) if spatial else values[i, j]
         plane[rows, columns] = _by_axis(values, spatial)
-        if tile.symmetric and not mirrored:
+        if tile.symmetric and (not mirrored or n1 < n2):
             turned = values.transpose(1, 0, 3, 2) if spatial else values.transpose(1, 0, 2)
             plane[columns, rows] = _by_axis(turned, spatial)
 

@@ -14,14 +14,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ..network.activations import is_dual, is_homogeneous
+from ..network.lower import place_slots
 from ..network.maps import Graph, Linear
-from ..network.program import Lowered, Op
+from ..network.program import Lowered, Op, leaves
 from ..network.window import Positions
 from .masked import Given
 from .numpy_masks import masked_behind
@@ -88,6 +90,30 @@ def plan_of(lowered: Lowered, spatial: Sequence[tuple[int, ...]]) -> list[Step]:
             fully, bends = read.get(slot, (False, False))
             read[slot] = (fully or steps[-1].reads, bends or behind or bent)
     return steps[::-1]
+
+
+@lru_cache(maxsize=64)
+def at_equal_positions(lowered: Lowered) -> Lowered:
+    """The program without ConvLocal's independence of positions, where p = p' is all that anything reads of them."""
+    if not any(op.name == "local" for op in lowered.program.ops):
+        return lowered
+    steps = plan_of(lowered, [value.spatial for value in leaves(lowered.outputs)])
+    if any(step.op.name == "local" and step.full for step in steps):
+        return lowered
+    n_inputs = lowered.program.n_inputs
+    held = list(range(lowered.program.n_slots))
+    ops: list[Op] = []
+    outputs = [0] * lowered.program.n_outputs
+    for op in lowered.program.ops:
+        sources = tuple(held[slot] for slot in op.src)
+        if op.name == "store":
+            outputs[op.dst] = sources[0]
+        elif op.name == "local":
+            held[op.dst] = sources[0]
+        else:
+            held[op.dst] = n_inputs + len(ops)
+            ops.append(op._replace(dst=held[op.dst], src=sources))
+    return Lowered(place_slots(tuple(ops), n_inputs, tuple(outputs)), lowered.numbers, lowered.outputs)
 
 
 def _by_axis(k: Array, spatial: tuple[int, ...]) -> Array:

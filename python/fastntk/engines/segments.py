@@ -401,6 +401,11 @@ class Plan:
         return max(cell.canvas.size ** (2 if cell.full else 1) for cell in self.cells)
 
     @property
+    def narrow(self) -> bool:
+        """Whether the largest sheets have equal positions alone."""
+        return max((cell.canvas.size**2 for cell in self.cells if cell.full), default=0) < self.widest
+
+    @property
     def entries(self) -> int:
         """What a pair of images takes at most at a time, in numbers."""
         most = 0
