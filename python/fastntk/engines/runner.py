@@ -304,6 +304,8 @@ class Runner:
             return
         assert one.folded is not None
         assert two.folded is not None
+        assert one.folded is not None
+        assert two.folded is not None
         v = self._value(source, V)
         spare = sheets.empty(V, before.canvas, before.full)
         side = sheets.inner(spare, before.canvas, before.full)
