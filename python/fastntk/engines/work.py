@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from ..network.activations import General, is_dual, of_op
 from ..network.maps import Attention, Graph, Linear
-from ..network.program import MOVING, Lowered, Op
+from ..network.program import MOVING, Lowered, Op, Program
 
 _LAYERS = {
     "norm": "LayerNorm", "product": "FanInProd", "drop": "Dropout", "transposed": "ConvTranspose", "local": "ConvLocal",
@@ -19,10 +19,32 @@ _NOT_ON_DEVICES = ("norm", "product")
 _AXES = 3  # spatial ones, that compiled plans have at most
 
 
-@lru_cache(maxsize=256)
+# What follows from a program alone is kept by program, and so is found, not made, for another W_std.
+
+
 def needs_positions(lowered: Lowered) -> bool:
     """Whether a program has ops on positions, whatever its inputs are."""
-    return any(op.name in MOVING or op.window is not None for op in lowered.program.ops)
+    return _needs_positions(lowered.program)
+
+
+@lru_cache(maxsize=256)
+def _needs_positions(program: Program) -> bool:
+    return any(op.name in MOVING or op.window is not None for op in program.ops)
+
+
+def _has(op: Op, images: bool, backend: str, known: frozenset[str]) -> bool:
+    """Whether a compiled backend has an op, whatever its numbers are."""
+    if op.kind == "means" and (images or backend == "cuda"):
+        return False
+    if op.name in (_POINTS_ALONE if images else ()) or (backend == "cuda" and op.name in _NOT_ON_DEVICES):
+        return False
+    return op.name in known or isinstance(op.layer, General) or (images and op.name in ("conv", "pool"))
+
+
+@lru_cache(maxsize=256)
+def _has_all(program: Program, backend: str, known: frozenset[str]) -> bool:
+    """On points."""
+    return all(_has(op, False, backend, known) for op in program.ops)
 
 
 @dataclass(frozen=True)
@@ -37,6 +59,8 @@ class Work:
 
     def lacking(self, backend: str, known: frozenset[str]) -> dict[str, str]:
         """Ops that a compiled backend lacks, and the layers that they come from; ``known``: its ops on points."""
+        if not (self.images or self.masked or self.continued) and _has_all(self.lowered.program, backend, known):
+            return {}
         return _lacking(self, backend, known)
 
     def over_pairs(self, backend: str, known: frozenset[str]) -> bool:
@@ -51,12 +75,7 @@ class Work:
 def _lacking(work: Work, backend: str, known: frozenset[str]) -> dict[str, str]:
     found = {}
     for op in work.lowered.program.ops:
-        has = op.name in known or isinstance(op.layer, General) or (work.images and op.name in ("conv", "pool"))
-        if op.kind == "means" and (work.images or backend == "cuda"):
-            has = False
-        if op.name in (_POINTS_ALONE if work.images else ()) or (backend == "cuda" and op.name in _NOT_ON_DEVICES):
-            has = False
-        if not has:
+        if not _has(op, work.images, backend, known):
             found[op.name] = _layer_of(op, work.lowered)
         elif work.images and op.name in ("dense", "conv"):
             w2, _, f, _ = op.own(work.lowered.numbers)

@@ -203,6 +203,12 @@ class _Move(NamedTuple):
     means: tuple[bool, ...] = ()
 
 
+@lru_cache(maxsize=256)
+def square_of(name: str, params: tuple[float, ...]) -> float:
+    """The variance behind a nonlinearity that scales, of inputs of variance 1."""
+    return float(bare_of(name, params).variance(np.ones(())))
+
+
 def _move(op: Op, own: tuple[float, ...], sources: tuple[int, ...]) -> _Move:
     """Of positions that are all alike also a conv and a pool."""
     if op.name in ("dense", "conv"):
@@ -223,7 +229,7 @@ def _move(op: Op, own: tuple[float, ...], sources: tuple[int, ...]) -> _Move:
         return _Move("norm", sources, bias=own[0])
     layer = bare_of(op.name, own, op.layer)
     if layer.homogeneous:
-        return _Move("scale", sources, layer, float(layer.variance(np.ones(()))))
+        return _Move("scale", sources, layer, square_of(op.name, own))
     return _Move("dual", sources, layer)
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ import numpy.typing as npt
 
 from ..network.activations import bare_of
 from .grids import Link
+from .rows import square_of
 from .table_plan import Cut, Group, Part, Stretch, TableGrid, TablePlan, index_of
 from .taps import Place, Stage, axes_of, beyond, center_of, reads_of
 
@@ -68,12 +68,6 @@ def make_tables(
         K(x, x), (n,), of the outputs that are ``known``.
     """
     return _Tables(plan, numbers, x, tables, xp)(work, masses)
-
-
-@lru_cache(maxsize=256)
-def _square(name: str, params: tuple[float, ...]) -> float:
-    """The variance behind a nonlinearity of inputs of variance 1."""
-    return float(bare_of(name, params).variance(np.ones(())))
 
 
 def _power(x: Array, dtype: Any, xp: Any) -> Array:
@@ -172,7 +166,7 @@ class _Tables:
     def _gain(self, part: Part) -> float:
         """What a step multiplies variances by."""
         own = part.own(self.numbers)
-        return own[0] / part.taps if part.step.name in ("conv", "dense") else _square(part.step.name, own)
+        return own[0] / part.taps if part.step.name in ("conv", "dense") else square_of(part.step.name, own)
 
     def _clear(self, places: Sequence[Place], values: Array) -> None:
         """Zeros where no position is; values (..., memory)."""
