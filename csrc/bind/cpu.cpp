@@ -1,6 +1,7 @@
 // Thin: views in, GIL released, one call of dense/run.h, results in arrays that Python allocated.
 #include "bind/common.h"
 #include "bind/cpu_adjoint.h"
+#include "bind/cpu_image_adjoint.h"
 #include "bind/cpu_images.h"
 #include "dense/run.h"
 
@@ -98,6 +99,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
       .def(py::init(&make_program), py::arg("ops"), py::arg("n_inputs"), py::arg("n_slots"), py::arg("n_outputs"));
   bind_images(m);
   bind_adjoint(m);
+  bind_image_adjoint(m);
   m.attr("PANEL") = kPanel;
   m.def("isas", [] {
     std::vector<std::pair<std::string, bool>> all;

@@ -83,11 +83,12 @@ class Differentiable:
         batch_dims : {0, 1}
             Leading axes that count independent problems, of inputs and cotangents. Parameters gather from all.
         backend, num_threads : optional
-            As for :func:`fastntk.options`. A reverse pass is compiled for points on the processor (docs/gradients.md
-            says of which nonlinearities); everything else is NumPy's on every backend.
+            As for :func:`fastntk.options`. Reverse passes are compiled on the processor (docs/gradients.md says of
+            which networks); everything else is NumPy's on every backend.
         memory_budget : int
             Inputs with spatial axes: bytes that the call may take beside inputs and results. NumPy's reverse pass
-            keeps all pairs of positions of every layer of some pairs of images: of one pair at least.
+            keeps all pairs of positions of every layer of some pairs of images: of one pair at least. The compiled
+            one keeps tables of images and buffers of threads.
 
         Returns
         -------

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.arrays import allocate
-from ..engines.numpy_image_adjoint import Found, ImageTangents, Numbers, Side, Sweep, chain, unit_of
+from ..engines.numpy_image_adjoint import Found, Numbers, Pull, Sweep, chain
+from ..engines.numpy_image_sides import ImageTangents, Side, unit_of
 from ..engines.planes import size_text
 from ..network.program import Lowered, leaves
 
@@ -31,14 +32,28 @@ class ImageReverse:
         positions = self.tangents.positions([given.value.spatial for given in call.inputs])
         pixels = sum(p * i.value.channels for p, i in zip(positions, call.inputs, strict=False))
         pair, table = self.tangents.pair_bytes(positions), 8 * (6 * sum(positions) + 5 * pixels)
-        least = pair + 2 * table
+        self.compiled = call.engine.image_adjoint(
+            self.tangents,
+            lowered,
+            tuple(i.value.spatial for i in call.inputs),
+            tuple(i.value.channels for i in call.inputs),
+        )
+        alone, worker = pair, 0  # of an image with itself: NumPy's
+        kept = "all pairs of positions of every layer are kept"
+        if self.compiled is not None:
+            alone = pair if self.tangents.last_pool >= 0 else 0
+            pair, worker = self.compiled.pair_bytes, self.compiled.worker_bytes
+            table += self.compiled.table_bytes
+            kept = "with tables of both and buffers of every thread"
+        least = worker + max(pair, alone) + 2 * table
         if least > budget:
             raise MemoryError(
-                f"[{call.what}] the reverse pass of a pair of images takes {size_text(least)} (all pairs of positions "
-                f"of every layer are kept); memory_budget is {size_text(budget)}. A larger budget or smaller images fit"
+                f"[{call.what}] the reverse pass of a pair of images takes {size_text(least)} ({kept}); memory_budget "
+                f"is {size_text(budget)}. A larger budget or smaller images fit"
             )
-        self.images = max(1, min(1 << 16, budget // 4 // (2 * table)))
-        self.chunk = max(1, (budget - 2 * min(self.images, 1 << 16) * table) // pair)
+        self.images = max(1, min(1 << 16, (budget - worker) // 4 // (2 * table)))
+        left = budget - worker - 2 * self.images * table
+        self.chunk, self.alone = max(1, left // pair), max(1, left // max(1, alone))
 
     def arrays(self, batch: int, second: bool) -> list[Array]:
         """(n, *spatial axes, channels) of every input."""
@@ -49,7 +64,19 @@ class ImageReverse:
         return found
 
     def side(self, x: Sequence[Array], part: Any, unit: float) -> Side:
-        return Side(self.tangents, [own[part] for own in x], self.spatial, self.chunk, unit)
+        own = [of[part] for of in x]
+        if self.compiled is not None:
+            return self.compiled.side(own, unit)  # type: ignore[no-any-return]
+        return Side(self.tangents, own, self.spatial, self.chunk, unit)
+
+    def sweep(
+        self, sides: tuple[Side, Side], i: Indices, j: Indices, pull: Pull, left: Found, numbers: Numbers
+    ) -> None:
+        """There and back over some pairs."""
+        if self.compiled is not None:
+            self.compiled.sweep(sides, i, j, pull, left, numbers)
+        else:
+            Sweep(self.tangents, sides, i, j).back(pull, left, numbers)
 
     def unit(self, *sides: Sequence[Array]) -> float:
         return max(unit_of(self.tangents, x) for x in sides)
@@ -116,11 +143,11 @@ def run_image_vjp(call: Any, given: Any, wanted: tuple[bool, bool], budget: int)
                     left = Found(side1.n, side2.n)
                     for i, j in images.listed(rows, columns, call.symmetric):
                         pull = images.pull(given, b, rows.start + i, columns.start + j, call.symmetric)
-                        Sweep(images.tangents, (side1, side2), i, j).back(pull, left, numbers)
+                        images.sweep((side1, side2), i, j, pull, left, numbers)
                     for k, (side, part) in enumerate(((side1, rows), (side2, columns))):
                         of = found[0 if call.symmetric else k]
                         own = left.of_side(k, side.n)
-                        _spread(chain(images.tangents, side, own, numbers, images.chunk), of, b, part)
+                        _spread(chain(images.tangents, side, own, numbers, images.alone), of, b, part)
             numbers.add_to(bars, unit)
     gradients = (found[0] if wanted[0] else None, found[1] if wanted[1] and not call.symmetric else None)
     return *gradients, call.parameters(bars)
@@ -140,10 +167,10 @@ def run_image_diagonal_vjp(call: Any, given: Any, wanted: bool, budget: int) -> 
                 for start in range(0, side.n, images.chunk):
                     i = np.arange(start, min(start + images.chunk, side.n))
                     pull = images.pull(given, b, part.start + i, np.zeros_like(i), False)
-                    Sweep(images.tangents, (side, side), i, i).back(pull, left, numbers)
+                    images.sweep((side, side), i, i, pull, left, numbers)
                 for k in range(2):
                     own = left.of_side(k, side.n)
-                    _spread(chain(images.tangents, side, own, numbers, images.chunk), found, b, part)
+                    _spread(chain(images.tangents, side, own, numbers, images.alone), found, b, part)
             numbers.add_to(bars, unit)
     return found if wanted else None, call.parameters(bars)
 
@@ -168,7 +195,7 @@ def run_image_jacobian(call: Any, get: str, groups: Sequence[tuple[str, ...]], b
                 every, numbers, left = np.arange(len(i)), Numbers(len(i)), Found(len(i), len(i))
                 one = np.ones((len(i), 1, 1))
                 pull = {0: (one, None) if get == "nngp" else (None, one)}
-                Sweep(images.tangents, sides, every, every).back(pull, left, numbers)
+                images.sweep(sides, every, every, pull, left, numbers)
                 for k, side in enumerate(sides):
                     chain(images.tangents, side, left.of_side(k, side.n), numbers, len(i))
                 pulled = call.sloped.pull({place: bar * unit * unit for place, bar in numbers.found.items()})

@@ -161,7 +161,7 @@ class Call:
             _refuse(x, label, what)
         self.inputs, tree = check_inputs(layer, x1, x2, batch_dims, self.place)
         self.spatial = any(i.value.spatial for i in self.inputs)
-        engine = select(*options)  # raises as the forward call does
+        self.engine = engine = select(*options)  # raises as the forward call does
         self.tree, self._arguments = tree, (x1, x2)
         values = _tree(tree, lambda given, _: given.value, x1)
         self.sloped, self.tangents = _prepared(layer, values, self.names)

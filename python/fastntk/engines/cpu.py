@@ -15,6 +15,7 @@ from ..plan.grids import Plan
 from ..plan.rows import row_pass
 from .compiled import ImagePlan, compiled_program, dual_parts, image_plan, tile_arguments
 from .cpu_adjoint import CompiledAdjoint, compiled_adjoint
+from .cpu_image_adjoint import CompiledImages, covers
 from .cpu_images import CpuPlanes
 from .cpu_positions import CpuPositions
 from .engine import Pair, PointEngine, Tile, TileInput, Triple
@@ -57,6 +58,11 @@ class CpuEngine(HostMemory):
 
     def adjoint(self, tangents: Any) -> CompiledAdjoint | None:
         return compiled_adjoint(self._module, self.isa, tangents)
+
+    def image_adjoint(self, tangents: Any, lowered: Lowered, inputs: Any, channels: Any) -> CompiledImages | None:
+        if not covers(self._module, lowered.program, tangents.moving):
+            return None
+        return CompiledImages(self, self._module, tangents, lowered, inputs, channels)
 
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         return dtype

@@ -154,6 +154,9 @@ class Engine(Protocol):
     def adjoint(self, tangents: Any) -> Any:
         """The compiled reverse pass of a program (numpy_adjoint.Tangents) where there is one, else None."""
 
+    def image_adjoint(self, tangents: Any, lowered: Lowered, inputs: Any, channels: Any) -> Any:
+        """That over images (numpy_image_sides.ImageTangents), of inputs with these spatial axes and channels."""
+
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Dtype of unit rows, products, defects and theta for results of ``dtype``."""
 

@@ -45,6 +45,9 @@ class WhereTheyLie:
     def adjoint(self, tangents: Any) -> Any:
         return None
 
+    def image_adjoint(self, tangents: Any, lowered: Lowered, inputs: Any, channels: Any) -> Any:
+        return None
+
 
 class HostMemory(WhereTheyLie):
     """NumPy's arrays; a device's are ``CudaEngine``'s."""

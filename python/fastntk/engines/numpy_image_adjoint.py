@@ -26,8 +26,7 @@ numpy_adjoint.py, with the same conventions at ``rho = +-1``.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -36,11 +35,9 @@ import numpy.typing as npt
 
 from ..base.jet import Jet, over, slope_of
 from ..network.activations import rho_of
-from ..network.program import Lowered
 from ..network.window import Positions
-from .numpy_adjoint import Step, Tangents
-from .numpy_image_back import BLOCK, DualRows, blocks, borders, dual_back, half_gap, pooled_back, taps_back
-from .numpy_images import _alone, _lengths, plan_of
+from .numpy_image_back import DualRows, blocks, borders, dual_back, half_gap, pooled_back, taps_back
+from .numpy_image_sides import ImageTangents, Side
 from .numpy_mix import diagonal, spread
 from .numpy_steps import State, apply, mean_of
 from .numpy_steps import Step as PlaneStep
@@ -48,7 +45,6 @@ from .numpy_steps import Step as PlaneStep
 Array = npt.NDArray[Any]
 Pull: TypeAlias = "Mapping[int, tuple[Array | None, Array | None]]"  # of each output: on nngp, on ntk, (pairs, P, P')
 
-_BESIDE = 24  # arrays of a slot's size beside the tape, while an op goes back
 LINEAR = ("dense", "conv", "pool", "sum", "store")
 
 
@@ -68,6 +64,11 @@ class Found:
         if k not in of:
             of[k] = np.zeros(((self.n1, self.n2)[into], *values.shape[1:]), values.dtype)
         np.add.at(of[k], at, values)
+
+    def put(self, into: int, kind: str, k: int, values: Array) -> None:
+        """Add values of all images."""
+        of: dict[int, Array] = getattr(self, kind)[into]
+        of[k] = of[k] + values if k in of else values
 
     def of_side(self, side: int, n: int) -> Found:
         """Of one side alone, for pairs of an image with itself: both positions are its own."""
@@ -95,71 +96,6 @@ class Numbers:
         """What was added up, where lengths count in a unit."""
         for place, bar in self.found.items():
             bars[place] = bars.get(place, 0.0) + float(bar[0]) * unit * unit
-
-
-class ImageTangents:
-    """A program for the reverse pass over images: its steps, and which of its numbers derivatives are asked for."""
-
-    def __init__(self, lowered: Lowered, tangents: Tangents, spatial: Sequence[tuple[int, ...]]) -> None:
-        self.steps = plan_of(lowered, spatial)
-        self.n_inputs = tangents.n_inputs
-        self._tangents, self.moving = tangents, tangents.moving
-        # values are numbered as steps are: first the inputs
-        self.last_pool = max(
-            (k for k, step in enumerate(self.steps) if step.op.name == "pool" and not step.linear), default=-1
-        )
-
-    def of(self, k: int) -> Step:
-        """The step with its sources numbered through."""
-        return self._tangents.steps[k - self.n_inputs]
-
-    def sources(self, k: int) -> tuple[int, ...]:
-        return () if k < self.n_inputs else self.of(k).src
-
-    def layer(self, k: int) -> Any:
-        """The nonlinearity of a dual op, its wanted numbers with derivatives."""
-        return self._tangents.layer(self.of(k))
-
-    def wanted(self, k: int) -> list[tuple[int, int]]:
-        """Which of its numbers move, and their places."""
-        return [(at, place) for at, place in enumerate(self.of(k).op.numbers) if place in self.moving]
-
-    def pair_bytes(self, positions: Sequence[int]) -> int:
-        """Bytes that a pair of images takes: the tape, and what an op holds beside it."""
-        sizes = [p * p if step.full or step.op.name == "pool" else p
-                 for p, step in zip(positions, self.steps, strict=True)]  # fmt: skip
-        return 8 * (3 * sum(sizes) + _BESIDE * max(sizes)) + 16 * 8 * BLOCK
-
-    def positions(self, spatial: Sequence[tuple[int, ...]]) -> list[int]:
-        """Positions of every value, those of the inputs given."""
-        found = [math.prod(s) for s in spatial]
-        for k, step in enumerate(self.steps[self.n_inputs :], self.n_inputs):
-            found.append(len(step.taps) if step.op.window is not None else found[self.sources(k)[0]])
-        return found
-
-
-def unit_of(tangents: ImageTangents, x: Sequence[Array]) -> float:
-    """A power of two near the largest of the lengths that images are divided by: products of two stay in range."""
-    longest = float(_lengths(tangents.steps, x).max(initial=0)) if len(x[0]) else 1.0
-    return math.ldexp(1.0, math.frexp(longest)[1]) if longest > 0 else 1.0
-
-
-class Side:
-    """Images of one side, divided by their lengths, and their planes for each step.
-
-    Lengths are counted in a ``unit``, whose square derivatives in parameters are still to be multiplied by.
-    """
-
-    def __init__(
-        self, tangents: ImageTangents, x: Sequence[Array], spatial: Sequence[tuple[int, ...]], chunk: int, unit: float
-    ) -> None:
-        self.n, self.unit = len(x[0]), unit
-        with np.errstate(all="ignore"):
-            side, _, lengths = _alone(tangents.steps, x, spatial, chunk, np.float64)
-            self.planes = side.planes
-            shaped = lengths.reshape(-1, 1, 1)
-            self.pixels = [own.reshape(len(own), -1, own.shape[-1]) / shaped for own in x]
-            self.scale = lengths / unit
 
 
 class Sweep:

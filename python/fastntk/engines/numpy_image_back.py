@@ -35,7 +35,7 @@ class DualRows:
     def __init__(self, layer: Any, q: Array, name: str) -> None:
         self._name, self._q = name, q
         with_slope = Jet(q, {"q": q})
-        self._rows, self._variance = layer.rows(with_slope), layer.variance(with_slope)
+        self.rows, self.variance = layer.rows(with_slope), layer.variance(with_slope)
 
     def part(self, of: slice, lines: slice, axis: int, full: bool) -> tuple[Any, Array, Any]:
         """Rows as attributes, variances before and, with derivatives, behind."""
@@ -47,7 +47,7 @@ class DualRows:
             found = a[place]
             return Jet(found.value, {self._name if k == "q" else k: s for k, s in found.slopes.items()})
 
-        return of_input({name: cut(row) for name, row in self._rows.items()}), self._q[place], cut(self._variance)
+        return of_input({name: cut(row) for name, row in self.rows.items()}), self._q[place], cut(self.variance)
 
 
 def dual_back(

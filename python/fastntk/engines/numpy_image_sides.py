@@ -1,0 +1,131 @@
+"""What a reverse pass over images has of a program and of single images (numpy_image_adjoint.py)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..network.program import Lowered
+from .numpy_adjoint import Step, Tangents
+from .numpy_image_back import BLOCK
+from .numpy_images import _alone, _lengths, _normalise, plan_of
+from .numpy_mix import own_sums
+from .numpy_steps import Planes, _taps, variance
+
+Array = npt.NDArray[Any]
+
+_BESIDE = 24  # arrays of a slot's size beside the tape, while an op goes back
+
+
+class ImageTangents:
+    """A program for the reverse pass over images: its steps, and which of its numbers derivatives are asked for."""
+
+    def __init__(self, lowered: Lowered, tangents: Tangents, spatial: Sequence[tuple[int, ...]]) -> None:
+        self.steps = plan_of(lowered, spatial)
+        self.n_inputs = tangents.n_inputs
+        self._tangents, self.moving = tangents, tangents.moving
+        # values are numbered as steps are: first the inputs
+        self.last_pool = max(
+            (k for k, step in enumerate(self.steps) if step.op.name == "pool" and not step.linear), default=-1
+        )
+
+    def of(self, k: int) -> Step:
+        """The step with its sources numbered through."""
+        return self._tangents.steps[k - self.n_inputs]
+
+    def sources(self, k: int) -> tuple[int, ...]:
+        return () if k < self.n_inputs else self.of(k).src
+
+    def layer(self, k: int) -> Any:
+        """The nonlinearity of a dual op, its wanted numbers with derivatives."""
+        return self._tangents.layer(self.of(k))
+
+    def wanted(self, k: int) -> list[tuple[int, int]]:
+        """Which of its numbers move, and their places."""
+        return [(at, place) for at, place in enumerate(self.of(k).op.numbers) if place in self.moving]
+
+    def pair_bytes(self, positions: Sequence[int]) -> int:
+        """Bytes that a pair of images takes: the tape, and what an op holds beside it."""
+        sizes = [p * p if step.full or step.op.name == "pool" else p
+                 for p, step in zip(positions, self.steps, strict=True)]  # fmt: skip
+        return 8 * (3 * sum(sizes) + _BESIDE * max(sizes)) + 16 * 8 * BLOCK
+
+    def positions(self, spatial: Sequence[tuple[int, ...]]) -> list[int]:
+        """Positions of every value, those of the inputs given."""
+        found = [math.prod(s) for s in spatial]
+        for k, step in enumerate(self.steps[self.n_inputs :], self.n_inputs):
+            found.append(len(step.taps) if step.op.window is not None else found[self.sources(k)[0]])
+        return found
+
+
+def unit_of(tangents: ImageTangents, x: Sequence[Array]) -> float:
+    """A power of two near the largest of the lengths that images are divided by: products of two stay in range."""
+    longest = float(_lengths(tangents.steps, x).max(initial=0)) if len(x[0]) else 1.0
+    return math.ldexp(1.0, math.frexp(longest)[1]) if longest > 0 else 1.0
+
+
+class Side:
+    """Images of one side, divided by their lengths, and their planes for each step.
+
+    Lengths are counted in a ``unit``, whose square derivatives in parameters are still to be multiplied by.
+
+    Attributes
+    ----------
+    planes : list of list of array
+        What steps read of one image, first of all the variances of their sources.
+    pixels : list of array (n, positions, channels)
+    q : dict of array (n, positions)
+        Variances by step; of :meth:`of_variances` alone.
+    tables : tuple, optional
+        What compiled text reads of it.
+    """
+
+    def __init__(
+        self, tangents: ImageTangents, x: Sequence[Array], spatial: Sequence[tuple[int, ...]], chunk: int, unit: float
+    ) -> None:
+        with np.errstate(all="ignore"):
+            side, _, lengths = _alone(tangents.steps, x, spatial, chunk, np.float64)
+            self._keep(side.planes, Side.divided(x, lengths), lengths, unit)
+
+    def _keep(self, planes: list[Planes], pixels: list[Array], lengths: Array, unit: float) -> None:
+        self.n, self.unit, self.planes, self.pixels = len(lengths), unit, planes, pixels
+        self.scale = lengths / unit
+        self.q: dict[int, Array] = {}
+        self.tables: tuple[Array, Array] | None = None
+
+    @staticmethod
+    def divided(x: Sequence[Array], lengths: Array) -> list[Array]:
+        shaped = lengths.reshape(-1, 1, 1)
+        return [own.reshape(len(own), -1, own.shape[-1]) / shaped for own in x]
+
+    @classmethod
+    def of_variances(
+        cls, tangents: ImageTangents, pixels: list[Array], lengths: Array, unit: float, masses: Mapping[int, Array]
+    ) -> Side:
+        """Without a pass over pairs of positions.
+
+        ``masses``: of each step that pools in front of a nonlinearity, the sums of ``s s' - K`` of an image with
+        itself over its windows, (n, positions).
+        """
+        planes: list[Planes] = []
+        q: dict[int, Array] = {}
+        for k, step in enumerate(tangents.steps):
+            sources = tangents.sources(k)
+            if k < tangents.n_inputs:
+                own = _normalise(pixels[k])
+            else:
+                own = [q[s][:, :0] if tangents.steps[s].linear else q[s] for s in sources]
+            if step.op.name == "pool" and not step.linear:
+                own += own_sums(np.asarray(sum(_taps(step, np.sqrt(own[0])))), masses[k])
+            planes.append(own)
+            if step.op.name != "store":
+                made = own[-1:] * 2 if k < tangents.n_inputs else own
+                q[k] = np.zeros((len(lengths), 0)) if step.linear else variance(step, made)
+        side = cls.__new__(cls)
+        side._keep(planes, pixels, lengths, unit)
+        side.q = q
+        return side
