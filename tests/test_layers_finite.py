@@ -74,6 +74,10 @@ NETS = {
         attending(n, pos_emb_type="SUM", W_pos_emb_std=0.7), Relu(), GlobalAvgPool()]),
     "attention, square root": (
         TEXTS, {}, lambda n: [attending(n, linear_scaling=False, attention_mechanism="IDENTITY"), GlobalAvgPool()]),
+    "a transformer's block": (TEXTS, {}, lambda n: [
+        Dense(n, 1.3, 0.2), branches(attention(n, 128, 64, 8), stax.Identity(), join=stax.FanInSum()),
+        stax.LayerNorm(), branches(serial(Dense(n, 1.3, 0.2), stax.Gelu(), Dense(n, 1.3, 0.2)), stax.Identity(),
+                                   join=stax.FanInSum()), stax.LayerNorm(), GlobalAvgPool()]),
     "repeat": (TEXTS, {}, lambda n: [
         Dense(n, 1.3), stax.repeat(serial(Dense(n, 1.2, 0.2), Erf()), 2), GlobalAvgPool()]),
 }  # fmt: skip

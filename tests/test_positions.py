@@ -139,7 +139,9 @@ def test_numbers_are_numpys(name):
           1e-12)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["attention, SOFTMAX", "masks, pool", "ConvLocal, pool", "residual branches"])
+@pytest.mark.parametrize(
+    "name", ["attention, SOFTMAX", "masks, pool", "ConvLocal, pool", "residual branches", "ConvTranspose, Flatten"]
+)
 def test_tiles_threads_and_asking_for_one_change_nothing(name, monkeypatch):
     net, shape, keywords = CASES[name]
     x, keywords = inputs(shape, keywords, 5)
@@ -149,6 +151,25 @@ def test_tiles_threads_and_asking_for_one_change_nothing(name, monkeypatch):
     monkeypatch.setattr(cpu_positions, "_ENTRIES", 4 * 300)
     close(net.kernel_fn(x, None, BOTH, backend="cpu", num_threads=1, **keywords), whole, 1e-13)
     close(net.kernel_fn(x, x[:3], BOTH, backend="cpu", **keywords), [k[:, :3] for k in whole], 1e-13)
+
+
+@pytest.mark.parametrize("name", ["attention, SOFTMAX", "Aggregate", "ImageResize, pool"])
+def test_float32_keeps_differences_of_any_size(name):
+    net, shape, keywords = CASES[name]
+    x, keywords = inputs(shape, keywords)
+    given = of_pairs(keywords, slice(None), slice(None))
+    step = np.random.default_rng(7).standard_normal(x.shape)
+    for size in (1e-7, 1e-5, 1e-3, 0.03, 0.3):
+        for sign in (1, -1):
+            one, two = x.astype(np.float32), (sign * (x + size * step)).astype(np.float32)
+            exact = net.kernel_fn(one.astype(np.float64), two.astype(np.float64), BOTH, **given)
+            close(net.kernel_fn(one, two, BOTH, **given), exact, 1e-6)
+
+
+def test_local_weights_that_never_meet_are_a_convolution():
+    net, shape, _ = CASES["ConvLocal, Flatten"]
+    assert hasattr(net.kernel_fn.explain((1, *shape)), "plan")  # of planes
+    assert not hasattr(CASES["ConvLocal, pool"][0].kernel_fn.explain((1, *shape)), "plan")
 
 
 @pytest.mark.parametrize("name", NONLINEARITIES)

@@ -25,7 +25,7 @@ from .sheets import Sheets
 
 Array = npt.NDArray[Any]
 
-_ENTRIES = 1 << 19  # of a sheet: large enough for products and threads, small enough to stay near the cores
+_ENTRIES = 1 << 18  # of a sheet: large enough for products and threads, small enough to stay near the cores
 _COLUMNS = 512  # images of one side, where a sheet has one for each column
 _LINE = 16  # pairs that take as long as what a call for one line takes beside them
 _BYTES_OF_PARTS = 64 << 20  # of variances and matrices kept for a whole call
@@ -72,6 +72,8 @@ class CpuPositions(NumpyPlanes):
             side = max(side, 128)
         while side > 1 and side * side * pair + 2 * side * image > job.budget // 2:
             side //= 2
+        most = max(job.shape[1:])
+        side = -(-most // -(-most // side))  # tiles of one size
         self._kept = job.budget // 2
         if plan.narrow and max(job.shape[1:]) <= _COLUMNS:
             return Tiling(side * side, 2 * _COLUMNS, square=False, batched=False)

@@ -323,11 +323,12 @@ class Runner:
         sheets, cell = self._sheets, self._plan.cells[k]
         before = self._plan.cells[self._plan.sources[k][0]]
         one, two = (part.mixer(k, sheets.dtype) for part in (self._one, self._two))
-        assert one.folded is not None
-        assert two.folded is not None
+        A, B = one.folded, two.folded
+        assert A is not None
+        assert B is not None
 
         def sums(of: Array, into: Array) -> None:
-            sheets.product(one.folded, of, before, two.folded, into, cell)
+            sheets.product(A, of, before, B, into, cell)
 
         sums(minus_side(v, side), out)
         self._exact(out, cell, 2 * one.rows[2])
