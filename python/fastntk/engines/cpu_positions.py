@@ -45,6 +45,7 @@ class CpuPositions(NumpyPlanes):
         self._masked = False
         self._kept = _BYTES_OF_PARTS
         self._sheets: Sheets | None = None
+        self._often_lost = False  # float32 has not digits enough for most pairs
 
     def _plan_of(self, side: ImageSide) -> Plan:
         given = any(g is not None for g in side.beside.given)
@@ -132,14 +133,21 @@ class CpuPositions(NumpyPlanes):
         mirrored = tile.symmetric and tile.i0 == tile.j0
         given = [None if g is None else _given(g, lines, cols) for g in one.beside.given]
         ntk, equal = any(of[1] is not None for of in planes), _equal(part1, part2, met & (one is two))
-        runner = Runner(
-            self._engine, plan, self._taken(plan, part1.n, part2.n), part1, part2, ntk, equal, same,
-            mirrored and part1.n == part2.n, given,
-        )  # fmt: skip
+        square = mirrored and part1.n == part2.n
+
+        def run(dtype: np.dtype[Any]) -> tuple[list[tuple[Array, Array | None]] | None, set[tuple[int, int]]]:
+            sheets = self._taken(dtype, part1.n, part2.n)
+            runner = Runner(self._engine, plan, sheets, part1, part2, ntk, equal, same, square, given)
+            return runner.run(), runner.lost
+
         with np.errstate(all="ignore"):
-            found = runner.run()
-            if runner.lost:
-                self._in_double(plan, runner.lost, (part1, part2), ntk, equal, same, mirrored, given, found)
+            found, lost = run(np.dtype(np.float64) if self._often_lost else self._inner(plan))
+            if found is None:  # so do most pairs of this network
+                self._often_lost = True
+                found, lost = run(np.dtype(np.float64))
+            assert found is not None
+            if lost:
+                self._in_double(plan, lost, (part1, part2), ntk, equal, same, mirrored, given, found)
             scale = np.multiply.outer(part1.lengths, part2.lengths)
             for of, spatial, own in zip(planes, self._spatial, found, strict=True):
                 for plane, values in zip(of, own, strict=True):
@@ -177,15 +185,17 @@ class CpuPositions(NumpyPlanes):
         )  # fmt: skip
         at = np.array(sorted(lost))
         own = np.array([place1[i] for i in at[:, 0]]), np.array([place2[j] for j in at[:, 1]])
-        for (k, theta), (exact, exact_theta) in zip(found, runner.run(), strict=True):
-            for values, better in ((k, exact), (theta, exact_theta)):
-                if values is not None and better is not None:
+        better = runner.run()
+        assert better is not None
+        for (k, theta), (exact, exact_theta) in zip(found, better, strict=True):
+            for values, new in ((k, exact), (theta, exact_theta)):
+                if values is not None and new is not None:
                     shape = values.shape[1:]
-                    values.reshape(n1, n2, *shape)[at[:, 0], at[:, 1]] = better.reshape(len(one), len(two), *shape)[own]
+                    values.reshape(n1, n2, *shape)[at[:, 0], at[:, 1]] = new.reshape(len(one), len(two), *shape)[own]
 
-    def _taken(self, plan: Plan, n1: int, n2: int) -> Sheets:
+    def _taken(self, dtype: np.dtype[Any], n1: int, n2: int) -> Sheets:
         """Sheets of the last tile where it was as large."""
-        last, dtype = self._sheets, self._inner(plan)
+        last = self._sheets
         if last is None or (last.n1, last.n2, last.dtype) != (n1, n2, dtype):
             self._sheets = last = Sheets(dtype, n1, n2, False)
         return last

@@ -55,13 +55,15 @@ class Runner:
         self.held: dict[int, Held] = {}
         self.lost: set[tuple[int, int]] = set()  # pairs that float32 has not digits enough for
 
-    def run(self) -> list[tuple[Array, Array | None]]:
-        """All stages; the outputs, covariances and NTKs."""
+    def run(self) -> list[tuple[Array, Array | None]] | None:
+        """All stages; the outputs, covariances and NTKs. None where most pairs are lost."""
         found: dict[int, tuple[Array, Array | None]] = {}
         for number in range(len(self._plan.stages)):
             output = self.stage(number)
             if output is not None:
                 found[output[0]] = output[1:]
+            if 2 * len(self.lost) > self._one.n * self._two.n:
+                return None
         for cell in list(self.held):
             self._release(cell)
         return [found[k] for k in sorted(found)]
