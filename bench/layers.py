@@ -115,9 +115,9 @@ CASES = {
     "conv-transpose-flatten": LayerCase(
         with_conv("ConvTranspose", "Flatten", strides=(2, 2)), (100, 8, 8, 3), 30, note="8 x 8 to 16 x 16"),
     "conv-transpose-pool": LayerCase(
-        with_conv("ConvTranspose", "GlobalAvgPool", strides=(2, 2)), (4, 8, 8, 3), 30, note="8 x 8 to 16 x 16"),
+        with_conv("ConvTranspose", "GlobalAvgPool", strides=(2, 2)), (8, 8, 8, 3), 30, note="8 x 8 to 16 x 16"),
     "conv-local-flatten": LayerCase(with_conv("ConvLocal", "Flatten"), (100, 12, 12, 3), 30, note="12 x 12"),
-    "conv-local-pool": LayerCase(with_conv("ConvLocal", "GlobalAvgPool"), (6, 12, 12, 3), 30, note="12 x 12"),
+    "conv-local-pool": LayerCase(with_conv("ConvLocal", "GlobalAvgPool"), (12, 12, 12, 3), 30, note="12 x 12"),
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from .sheets import Sheets
 
 Array = npt.NDArray[Any]
 
-_ENTRIES = 1 << 18  # of a sheet: large enough for products and threads, small enough to stay near the cores
+_ENTRIES = 1 << 19  # of a sheet: large enough for products and threads, small enough to stay near the cores
 _COLUMNS = 512  # images of one side, where a sheet has one for each column
 _LINE = 16  # pairs that take as long as what a call for one line takes beside them
 _BYTES_OF_PARTS = 64 << 20  # of variances and matrices kept for a whole call

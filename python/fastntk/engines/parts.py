@@ -145,9 +145,9 @@ class Part:
         """Rows of an op by name, (n, slots)."""
         kind, k = recipe[:2]
         if kind == "store":
-            return {"std": np.sqrt(self.placed(self.q[k], k, size))}
+            return {"std": np.sqrt(self.placed(self.q[self.plan.cells[k].step], k, size))}
         if kind == "seen":
-            barred = self.hidden[k] if k < len(self.hidden) else None
+            barred = self.hidden[self.plan.cells[k].step]
             count = len(self.plan.cells[k].place)
             seen = np.ones((self.n, count)) if barred is None else (~barred).astype(np.float64)
             return {"gain": self.placed(seen, k, size)}
@@ -156,10 +156,12 @@ class Part:
             own = [self.placed(of, k, size) for of in self.planes[k]]
             found = {"gain": own[1]} if step.op.name == "norm" else image_rows(step, own)
             return {name: row for name, row in found.items() if step.op.name != "dense" or not name.endswith("_low")}
-        w2, b2, f, _ = step.numbers or (1.0, 0.0, 0.0, 0.0)
-        taps, q = step.taps.shape[1], self.planes[k][0]
-        if kind == "tap":
-            return {"std": np.sqrt(f / taps * self.placed(_read(q, step.taps[:, recipe[2]]), k, size))}
+        if kind == "nothing":
+            return {"std": np.zeros((self.n, size))}
+        (w2, b2, f, _), source = step.numbers, self.plan.sources[k][0]
+        taps, q = step.taps.shape[1], self.q[source]
+        if kind == "weighted":
+            return {"std": np.sqrt(f / taps * self.placed(q, source, size))}
         parts = [_read(q, tap) for tap in step.taps.T]
         total = w2 / taps * np.sum(parts, axis=0) + b2
         safe = np.where(total == 0, 1, total)

@@ -51,7 +51,7 @@ class Cell:
     place: Positions  # (positions,): the slot of each
     has_theta: bool = True
     wanted: set[str] = field(default_factory=set)  # forms in which later stages read it
-    step: int = -1  # -1: moved
+    step: int = -1  # whose result it is; -1: moved
     last: int = -1  # the last stage that reads it
 
 
@@ -251,7 +251,7 @@ class Plan:
         self.cells[cell].wanted.add(form if self.cells[cell].form == V else K)
 
     def _close(self) -> None:
-        if self._segment is not None and self._segment.steps:
+        if self._segment is not None and (self._segment.steps or self._segment.ops):
             self.stages.append(self._segment)
         self._segment = None
 
@@ -313,9 +313,9 @@ class Plan:
     def _window(self, k: int) -> None:
         """A sum over taps, and biases as one more part."""
         step, source = self.steps[k], self.sources[k][0]
-        w2, b2, f, g = step.numbers
+        _, b2, _, g = step.numbers
+        source = self._weighted(source, k)
         read, shifts = source, self._shifts(k, self.cells[source])
-        taps = step.taps.shape[1]
         if shifts is None and isinstance(step.op.window, Transposed) and not step.op.window.circular:
             read = self._spread(k, source)
             shifts = self._shifts(k, self.cells[read])
@@ -332,14 +332,26 @@ class Plan:
         own = self._open(k)
         if shifts is not None:
             self._want(read, V)
-        parts = []
-        for b, one in enumerate(reads):
-            slot = own.read(one)
-            parts.append(own.emit("dense", [slot], ("tap", k, b), (w2 / taps, 0.0, f / taps, g / taps), kind="plain"))
+        parts = [own.read(one) for one in reads]
         if b2 > 0:
             parts.append(own.read(Read()))
         own.steps.append(k)
         own.slots[k] = own.emit("sum", parts, ("taps", k))
+        if g != 0:
+            own.slots[k] = own.emit("dense", [own.slots[k]], ("nothing", k), (1.0, 0.0, 0.0, g), kind="plain")
+
+    def _weighted(self, source: int, k: int) -> int:
+        """A convolution's source with the NTK that each tap adds, made once for all of them."""
+        step, before = self.steps[k], self.cells[source]
+        w2, _, f, _ = step.numbers
+        taps = step.taps.shape[1]
+        own = self._open(source)
+        slot = self._slot(own, source)
+        self.cells.append(Cell(before.full, V, before.canvas, before.place, wanted={V}, step=source))
+        own.slots[len(self.cells) - 1] = own.emit(
+            "dense", [slot], ("weighted", k), (w2 / taps, 0.0, f / taps, 0.0), kind="plain"
+        )
+        return len(self.cells) - 1
 
     def _spread(self, k: int, source: int) -> int:
         """The source of a transposed convolution with its positions ``strides`` apart."""
