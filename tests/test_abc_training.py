@@ -118,7 +118,7 @@ def test_the_first_rate_moves_outputs_as_far_as_targets_are():
     x, y = clusters()
     for L in (2, 4):
         network = abc.init(IP_LLR(L), 256, 20, 0, outputs=3)
-        lr = abc.first_rate(network, x, y, rtol=0.01)
+        lr = abc.first_rate(network, x, y, move=1.0, rtol=0.01)
         start = network(x)
         assert rms(abc.sgd(network, x, y, lr, 1).network(x) - start) == pytest.approx(
             rms(y - start), rel=0.02 * (L + 1)
@@ -128,7 +128,7 @@ def test_the_first_rate_moves_outputs_as_far_as_targets_are():
 def test_ip_llr_learns_with_its_first_rate_and_hardly_otherwise():
     x, y = clusters()
     network = abc.init(IP_LLR(4), 256, 20, 0, outputs=3)
-    first = abc.first_rate(network, x, y)
+    first = abc.first_rate(network, x, y, move=1.0)
     losses = {factor: abc.sgd(network, x, y, [factor * first, *[0.1] * 60], 61).final_loss for factor in (0.2, 1.0)}
     assert losses[1.0] < 0.3 * abc.sgd(network, x, y, 1e-9, 1).losses[0]
     assert losses[0.2] > 3 * losses[1.0]
@@ -157,7 +157,7 @@ def test_the_first_rate_of_a_convolutional_network():
     hidden = stax.Conv(96, (3, 3), padding="SAME", W_std=2**0.5), stax.Relu()
     net = stax.serial(*hidden, *hidden, *hidden, stax.GlobalAvgPool(), stax.Dense(1))
     p = IP_LLR(3)
-    first = abc.first_rate(net, x, y, p, rng=0)
+    first = abc.first_rate(net, x, y, p, move=1.0, rng=0)
     step = abc.train(net, p, x, y, first, 1, rng=0)
     assert rms(step.final - step.initial) == pytest.approx(rms(y - step.initial), rel=0.2)
     learnt = abc.train(net, p, x, y, [first, *[0.1] * 40], 41, rng=0)

@@ -24,6 +24,20 @@ _STUDY: dict[str, tuple[Any, Any]] = {
     "test": (500, 100),
 }
 
+# Beside finite-vs-infinite.
+_OTHER_STUDIES = {
+    "parameterizations": "stationary starts and large first rates of integrable parameterizations, by activation",
+    "node-scaling": "pruning after training, and movement, of networks whose nodes have scales of their own",
+    "trainability": "training accuracy over depth and weight variance, beside the correlation depth (PyTorch)",
+    "catapult": "losses and curvatures over learning rates beyond the stable ones",
+}
+_FINDS = "A table, what theory says beside what is seen, and a picture."
+_DATA = (
+    "digits (scikit-learn's); mnist, fashion or cifar10, in the folder that FASTNTK_DATA names or among the downloads "
+    "of Keras; FILE.npz with x_train, y_train, x_test, y_test, or with x (n, ...) and y (n,) of classes; a folder of "
+    "IDX files, or of the batches of CIFAR-10 (default: digits)"
+)
+
 BAD_INPUT = 2
 INTERRUPTED = 130
 
@@ -102,18 +116,18 @@ def _study(args: argparse.Namespace) -> int:
     if missing := [name for name in needed if find_spec(name) is None]:
         return _fail(f"{', '.join(missing)} not installed: pip install 'fastntk[demo]'", "study")
 
-    from .study.command import run
+    from .study.command import run, run_other
 
     for name, values in _STUDY.items():
-        if getattr(args, name) is None:
+        if getattr(args, name, 0) is None:
             setattr(args, name, values[args.quick])
-    errors: tuple[type[Exception], ...] = (ValueError, MemoryError)
+    errors: tuple[type[Exception], ...] = (ValueError, MemoryError, ImportError)
     if own_file:
         from .demo import DemoError
 
         errors += (DemoError,)
     try:
-        run(args)
+        (run if args.study == "finite-vs-infinite" else run_other)(args)
     except errors as error:
         return _fail(str(error) or "out of memory", "study")
     except KeyboardInterrupt:
@@ -181,8 +195,26 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
     study = commands.add_parser("study", help="compare finite networks with their infinite limits on real data")
-    _add_finite_vs_infinite(study.add_subparsers(dest="study", required=True))
+    studies = study.add_subparsers(dest="study", required=True)
+    _add_finite_vs_infinite(studies)
+    for name, meaning in _OTHER_STUDIES.items():
+        _add_other(studies, name, meaning)
     return parser
+
+
+def _add_other(studies: Any, name: str, meaning: str) -> None:
+    study = studies.add_parser(name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}. {_FINDS}")
+    study.add_argument("--data", default="digits", metavar="DATA", help=_DATA)
+    for option, words in (("train", "training samples"), ("test", "test samples")):
+        full, quick = _STUDY[option]
+        study.add_argument(f"--{option}", type=int, metavar="N", help=f"{words} (default: {full}; quick: {quick})")
+    study.add_argument("--seeds", type=int, default=3, metavar="N", help="networks of each point (default: 3)")
+    study.add_argument("--seed", type=int, default=0, metavar="N", help="of samples and networks (default: 0)")
+    study.add_argument("--quick", action="store_true", help="a small study, in seconds")
+    study.add_argument(
+        "--out", type=Path, nargs="+", default=[Path(f"fastntk-{name}.png")], metavar="FILE",
+        help=f"what to write: .png the picture, .md or .json the table (default: fastntk-{name}.png)",
+    )  # fmt: skip
 
 
 def _add_finite_vs_infinite(studies: Any) -> None:
@@ -193,10 +225,7 @@ def _add_finite_vs_infinite(studies: Any) -> None:
         "at a time (centering, learning rate, L2, parameterization, ZCA), single and averaged. A table and a picture.",
     )
     study.add_argument(
-        "--data", default="digits", metavar="DATA",
-        help="digits (scikit-learn's); mnist, fashion or cifar10, in the folder that FASTNTK_DATA names or among the "
-        "downloads of Keras; FILE.npz with x_train, y_train, x_test, y_test, or with x (n, ...) and y (n,) of classes; "
-        "a folder of IDX files, or of the batches of CIFAR-10 (default: digits)",
+        "--data", default="digits", metavar="DATA", help=_DATA,
     )  # fmt: skip
     for name, meaning in (
         ("widths", "neurons of a hidden layer"),

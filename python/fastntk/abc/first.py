@@ -18,10 +18,10 @@ _RANGE = (1e-9, 1e9)  # where it is looked for
 
 
 def first_rate(
-    network: Network | Layer, x: Any, y: Any, parameterization: Parameterization | None = None, *, move: float = 1.0,
+    network: Network | Layer, x: Any, y: Any, parameterization: Parameterization | None = None, *, move: float = 0.3,
     rtol: float = 0.05, rng: np.random.Generator | int = 0, batch_size: int | None = None, loss: Any = None,
 ) -> float:  # fmt: skip
-    """The learning rate of the first step at which outputs move as far as targets are from them.
+    """The learning rate of the first step at which outputs move by a share of how far targets are from them.
 
     IP-LLR needs it: the change that its first step makes grows with about the power L of the rate, so that a third of
     the right one learns nothing and three times it diverges.
@@ -35,7 +35,8 @@ def first_rate(
     parameterization : Parameterization, optional
         Of a network of stax.
     move : float
-        Root mean square of the change of outputs over samples, in multiples of that of ``y - f_0``.
+        Root mean square of the change of outputs over samples, in multiples of that of ``y - f_0``. At 1 activations
+        that are no rectifiers often diverge behind it.
     rtol : float
         Of the rate.
     rng : numpy.random.Generator or int

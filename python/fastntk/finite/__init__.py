@@ -25,7 +25,7 @@ from .empirical import (
     linearize,
     taylor_expand,
 )
-from .flow import Flow, flow
+from .gradient_flow import Flow, flow
 from .lifting import Unliftable, lift
 from .montecarlo import monte_carlo_kernel_fn
 from .training import Diverged, Record, Training, train

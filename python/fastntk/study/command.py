@@ -6,14 +6,51 @@ import argparse
 import sys
 from time import perf_counter
 
+from ..base.checks import integer
 from ..base.files import check_output, write_whole
 from .data import load
 from .experiment import Study, finite_vs_infinite, one_at_a_time
+from .panels import Report
 from .picture import draw
 from .report import as_json, markdown, text
 from .whitening import choose_zca_eps
 
 FORMATS = (".md", ".json", ".png")
+
+
+def run_other(args: argparse.Namespace) -> Report:
+    """Run one of the smaller studies, print its table and claims, write its files.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        Of :mod:`fastntk.cli`.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    ValueError, fastntk.demo.DemoError
+        Arguments or data that cannot be used; found before work starts.
+    ImportError
+        PyTorch, for a study that trains with it.
+    OSError
+        A file that cannot be written.
+    """
+    from .others import STUDIES, Size
+
+    begin = perf_counter()
+    for path in args.out:
+        check_output("--out", path, FORMATS)
+    size = Size(integer("study", "seeds", args.seeds), args.quick, integer("study", "seed", args.seed, least=0))
+    report = STUDIES[args.study](load(args.data, args.train, args.test, args.seed), size)
+    print(report.text())
+    for path in args.out:
+        report.write(path)
+    print(f"\nwritten  {', '.join(map(str, args.out))}\ntotal    {perf_counter() - begin:.1f} s")
+    return report
 
 
 def run(args: argparse.Namespace) -> Study:

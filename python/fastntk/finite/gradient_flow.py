@@ -105,7 +105,7 @@ def flow(
 
     Notes
     -----
-    Kernels are looked at about 60 times, ever further apart. The largest eigenvalue comes from a few power iterations a
+    Kernels are looked at about 30 times, ever further apart. The largest eigenvalue comes from a few power iterations a
     step, begun at the last step's vector.
 
     References
@@ -139,7 +139,7 @@ def flow(
         test_start = None if tests is None else model(tests)
     kernels0 = kernels(model, seen)
     weights = [i for i, role in enumerate(model.roles) if role.kind is not False]
-    looks = set(np.unique(np.geomspace(1, most, 60).round().astype(int)).tolist())
+    looks = set(np.unique(np.geomspace(1, most, 30).round().astype(int)).tolist())
     vector = torch.randn(start.shape, generator=torch.Generator().manual_seed(0), dtype=start.dtype).to(start.device)
     status, t, t1 = ["unfinished"] * S, np.zeros(S), np.full(S, np.inf)
     before, change_before, first = np.zeros(S), np.zeros(S), None
