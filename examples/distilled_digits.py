@@ -83,7 +83,7 @@ def random_ones(count, x, labels, x_test, of):
 def main(picture="distilled_digits.png"):
     x, labels, x_test, of = data()
     whole = accuracy(x, labels, x_test, of)
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     images, bars = figure.subfigures(1, 2, width_ratios=(2, 1))
     axes = images.subplots(2, CLASSES)
