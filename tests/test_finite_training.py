@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -273,6 +275,11 @@ def test_kernel_change_and_curvature_are_their_definitions():
 
         top = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, flat))[-1]
         assert found.curvature[0, place] == pytest.approx(float(top), rel=1e-6)
+
+
+def test_pytorch_is_loaded_when_it_is_needed():
+    code = "import sys, fastntk.finite, fastntk.abc, fastntk.mogp; assert not {'torch', 'jax'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_looks_are_dense_at_first():
