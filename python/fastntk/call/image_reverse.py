@@ -145,8 +145,10 @@ def run_image_vjp(call: Any, given: Any, wanted: tuple[bool, bool], budget: int)
                         pull = images.pull(given, b, rows.start + i, columns.start + j, call.symmetric)
                         images.sweep((side1, side2), i, j, pull, left, numbers)
                     for k, (side, part) in enumerate(((side1, rows), (side2, columns))):
+                        if k == 1 and side2 is side1:
+                            break
                         of = found[0 if call.symmetric else k]
-                        own = left.of_side(k, side.n)
+                        own = left.of_both(side.n) if side2 is side1 else left.of_side(k, side.n)
                         _spread(chain(images.tangents, side, own, numbers, images.alone), of, b, part)
             numbers.add_to(bars, unit)
     gradients = (found[0] if wanted[0] else None, found[1] if wanted[1] and not call.symmetric else None)
@@ -168,9 +170,8 @@ def run_image_diagonal_vjp(call: Any, given: Any, wanted: bool, budget: int) -> 
                     i = np.arange(start, min(start + images.chunk, side.n))
                     pull = images.pull(given, b, part.start + i, np.zeros_like(i), False)
                     images.sweep((side, side), i, i, pull, left, numbers)
-                for k in range(2):
-                    own = left.of_side(k, side.n)
-                    _spread(chain(images.tangents, side, own, numbers, images.alone), found, b, part)
+                own = left.of_both(side.n)
+                _spread(chain(images.tangents, side, own, numbers, images.alone), found, b, part)
             numbers.add_to(bars, unit)
     return found if wanted else None, call.parameters(bars)
 

@@ -139,6 +139,9 @@ class Devices:
     def adjoint(self, tangents: Any) -> Any:
         return self._engines[0].adjoint(tangents)
 
+    def image_adjoint(self, tangents: Any, lowered: Lowered, inputs: Any, channels: Any) -> Any:
+        return self._engines[0].image_adjoint(tangents, lowered, inputs, channels)
+
     def product_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         found: np.dtype[Any] = self._engines[0].product_dtype(dtype)
         return found

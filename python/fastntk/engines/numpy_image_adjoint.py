@@ -74,6 +74,14 @@ class Found:
         """Of one side alone, for pairs of an image with itself: both positions are its own."""
         return Found(n, n, *((of[side], of[side]) for of in (self.B, self.sums, self.inputs)))
 
+    def of_both(self, n: int) -> Found:
+        """Of two sides that are the same images, added up."""
+        kinds = []
+        for one, two in (self.B, self.sums, self.inputs):
+            every = {k: one[k] + two[k] if k in one and k in two else (one | two)[k] for k in one | two}
+            kinds.append((every, every))
+        return Found(n, n, *kinds)
+
 
 class Numbers:
     """Derivatives in the numbers of ops, by place: added up, or of each pair apart."""
