@@ -469,7 +469,7 @@ class _Run:
         if held is None:
             return 0
         self.model.restore(held["leaves"])
-        self.before = held["before"]
+        self.before = [v.to(leaf.device) for v, leaf in zip(held["before"], self.model.leaves, strict=True)]
         stepper.load_state_dict(held["optimizer"])
         self.diverged = held["diverged"].numpy()
         self.losses = list(held["losses"].numpy())
