@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/check.h"
+#include "math/counted.h"
 #include "math/duals.h"
 
 namespace fntk {

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "common/program.h"
-#include "math/counted.h"
+#include "math/counted/names.h"
 #include "math/duals.h"
 
 namespace fntk {

@@ -2,6 +2,8 @@
 // nothing is left to the vectoriser.
 #include "dense/counted.h"
 
+#include "math/counted.h"
+
 namespace fntk {
 namespace FNTK_ISA {
 

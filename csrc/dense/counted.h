@@ -1,7 +1,7 @@
 // Block loops of nonlinearities whose parameters are counted at run time: dense/counted.cpp, an object of its own.
 #pragma once
 #include "common/program.h"
-#include "math/counted.h"
+#include "math/counted/names.h"
 
 namespace fntk {
 namespace FNTK_ISA {

@@ -3,6 +3,7 @@
 #include "images/counted.h"
 
 #include "images/sinks.h"
+#include "math/counted.h"
 
 namespace fntk {
 namespace FNTK_ISA {

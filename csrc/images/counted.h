@@ -2,7 +2,8 @@
 // one for devices (cuda/images/unit.h).
 #pragma once
 #include "images/program.h"
-#include "math/counted.h"
+#include "math/counted/counted.h"
+#include "math/counted/names.h"
 
 namespace fntk {
 namespace FNTK_ISA {
@@ -26,6 +27,11 @@ struct PlaneRows {
   }
 };
 
+template <class Phi, class N, int W, class Rows>
+FNTK_ONCE void at_places(const Phi& phi, const End<N> (&x)[W], const Rows& rows, Ends<N, W>& found) {
+  phi.template pairs<true>(x, rows, found);
+}
+
 // W numbers of each plane, in and out: s s' - K or K, s s' + K, NTK. As Apply of images/sinks.h.
 template <class N, int W, Form form, bool cov, class Phi, class T>
 FNTK_HD void counted_places(const Phi& phi, const PlaneRows<T>& rows, const T* const* in, T* const* out) {
@@ -45,7 +51,10 @@ FNTK_HD void counted_places(const Phi& phi, const PlaneRows<T>& rows, const T* c
     }
     x[i].w = pick<N>(i1 == N{}, one, pick<N>(i2 == N{}, one, w));
   }
-  phi.template pairs<true>(x, rows, found);
+  if constexpr (Phi::brief)
+    phi.template pairs<true>(x, rows, found);
+  else
+    at_places(phi, x, rows, found);
   for (int i = 0; i < W; ++i) {
     const N r = rows.template array<N>(rows.a, 1, i) * rows.template array<N>(rows.b, 1, i), v = found.v[i];
     const Mask<N> far = v < N{};

@@ -1,4 +1,4 @@
-"""Fit the polynomials of math/duals.h, math/vmath.h and cuda/images/chain.h and print csrc/math/coefficients.h.
+"""Fit the polynomials of math/duals.h, math/counted.h, math/vmath.h, cuda/images/chain.h; print math/coefficients.h.
 
     python csrc/math/fit.py > csrc/math/coefficients.h
 
@@ -45,6 +45,13 @@ def half_arctangent(z):
 def lens(z):
     """(x - sin x cos x) / sin^3 x at z = sin^2 x."""
     return mp.mpf(2) / 3 + z / 5 if z < 1e-20 else (mp.asin(mp.sqrt(z)) - mp.sqrt(z - z * z)) / mp.sqrt(z) ** 3
+
+
+def edge(x):
+    """1 - sqrt(pi) t exp(t^2) erfc(t), 0 <= t <= 8.6, which x = -1 .. 1 have with t / (t + 2.5) = 86 (x + 1) / 222."""
+    share = mp.mpf(86) / 222 * (x + 1)
+    t = mp.mpf(5) / 2 * share / (1 - share)
+    return 1 - mp.sqrt(mp.pi) * t * mp.exp(t * t) * mp.erfc(t)
 
 
 def exponential(x):
@@ -111,6 +118,7 @@ POLYNOMIALS = [
     ("HALF_ATAN", half_arctangent, 0, 1, 9, 19),
     ("LENS", lens, 0, mp.mpf(1) / 2, 8, 18),
     ("EXP", exponential, -mp.log(2) / 2, mp.log(2) / 2, 4, 9),
+    ("EDGE", edge, -1, 1, 9, 21),
 ]
 HALVES = [("ANGLE_HALF", angle, uniform, 5), ("MOMENT_HALF", moment, left_of_defect, 4)]
 

@@ -79,9 +79,27 @@ FNTK_HD Many<double> sqrt(Many<double> x) {
 #endif
 FNTK_HD Many<float> defect_root(Many<float> w) { return sqrt(w); }
 FNTK_HD Many<double> defect_root(Many<double> w) { return sqrt(w); }
+
+// Integers of the size of each of a register's numbers.
+template <class T>
+struct BitsOf {
+  using Own = std::conditional_t<std::is_same_v<T, float>, std::int32_t, std::int64_t>;
+  typedef Own type __attribute__((vector_size(kManyBytes)));
+};
 #else
 template <class T>
 using Many = T;
+template <class T>
+struct BitsOf {
+  using type = std::conditional_t<std::is_same_v<T, float>, std::int32_t, std::int64_t>;
+};
+#endif
+
+// Before a long function that many would otherwise hold a copy of.
+#if defined(__GNUC__) && !defined(__CUDACC__)
+#define FNTK_ONCE __attribute__((noinline))
+#else
+#define FNTK_ONCE FNTK_HD
 #endif
 
 // What a comparison of numbers gives: bool, or one answer a lane.
@@ -122,6 +140,43 @@ template <class N, class T>
 FNTK_HD N signed_wide(Mask<N> near, N w, T least = T(1e-37)) {
   const N floor = all_lanes<N>(least);
   return pick<N>(near, w, -pick<N>(w > floor, w, floor));
+}
+
+// c0 + c1 z + c2 z^2 + ..., as horner().
+template <class T, class N, class Last>
+FNTK_HD N horner_wide(N, Last last) {
+  return all_lanes<N>(T(last));
+}
+template <class T, class N, class First, class... Rest>
+FNTK_HD N horner_wide(N z, First first, Rest... rest) {
+  return fma(z, horner_wide<T>(z, rest...), all_lanes<N>(T(first)));
+}
+
+// exp(-x) for x >= 0, as decay() has it.
+template <class N, class T>
+FNTK_HD N decayed(N x) {
+  if constexpr (std::is_same_v<N, T>) {
+    return decay(x).left;
+  } else {
+    using Bits = typename BitsOf<T>::type;
+    constexpr bool single = std::is_same_v<T, float>;
+    const T shift = single ? T(12582912.0) : T(6755399441055744.0);
+    const T high = single ? T(0.693145751953125) : T(0.693147180369123816490);
+    const T low = single ? T(1.428606820309417e-6) : T(1.90821492927058770002e-10);
+    const N most = all_lanes<N>(single ? T(87.3) : T(708.3));
+    const Mask<N> beyond = x > most;
+    x = pick<N>(beyond, most, x);
+    const N shifted = fma(x, all_lanes<N>(T(-1.44269504088896340736)), all_lanes<N>(shift)), minus_n = shifted - shift;
+    const N scale = (N)(((Bits)shifted << (single ? 23 : 52)) + (Bits)all_lanes<N>(T(1)));
+    const N r = fma(minus_n, all_lanes<N>(low), fma(minus_n, all_lanes<N>(high), x));
+    N p;
+    if constexpr (single)
+      p = horner_wide<T>(r, FNTK_EXP_FLOAT);
+    else
+      p = horner_wide<T>(r, FNTK_EXP_DOUBLE);
+    const N e = fma(-r * r, p, r);
+    return pick<N>(beyond, N{}, fma(-scale, e, scale));
+  }
 }
 
 }  // namespace FNTK_ISA

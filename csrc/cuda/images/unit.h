@@ -6,6 +6,7 @@
 #pragma once
 #include "cuda/images/call.h"
 #include "images/counted.h"
+#include "math/counted.h"
 
 namespace fntk {
 namespace FNTK_ISA {

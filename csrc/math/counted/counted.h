@@ -2,6 +2,7 @@
 // its number (math/wide.h), and takes W numbers at a time, whose chains of operations run side by side.
 //
 // A struct gives
+//   brief                  few enough instructions to stand in every loop over planes
 //   n_rows(n_params)       numbers of one input, as row arrays
 //   constants(params, n)   what the formula reads of the parameters, of the formula's own type, made once
 //   pairs<slope>           v' and, where `slope`, kdot of W numbers; rows.one(k, i), rows.two(k, i): row array k of

@@ -13,7 +13,7 @@ namespace FNTK_ISA {
 // Row: e = sqrt(V / q).
 template <class T>
 struct Curve {
-  static constexpr bool positive = false, homogeneous = false;
+  static constexpr bool positive = false, homogeneous = false, brief = true;
   static int n_rows(int) { return 1; }
   static bool takes(const double* params, int n) {
     return n >= 2 && params[0] >= 0 && params[0] <= 1 && params[1] >= 0 && params[1] <= n - 2;

@@ -1,5 +1,6 @@
 // Hermite series of functions with a kink at 0.
 #pragma once
+#include "math/counted/names.h"
 #include "math/counted/series.h"
 
 namespace fntk {
@@ -20,7 +21,7 @@ namespace FNTK_ISA {
 // each. Rows: g of each degree, h of either parity, e.
 template <class T, int orders>
 struct OfHinges {
-  static constexpr bool positive = false, homogeneous = false;
+  static constexpr bool positive = false, homogeneous = false, brief = false;
   static constexpr int kPairs = 2 * orders - 1, kArcs = kPairs + 2;  // products H of a parity; M_n
   static constexpr int kSingle = 8, kExact = 18, kBoth = kSingle + kExact;
   static constexpr int kOwn = std::is_same_v<T, float> ? kSingle : kExact;
@@ -196,11 +197,6 @@ struct OfHinges {
     }
   }
 };
-
-template <class T>
-using Hinged = OfHinges<T, 1>;
-template <class T>
-using HingedTwice = OfHinges<T, 2>;
 
 }  // namespace FNTK_ISA
 }  // namespace fntk

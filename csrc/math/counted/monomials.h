@@ -10,7 +10,7 @@ namespace FNTK_ISA {
 // over l > j for j = 0 .. d - 1; the coefficients of kdot / (e1 e2), of which there are d too. Row: e.
 template <class T>
 struct Monomial {
-  static constexpr bool positive = false, homogeneous = false;
+  static constexpr bool positive = false, homogeneous = false, brief = true;
   static int n_rows(int) { return 1; }
   static bool takes(const double*, int n_params) { return n_params % 2 == 1; }
   static FNTK_HD int n_constants(int n_params) { return n_params; }
@@ -50,7 +50,7 @@ struct Monomial {
 // Parameters: n; the n coefficients of F_n and of f_(n - 1); m_n and m_(n - 1), for float and for double each.
 template <class T>
 struct RectifiedMonomial {
-  static constexpr bool positive = true, homogeneous = false;
+  static constexpr bool positive = true, homogeneous = false, brief = true;
   static constexpr int kSingle = 8, kExact = 18, kBoth = kSingle + kExact;
   static constexpr int kOwn = std::is_same_v<T, float> ? kSingle : kExact;
   static int n_rows(int) { return 1; }

@@ -20,7 +20,7 @@ namespace FNTK_ISA {
 // for w -> 0, and Q those that the rounding of a = 1 - w would take from a high power.
 template <class T>
 struct Series {
-  static constexpr bool positive = false, homogeneous = false;
+  static constexpr bool positive = false, homogeneous = false, brief = false;
   static int n_rows(int n_params) { return n_params + 1; }
   // Whole degrees, even ones first, each parity in ascending order.
   static bool takes(const double* params, int n) {

@@ -51,12 +51,34 @@ def limits(lowered: Lowered, dtype: np.dtype[Any]) -> Limits:
 
 
 def beyond(lowered: Lowered, dtype: np.dtype[Any], sides: Sequence[Any]) -> list[Any] | None:
-    """Samples of each side that leave the range of ``dtype`` on the way; None where there are none or none may look."""
+    """Samples of each side that leave the range of ``dtype`` on the way; None where there are none or none may look.
+
+    All, of float32, where an op says that it loses too many digits (:attr:`Nonlinearity.rough`).
+
+    Raises
+    ------
+    NotImplementedError
+        Such an op, on arrays or a backend where nothing is computed once more.
+    """
     found = limits(lowered, dtype)
     flags = [side.beyond(found) for side in sides]
+    if dtype == np.float32 and (rough := _rough(lowered)):
+        if any(own is None for own in flags):
+            raise NotImplementedError(
+                f"[{rough}] float32 keeps too few digits of it for these variances, and float64 stands in for arrays "
+                "in host memory on the backends 'cpu' and 'numpy' alone: give float64, or normalise the inputs"
+            )
+        return [np.ones_like(own) for own in flags]
     if any(own is None for own in flags) or not any(own.any() for own in flags):
         return None
     return flags
+
+
+@lru_cache(maxsize=256)
+def _rough(lowered: Lowered) -> str:
+    """The first nonlinearity of which float32 would lose too many digits; "" where there is none."""
+    layers = (op.layer for op in lowered.program.ops if op.layer is not None)
+    return next((str(getattr(own, "layer", own)) for own in layers if own.rough), "")
 
 
 def outside(sizes: Array, least: float, most: float) -> Flags:

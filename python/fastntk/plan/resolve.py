@@ -111,7 +111,7 @@ def resolve(lowered: Lowered, ranges: tuple[Range, ...], single: bool, moving: b
         own = [lowered.numbers[k] for k in op.numbers]
         if isinstance(op.layer, General):
             low, high = slots[op.src[0]]
-            standing = op.layer.standing_for(0.0 if moving else low, high, single)
+            standing = op.layer.standing_for(0.0 if moving else low, high, single, moving)
             own = list(standing.dual_params)
             op = op._replace(name=standing.dual_name, layer=standing)
         op = op._replace(numbers=range(len(numbers), len(numbers) + len(own)))

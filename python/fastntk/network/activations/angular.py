@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -15,6 +14,7 @@ from numpy.polynomial import chebyshev
 from ...base.libraries import erf
 from ..expectations import Function, call
 from ..kinks import Kink
+from ..tails import layer_series
 from .nonlinearity import Array, Correlation, Nonlinearity, defines_dual, signed_defect
 
 _LEAST = 1e-36  # a variance of 0 counts as this
@@ -29,22 +29,6 @@ def _tail(h: Array) -> Array:
 
 def _density(h: Array) -> Array:
     return np.asarray(np.exp(-h * h / 2) / math.sqrt(2 * math.pi))
-
-
-@lru_cache(maxsize=1)
-def _layer_series() -> Array:
-    """``1 - sqrt(pi) b exp(b^2) erfc(b)`` by its Chebyshev series in ``b / (b + 1)``, times ``(1 + b)^2``."""
-    place = np.cos(np.pi * (np.arange(64) + 0.5) / 64)
-    u = (place + 1) / 2
-    b = u / (1 - u)
-    # Of large b from int_0^1 exp(b^2 - b^2 / x^2) dx, with t = 1 / x^2 - 1: exp(-b^2 t) (1 + t)^(-3/2) / 2.
-    node, weight = np.polynomial.legendre.leggauss(48)
-    panels = np.concatenate([[0.0], 2.0 ** np.arange(-24, 5)])
-    width = np.diff(panels)[:, None]
-    t = (panels[:-1, None] + (node + 1) / 2 * width).ravel()
-    large = np.exp(-np.outer(b * b, t)) @ ((weight / 2 * width).ravel() * (1 + t) ** -1.5 / 2)
-    small = np.array([1 - math.sqrt(math.pi) * v * math.exp(v * v) * math.erfc(v) if v < 2 else 0.0 for v in b])
-    return np.asarray(chebyshev.chebfit(place, np.where(b < 2, small, large) * (1 + b) ** 2, 63))
 
 
 @dataclass(frozen=True)
@@ -78,7 +62,7 @@ class _Angle:
         T = np.maximum(self.T, 1e-300)
         b = np.minimum(np.abs(h - k) / (math.sqrt(8) * T), 30.0)
         edge = np.exp(-b * b)
-        E0 = edge * chebyshev.chebval(2 * b / (b + 1) - 1, _layer_series()) / (1 + b) ** 2
+        E0 = edge * chebyshev.chebval(2 * b / (b + 1) - 1, layer_series()) / (1 + b) ** 2
         E1 = (edge - 2 * b * b * E0) / 3
         E2 = (edge - 2 * b * b * E1) / 5
         y = (self.x * T) ** 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ from .hinged import Hinged, HingedTwice, OfFit
 from .nonlinearity import Array, Correlation, Nonlinearity, defines_dual, of_input
 from .pieces import Pieces
 from .series import Curve, Series
+from .straight import MOST, Straight
 
 LEAST_HIGH = 1.0  # largest variance of the narrowest range that is fitted
 _MOST_HIGH = 4.0**10
@@ -77,19 +78,26 @@ class General(Nonlinearity):
         """
         return _fitted(self, high_of(variance, self.label), np.dtype(dtype) == np.float32)
 
-    def standing_for(self, low: float, high: float, single: bool) -> Nonlinearity:
-        """The nonlinearity that stands for this one where the variances of inputs lie between these."""
+    def standing_for(self, low: float, high: float, single: bool, moving: bool = False) -> Nonlinearity:
+        """The nonlinearity that stands for this one where the variances of inputs lie between these.
+
+        ``moving``: where derivatives in variances are asked for.
+        """
         if low > 0 and high - low <= (2.5e-7 if single else 1e-14) * high:
             found = _shared(self, (low + high) / 2, single)
             if found is not None:
                 return found
         places = {kink.place for kink in self.kinks()}
         if places - {0.0}:
-            return _in_pieces(self)
-        own = _fitted(self, high_of(high, self.label), single)
-        if own.orders > 1:
-            return HingedTwice(self, own)
-        return Hinged(self, own) if own.hinges.first or own.hinges.second else Fitted(self, own)
+            own = _in_pieces(self)
+            closed = _closed(own) if isinstance(own, Angular) and not moving else None
+            if closed is None or not closed.keeps(low, high, False):
+                return own
+            return replace(closed, loses=single and not closed.keeps(low, high, True))
+        series = _fitted(self, high_of(high, self.label), single)
+        if series.orders > 1:
+            return HingedTwice(self, series)
+        return Hinged(self, series) if series.hinges.first or series.hinges.second else Fitted(self, series)
 
 
 def high_of(variance: float, what: str) -> float:
@@ -139,6 +147,12 @@ def _in_pieces(layer: General) -> Angular | Pieces:
         return Pieces(layer, kinks)
     slope, offset = (0.0 if abs(c) < 1e-14 else float(c) for c in (slope, offset))
     return Angular(layer, slope, offset, kinks)
+
+
+@lru_cache(maxsize=64)
+def _closed(pieces: Angular) -> Straight | None:
+    own = Straight.of(pieces)
+    return own if 0 < len(own.corners) <= MOST else None
 
 
 @lru_cache(maxsize=256)

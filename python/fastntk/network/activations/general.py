@@ -65,9 +65,9 @@ class Activation(General):
     ``k = sum_l a_l(q11) a_l(q22) rho^l`` with ``a_l(q) = E fn(sqrt(q) z) h_l(z)``, by as few terms as are right
     for all variances up to a power of 4 that holds those of the call: made once for each such range, in 10 ms to a
     second, and kept (:meth:`fit` shows it). Where all inputs have one variance, by polynomials of the correlation. A
-    kink at 0 adds closed forms; kinks elsewhere are integrals over the angle, of curved functions over the plane, by
-    NumPy alone unless all inputs have one variance. Two calls whose variances lie in different ranges may differ by the
-    fit's error, 3e-7 of kdot in float32, 5e-13 in float64.
+    kink at 0 adds closed forms; functions of straight pieces are closed forms alone; kinks of curved functions
+    elsewhere are integrals over the plane, by NumPy alone unless all inputs have one variance. Two calls whose
+    variances lie in different ranges may differ by the fit's error, 3e-7 of kdot in float32, 5e-13 in float64.
 
     References
     ----------

@@ -123,6 +123,11 @@ class Nonlinearity(Layer):
         return self
 
     @property
+    def rough(self) -> bool:
+        """Whether float32 would lose too many digits, so that float64 is to stand for it."""
+        return False
+
+    @property
     def largest_variance(self) -> float:
         """Of an input of the layer, up to which its output's is a number; beyond it `variance` raises."""
         return math.inf
