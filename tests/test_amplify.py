@@ -8,6 +8,7 @@ import numpy as np
 import oracles
 import pytest
 from fastntk import stax
+from fastntk.network.amplify import loses
 from fastntk.network.lower import lower
 from fastntk.network.program import Value
 from test_kernels import build, check, dense
@@ -57,6 +58,67 @@ def test_which_networks_read_them():
         assert set(kinds(stack(layer, 50))) == {"bias"}
     assert set(kinds(stack(stax.Rbf(0.8), 50, b_std=None))) <= {"plain", "guard"}
     assert kinds(stack(stax.Rbf(0.8), 50))[-1] == "bias"  # nothing comes behind
+
+
+# What sees by how much variances differ, and says so in numbers of one part: near pairs are computed in float64.
+LOSING = {
+    "erf": (stax.Erf(1.0, 3.0), 1.0, 50), "gabor": (stax.Gabor(), 2.0, 50), "gaussian": (stax.Gaussian(), 2.2, 50),
+    "gelu": (stax.Gelu(), 1.0, 10),
+}  # fmt: skip
+
+
+@functools.cache
+def exact_of_losing(name):
+    layer, W_std, depth = LOSING[name]
+    return oracles.stack(dense(W_std, 0.3), ("phi", layer), inputs(), (depth,))[depth]
+
+
+@pytest.mark.parametrize("name", ["erf", "gabor", "gaussian"])
+def test_near_pairs_of_networks_that_pull_them_apart(name, backend):
+    if backend.startswith("cuda"):
+        pytest.skip("near pairs are computed once more on the host alone")
+    layer, W_std, depth = LOSING[name]
+    found = stack(layer, depth, W_std).kernel_fn(inputs(), None, ("nngp", "ntk"))
+    check(found, exact_of_losing(name), depth, np.float32)
+
+
+def test_near_pairs_of_sums_and_of_functions_without_closed_form(backend):
+    """Against float64, which has all digits."""
+    if backend.startswith("cuda"):
+        pytest.skip("near pairs are computed once more on the host alone")
+    sine, own = stax.Sin(1.0, 2.0, 0.0), stax.Dense(1, 1.0, 0.3)
+    branch = stax.serial(sine, own)
+    block = stax.serial(stax.FanOut(2), stax.parallel(branch, branch), stax.FanInSum())
+    wide = stax.Dense(1, 2.5, 0.3)
+    for net in (stax.serial(own, *[block] * 20), stax.serial(wide, *[stax.Tanh(), wide] * 20)):
+        x = inputs()[:7]
+        found = net.kernel_fn(x, None, ("nngp", "ntk"))
+        for own_kernel, expected in zip(found, net.kernel_fn(x.astype(np.float64), None, ("nngp", "ntk")), strict=True):
+            size = np.sqrt(np.diag(expected))
+            error = np.abs(own_kernel - expected) / np.maximum(np.abs(expected), 0.5 * np.outer(size, size))
+            assert error.max() < 3e-6
+
+
+def test_which_networks_compute_near_pairs_again():
+    def of(net):
+        return loses(lower(net, Value(0, (16,), 1)))
+
+    for name, (layer, W_std, depth) in LOSING.items():
+        assert of(stack(layer, depth, W_std)) == (name != "gelu")
+    for layer, depth in AMPLIFYING.values():  # by numbers in two parts, or variances do not matter
+        assert not of(stack(layer, depth))
+    assert not of(stack(stax.Erf(), 10, 1.5))
+    assert not of(stack(stax.Relu(), 50))
+
+
+def test_near_pairs_are_the_same_whatever_stands_beside_them(backend):
+    if not backend.startswith("cpu"):
+        pytest.skip("the others' product is a BLAS's")
+    x = np.concatenate([inputs(), np.random.default_rng(1).standard_normal((300, 16)).astype(np.float32)])
+    kernel_fn = stack(stax.Erf(1.0, 3.0), 20).kernel_fn
+    whole = kernel_fn(x, None, "ntk")
+    np.testing.assert_array_equal(whole, whole.T)
+    np.testing.assert_array_equal(kernel_fn(x[2:7], x[:30], "ntk"), whole[2:7, :30])
 
 
 def test_gradients_of_such_networks():

@@ -51,7 +51,7 @@ FNTK_HD void counted_places(const Phi& phi, const PlaneRows<T>& rows, const T* c
     }
     x[i].w = pick<N>(i1 == N{}, one, pick<N>(i2 == N{}, one, w));
   }
-  if constexpr (Phi::brief)
+  if constexpr (Phi::brief || std::is_same_v<N, T>)
     phi.template pairs<true>(x, rows, found);
   else
     at_places(phi, x, rows, found);

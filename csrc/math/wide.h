@@ -95,11 +95,13 @@ struct BitsOf {
 };
 #endif
 
-// Before a long function that many would otherwise hold a copy of.
-#if defined(__GNUC__) && !defined(__CUDACC__)
+// Before a long function of which every caller would otherwise hold a copy; on a device that takes registers too.
+#if defined(__CUDACC__)
+#define FNTK_ONCE __host__ __device__ __noinline__
+#elif defined(__GNUC__)
 #define FNTK_ONCE __attribute__((noinline))
 #else
-#define FNTK_ONCE FNTK_HD
+#define FNTK_ONCE __declspec(noinline)
 #endif
 
 // What a comparison of numbers gives: bool, or one answer a lane.

@@ -2,14 +2,14 @@
 #pragma once
 #include "math/vmath.h"
 
-#define FNTK_COUNTED(X)          \
-  X(Series, "series")            \
-  X(Hinged, "hinged")            \
-  X(HingedTwice, "hinged_twice") \
-  X(Curve, "curve")              \
-  X(Straight, "straight")        \
-  X(Monomial, "monomial")        \
-  X(RectifiedMonomial, "rectified_monomial")
+#define FNTK_COUNTED(X)                      \
+  X(Series, "series")                        \
+  X(Hinged, "hinged")                        \
+  X(HingedTwice, "hinged_twice")             \
+  X(Curve, "curve")                          \
+  X(Monomial, "monomial")                    \
+  X(RectifiedMonomial, "rectified_monomial") \
+  X(Straight, "straight")
 
 namespace fntk {
 namespace FNTK_ISA {
@@ -25,11 +25,11 @@ using HingedTwice = OfHinges<T, 2>;
 template <class T>
 struct Curve;
 template <class T>
-struct Straight;
-template <class T>
 struct Monomial;
 template <class T>
 struct RectifiedMonomial;
+template <class T>
+struct Straight;
 
 }  // namespace FNTK_ISA
 

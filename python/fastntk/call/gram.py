@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..base.progress import Report, bar
 from ..engines.engine import Engine, Job, Known, Layout, Machine, Outputs, Tile, Tiling
 from ..engines.masked import Beside
+from ..network.amplify import loses
 from ..network.program import Lowered
 from ..plan.extremes import beyond
 from ..plan.resolve import joined, resolve, unresolved
@@ -55,6 +56,7 @@ class Call:
     two: Any
     dtype: np.dtype[Any]
     shape: tuple[int, int, int]  # (batch, n1, n2)
+    near: Lowered | None = None  # for near pairs of points, where float32 would tell them apart wrongly
 
     @property
     def sides(self) -> list[Any]:
@@ -84,11 +86,26 @@ def prepare(engine: Engine, lowered: Lowered, inputs: Sequence[Input], planes: b
     one = two = _side(engine, layout, inputs, False)
     if not first.symmetric:
         two = _side(engine, layout, inputs, True)
+    given = lowered
+    ranges: tuple[tuple[float, float], ...] = ()
     if unresolved(lowered):
         ranges = tuple(joined([side.range(k) for side in (one, two)]) for k in range(len(inputs)))
         lowered = resolve(lowered, ranges, first.dtype == np.float32)
     machine = engine.prepare(lowered, layout, first.dtype)
-    return Call(lowered, machine, one, two, first.dtype, (math.prod(first.batch), first.n1, first.n2))
+    near = None
+    if not planes and first.dtype == np.float32 and loses(lowered):
+        near = _in_float64(given, lowered, ranges)
+    return Call(lowered, machine, one, two, first.dtype, (math.prod(first.batch), first.n1, first.n2), near)
+
+
+def _in_float64(given: Lowered, single: Lowered, ranges: tuple[tuple[float, float], ...]) -> Lowered:
+    """A program for results in float64: what stands for functions without closed form too, where that is to be had."""
+    if not ranges:
+        return single
+    try:
+        return resolve(given, ranges, False)
+    except ValueError:
+        return single
 
 
 def fill(call: Call, outputs: Outputs, symmetric: bool, budget: int = BUDGET, progress: bool = False) -> None:
@@ -99,7 +116,7 @@ def fill(call: Call, outputs: Outputs, symmetric: bool, budget: int = BUDGET, pr
     machine, (batch, n1, n2) = call.machine, call.shape
     apart = not all(map(machine.writes, written))
     wide = beyond(call.lowered, call.dtype, call.sides)
-    job = Job(call.shape, symmetric, outputs, apart, budget, None if wide is None else (wide[0], wide[-1]))
+    job = Job(call.shape, symmetric, outputs, apart, budget, None if wide is None else (wide[0], wide[-1]), call.near)
     like = machine.begin(job)
     shown: AbstractContextManager[Report] = (
         nullcontext(_silent) if not progress else bar(batch * (n1 * (n1 + 1) // 2 if symmetric else n1 * n2), True)
@@ -113,7 +130,7 @@ def fill(call: Call, outputs: Outputs, symmetric: bool, budget: int = BUDGET, pr
             else:
                 machine.pairs(call.one, call.two, tile, tile, outputs, report)
         machine.finish()
-    if wide is not None:
+    if wide is not None or call.near is not None:
         machine.again(call.one, call.two, job)
 
 

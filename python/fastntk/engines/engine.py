@@ -92,6 +92,7 @@ class Job:
     apart: bool = False  # some are written by way of buffers
     budget: int = 0  # bytes, beside inputs and outputs; of machines of planes
     wide: tuple[Flags, Flags] | None = None  # samples (batch, n) whose pairs are done again, see plan/extremes.py
+    near: Lowered | None = None  # by this program near pairs of points are done again too: see network/amplify.py
 
 
 class Side(Protocol):
@@ -124,7 +125,7 @@ class Machine(Protocol):
         """Wait for what ``pairs`` has begun."""
 
     def again(self, one: Any, two: Any, job: Job) -> None:
-        """Compute the pairs of ``job.wide`` once more, in a type that reaches further."""
+        """Compute the pairs of ``job.wide`` once more, in a type that reaches further, and near ones if asked for."""
 
     def diagonal(self, side: Any, outputs: Outputs, budget: int) -> None:
         """Fill planes (batch, n, ...) of samples with themselves."""

@@ -21,6 +21,7 @@ from .engine import Cost, Job, Known, Layout, Outputs, PointEngine, Tile, TileIn
 Array = npt.NDArray[Any]  # or of the engine's library, Engine.xp
 
 _APART = 1 << 20  # pairs of a tile that engines write to a buffer first
+_NEAR = 0.004  # 1 - |rho| of pairs that a network which pulls them apart has computed in float64
 _AGAIN = 256, 512  # lines and columns that are computed again at a time: whole panels
 
 
@@ -272,23 +273,63 @@ class Points:
         pass
 
     def again(self, one: PointSide, two: PointSide, job: Job) -> None:
-        assert job.wide is not None
+        engine = self._engine
+        near = job.near if engine.xp is np and engine.product_dtype(self._dtype) == np.float32 else None
+        if job.wide is None and near is None:
+            return
         batch, n1, n2 = job.shape
-        engine = self._engine.further(self._dtype)
-        further = Points(engine, self._lowered, self._layout, np.dtype(np.float64))
+        further = Points(engine.further(self._dtype), near or self._lowered, self._layout, np.dtype(np.float64))
         for b in range(batch):
-            wide1, wide2 = (wide[b] for wide in job.wide)
             for j in range(0, n2, _AGAIN[1]):
-                cols, second = slice(j, min(j + _AGAIN[1], n2)), None
+                cols = slice(j, min(j + _AGAIN[1], n2))
                 for i in range(0, n1, _AGAIN[0]):
                     lines = slice(i, min(i + _AGAIN[0], n1))
-                    wanted = wide1[lines, None] | wide2[cols]
-                    if not wanted.any():
-                        continue
-                    second = second or PointSide([u.again(b, cols) for u in two.units if u is not None], engine)
-                    first = PointSide([u.again(b, lines) for u in one.units if u is not None], engine)
-                    planes = [[p if p is None else p[b, lines, cols] for p in of] for of in job.outputs]
-                    further._put(first, second, planes, wanted)
+                    wanted = np.zeros((lines.stop - i, cols.stop - j), np.bool_)
+                    if job.wide is not None:
+                        wanted |= job.wide[0][b][lines, None] | job.wide[1][b][cols]
+                    if near is not None:
+                        self._find_near(one, two, b, lines, cols, wanted)
+                    self._compute_again(further, one, two, (b, lines, cols), wanted, job.outputs)
+
+    def _find_near(
+        self, one: PointSide, two: PointSide, batch: int, lines: slice, cols: slice, wanted: Flags
+    ) -> None:  # fmt: skip
+        """Mark pairs with ``1 - |rho| < 0.004`` in an input, but for copies.
+
+        Of others what float32 does not see of a difference is below 1e-6 of it.
+        """
+        for units1, units2 in zip(one.units, two.units, strict=True):
+            if units1 is None or units2 is None:
+                continue
+            x1, x2 = (own.again(batch, at)[0] for own, at in ((units1, lines), (units2, cols)))
+            with np.errstate(all="ignore"):
+                a, c = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (x1, x2))
+                product = a.astype(np.float32) @ c.astype(np.float32).T
+                for i, j in np.argwhere(np.abs(product) > 1 - 1.1 * _NEAR).tolist():  # whatever a product's rounding is
+                    defect = np.square(a[i] - math.copysign(1.0, product[i, j]) * c[j]).sum() / 2
+                    wanted[i, j] |= bool(defect < _NEAR) and not np.array_equal(x1[i], x2[j])
+
+    def _compute_again(
+        self, further: Points, one: PointSide, two: PointSide, place: tuple[int, slice, slice], wanted: Flags,
+        outputs: Outputs,
+    ) -> None:  # fmt: skip
+        """Wanted pairs of a block, by a machine that reaches further: of the lines and columns that have some."""
+        batch, lines, cols = place
+        rows, columns = (np.flatnonzero(wanted.any(axis=axis)) for axis in (1, 0))
+        if not len(rows):
+            return
+        first, second = (
+            PointSide([u.again(batch, at)[:, own] for u in side.units if u is not None], further._engine)
+            for side, at, own in ((one, lines, rows), (two, cols, columns))
+        )
+        at = np.ix_(rows, columns)
+        blocks = [[p if p is None else p[batch, lines, cols] for p in of] for of in outputs]
+        parts = [[p if p is None else p[at] for p in of] for of in blocks]
+        further._put(first, second, parts, wanted[at])
+        for of, found in zip(blocks, parts, strict=True):
+            for block, part in zip(of, found, strict=True):
+                if block is not None:
+                    block[at] = part
 
     def _put(self, one: PointSide, two: PointSide, outputs: Outputs, wanted: Flags) -> None:
         """Pairs of two sides of one batch, where they are wanted."""

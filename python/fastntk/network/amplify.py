@@ -11,10 +11,11 @@ import numpy as np
 
 from ..base.jet import value_of
 from .activations import Correlation, General, Nonlinearity, is_dual, of_input, of_op
-from .program import Op
+from .program import Lowered, Op
 
 _LINEAR = ("dense", "sum", "product", "norm", "store")
 _STEADY = ("relu", "abrelu")  # leave a small defect as it is
+_LOST = 1000.0  # times that one may grow behind other ops, before it reaches what float32 owes
 _MOST = 30.0  # times that a defect may grow behind a bias before the rounding of its row numbers shows in float32
 
 
@@ -27,9 +28,45 @@ def amplifying(ops: Sequence[Op], numbers: Sequence[Any], n_inputs: int) -> set[
     """
     if not any(op.kind == "bias" for op in ops) or all(op.name in _LINEAR or op.name in _STEADY for op in ops):
         return set()
+    ahead = _ahead(ops, numbers, n_inputs)
+    return {k for k, op in enumerate(ops) if op.kind == "bias" and ahead[k] > math.log(_MOST)}
+
+
+@lru_cache(maxsize=256)
+def loses(lowered: Lowered) -> bool:
+    """Whether float32 tells near inputs apart wrongly: what row numbers of one part leave grows more than 1,000 times.
+
+    They are those of nonlinearities that see by how much variances differ, and shares of sums. Near pairs, which alone
+    have less of a difference than the network makes of it, are computed in float64 then (engines/points.py).
+    """
+    ops = lowered.program.ops
+    if all(op.name in _LINEAR or op.name in _STEADY for op in ops):
+        return False
+    ahead = _ahead(ops, lowered.numbers, lowered.program.n_inputs)
+    return any(
+        growth > math.log(_LOST) and (op.name == "sum" or _sees_variances(op, op.own(lowered.numbers)))
+        for op, growth in zip(ops, ahead, strict=True)
+    )
+
+
+def _sees_variances(op: Op, own: tuple[float, ...]) -> bool:
+    """Whether inputs along one line, of other variances, come apart in a nonlinearity by numbers in one part."""
+    if op.name in _LINEAR or op.name in _STEADY:
+        return False
+    layer = of_op(op, own)
+    if not layer.compiled or any(name.endswith("low") for name in layer.names_of_rows(0)):
+        return False
+    q = np.array([0.1, 0.11]) if layer.largest_variance > 1 else layer.largest_variance * np.array([0.1, 0.11])
+    with np.errstate(all="ignore"):
+        rows = layer.rows(q)
+        return bool(layer.pair(Correlation.of_defect(np.zeros(1)), of_input(rows, [0]), of_input(rows, [1]))[0][0] > 0)
+
+
+def _ahead(ops: Sequence[Op], numbers: Sequence[Any], n_inputs: int) -> list[float]:
+    """By op: how much larger the network makes a small defect behind it, in logarithms; 0 where nobody knows."""
     values = [value_of(number) for number in numbers]
     if not all(op.name in _LINEAR or is_dual(op.name) for op in ops) or not all(isinstance(v, float) for v in values):
-        return set()
+        return [0.0] * len(ops)
     q = dict.fromkeys(range(n_inputs), 1.0)
     grown: list[float] = []  # by op: the factor of a defect, in logarithms
     for op in ops:
@@ -42,17 +79,15 @@ def amplifying(ops: Sequence[Op], numbers: Sequence[Any], n_inputs: int) -> set[
         grown.append(factor)
     # Back from the outputs: the largest growth from each op on.
     ahead: dict[int, float] = {}
-    found = set()
+    found = [0.0] * len(ops)
     for k in reversed(range(len(ops))):
         op = ops[k]
         if op.name == "store":
             ahead[op.src[0]] = max(ahead.get(op.src[0], 0.0), 0.0)
             continue
-        here = ahead.pop(op.dst, 0.0)
-        if op.kind == "bias" and here > math.log(_MOST):
-            found.add(k)
+        found[k] = ahead.pop(op.dst, 0.0)
         for slot in op.src:
-            ahead[slot] = max(ahead.get(slot, -math.inf), here + grown[k])
+            ahead[slot] = max(ahead.get(slot, -math.inf), found[k] + grown[k])
     return found
 
 
