@@ -53,8 +53,8 @@ class Straight(Nonlinearity):
     ``O = right left' + left right'``:
 
     - At rho = 1 kdot is ``slope (slope + d + d') + sum S P(z > max(h, k))``, ``d = sum (right - left) P(z > h)``, and
-      on the way to rho >= 0 it loses ``sum S I(|h - k|, h + k) + O I(h + k, |h - k|)``, :func:`~..tails.lens`; at
-      rho = -1 S and O change places and signs.
+      on the way to rho >= 0 it loses ``sum S I(|h - k|, h + k) + O I(h + k, |h - k|)`` (``lens()`` of
+      ``network/tails.py``); at rho = -1 S and O change places and signs.
     - What differing variances cost is half the square of ``f / |f| - f' / |f'|``. Of means and deviations it is one of
       row numbers; of what is left, ``E (D - E D)^2 - (|f| - |f'|)^2`` of centred f, ``D = f - f'``, each term is a
       product of two differences of row numbers, or ``X = int (u - z) (z - l) density(z) dz`` between a kink's places l
