@@ -145,6 +145,16 @@ def stack(layer, depth):
     return stax.serial(dense, *([layer, dense] * depth))
 
 
+def refused(kernel_fn, x, backend):
+    """Whether a device leaves float32 of such variances to others, and says so."""
+    if backend.startswith("cuda") and x.dtype == np.float32:
+        try:
+            kernel_fn(x, None, "ntk")
+        except NotImplementedError as error:
+            return "float32 keeps too few digits" in str(error)
+    return False
+
+
 def errors(found, expected):
     size = np.sqrt(np.diag(expected))
     return (np.abs(found - expected) / np.maximum(np.abs(expected), 0.5 * np.outer(size, size))).max()
@@ -153,7 +163,10 @@ def errors(found, expected):
 @pytest.mark.parametrize("depth", [1, 10])
 @pytest.mark.parametrize("name", LAYERS)
 def test_networks(name, depth, dtype, backend):
-    kernel = stack(LAYERS[name], depth).kernel_fn(inputs(dtype), None, ("nngp", "ntk"))
+    kernel_fn = stack(LAYERS[name], depth).kernel_fn
+    if name in ("hard_tanh", "uneven") and refused(kernel_fn, inputs(dtype), backend):
+        return
+    kernel = kernel_fn(inputs(dtype), None, ("nngp", "ntk"))
     for kind, found, expected in zip(("nngp", "ntk"), kernel, exact(name, dtype.name, depth), strict=True):
         error = errors(found, expected)
         if name in ("hard_tanh", "relu6"):
@@ -186,6 +199,8 @@ def test_images(dtype, backend):
         image = stax.serial(conv, act, conv, act, stax.GlobalAvgPool(), stax.Dense(1))
         dense = stax.Dense(1, 1.1, 0.3)
         point = stax.serial(dense, act, dense, act, stax.Dense(1))
+        if act is LAYERS["hard_tanh"] and refused(point.kernel_fn, x, backend):
+            continue
         a, b = image.kernel_fn(x.reshape(6, 1, 1, 8), None, "ntk"), point.kernel_fn(x, None, "ntk")
         assert errors(a, b.astype(np.float64)) < (2e-6 if dtype == np.float32 else 1e-12)
 
