@@ -156,9 +156,9 @@ def main() -> int:
     some = rng.permutation(len(labels))[:count]
     texts, labels = cut(bases(codes[some]), rng), labels[some]
     zeros = np.nan_to_num(texts)
-    report["studies"]["splice junctions, 10 to 60 bases known"] = study({
+    report["studies"]["splice, 10 to 60 bases known"] = study({
         "convolutions, masked NTK": lambda: sequence_network()(texts, None, "ntk", mask_constant=np.nan),
-        "the same with zeros for what is masked": lambda: sequence_network()(zeros, None, "ntk"),
+        "the same, zeros for the masked": lambda: sequence_network()(zeros, None, "ntk"),
         "dense NTK": lambda: dense_network()(zeros, None, "ntk"),
         "RBF": lambda: rbf(zeros),
     }, labels, given.train, given.seeds)  # fmt: skip
