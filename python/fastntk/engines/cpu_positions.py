@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..base.progress import Report
 from ..network.program import Lowered
-from ..plan.extremes import limits
+from ..plan.extremes import limits, rough_layer
 from .engine import Job, Layout, Outputs, Tile, Tiling
 from .images import ImageSide, spatial_of
 from .masked import Given
@@ -53,7 +53,8 @@ class CpuPositions(NumpyPlanes):
 
     def _inner(self, plan: Plan) -> np.dtype[Any]:
         """What pairs are computed in; those whose differences float32 loses are done again in float64."""
-        return np.dtype(np.float32 if self._dtype == np.float32 and not plan.fine else np.float64)
+        few = self._dtype == np.float64 or plan.fine or rough_layer(self._lowered)
+        return np.dtype(np.float64 if few else np.float32)
 
     # ---------------------------------------------------------------- memory
 

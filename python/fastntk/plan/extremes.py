@@ -62,7 +62,7 @@ def beyond(lowered: Lowered, dtype: np.dtype[Any], sides: Sequence[Any]) -> list
     """
     found = limits(lowered, dtype)
     flags = [side.beyond(found) for side in sides]
-    if dtype == np.float32 and (rough := _rough(lowered)):
+    if dtype == np.float32 and (rough := rough_layer(lowered)):
         if any(own is None for own in flags):
             raise NotImplementedError(
                 f"[{rough}] float32 keeps too few digits of it for these variances, and float64 stands in for arrays "
@@ -75,7 +75,7 @@ def beyond(lowered: Lowered, dtype: np.dtype[Any], sides: Sequence[Any]) -> list
 
 
 @lru_cache(maxsize=256)
-def _rough(lowered: Lowered) -> str:
+def rough_layer(lowered: Lowered) -> str:
     """The first nonlinearity of which float32 would lose too many digits; "" where there is none."""
     layers = (op.layer for op in lowered.program.ops if op.layer is not None)
     return next((str(getattr(own, "layer", own)) for own in layers if own.rough), "")
