@@ -1,4 +1,4 @@
-"""Networks and rows for test_refused.py and test_boundary.py."""
+"""Networks and rows for test_refused.py and test_boundary.py, and layouts of arrays."""
 
 from __future__ import annotations
 
@@ -33,3 +33,47 @@ def all_same(found, expected):
 
 
 HALF, REST = serial(*NET.layers[:3]).kernel_fn, serial(*NET.layers[3:]).kernel_fn
+
+
+# ---------------------------------------------------------------- the same numbers, laid out otherwise
+
+
+def contiguous(x):
+    return x.copy()
+
+
+def fortran(x):
+    return np.asfortranarray(x)
+
+
+def strided(x):
+    wide = np.full((2 * x.shape[0], 3 * x.shape[1], *x.shape[2:]), np.nan, x.dtype)
+    wide[::2, ::3] = x
+    return wide[::2, ::3]
+
+
+def backwards(x):
+    return np.ascontiguousarray(x[::-1, ::-1])[::-1, ::-1]
+
+
+def read_only(x):
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+def swapped(x):
+    return x.astype(x.dtype.newbyteorder())
+
+
+def unaligned(x):
+    raw = np.zeros(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    raw[...] = x
+    return raw
+
+
+def swapped_backwards(x):
+    return backwards(swapped(x))
+
+
+LAYOUTS = [contiguous, fortran, strided, backwards, read_only, swapped, unaligned, swapped_backwards]

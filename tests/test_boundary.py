@@ -13,7 +13,7 @@ import fastntk
 import numpy as np
 import oracles
 import pytest
-from boundary_inputs import BOTH, HALF, NET, REST, Dense, X, Y, all_same, kernel_fn, same, serial
+from boundary_inputs import BOTH, HALF, LAYOUTS, NET, REST, Dense, X, Y, all_same, kernel_fn, same, serial, swapped
 from fastntk import catapult, dual, meanfield, quadrature, stax
 from fastntk.engines import select
 from fastntk.network.activations import NONLINEARITIES
@@ -63,47 +63,6 @@ def test_integers_and_bool_count_as_float64(given, backend):
     assert all_same(kernel_fn(x, x[:3].astype(np.float64), BOTH), kernel_fn(x.astype(float), x[:3].astype(float), BOTH))
     assert all_same(kernel_fn.diagonal(x), [np.diag(k).copy() for k in found])
     assert same(x, before)
-
-
-def contiguous(x):
-    return x.copy()
-
-
-def fortran(x):
-    return np.asfortranarray(x)
-
-
-def strided(x):
-    wide = np.full((2 * x.shape[0], 3 * x.shape[1]), np.nan, x.dtype)
-    wide[::2, ::3] = x
-    return wide[::2, ::3]
-
-
-def backwards(x):
-    return np.ascontiguousarray(x[::-1, ::-1])[::-1, ::-1]
-
-
-def read_only(x):
-    x = x.copy()
-    x.flags.writeable = False
-    return x
-
-
-def swapped(x):
-    return x.astype(x.dtype.newbyteorder())
-
-
-def unaligned(x):
-    raw = np.zeros(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
-    raw[...] = x
-    return raw
-
-
-def swapped_backwards(x):
-    return backwards(swapped(x))
-
-
-LAYOUTS = [contiguous, fortran, strided, backwards, read_only, swapped, unaligned, swapped_backwards]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
@@ -177,6 +136,18 @@ def test_a_nan_in_a_kernels_covariances_stays_there(dtype, backend):
         assert np.isnan(a[2, 1])
         a[2, 1] = b[2, 1]
         assert same(a, b)
+
+
+def test_a_zero_row_counts_as_uncorrelated_all_the_way(dtype, backend):
+    """Its NTK is of biases: erf'(0) E erf'(z) = (4 / pi) / sqrt(1 + 2 q), and means of a leaky rectifier's slopes."""
+    x = np.array([[0.0, 0.0], [1.0, 2.0], [0.0, 0.0]], dtype)
+    first = Dense(2, 1.0, 0.0, parameterization="standard")
+    net = serial(first, stax.Erf(), Dense(2), stax.LeakyRelu(0.2), Dense(1))
+    q = np.array([0.0, 2.5, 0.0])
+    found = net.kernel_fn(x, None, "ntk")
+    assert np.allclose(found[0], 0.36 * 4 / np.pi / np.sqrt(1 + 2 * q), rtol=4 * np.finfo(dtype).eps, atol=0)
+    assert same(found, found.T)
+    assert same(net.kernel_fn.diagonal(x, "ntk"), np.diag(found).copy())
 
 
 # ---------------------------------------------------------------- extreme numbers

@@ -61,14 +61,15 @@ class Erf(Nonlinearity):
 
     def rows(self, q: Array, xp: Any = np) -> Mapping[str, Array]:
         x = _angle(q, xp)
-        g = xp.sqrt(x.angle)
+        # Of a variance of 0 anything: 1 - |rho'| is a quotient then too, and 1, as rho = 0 says.
+        g = xp.where(x.angle == 0, 2.0**-60, xp.sqrt(x.angle))
         t = xp.where(x.large, x.half - x.n, 4 * q * x.n**2 / (x.n + x.half))
         return {
             "h": xp.sqrt(x.sine),
             "n": x.n,
             "t": t,
             "g": g,
-            "over_g": xp.where(g == 0, 0, 1 / xp.where(g == 0, 1, g)),
+            "over_g": 1 / g,
         }
 
     def pair(self, c: Correlation, x1: Any, x2: Any) -> tuple[Array, Array, Array]:
@@ -97,7 +98,7 @@ class Erf(Nonlinearity):
         w, a = np.where(linear, c.w + drop, w), np.where(linear, c.a - drop, np.where(close, 1 - w, angle * over))
         least = np.finfo(cosine.dtype).smallest_subnormal  # of variances beyond the range no 0 / 0
         kdot = 4 / np.pi * (x1.n * x2.n + least) / (cosine + least)
-        return np.where(over != 0, signed_defect(c.near, w), 1), np.where(c.near, a, -a), kdot
+        return signed_defect(c.near, w), np.where(c.near, a, -a), kdot
 
     def exact(self, q11: Any, q12: Any, q22: Any, mp: Any) -> tuple[Any, Any]:
         sine = 2 * q12 / mp.sqrt((1 + 2 * q11) * (1 + 2 * q22))
