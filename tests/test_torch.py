@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -123,6 +125,23 @@ def test_compiles_without_a_break():
     raw = dict(module.raw)
     assert set(raw) == {"0_W_std", "1_alpha", "2_W_std", "4_W_std"}
     assert all(r.grad is not None for r in raw.values())
+
+
+def test_threads_number_networks_apart():
+    """Each network its own number, however often threads take turns."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def number(first):
+        layers = [stax.Dense(1, 2 + first + k / 1000) for k in range(200)]
+        return [(layer, ft._handle(layer, (), None)) for layer in layers]
+
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = [pair for own in pool.map(number, range(8)) for pair in own]
+    finally:
+        sys.setswitchinterval(before)
+    assert all(ft._known[handle][0].layer == layer for layer, handle in found)
 
 
 def test_operators_are_well_formed():

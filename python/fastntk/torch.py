@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import permutations
+from threading import Lock
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -48,15 +49,17 @@ _TUPLES = {names: named(names) for k in (1, 2) for names in permutations(_FIELDS
 _Shape: TypeAlias = "tuple[int, ...] | None"
 _known: list[tuple[KernelFn, tuple[str, ...], _Shape]] = []
 _places: dict[tuple[Layer, tuple[str, ...], _Shape], int] = {}
+_numbering = Lock()  # two threads must not give two networks one number
 
 
 @torch.compiler.assume_constant_result
 def _handle(layer: Layer, names: tuple[str, ...], shape: _Shape) -> int:
     key = layer, names, shape
-    if key not in _places:
-        _places[key] = len(_known)
-        _known.append((layer.kernel_fn, names, shape))
-    return _places[key]
+    with _numbering:
+        if key not in _places:
+            _known.append((layer.kernel_fn, names, shape))
+            _places[key] = len(_known) - 1
+        return _places[key]
 
 
 def _kernel_fn(handle: int, values: Tensor) -> tuple[KernelFn, tuple[str, ...], _Shape]:
