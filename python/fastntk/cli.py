@@ -155,14 +155,21 @@ def _fail(message: str, command: str = "demo") -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fastntk", description="Kernels of infinitely wide neural networks.")
+    parser = argparse.ArgumentParser(
+        prog="fastntk",
+        description="Kernels of infinitely wide neural networks.",
+        epilog="an example of each command: fastntk COMMAND --help",
+    )
     parser.add_argument("--version", action="version", version=f"fastntk {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("info", help="say which backend and instruction set are in use, and why")
+    commands.add_parser(
+        "info", help="say which backend and instruction set are in use, and why", epilog="example: fastntk info"
+    )
     demo = commands.add_parser(
         "demo",
         help="NNGP and NTK of ReLU networks on handwritten digits or your own data",
         description="Exact Gaussian process and NTK prediction on real data: a table, and one picture.",
+        epilog="example: fastntk demo --data file.npz --depth 3 --out picture.png",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.add_argument(
@@ -192,9 +199,14 @@ def _parser() -> argparse.ArgumentParser:
             help="write the kernels of your data and network into a store, block by block",
             description="Gram matrices into a Zarr store or an .npy file, resumable: run the same command again after "
             "any interruption, and it computes what is missing.",
+            epilog="example: fastntk gram --data file.npz --network net.py:net --store k.zarr",
         )
     )
-    study = commands.add_parser("study", help="compare finite networks with their infinite limits on real data")
+    study = commands.add_parser(
+        "study",
+        help="compare finite networks with their infinite limits on real data",
+        epilog="example: fastntk study finite-vs-infinite --quick",
+    )
     studies = study.add_subparsers(dest="study", required=True)
     _add_finite_vs_infinite(studies)
     for name, meaning in _OTHER_STUDIES.items():
@@ -203,7 +215,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_other(studies: Any, name: str, meaning: str) -> None:
-    study = studies.add_parser(name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}. {_FINDS}")
+    study = studies.add_parser(
+        name,
+        help=meaning,
+        description=f"{meaning[0].upper()}{meaning[1:]}. {_FINDS}",
+        epilog=f"example: fastntk study {name} --quick --out {name}.png",
+    )
     study.add_argument("--data", default="digits", metavar="DATA", help=_DATA)
     for option, words in (("train", "training samples"), ("test", "test samples")):
         full, quick = _STUDY[option]
@@ -223,6 +240,7 @@ def _add_finite_vs_infinite(studies: Any) -> None:
         help="networks of several widths, trained by gradient descent, beside NNGP and NTK",
         description="Fully connected ReLU networks of several widths beside their NNGP and NTK: a base, and one change "
         "at a time (centering, learning rate, L2, parameterization, ZCA), single and averaged. A table and a picture.",
+        epilog="example: fastntk study finite-vs-infinite --quick --out study.png study.md",
     )
     study.add_argument(
         "--data", default="digits", metavar="DATA", help=_DATA,
