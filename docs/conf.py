@@ -18,6 +18,8 @@ MODULES = (
     "stax", "dual", "predict", "sklearn", "finite", "meanfield", "abc", "mogp", "lazy_feature", "catapult",
     "quadrature", "scale", "study", "plot",
 )  # fmt: skip
+# Files elsewhere in the repository that are pages of the site too.
+BROUGHT = {"contributing": ".github/CONTRIBUTING.md", "benchmarks": "bench/README.md"}
 
 project = "fastntk"
 author = "the fastntk authors"
@@ -43,12 +45,12 @@ numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
 templates_path = ["_templates"]
-# Pages link to files of the repository, which a test follows; the gallery's settings hold a function.
-suppress_warnings = ["myst.xref_missing", "config.cache"]
+suppress_warnings = ["config.cache"]  # the gallery's settings hold a function
 
 html_theme = "pydata_sphinx_theme"
 html_title = "fastntk"
-html_theme_options = {"navigation_with_keys": False, "show_toc_level": 2, "header_links_before_dropdown": 6}
+html_theme_options = {"navigation_with_keys": False, "show_toc_level": 2, "header_links_before_dropdown": 5}
+html_sidebars = {"*": []}  # pages with nothing below them have nothing to list beside them
 
 
 # ---------------------------------------------------------------- the interface
@@ -68,6 +70,23 @@ def write_interface(app, config) -> None:
         page = folder / f"{name}.rst"
         if not page.exists() or page.read_text() != text:
             page.write_text(text)
+
+
+def bring_pages(app, config) -> None:
+    """Those that stand elsewhere, with links that lead from here."""
+    folder = HERE / "repository"
+    folder.mkdir(exist_ok=True)
+    for name, path in BROUGHT.items():
+        text = (HERE.parent / path).read_text(encoding="utf-8").replace("](../docs/", "](../")
+        page = folder / f"{name}.md"
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+
+
+def lead_to_pages(app, name, source) -> None:
+    """Links from one page to another, whatever file that one is made of."""
+    for page, path in BROUGHT.items():
+        source[0] = source[0].replace(f"](../{path}", f"](repository/{page}.md")
 
 
 def leave_others(app, what, name, member, skip, options) -> bool | None:
@@ -105,5 +124,7 @@ sphinx_gallery_conf = {
 
 
 def setup(app) -> None:
-    app.connect("config-inited", write_interface)  # before Sphinx looks which pages there are
+    for write in (write_interface, bring_pages):
+        app.connect("config-inited", write)  # before Sphinx looks which pages there are
+    app.connect("source-read", lead_to_pages)
     app.connect("autodoc-skip-member", leave_others)

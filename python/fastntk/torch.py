@@ -248,9 +248,9 @@ def kernel(
     ----------
     network : stax layer or its kernel_fn
         Whose layers may hold tensors that record gradients as parameters.
-    x1 : torch.Tensor (*batch, n1, d) float32 or float64
+    x1 : torch.Tensor (..., n1, d) float32 or float64
         In host memory, or on a CUDA device (where the kernel is computed there, its gradient in host memory).
-    x2 : torch.Tensor (*batch, n2, d), optional
+    x2 : torch.Tensor (..., n2, d), optional
         None: x1 again, with an exact diagonal; so is a tensor that is x1. Leading axes broadcast.
     get : 'nngp', 'ntk' or a tuple of these
     parameters : dict of str to torch.Tensor () or float, optional
@@ -263,7 +263,7 @@ def kernel(
 
     Returns
     -------
-    torch.Tensor (*batch, n1, n2) of x1's dtype and device; a named tuple for a tuple.
+    torch.Tensor (..., n1, n2) of x1's dtype and device; a named tuple for a tuple.
 
     Raises
     ------
@@ -306,11 +306,11 @@ def diagonal(
     ----------
     network, get, parameters, input_shape, num_threads
         As for :func:`kernel`.
-    x : torch.Tensor (*batch, n, d)
+    x : torch.Tensor (..., n, d)
 
     Returns
     -------
-    torch.Tensor (*batch, n), or a named tuple of them
+    torch.Tensor (..., n), or a named tuple of them
 
     Raises
     ------

@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import cached_property, lru_cache
-from importlib import import_module
+from importlib import import_module, metadata
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..base.version import __version__
 from ..network.program import Program
 from ..plan.grids import Plan
 from ..plan.layout import make_layout
@@ -24,17 +25,27 @@ from .numpy_rows import CLOSE
 Array = npt.NDArray[Any]  # or CuPy's
 
 
+# Packages beside this one that bring a backend (packages/), looked at where this one was built without.
+_BESIDE = {"cuda": ("fastntk_cuda13",)}
+
+
 @lru_cache(maxsize=2)
 def load(name: str) -> tuple[ModuleType | None, str]:
     """The compiled module of a backend, or None and why it is not there."""
     if os.environ.get("FASTNTK_HIDE_COMPILED") == "1":  # the test suite runs once like this
         return None, "not available: hidden by FASTNTK_HIDE_COMPILED"
-    try:
-        return import_module(f"fastntk._{name}"), "available"
-    except ModuleNotFoundError:
-        return None, f"not available: this installation has no compiled module fastntk._{name}"
-    except ImportError as error:
-        return None, f"not available: {error}"
+    for package in ("fastntk", *_BESIDE.get(name, ())):
+        try:
+            module = import_module(f"{package}._{name}")
+        except ModuleNotFoundError:
+            continue
+        except ImportError as error:
+            return None, f"not available: {error}"
+        if package != "fastntk" and (other := metadata.version(package)) != __version__:
+            both = f"{package} is of version {other}, fastntk of {__version__}: they go together when they are equal"
+            return None, f"not available: {both}"
+        return module, "available"
+    return None, f"not available: this installation has no compiled module fastntk._{name}"
 
 
 # Pairs within this of rho = 1 or -1 take their distance from the inputs themselves: the rounding of the product, about
