@@ -1,0 +1,1 @@
+"""fastntk's CUDA backend: private, reached through fastntk.engines."""
