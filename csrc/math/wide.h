@@ -98,14 +98,14 @@ struct BitsOf {
 // Before a long function of which every caller would otherwise hold a copy; on a device that takes registers too.
 #if defined(__CUDACC__)
 #define FNTK_ONCE __host__ __device__ __noinline__
-#define FNTK_CALLED FNTK_ONCE  // on a device alone
+#define FNTK_APART FNTK_ONCE  // on a device alone
 #elif defined(__GNUC__)
 #define FNTK_ONCE __attribute__((noinline))
 #else
 #define FNTK_ONCE __declspec(noinline)
 #endif
-#if !defined(FNTK_CALLED)
-#define FNTK_CALLED FNTK_HD
+#if !defined(FNTK_APART)
+#define FNTK_APART FNTK_HD
 #endif
 
 // What a comparison of numbers gives: bool, or one answer a lane.

@@ -175,7 +175,7 @@ struct Straight {
   }
 
   template <bool slope, class N, int W, class Rows>
-  FNTK_CALLED void pairs(const End<N> (&x)[W], const Rows& rows, Ends<N, W>& found) const {
+  FNTK_APART void pairs(const End<N> (&x)[W], const Rows& rows, Ends<N, W>& found) const {
     const T* own = c + kTerms * kEach;
     const T steep = own[0];
     Lens<N, W> at;
