@@ -148,8 +148,12 @@ def imported(block: str) -> set[str]:
     nodes = list(ast.walk(ast.parse(block)))
     names = [a.name for node in nodes if isinstance(node, ast.Import) for a in node.names]
     names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
-    own = {name.split(".")[1] for name in names if re.match(r"fastntk\.(\w+)", name)} & set(LIBRARIES)
-    return {name.split(".")[0] for name in names} | own
+    own = {name.split(".")[1] for name in names if re.match(r"fastntk\.(\w+)", name)}
+    own |= {
+        a.name for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "fastntk" for a in node.names
+    }
+    needed = own & set(LIBRARIES) | ({"torch"} if "finite" in own else set())
+    return {name.split(".")[0] for name in names} | needed
 
 
 def run_page(name: str) -> tuple[dict[str, object], set[str]]:
