@@ -331,7 +331,7 @@ def _share(budget: int, results: int, machines: Sequence[CompiledPlanes], n: int
         )
 
     def shares(threads: int) -> list[int]:
-        spare = budget - least - threads * worker
+        spare = max(0, budget - budget // 128 - least - threads * worker)  # a little for what is not counted
         return [spare] if len(machines) == 1 else [spare * (3 - 2 * k) // 4 for k in range(2)]
 
     most = min(first.threads, first._units(n, other, budget), (budget - least) // max(1, worker))
