@@ -12,7 +12,9 @@ from typing import Any
 
 import accuracy_table
 import gpu_table
+import layers
 import model
+import nonlinearities
 import predict_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,6 +25,9 @@ RIVALS = {"nt": "Neural Tangents", "botorch": "BoTorch"}
 KEPT = {
     "speed": "avx512.json",
     "images": "images-avx512.json",
+    "layers": "layers-avx512.json",
+    "nonlinearities": "nonlinearities-avx512.json",
+    "small-calls": "small-calls.json",
     "accuracy": "accuracy.json",
     "gpu": "gpu-*.json",
     "cuda": "cuda-sm90.json",
@@ -214,11 +219,37 @@ def in_short(speed: dict[str, Any], images: dict[str, Any], predict: dict[str, A
     return f"{where}\n\n{table(head, rows)}"
 
 
+def where(report: dict[str, Any]) -> str:
+    """Machine and commit of a report."""
+    commit = (report["git"]["hash"] or "unknown")[:10]
+    return f"{report['machine']['cpu']}, {report['threads']} threads, {report['isa']}; commit {commit}.\n\n"
+
+
+def small(report: dict[str, Any]) -> str:
+    """Calls that are all overhead."""
+    rows = [
+        [
+            name,
+            f"{own['median']:.0f} us ({own['least']:.0f} to {own['largest']:.0f})",
+            f"<= {own['goal']} us" if own["goal"] else "",
+        ]
+        for name, own in report["microseconds"].items()
+    ]
+    return where(report) + table(["call", "fastntk", "goal"], rows)
+
+
 TABLES: dict[str, tuple[str, tuple[str, ...], Callable[..., str]]] = {  # page, results, what makes it
     "in-short": ("README.md", ("speed", "images", "predict"), in_short),
     "accuracy-in-short": ("README.md", ("accuracy",), accuracy_table.in_short),
     "speed": ("docs/speed.md", ("speed",), speed),
     "images": ("docs/speed.md", ("images",), images),
+    "layers": ("docs/speed.md", ("layers",), lambda report: where(report) + layers.markdown(report).rstrip()),
+    "nonlinearities": (
+        "docs/speed.md",
+        ("nonlinearities",),
+        lambda report: where(report) + nonlinearities.markdown(report).rstrip(),
+    ),
+    "small-calls": ("docs/speed.md", ("small-calls",), small),
     "gpu": ("docs/speed.md", ("gpu",), gpu_table.gpu),
     "gpu-model": ("docs/gpu.md", ("cuda", "cuda-images"), model.gpu),
     "accuracy": ("docs/accuracy.md", ("accuracy",), accuracy_table.markdown),
