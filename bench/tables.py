@@ -215,8 +215,9 @@ def in_short(speed: dict[str, Any], images: dict[str, Any], predict: dict[str, A
         what = f"prediction by both kernels, {predict_table.describe(case['parameters'])}"
         add(what, case["seconds"]["fastntk"]["median"], case, "", "nt_jit/fastntk", "")
     head = ["case", "fastntk", "times `x @ x.T`", "Neural Tangents takes, times", "BoTorch takes, times"]
-    where = f"{speed['machine']['cpu']}, {speed['threads']} threads, {speed['isa']}. Medians."
-    return f"{where}\n\n{table(head, rows)}"
+    machines = [report["machine"]["cpu"] for report in (speed, predict)]
+    other = f" Predictions: {machines[1]}." if machines[1] != machines[0] else ""
+    return f"{machines[0]}, {speed['threads']} threads, {speed['isa']}. Medians.{other}\n\n{table(head, rows)}"
 
 
 def where(report: dict[str, Any]) -> str:
