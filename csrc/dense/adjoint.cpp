@@ -9,8 +9,6 @@ namespace fntk {
 namespace FNTK_ISA {
 namespace {
 
-constexpr double kTiny = 7.888609052210118e-31;  // 16 eps^2: below it a pair lies at rho = +-1
-
 // A line of a tile, some columns of it.
 struct Line {
   const std::vector<AdjointOp>& ops;
@@ -198,17 +196,6 @@ void back_sum(const AdjointOp& op, const Line& line) {
   }
 }
 
-// A row array of a dual on one side, and its derivatives in ln q.
-template <class Number, int side>
-struct Row {
-  const double *value, *slope;
-  FNTK_HD Number operator[](long k) const {
-    Number y(value[k]);
-    y.d[side] = slope[k];
-    return y;
-  }
-};
-
 template <template <class> class Phi>
 void back_dual(const AdjointOp& op, const Line& line) {
   constexpr int n = Phi<double>::n_rows, n_rows = n > 0 ? n : 1;
@@ -220,8 +207,8 @@ void back_dual(const AdjointOp& op, const Line& line) {
   const double *P = line.P(op.dst), *T = line.T(op.dst);
   double *P_out = line.P(s), *T_out = line.T(s), *product = line.extra(0);
   double* columns = n > 0 ? line.col_sum(op.first_sum) : line.extra(1);
-  Row<Number, n ? 1 : 0> rows1[n_rows] = {};
-  Row<Number, n ? 2 : 0> rows2[n_rows] = {};
+  JetRow<Number, n ? 1 : 0> rows1[n_rows] = {};
+  JetRow<Number, n ? 2 : 0> rows2[n_rows] = {};
   for (int r = 0; r < n; ++r) {
     const int row = op.first_row + r;
     rows1[r] = {line.tile.rows1 + row * line.tile.lines, line.tile.rows1 + (row + n) * line.tile.lines};
@@ -230,16 +217,9 @@ void back_dual(const AdjointOp& op, const Line& line) {
   const auto x1 = Phi<Number>::load(rows1, line.i);
   FNTK_LANES
   for (int k = 0; k < line.cols; ++k) {
-    const double w = magnitude(v[k]), moves = select(w > kTiny, 1.0, 0.0);
-    const bool near = !(v[k] < 0.0);
-    Correlation<Number> c;
-    c.w = Number(w);
-    c.w.d[0] = moves;
-    c.a = Number(1 - w);
-    c.a.d[0] = -moves;
-    c.near = near;
+    const Correlation<Number> c = jet_correlation<Number>(v[k]);
     const Dual<Number> d = phi.pair(c, x1, Phi<Number>::load(rows2, k));
-    const double r = s1 * s2[k], slope = select(near, -d.kdot.d[0], d.kdot.d[0]);
+    const double r = s1 * s2[k], slope = select(c.near, -d.kdot.d[0], d.kdot.d[0]);
     const double kddot = select(r == 0.0, 0.0, slope / select(r == 0.0, 1.0, r));
     const double flow = T[k] * theta[k];
     P_out[k] = fma(d.kdot.v, P[k], fma(kddot, flow, P_out[k]));

@@ -8,8 +8,6 @@ namespace fntk {
 namespace FNTK_ISA {
 namespace {
 
-constexpr double kTiny = 7.888609052210118e-31;  // 16 eps^2: below it a pair lies at rho = +-1
-
 // Row y of planes, of tables, and of accumulators, whose second image stands displaced.
 struct At {
   long plane, other;
@@ -185,17 +183,6 @@ void count(const BackArgs& c) {
 
 // ---------------------------------------------------------------- nonlinearities
 
-// A row array of a dual on one side, and its derivatives in ln q.
-template <class Number, int side>
-struct Row {
-  const double *value, *slope;
-  FNTK_HD Number operator[](long k) const {
-    Number y(value[k]);
-    y.d[side] = slope[k];
-    return y;
-  }
-};
-
 // Signed defects of a row, from s s' - K and s s' + K.
 void defects_of(const BackArgs& c, const At& at, double* out) {
   const double *v = c.v + at.plane, *p = c.p + at.plane;
@@ -230,26 +217,19 @@ void dual(const BackArgs& given) {
     const double *T = c.T ? c.T + at.plane : zeros, *t = c.T ? c.t + at.plane : zeros;
     double *P_out = c.P_out + at.plane, *T_out = c.T ? c.T_out + at.plane : nowhere;
     double *first = c.first + at.plane, *second = c.second + at.other;
-    Row<Number, n ? 1 : 0> rows1[n_rows] = {};
-    Row<Number, n ? 2 : 0> rows2[n_rows] = {};
+    JetRow<Number, n ? 1 : 0> rows1[n_rows] = {};
+    JetRow<Number, n ? 2 : 0> rows2[n_rows] = {};
     for (int r = 0; r < n; ++r) {
       rows1[r] = {a + (4 + r) * lanes, a + (4 + n + r) * lanes};
       rows2[r] = {b + (4 + r) * lanes, b + (4 + n + r) * lanes};
     }
     FNTK_LANES
     for (long x = 0; x < lanes; ++x) {
-      const double w = magnitude(defect[x]), moves = select(w > kTiny, 1.0, 0.0);
-      const bool near = !(defect[x] < 0.0);
-      Correlation<Number> r;
-      r.w = Number(w);
-      r.w.d[0] = moves;
-      r.a = Number(1 - w);
-      r.a.d[0] = -moves;
-      r.near = near;
+      const Correlation<Number> r = jet_correlation<Number>(defect[x]);
       const Dual<Number> d = phi.pair(r, Phi<Number>::load(rows1, x), Phi<Number>::load(rows2, x));
       const double i1 = a[x], i2 = b[x], s1 = a[lanes + x], s2 = b[lanes + x];
       const double S1 = a[2 * lanes + x], S2 = b[2 * lanes + x], pull1 = a[3 * lanes + x], pull2 = b[3 * lanes + x];
-      const double kddot = (select(near, -d.kdot.d[0], d.kdot.d[0]) * i1) * i2, flow = T[x] * t[x];
+      const double kddot = (select(r.near, -d.kdot.d[0], d.kdot.d[0]) * i1) * i2, flow = T[x] * t[x];
       const double on_k = fma(d.kdot.v, P[x], kddot * flow);
       const double gap = s1 - s2, gap1 = fma(s1, gap, v[x]), gap2 = fma(-s2, gap, v[x]);
       const double after = S1 * S2, behind = S1 - S2, across = after * select(d.v.v < 0.0, 2 + d.v.v, d.v.v);

@@ -93,5 +93,33 @@ FNTK_HD Arc<Jet<N>> arc(const Jet<N>& w) {
   return {chain(t.angle, slope, w), chain(t.moment, t.angle, w)};
 }
 
+// What a nonlinearity's pair formula reads, with derivatives in w, and in ln q of both sides where it has rows: d[0],
+// d[1] and d[2].
+
+constexpr double kTiny = 7.888609052210118e-31;  // 16 eps^2: below it a pair lies at rho = +-1
+
+// A row array of one side.
+template <class Number, int side>
+struct JetRow {
+  const double *value, *slope;
+  FNTK_HD Number operator[](long k) const {
+    Number y(value[k]);
+    y.d[side] = slope[k];
+    return y;
+  }
+};
+
+template <class Number>
+FNTK_HD Correlation<Number> jet_correlation(double v) {
+  const double w = magnitude(v), moves = select(w > kTiny, 1.0, 0.0);
+  Correlation<Number> c;
+  c.w = Number(w);
+  c.w.d[0] = moves;
+  c.a = Number(1 - w);
+  c.a.d[0] = -moves;
+  c.near = !(v < 0.0);
+  return c;
+}
+
 }  // namespace FNTK_ISA
 }  // namespace fntk

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from ..base.checks import generator, integer
+from ..base.checks import generator, integer, learning_rates
 from ..base.progress import bar
-from ..finite.places import Walk, as_ntk, network_of, walk_of
+from ..finite.places import Walk, as_ntk, network_of, walk_of, width_of
 from ..network.combinators import Parallel, Serial
 from ..network.layer import Layer
 from ..network.weights import Conv, Dense
 from .network import check_parameterization
 from .parameterization import Array, Parameterization
-from .training import batches, blown_from, mean_square, rates_of, targets_of
+from .training import batches, blown_from, mean_square, targets_of
 
 
 def hidden_layers(network: Layer) -> int:
@@ -227,13 +227,7 @@ def train(
     what = "train"
     form = as_ntk(network_of(network, what))
     walk, p = walk_of(form, what), check_parameterization(parameterization, what)
-    m = walk.width() if width is None else float(width)
-    if not 0 < m < math.inf:
-        raise ValueError(f"[{what}] width must be positive and finite, given {width!r}")
-    if p.L != walk.L:
-        raise ValueError(f"[{what}] {p.name} is for L = {p.L} hidden layers, the network has {walk.L}")
-    if p.bias is None and any(layer.b_std is not None for layer in walk.layers):
-        raise ValueError(f"[{what}] the network has biases, {p.name} has no exponents for them (biases=True)")
+    m = width_of(walk, p, width, what)
     try:
         import torch
     except ImportError as error:
@@ -243,7 +237,7 @@ def train(
         raise ValueError(f"[{what}] x must be finite, of shape (n, ...), given {samples.shape}")
     targets = targets_of(y, len(samples), None, what)
     count, draw = integer(what, "steps", steps), generator(rng, what)
-    etas = rates_of(lr, count, what)
+    etas = learning_rates(lr, count, what)
     shape, params = form.init_fn(draw, samples.shape, samples.dtype)
     if math.prod(shape) != targets.size:
         raise ValueError(f"[{what}] the network gives outputs of shape {shape}, y has shape {targets.shape}")

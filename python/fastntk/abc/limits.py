@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..base.checks import generator, integer
+from ..base.checks import generator, integer, learning_rates
 from .network import Activation, _factors, activation_of, default_scales, inputs_of
 from .parameterization import Array
-from .training import batches, blown_from, mean_square, rates_of, targets_of
+from .training import batches, blown_from, mean_square, targets_of
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def linear_mup_limit(
     x = inputs_of(x, None, what)
     y = targets_of(y, len(x), None, what)
     count, d, k = integer(what, "steps", steps), x.shape[1], y.shape[1]
-    etas = rates_of(lr, count, what)
+    etas = learning_rates(lr, count, what)
     s1, s2 = _factors(what, "scales", scales, default_scales(1.0, d, 1))
     variances = np.array([s1**2] * d + [s2**2] * k)
     first, last = np.eye(d, d + k), np.eye(k, d + k, d)

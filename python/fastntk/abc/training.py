@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..base.checks import generator, integer
+from ..base.checks import generator, integer, learning_rates
 from .network import Network, inputs_of
 from .parameterization import Array, Parameterization
 
@@ -63,15 +63,6 @@ def targets_of(y: Any, n: int, k: int | None, what: str) -> Array:
         raise ValueError(f"[{what}] y must have shape ({n}, {'k' if k is None else k}), given {np.shape(y)}")
     if not np.isfinite(found).all():
         raise ValueError(f"[{what}] y must be finite")
-    return found
-
-
-def rates_of(lr: Any, steps: int, what: str) -> Array:
-    """One learning rate for each step."""
-    found = np.array(lr, dtype=np.float64)
-    found = np.full(steps, found) if found.ndim == 0 else found
-    if found.shape != (steps,) or not (np.isfinite(found) & (found > 0)).all():
-        raise ValueError(f"[{what}] lr must be positive, one number or one for each of {steps} steps, given {lr!r}")
     return found
 
 
@@ -249,7 +240,7 @@ def _descend(
     x = inputs_of(x, network.weights[0].shape[0], what)
     y = targets_of(y, len(x), network.weights[-1].shape[1], what)
     count = integer(what, "steps", steps)
-    etas = rates_of(lr, count, what)
+    etas = learning_rates(lr, count, what)
     order = batches(len(x), batch_size, None if rng is None else generator(rng, what), what)
     every = (1 if batch_size is None else count) if record is None else integer(what, "record", record)
     start, recorded, m, p = network, network, float(network.width), network.parameterization

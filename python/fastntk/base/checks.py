@@ -142,3 +142,12 @@ def finite(layer: str, name: str, value: Any) -> float:
     if not abs(number) < 1e150:
         raise ValueError(f"[{layer}] {name} must be finite and below 1e150, given {value}")
     return number
+
+
+def learning_rates(lr: Any, steps: int, what: str) -> Array:
+    """One learning rate for each step."""
+    found = np.array(lr, dtype=np.float64)
+    found = np.full(steps, found) if found.ndim == 0 else found
+    if found.shape != (steps,) or not (np.isfinite(found) & (found > 0)).all():
+        raise ValueError(f"[{what}] lr must be positive, one number or one for each of {steps} steps, given {lr!r}")
+    return found

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..network.combinators import Parallel
 from ..network.layer import Layer
-from .places import Walk, as_ntk, leaves_of, rebuilt, walk_of
+from .places import Walk, as_ntk, leaves_of, rebuilt, walk_of, width_of
 from .quick import jvp, needed, quick
 
 Array = npt.NDArray[Any]
@@ -54,7 +54,7 @@ class Model:
         self.walk = walk
         self.width = 1.0
         if parameterization is not None:
-            self._check(parameterization, walk, width, what)
+            self.width = width_of(walk, parameterization, width, what)
         drawn = [self.network.init_fn(np.random.default_rng(seed), shape, self.dtype) for seed in seeds]
         self.output_shape, self._tree = drawn[0]
         self.roles = _roles(self.network, self._tree)
@@ -83,16 +83,6 @@ class Model:
     def tensor(self, array: Array) -> Any:
         """On the device of the networks."""
         return self._torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
-
-    def _check(self, p: Any, walk: Walk, width: float | None, what: str) -> None:
-        m = walk.width() if width is None else float(width)
-        if not 0 < m < np.inf:
-            raise ValueError(f"[{what}] width must be positive and finite, given {width!r}")
-        if p.L != walk.L:
-            raise ValueError(f"[{what}] {p.name} is for L = {p.L} hidden layers, the network has {walk.L}")
-        if p.bias is None and any(layer.b_std is not None for layer in walk.layers):
-            raise ValueError(f"[{what}] the network has biases, {p.name} has no exponents for them (biases=True)")
-        self.width = m
 
     def _scales(self, p: Any, walk: Walk) -> tuple[list[float], list[float]]:
         """Factors of the leaves, and the powers of the width by which they are divided at the start."""

@@ -102,6 +102,24 @@ def walk_of(network: Any, what: str) -> Walk:
     return walk
 
 
+def width_of(walk: Walk, p: Any, width: float | None, what: str) -> float:
+    """The width m that a parameterization p scales a network by: the one given, else that of its hidden layers.
+
+    Raises
+    ------
+    ValueError
+        Another width; a parameterization for another depth, or without exponents for biases that the network has.
+    """
+    m = walk.width() if width is None else float(width)
+    if not 0 < m < math.inf:
+        raise ValueError(f"[{what}] width must be positive and finite, given {width!r}")
+    if p.L != walk.L:
+        raise ValueError(f"[{what}] {p.name} is for L = {p.L} hidden layers, the network has {walk.L}")
+    if p.bias is None and any(layer.b_std is not None for layer in walk.layers):
+        raise ValueError(f"[{what}] the network has biases, {p.name} has no exponents for them (biases=True)")
+    return m
+
+
 def mapped(layer: Layer, change: Callable[[Layer], Layer]) -> Layer:
     """The same network with its layers changed, those made of layers rebuilt of these."""
     if isinstance(layer, (Serial, Parallel)):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..base.checks import integer, not_negative, positive
+from ..base.checks import integer, learning_rates, not_negative, positive
 from ..base.progress import bar
 from ..network.layer import Layer
 from .checkpoint import Checkpoint
@@ -165,14 +165,6 @@ def batch_rows(n: int, batch_size: int | None, seed: int, first: int, what: str)
         yield np.array(rows)
 
 
-def _rates(lr: Any, steps: int, what: str) -> Array:
-    found = np.array(lr, dtype=np.float64)
-    found = np.full(steps, found) if found.ndim == 0 else found
-    if found.shape != (steps,) or not (np.isfinite(found) & (found > 0)).all():
-        raise ValueError(f"[{what}] lr must be positive, one number or one for each of {steps} steps, given {lr!r}")
-    return found
-
-
 def seeds_of(seeds: Any, what: str) -> tuple[int, ...]:
     """Of the members: a number, or several different ones."""
     given = [seeds] if isinstance(seeds, (int, np.integer)) else list(seeds)
@@ -295,7 +287,7 @@ def train(
     samples = samples_of(x, dtype, "x", what)
     targets = targets_of(y, len(samples), loss, "y", what)
     count, members = integer(what, "steps", steps), seeds_of(seeds, what)
-    etas, scale = _rates(lr, count, what), positive(alpha, "alpha", what)
+    etas, scale = learning_rates(lr, count, what), positive(alpha, "alpha", what)
     l2, looks = not_negative(l2, "l2", what), record or Record()
     model = Model(
         network, samples.shape, members, parameterization=parameterization, width=width, node_scales=node_scales,
