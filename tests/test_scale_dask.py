@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -10,12 +11,14 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import CancelledError
 from pathlib import Path
 
 import fastntk
 import numpy as np
 import pytest
 from fastntk import scale
+from fastntk.scale.cluster import Sent
 from scale_inputs import BOTH, CASES, expected, rows, rows_network
 
 pytestmark = [pytest.mark.rivals, pytest.mark.filterwarnings("default")]  # of Dask and tornado, while they shut down
@@ -99,6 +102,33 @@ def test_workers_are_killed(cluster, tmp_path):
         stop.set()
         killer.join()
     assert scale.verify(store).complete
+
+
+def test_workers_are_killed_while_arrays_are_sent(cluster):
+    """Dask's own way of sending to all workers never returns then."""
+    started, client = cluster
+    sent, killed, stop = Sent(client, lambda name: np.full(1_000_000, name)), [], threading.Event()
+
+    def kill():
+        while not stop.wait(0.4) and len(killed) < 4:
+            if found := pids(started):
+                killed.append(found[-1])
+                os.kill(found[-1], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    arrived, name = 0, 0
+    try:
+        while len(killed) < 4 or not arrived:
+            name += 1
+            # Where nobody is there, who hands out asks again.
+            with contextlib.suppress(OSError, TimeoutError, CancelledError, distributed.KilledWorker):
+                client.wait_for_workers(1, timeout=30)
+                futures = [client.submit(np.sum, sent[name], pure=False) for _ in range(4)]
+                arrived += all(future.result(timeout=30) == 1_000_000 * name for future in futures)
+    finally:
+        stop.set()
+        killer.join()
 
 
 def test_errors_of_workers_come_back(cluster, tmp_path):

@@ -46,21 +46,22 @@ def check_client(client: Any, what: str) -> Any:
 class Sent:
     """Arrays on the workers, by names; sent when they are first asked for, and anew where they were lost.
 
+    An array goes to one worker, and from there to those that ask. Dask's ``broadcast=True`` sends it to all at once,
+    but never returns where one of them ends meanwhile: it waits for a copy there.
+
     Parameters
     ----------
     make : callable
         The array of a name.
-    everywhere : bool
-        To each worker at once; else to one, and from there to those that ask.
     """
 
-    def __init__(self, client: Any, make: Callable[[Any], Any], everywhere: bool = False) -> None:
-        self._client, self._make, self._everywhere = client, make, everywhere
+    def __init__(self, client: Any, make: Callable[[Any], Any]) -> None:
+        self._client, self._make = client, make
         self._sent: dict[Any, Any] = {}
 
     def __getitem__(self, name: Any) -> Any:
         if name not in self._sent or self._sent[name].status != "finished":
-            self._sent[name] = self._client.scatter(self._make(name), hash=False, broadcast=self._everywhere)
+            self._sent[name] = self._client.scatter(self._make(name), hash=False)
         return self._sent[name]
 
     def forget(self, name: Any) -> None:

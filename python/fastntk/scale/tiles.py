@@ -169,7 +169,7 @@ class Tiles(KernelBlocks):
         if self._client is None:
             return ((job, function(*job, *arrays.values())) for job in jobs)
         if self._sent is None:
-            self._sent = Sent(self._client, lambda name: self._arrays[name], everywhere=True)
+            self._sent = Sent(self._client, lambda name: self._arrays[name])
         self._arrays = arrays
         for name in arrays:
             if name != "x":
