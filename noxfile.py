@@ -75,3 +75,11 @@ def wheel(session: nox.Session) -> None:
     session.run("pip", "wheel", "--no-deps", "--wheel-dir", built, ".", env={"CMAKE_ARGS": "-DFASTNTK_CUDA=OFF"})
     session.run("auditwheel", "repair", "--wheel-dir", "wheelhouse", *map(str, Path(built).glob("*.whl")))
     session.run("python", "tests/wheel.py", *map(str, Path("wheelhouse").glob("*.whl")))
+
+
+@nox.session
+def stubs(session: nox.Session) -> None:
+    """Typed stubs of the compiled modules that are built here, anew."""
+    install(session, "dev")
+    session.install("pybind11-stubgen")
+    session.run("python", "tests/make_stubs.py")

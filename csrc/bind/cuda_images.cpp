@@ -98,6 +98,7 @@ void image_pairs(const Typed<T>& plan, const py::object& code, const std::array<
 
 template <class T>
 void bind_typed(py::module_& m, const char* plan_name, const char* code_name) {
+  py::class_<Typed<T>> typed(m, code_name, py::module_local());  // before the signature that names it
   py::class_<Geometry<T>, std::shared_ptr<Geometry<T>>>(m, plan_name, py::module_local())
       .def(py::init([](const py::object& plan, const py::object& pairs, const py::object& own,
                        const std::vector<int>& channels, int n_outputs) {
@@ -117,8 +118,7 @@ void bind_typed(py::module_& m, const char* plan_name, const char* code_name) {
             return std::make_unique<Typed<T>>(self, numbers, registers, own);
           },
           py::arg("numbers"), py::arg("registers"), py::arg("own"));
-  py::class_<Typed<T>>(m, code_name, py::module_local())
-      .def("bytes", [](const Typed<T>& self) { return py::bytes(self.code.bytes.data(), self.code.bytes.size()); })
+  typed.def("bytes", [](const Typed<T>& self) { return py::bytes(self.code.bytes.data(), self.code.bytes.size()); })
       .def_property_readonly("table_size", [](const Typed<T>& self) { return self.program.table_size; })
       .def_property_readonly("chain_size", [](const Typed<T>& self) { return self.code.chain_size; })
       .def_property_readonly("pair_doubles", [](const Typed<T>& self) { return self.code.pair_doubles; })
