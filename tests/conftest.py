@@ -1,4 +1,5 @@
-"""Backends and dtypes that tests run over, and the accuracy table: worst errors, to JSON with --accuracy-json PATH."""
+"""Backends and dtypes that tests run over; the accuracy table: worst errors, to JSON with --accuracy-json PATH; shares
+of the suite for runs that cannot take all of it: --share K/N."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import zlib
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,6 +71,20 @@ def pytest_addoption(parser):
     parser.addoption(
         "--accuracy-json", metavar="PATH", help="write the worst errors of this run (bench/accuracy_table.py)"
     )
+    parser.addoption(
+        "--share", metavar="K/N", default="0/1", help="only every N-th test, drawn by its name: K from 0 to N - 1"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    share, shares = (int(part) for part in config.getoption("--share").split("/"))
+    if not 0 <= share < shares:
+        raise pytest.UsageError(f"--share K/N wants 0 <= K < N, given {share}/{shares}")
+    left = [item for item in items if zlib.crc32(item.nodeid.encode()) % shares != share]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        out = set(left)
+        items[:] = [item for item in items if item not in out]
 
 
 def pytest_report_header(config):
