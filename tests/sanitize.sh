@@ -2,6 +2,7 @@
 # The compiled module under GCC's sanitizers, in build/sanitize-KIND: the core tests, and drawn calls for SECONDS.
 #     bash tests/sanitize.sh address [SECONDS]    addresses and undefined behaviour
 #     bash tests/sanitize.sh thread [SECONDS]     data races; the tests of threads beside the core
+# BASELINE=ON builds the loops of one instruction set alone, in a third of the time.
 # PYTHON names an interpreter (default: python3) with NumPy, pytest, hypothesis, mpmath, pybind11, CMake and Ninja.
 set -euo pipefail
 
@@ -17,6 +18,7 @@ case $kind in
 esac
 
 cmake -S "$root" -B "$build" -G Ninja -DFASTNTK_CUDA=OFF -DFASTNTK_SANITIZE=$flags -DCMAKE_BUILD_TYPE=None \
+  -DFASTNTK_BASELINE="${BASELINE:-OFF}" \
   -DCMAKE_CXX_FLAGS="-O1 -D_GLIBCXX_ASSERTIONS" -DPython_EXECUTABLE="$python" \
   -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)"
 cmake --build "$build" --parallel 2
