@@ -213,8 +213,8 @@ def test_a_budget_is_kept_or_refused():
         net.kernel_fn(x, None, "ntk", memory_budget=1 << 14)
 
 
-def test_taps_are_shifts():
-    """Convolutions read what is there, at another place: nothing is copied for them."""
+def test_windows_begin_segments():
+    """Convolutions read what is there, at other places: nothing is copied for them."""
     net = serial(*3 * [Conv(1, (3, 3), padding="SAME"), Relu()], stax.ConvLocal(1, (3, 3), padding="SAME"), Relu(),
                  GlobalAvgPool())  # fmt: skip
     plan = plan_segments(lower(net, Value(0, 2, spatial=(5, 6), channel_axis=3)), ((5, 6),), False, False)
@@ -222,5 +222,19 @@ def test_taps_are_shifts():
     # pixels, a convolution each, the fourth for ConvLocal, which is alone; Relu, the pool, the output
     assert kinds == 5 * "Se" + "Si" + "Se" + 2 * "Si"
     first = next(stage for stage in plan.stages[1:] if isinstance(stage, Segment))
-    assert sorted(read.shift for read in first.reads if read.cell >= 0) == [-8, -7, -6, -1, 0, 1, 6, 7, 8]
-    assert first.canvas.size == 6 * 7
+    assert [plan.steps[read.window].op.name for read in first.reads] == ["conv"]
+
+
+def test_windows_of_any_geometry_in_blocks_that_cut_images():
+    """Columns of a block begin and end inside images; taps that are shifts reach beyond them."""
+    x = np.random.default_rng(8).standard_normal((9, 9, 8, 2))
+    x[:, :, :, 1] += 1
+    for middle in (
+        stax.ConvTranspose(1, (3, 2), (2, 3), "SAME", 1.4, 0.1), Conv(1, (3, 3), (2, 2), "VALID", 1.4, 0.1),
+        Conv(1, (3, 3), padding="CIRCULAR", W_std=1.4), Conv(1, (5, 1), padding="SAME", dilation=(2, 1)),
+    ):  # fmt: skip
+        net = serial(conv(), stax.Erf(), middle, stax.LayerNorm((1, 3)), Relu(), GlobalAvgPool(), Dense(1))
+        exact = net.kernel_fn(x, -x[:3], BOTH, backend="numpy")
+        close(net.kernel_fn(x, -x[:3], BOTH, backend="cpu"), exact, 1e-12)
+        single = net.kernel_fn(x.astype(np.float32), -x[:3].astype(np.float32), BOTH, backend="cpu")
+        close(single, exact, 2e-6)

@@ -3,6 +3,7 @@
 #include "bind/cpu_adjoint.h"
 #include "bind/cpu_image_adjoint.h"
 #include "bind/cpu_images.h"
+#include "bind/windows.h"
 #include "dense/run.h"
 
 namespace py = pybind11;
@@ -21,7 +22,7 @@ RowTable<T> row_table(const py::array& table, int n_rows) {
 void run_tile(const Program& program, const std::vector<double>& numbers, const py::array& rows1,
               const py::array& rows2, const py::dtype& dtype, const std::array<long, 8>& place, long n1, long n2,
               const std::vector<PyInput>& inputs, const std::vector<std::array<py::object, 3>>& outputs, bool symmetric,
-              bool diagonal, const std::string& isa, int threads) {
+              bool diagonal, const std::string& isa, int threads, const std::vector<PyWindow>& windows) {
   const Isa& table = find_isa(isa);
   FNTK_CHECK(rows1.ndim() == 2 && rows2.ndim() == 2, "row tables are 2-D");
   const Tile tile = make_tile(program, place, n1, n2, long(rows1.shape(1)), long(rows2.shape(1)), inputs.size(),
@@ -33,13 +34,14 @@ void run_tile(const Program& program, const std::vector<double>& numbers, const 
                       table2 = row_table<T>(rows2, program.table_rows);
     const auto in = make_inputs<T>(inputs, tile, host_view);
     const auto out = make_outputs<T>(outputs, tile, host_view);
+    const auto moved = make_windows<T>(windows, inputs.size(), tile);
     for (const auto& input : in) {
       FNTK_CHECK(!input.product, "the CPU backend takes panels of unit rows, not a product");
       FNTK_CHECK(!input.raw1 || ((input.raw1.stride == input.d || tile.lines <= 1) &&
                                  (input.raw2.stride == input.d || tile.cols <= 1)),
                  "raw rows must be packed");
     }
-    released([&] { run(program, numbers, table1, table2, tile, in, out, table, threads, signalled); });
+    released([&] { run(program, numbers, table1, table2, tile, in, moved, out, table, threads, signalled); });
   });
 }
 
@@ -95,6 +97,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.doc() = "fastntk's compiled CPU backend: private, reached through fastntk.engines.";
 
   bind_inputs(m);
+  bind_windows(m);
   py::class_<Program>(m, "Program", py::module_local())
       .def(py::init(&make_program), py::arg("ops"), py::arg("n_inputs"), py::arg("n_slots"), py::arg("n_outputs"));
   bind_images(m);
@@ -108,7 +111,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   });
   m.def("run", &run_tile, py::arg("program"), py::arg("numbers"), py::arg("rows1"), py::arg("rows2"), py::arg("dtype"),
         py::arg("place"), py::arg("n1"), py::arg("n2"), py::arg("inputs"), py::arg("outputs"), py::arg("symmetric"),
-        py::arg("diagonal"), py::arg("isa"), py::arg("threads"));
+        py::arg("diagonal"), py::arg("isa"), py::arg("threads"), py::arg("windows") = py::list());
   m.def(
       "pack",
       [](const py::array& x, py::array panels, py::array_t<double> norms, const std::string& isa, int threads) {

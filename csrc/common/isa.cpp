@@ -4,14 +4,16 @@
 
 namespace fntk {
 
-#define FNTK_DECLARE(isa)                          \
-  namespace isa {                                  \
-  extern const Kernels<float> kernels_float;       \
-  extern const Kernels<double> kernels_double;     \
-  extern const Products<float> products_float;     \
-  extern const Products<double> products_double;   \
-  extern const PlaneKernels<float> planes_float;   \
-  extern const PlaneKernels<double> planes_double; \
+#define FNTK_DECLARE(isa)                                \
+  namespace isa {                                        \
+  extern const Kernels<float> kernels_float;             \
+  extern const Kernels<double> kernels_double;           \
+  extern const Products<float> products_float;           \
+  extern const Products<double> products_double;         \
+  extern const PlaneKernels<float> planes_float;         \
+  extern const PlaneKernels<double> planes_double;       \
+  extern const PositionKernels<float> positions_float;   \
+  extern const PositionKernels<double> positions_double; \
   }
 FNTK_DECLARE(baseline)
 #if defined(FNTK_X86_ISAS)
@@ -22,7 +24,7 @@ FNTK_DECLARE(avx512)
 #define FNTK_ISA_ROW(name, available, isa)                                                                   \
   Isa {                                                                                                      \
     name, available, &isa::kernels_float, &isa::kernels_double, &isa::products_float, &isa::products_double, \
-        &isa::planes_float, &isa::planes_double                                                              \
+        &isa::planes_float, &isa::planes_double, &isa::positions_float, &isa::positions_double               \
   }
 
 const std::vector<Isa>& isas() {

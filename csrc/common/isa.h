@@ -11,6 +11,8 @@ template <class T>
 struct Products;
 template <class T>
 struct PlaneKernels;
+template <class T>
+struct PositionKernels;
 
 struct Isa {
   const char* name;
@@ -21,12 +23,21 @@ struct Isa {
   const Products<double>* products_double;
   const PlaneKernels<float>* planes_float;
   const PlaneKernels<double>* planes_double;
+  const PositionKernels<float>* positions_float;
+  const PositionKernels<double>* positions_double;
   template <class T>
   const Kernels<T>& kernels() const {
     if constexpr (sizeof(T) == sizeof(float))
       return *kernels_float;
     else
       return *kernels_double;
+  }
+  template <class T>
+  const PositionKernels<T>& positions() const {
+    if constexpr (sizeof(T) == sizeof(float))
+      return *positions_float;
+    else
+      return *positions_double;
   }
   template <class T>
   const Products<T>& products() const {

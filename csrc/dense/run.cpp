@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "common/parallel.h"
+#include "dense/window_unit.h"
 #include "math/lengths.h"
 
 namespace fntk {
@@ -33,15 +34,18 @@ struct TileRun {
   struct Worker {
     State<T> state, products;
     std::vector<OpView<T>> views;
+    std::vector<WindowUnit<T>> windows;
   };
 
   const Program& program;
   const std::vector<double>& numbers;
   const Tile& tile;
   const std::vector<PairInput<T>>& inputs;
+  const std::vector<Window<T>>& windows;
   const std::vector<PairOutput<T>>& outputs;
   const Kernels<T>& kernels;
   const Products<T>& products;
+  const PositionKernels<T>& positions;
   const long product_size;  // of a unit, per input; products come in groups of lines
   bool ntk = false;
   std::vector<const T*> pointers1, pointers2;
@@ -51,15 +55,17 @@ struct TileRun {
     return raw ? RawRows<T>{raw.at(batch, first, 0), norms.at(batch, 0, first)} : RawRows<T>{nullptr, nullptr};
   }
   TileRun(const Program& p, const std::vector<double>& n, const RowTable<T>& rows1, const RowTable<T>& rows2,
-          const Tile& t, const std::vector<PairInput<T>>& in, const std::vector<PairOutput<T>>& out, const Isa& isa,
-          int n_workers)
+          const Tile& t, const std::vector<PairInput<T>>& in, const std::vector<Window<T>>& moved,
+          const std::vector<PairOutput<T>>& out, const Isa& isa, int n_workers)
       : program(p),
         numbers(n),
         tile(t),
         inputs(in),
+        windows(moved),
         outputs(out),
         kernels(isa.kernels<T>()),
         products(isa.products<T>()),
+        positions(isa.positions<T>()),
         product_size(std::min(kLines, (t.lines + kAlign - 1) / kAlign * kAlign) * kCols) {
     for (const auto& output : outputs) ntk = ntk || output.planes[1];
     for (int place : program.places) {
@@ -76,6 +82,7 @@ struct TileRun {
     own.state.reserve(2 * program.n_slots * kPlane);
     own.products.reserve(program.n_inputs * product_size);
     own.views.resize(program.ops.size());
+    own.windows.resize(windows.size());
     for (size_t k = 0; k < program.ops.size(); ++k) {
       const Op& op = program.ops[k];
       OpView<T>& view = own.views[k];
@@ -117,8 +124,15 @@ struct TileRun {
   void block(Block<T>& b, Worker& worker, long batch, long i, long j, const T* products) const {
     b.i0 = tile.row1 + batch * tile.n1 + i;
     b.j0 = tile.row2 + batch * tile.n2 + j;
-    for (int slot = 0; slot < program.n_inputs; ++slot)
-      load(inputs[size_t(slot)], slot, b, batch, i, j, products + slot * product_size);
+    for (int slot = 0; slot < program.n_inputs; ++slot) {
+      if (windows.empty() || windows[size_t(slot)].taps == 0)
+        load(inputs[size_t(slot)], slot, b, batch, i, j, products + slot * product_size);
+      else
+        for (int line = 0; line < b.lines; ++line)
+          worker.windows[size_t(slot)].line(windows[size_t(slot)], positions.window, i + line, j, b.cols,
+                                            b.v(slot) + line * b.stride,
+                                            b.ntk ? b.theta(slot) + line * b.stride : nullptr);
+    }
     for (size_t k = 0; k < program.ops.size(); ++k) {
       const Op& op = program.ops[k];
       OpView<T>& view = worker.views[k];
@@ -154,6 +168,8 @@ struct TileRun {
                          input.d, out + c, kCols);
       watch.spent(lines * cols * input.d / 16);
     }
+    for (size_t k = 0; k < windows.size(); ++k)
+      if (windows[k].taps > 0) worker.windows[k].begin(windows[k], batch, j, cols);
     Block<T> b = {0, 0, 0, 0, 0, stride, kPlane, worker.state.data(), ntk};
     const long step = std::max(4L, std::min(8L, kPlane / stride));
     for (long line = 0; line < lines; line += step) {
@@ -182,15 +198,15 @@ struct TileRun {
 
 template <class T>
 void run(const Program& program, const std::vector<double>& numbers, const RowTable<T>& rows1, const RowTable<T>& rows2,
-         const Tile& tile, const std::vector<PairInput<T>>& inputs, const std::vector<PairOutput<T>>& outputs,
-         const Isa& isa, int threads, const Interrupt& interrupt) {
+         const Tile& tile, const std::vector<PairInput<T>>& inputs, const std::vector<Window<T>>& windows,
+         const std::vector<PairOutput<T>>& outputs, const Isa& isa, int threads, const Interrupt& interrupt) {
   const long pairs = tile.batches * tile.lines * tile.cols;
   const bool small = pairs * long(program.ops.size()) < 100000;
   const long groups = (tile.lines + kLines - 1) / kLines, chunks = (tile.cols + kCols - 1) / kCols;
   const long units = tile.diagonal ? (tile.lines + kDiagonal - 1) / kDiagonal : tile.batches * groups * chunks;
   const int workers = workers_of(units, small ? 1 : threads);
   check_numbers(program, numbers);
-  TileRun<T> work(program, numbers, rows1, rows2, tile, inputs, outputs, isa, workers);
+  TileRun<T> work(program, numbers, rows1, rows2, tile, inputs, windows, outputs, isa, workers);
   parallel_for(units, workers, interrupt, [&](long unit, int worker, Watch& watch) {
     if (tile.diagonal) return work.diagonal_unit(unit * kDiagonal, work.worker(worker));
     const long batch = unit / (groups * chunks), rest = unit % (groups * chunks);
@@ -249,11 +265,11 @@ void dual_map(const DualCall<T>& call, const Isa& isa, int threads, const Interr
   });
 }
 
-#define FNTK_INSTANTIATE(T)                                                                                          \
-  template void run<T>(const Program&, const std::vector<double>&, const RowTable<T>&, const RowTable<T>&,           \
-                       const Tile&, const std::vector<PairInput<T>>&, const std::vector<PairOutput<T>>&, const Isa&, \
-                       int, const Interrupt&);                                                                       \
-  template void pack<T>(const T*, long, long, long, T*, double*, const Isa&, int, const Interrupt&);                 \
+#define FNTK_INSTANTIATE(T)                                                                                \
+  template void run<T>(const Program&, const std::vector<double>&, const RowTable<T>&, const RowTable<T>&, \
+                       const Tile&, const std::vector<PairInput<T>>&, const std::vector<Window<T>>&,       \
+                       const std::vector<PairOutput<T>>&, const Isa&, int, const Interrupt&);              \
+  template void pack<T>(const T*, long, long, long, T*, double*, const Isa&, int, const Interrupt&);       \
   template void dual_map<T>(const DualCall<T>&, const Isa&, int, const Interrupt&);
 FNTK_INSTANTIATE(float)
 FNTK_INSTANTIATE(double)

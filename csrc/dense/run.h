@@ -6,13 +6,15 @@
 #include "common/isa.h"
 #include "common/ops.h"
 #include "common/parallel.h"
+#include "dense/window.h"
 
 namespace fntk {
 
+// `windows`: one for each input, or none.
 template <class T>
 void run(const Program& program, const std::vector<double>& numbers, const RowTable<T>& rows1, const RowTable<T>& rows2,
-         const Tile& tile, const std::vector<PairInput<T>>& inputs, const std::vector<PairOutput<T>>& outputs,
-         const Isa& isa, int threads, const Interrupt& interrupt);
+         const Tile& tile, const std::vector<PairInput<T>>& inputs, const std::vector<Window<T>>& windows,
+         const std::vector<PairOutput<T>>& outputs, const Isa& isa, int threads, const Interrupt& interrupt);
 
 // Unit rows x / |x| (0 for zero rows) in panels, each batch padded to whole panels, and the norms in double.
 template <class T>

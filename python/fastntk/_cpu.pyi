@@ -22,6 +22,7 @@ __all__: list[str] = [
     "OwnPairs32",
     "OwnPairs64",
     "Program",
+    "Window",
     "adjoint",
     "dual",
     "has_adjoint",
@@ -48,6 +49,21 @@ class Input:
     def close(self) -> float: ...
     @close.setter
     def close(self, arg0: float) -> None: ...
+
+class Window:
+    defect: typing.Any
+    from1: typing.Any
+    from2: typing.Any
+    inverse1: typing.Any
+    inverse2: typing.Any
+    std1: typing.Any
+    std2: typing.Any
+    theta: typing.Any
+    def __init__(self) -> None: ...
+    @property
+    def bias(self) -> float: ...
+    @bias.setter
+    def bias(self, arg0: float) -> None: ...
 
 class Program:
     def __init__(
@@ -274,6 +290,7 @@ def run(
     diagonal: bool,
     isa: str,
     threads: int,
+    windows: collections.abc.Sequence[Window] = [],
 ) -> None: ...
 
 PANEL: int = 64

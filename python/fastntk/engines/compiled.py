@@ -19,7 +19,7 @@ from ..plan.grids import Plan
 from ..plan.layout import make_layout
 from ..plan.rows import layout_of, rows_of_dual
 from ..plan.table_plan import TablePlan
-from .engine import Pair, Tile, TileInput, Triple
+from .engine import Pair, Tile, TileInput, Triple, WindowInput
 from .numpy_rows import CLOSE
 
 Array = npt.NDArray[Any]  # or CuPy's
@@ -56,6 +56,7 @@ _CLOSE_OF_BLAS = {np.dtype(np.float32): 0.12, np.dtype(np.float64): CLOSE}
 
 
 _GIVEN = tuple(field.name for field in fields(TileInput))
+_WINDOW = tuple(field.name for field in fields(WindowInput))
 
 
 @lru_cache(maxsize=256)
@@ -87,6 +88,18 @@ def tile_arguments(
         views.append(view)
     place = (tile.batch0, tile.batches, tile.i0, tile.lines, tile.j0, tile.cols, tile.row1, tile.row2)
     return place, views, [tuple(planes) for planes in outputs]
+
+
+def window_arguments(module: ModuleType, windows: Sequence[WindowInput | None]) -> list[Any]:
+    """Windows of a tile's inputs as the compiled module takes them."""
+    views = []
+    for given in windows:
+        view = module.Window()
+        if given is not None:
+            for name in _WINDOW:
+                setattr(view, name, getattr(given, name))
+        views.append(view)
+    return views
 
 
 def dual_parts(

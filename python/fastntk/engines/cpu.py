@@ -13,12 +13,12 @@ import numpy.typing as npt
 from ..network.program import Lowered
 from ..plan.grids import Plan
 from ..plan.rows import row_pass
-from .compiled import ImagePlan, compiled_program, dual_parts, image_plan, tile_arguments
+from .compiled import ImagePlan, compiled_program, dual_parts, image_plan, tile_arguments, window_arguments
 from .cpu_adjoint import CompiledAdjoint, compiled_adjoint
 from .cpu_image_adjoint import CompiledImages, covers
 from .cpu_images import CpuPlanes
 from .cpu_positions import CpuPositions
-from .engine import Pair, PointEngine, Tile, TileInput, Triple
+from .engine import Pair, PointEngine, Tile, TileInput, Triple, WindowInput
 from .memory import HostMemory
 from .numpy_engine import NumpyEngine
 
@@ -89,11 +89,13 @@ class CpuEngine(HostMemory):
     def run(
         self, lowered: Lowered, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
         inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
+        windows: Sequence[WindowInput | None] = (),
     ) -> None:  # fmt: skip
         place, views, planes = tile_arguments(self._module, dtype, tile, inputs, outputs)
         self._module.run(
             compiled_program(self._module, lowered.program), lowered.numbers, rows1.table, rows2.table, dtype, place,
             tile.n1, tile.n2, views, planes, tile.symmetric, tile.diagonal, self.isa, self._threads,
+            window_arguments(self._module, windows),
         )  # fmt: skip
 
     def dual(self, name: str, params: Sequence[float], q: Triple, scale: float, found: Pair) -> None:

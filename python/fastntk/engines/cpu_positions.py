@@ -85,6 +85,16 @@ class CpuPositions(NumpyPlanes):
 
     def _part(self, side: ImageSide, batch: int, rows: slice, plan: Plan) -> tuple[Part, Array]:
         """What belongs to some images, and which of them are NumPy's."""
+        every = slice(0, side.n)
+        alone = side.n * (bytes_of_image(plan) + (8 * plan.entries if looks_at_pairs(plan) else 0))
+        if rows != every and alone <= self._kept // 2:  # all images at once
+            whole, bad = self._part(side, batch, every, plan)
+            place = rows.start, rows.stop
+            if place not in whole.cuts:
+                if (len(whole.cuts) + 1) * (rows.stop - rows.start) * bytes_of_image(plan) > self._kept // 2:
+                    whole.cuts.clear()
+                whole.cuts[place] = whole.cut(*place)
+            return whole.cuts[place], bad[rows]
         key = plan, batch, rows.start, rows.stop
         if key not in side.made:
             if (len(side.made) + 1) * (rows.stop - rows.start) * bytes_of_image(plan) > self._kept:

@@ -188,6 +188,27 @@ class TileInput:
     norms2: Array | None = None
 
 
+@dataclass
+class WindowInput:
+    """One program input that is a window of a value over pairs of positions: a sum over taps and biases.
+
+    ``defect`` and ``theta`` (batches, lines, cols) are those of what is read, by each tap at other lines and columns
+    ``from1`` and ``from2`` (taps, batches lines), int32, -1 for nothing; where ``from2`` is None, at other batches
+    ``from1`` (taps, batches). ``std1``, ``std2`` (batches, 1, rows), float64, are deviations of a tap by what it reads,
+    ``inverse1``, ``inverse2`` 1 / those of the sum, 0 where it has none; ``bias`` is the deviation of the biases.
+    """
+
+    defect: Array
+    theta: Array | None
+    from1: Array
+    from2: Array | None
+    std1: Array
+    std2: Array
+    inverse1: Array
+    inverse2: Array
+    bias: float
+
+
 class PointEngine(Engine, Protocol):
     """What the machine of points (points.py) asks of an engine."""
 

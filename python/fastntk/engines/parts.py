@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,20 @@ Array = npt.NDArray[Any]
 
 @dataclass
 class Table:
-    """A row table as engines take it."""
+    """A row table as engines take it: of so many images, and the first row of those that are meant."""
 
     table: Array
+    n: int
+    first: int = 0
+
+
+@dataclass
+class WindowSide:
+    """What windows read of one side: where (taps, rows), -1 for nothing, and deviations (batch, 1, rows)."""
+
+    index: Array
+    std: Array
+    inverse: Array
 
 
 class Part:
@@ -63,20 +74,31 @@ class Part:
         self._has_means = any(step.op.means for step in plan.steps)
         self._tables: dict[tuple[int, Any], Table] = {}
         self._mixers: dict[tuple[int, Any], Mixer] = {}
+        self._windows: dict[tuple[int, bool], WindowSide] = {}
+        self._whole: tuple[Part, int] | None = None  # what this is cut from, and its first image there
+        self.cuts: dict[tuple[int, int], Part] = {}
         self.keys: list[Any] = []  # equal where images are one
         self.units: dict[Any, Any] = {}  # of inputs, as engines take them
 
     def some(self, at: Positions) -> Part:
         """Some of the images."""
+        return self._of(at, len(at), [self.keys[k] for k in at])
+
+    def cut(self, first: int, stop: int) -> Part:
+        """Adjacent images, whose tables are views."""
+        found = self._of(slice(first, stop), stop - first, self.keys[first:stop])
+        found._whole = self, first
+        return found
+
+    def _of(self, at: Any, n: int, keys: list[Any]) -> Part:
         found = copy(self)
-        found.n = len(at)
+        found.n, found.keys = n, keys
         found.lengths, found.x = self.lengths[at], [a[at] for a in self.x]
         found.given = [None if g is None else g[at] for g in self.given]
         found.hidden = [None if h is None else h[at] for h in self.hidden]
         found.planes = [[plane[at] for plane in own] for own in self.planes]
         found.q = [q[at] for q in self.q]
-        found.keys = [self.keys[k] for k in at]
-        found._tables, found._mixers, found.units = {}, {}, {}
+        found._tables, found._mixers, found._windows, found._whole, found.units, found.cuts = {}, {}, {}, None, {}, {}
         return found
 
     # ---------------------------------------------------------------- variances, step by step
@@ -110,27 +132,21 @@ class Part:
 
     # ---------------------------------------------------------------- what pairs read
 
-    def placed(self, of: Array, cell: int, size: int) -> Array:
-        """(n, positions) as (n, slots), 0 where no position is."""
-        place = self.plan.cells[cell].place
-        if size == len(place) and bool((place[1:] > place[:-1]).all()):
-            return of
-        found = np.zeros((self.n, size), of.dtype)
-        found[:, place] = of
-        return found
-
     def table(self, number: int, dtype: np.dtype[Any]) -> Table:
         """The row table of a segment, by the number of its stage."""
         found = self._tables.get((number, dtype))
         if found is None:
-            stage = self.plan.stages[number]
-            assert isinstance(stage, Segment)
-            found = self._tables[number, dtype] = Table(self._made(stage, dtype))
+            found = self._tables[number, dtype] = self._made(number, dtype)
         return found
 
-    def _made(self, stage: Segment, dtype: np.dtype[Any]) -> Array:
+    def _made(self, number: int, dtype: np.dtype[Any]) -> Table:
+        stage = self.plan.stages[number]
+        assert isinstance(stage, Segment)
+        if self._whole is not None:
+            whole, first = self._whole
+            return replace(whole.table(number, dtype), first=first * stage.size if stage.full else first)
         assert stage.lowered is not None
-        layout, size = layout_of(stage.lowered.program), stage.canvas.size
+        layout, size = layout_of(stage.lowered.program), stage.size
         table = np.zeros((layout.n_rows, self.n * size), dtype)
         for places, recipe in zip(layout.places, stage.rows, strict=True):
             for name, row in self._recipe(recipe, size).items():
@@ -139,51 +155,94 @@ class Part:
                 low = places.get(f"{name}_low")
                 if name in ("share", "bias") and low is not None:  # what a number has lost, for differences
                     table[low] = exact.reshape(-1) - table[places[name]].astype(exact.dtype)
-        return table
+        return Table(table, self.n)
 
     def _recipe(self, recipe: tuple[Any, ...], size: int) -> dict[str, Array]:
-        """Rows of an op by name, (n, slots)."""
+        """Rows of an op by name, (n, P)."""
         kind, k = recipe[:2]
         if kind == "store":
-            return {"std": np.sqrt(self.placed(self.q[self.plan.cells[k].step], k, size))}
+            return {"std": np.sqrt(self.q[self.plan.cells[k].step])}
         if kind == "seen":
             barred = self.hidden[self.plan.cells[k].step]
-            count = len(self.plan.cells[k].place)
-            seen = np.ones((self.n, count)) if barred is None else (~barred).astype(np.float64)
-            return {"gain": self.placed(seen, k, size)}
-        step = self.plan.steps[k]
+            return {"gain": np.ones((self.n, size)) if barred is None else (~barred).astype(np.float64)}
+        step, own = self.plan.steps[k], self.planes[k]
         if kind == "step":
-            own = [self.placed(of, k, size) for of in self.planes[k]]
             found = {"gain": own[1]} if step.op.name == "norm" else image_rows(step, own)
             return {name: row for name, row in found.items() if step.op.name != "dense" or not name.endswith("_low")}
         if kind == "nothing":
             return {"std": np.zeros((self.n, size))}
-        (w2, b2, f, _), source = step.numbers, self.plan.sources[k][0]
-        taps, q = step.taps.shape[1], self.q[source]
-        if kind == "weighted":
-            return {"std": np.sqrt(f / taps * self.placed(q, source, size))}
-        parts = [_read(q, tap) for tap in step.taps.T]
-        total = w2 / taps * np.sum(parts, axis=0) + b2
-        safe = np.where(total == 0, 1, total)
-        shares = [np.sqrt(w2 / taps * part / safe) for part in parts]
-        if b2 > 0:
-            shares.append(np.sqrt(b2 / safe))
-        return {f"share{b}": self.placed(share, k, size) for b, share in enumerate(shares)}
+        share = step.numbers[2] / step.taps.shape[1]
+        return {"std": np.sqrt(share * self.q[self.plan.sources[k][0]])}
+
+    def window(self, k: int, own: bool) -> WindowSide:
+        """What a step's window reads of this side, pairs of images or images with themselves (``own``)."""
+        found = self._windows.get((k, own))
+        if found is None:
+            found = self._windows[k, own] = self._window(k, own)
+        return found
+
+    def _window(self, k: int, own: bool) -> WindowSide:
+        step, full, source = self.plan.steps[k], self.plan.cells[k].full, self.plan.sources[k][0]
+        before_size, size = self.plan.cells[source].size, self.plan.cells[k].size
+        if self._whole is not None and not own:
+            whole, first = self._whole
+            found = whole.window(k, False)
+            if not full:
+                some = slice(first, first + self.n)
+                return WindowSide(found.index, found.std[:, :, some], found.inverse[:, :, some])
+            read, made = (slice(first * n, (first + self.n) * n) for n in (before_size, size))
+            index = found.index[:, made] - np.int32(first * before_size)
+            return WindowSide(np.maximum(index, -1), found.std[:, :, read], found.inverse[:, :, made])
+        taps = np.ascontiguousarray(step.taps.T, np.int32)
+        if full:
+            index = np.broadcast_to(taps[:, None], (len(taps), self.n, taps.shape[1]))
+            before, behind = self.hidden[source], self.hidden[k]
+            if before is not None:
+                index = np.where(before[:, taps].swapaxes(0, 1), -1, index)
+            if behind is not None:
+                index = np.where(behind, -1, index)
+            if not own:  # lines of all images are numbered through
+                index = np.where(index < 0, -1, index + before_size * np.arange(self.n)[:, None])
+        else:
+            index = taps if not own else np.where(taps < 0, -1, taps * self.n)[:, :, None] + _images(taps, self.n)
+        of, total = self._deviations(k)
+        shape = (self.n, 1, -1) if own else (1, 1, -1)
+        if not full:
+            of, total = of.T, total.T
+            shape = (-1, 1, 1) if own else (len(of), 1, self.n)
+        return WindowSide(
+            np.ascontiguousarray(index.reshape(len(taps), -1), np.int32),
+            np.ascontiguousarray(of).reshape(shape),
+            np.ascontiguousarray(total).reshape((len(total), *shape[1:]) if not full and not own else shape),
+        )
+
+    def _deviations(self, k: int) -> tuple[Array, Array]:
+        """Of a tap of a window by what it reads, and 1 / that of their sum; 0 where it has none. (n, P) each."""
+        step, q = self.plan.steps[k], self.q[self.plan.sources[k][0]]
+        total = self.q[k]
+        with np.errstate(divide="ignore"):
+            inverse = np.where(total == 0, 0, 1 / np.sqrt(total))
+        return np.sqrt(step.numbers[0] / step.taps.shape[1] * q), inverse
 
     def mixer(self, k: int, dtype: np.dtype[Any]) -> Mixer:
         """Matrices of a step that combines positions, and what joins their sums."""
         found = self._mixers.get((k, dtype))
         if found is None:
-            found = self._mixers[k, dtype] = self._mixer(k, dtype)
+            if self._whole is not None:
+                whole, first = self._whole
+                found = whole.mixer(k, dtype).some(slice(first, first + self.n))
+            else:
+                found = self._mixer(k, dtype)
+            self._mixers[k, dtype] = found
         return found
 
     def _mixer(self, k: int, dtype: np.dtype[Any]) -> Mixer:
         plan, step, own = self.plan, self.plan.steps[k], self.planes[k]
-        source, cell = plan.sources[k][0], plan.cells[k]
+        source = plan.sources[k][0]
         before = plan.cells[source]
         count = len(plan.sources[k])
         if step.op.name == "pool":
-            A = _window_matrix(step, len(before.place))
+            A = _window_matrix(step, before.size)
             scale = step.scale[None]
             masked = own[count + (0 if plan.forms[k] == K else 3) :]
             if masked:
@@ -201,11 +260,8 @@ class Part:
             A, theta = (np.where(shown[:, :, None], 0, of) for of in (A, theta))
 
         def wide(of: Array) -> Array:
-            found = np.zeros((self.n, cell.canvas.size, before.canvas.size), dtype)
-            found[:, cell.place[:, None], before.place] = of
-            return found
+            return np.ascontiguousarray(np.broadcast_to(of, (self.n, *of.shape[1:])), dtype)
 
-        size = cell.canvas.size
         if plan.forms[k] == K:
             return Mixer(wide(theta), None, [])
         _, M, t = sums
@@ -218,23 +274,19 @@ class Part:
         rows, factor = combine(*sums)
         if shown is not None:
             rows[3] = np.where(shown, 0, rows[3])
-        placed = [self.placed(row, k, size) for row in rows]
-        return Mixer(wide(theta), wide(factor[:, :, None] * deviations), placed, grown)
+        return Mixer(wide(theta), wide(factor[:, :, None] * deviations), rows, grown)
 
-    def wide(self, number: int, cell: int, full: bool, own: bool, dtype: np.dtype[Any]) -> Array:
-        """The pixels of an input as batches of rows, a row for each slot."""
-        x, place = self.x[number], self.plan.cells[cell].place
-        size = self.plan.cells[cell].canvas.size
-        found = np.zeros((self.n, size, x.shape[-1]), dtype)
-        found[:, place] = x
+    def wide(self, number: int, full: bool, own: bool, dtype: np.dtype[Any]) -> Array:
+        """The pixels of an input as batches of rows, a row for each position."""
+        x = self.x[number].astype(dtype)
         if full:
-            return found if own else found.reshape(1, -1, x.shape[-1])
-        return np.ascontiguousarray(found.transpose(1, 0, 2))
+            return x if own else x.reshape(1, -1, x.shape[-1])
+        return np.ascontiguousarray(x.transpose(1, 0, 2))
 
 
 @dataclass
 class Mixer:
-    """Matrices (n, slots out, slots in) for covariances, and for what joint defects are made of.
+    """Matrices (n, P out, P in) for covariances, and for what joint defects are made of.
 
     In float64 these are sums of ``s s' (1 - rho)``, with ``rows`` that join them; in float32 correlations.
     """
@@ -244,9 +296,16 @@ class Mixer:
     rows: list[Array] = field(default_factory=list)
     grown: Array | None = None  # (n,): sums of positions over what is left of them, as rounding errors grow
 
+    def some(self, at: slice) -> Mixer:
+        """Those of some images."""
+        plain, folded, *rest = (None if of is None else of[at] for of in (self.plain, self.folded, self.grown))
+        assert plain is not None
+        return Mixer(plain, folded, [row[at] for row in self.rows], *rest)
 
-def _read(q: Array, tap: npt.NDArray[np.int64]) -> Array:
-    return np.where(tap >= 0, q[:, tap], 0)
+
+def _images(taps: Array, n: int) -> Array:
+    """The number of an image, to be added to what it reads; 0 where that is nothing."""
+    return np.where(taps[:, :, None] < 0, 0, np.arange(n))
 
 
 def _window_matrix(step: Step, size: int) -> Array:
@@ -275,8 +334,7 @@ def bytes_of_image(plan: Plan) -> int:
     """Of one image's variances and matrices, float64."""
     found = 0
     for k, step in enumerate(plan.steps):
-        size = plan.cells[k].canvas.size
-        found += (
-            8 * size * (8 + (3 * plan.cells[plan.sources[k][0]].canvas.size if step.op.name in ("mix", "pool") else 0))
-        )
+        size = plan.cells[k].size
+        inner = 3 * plan.cells[plan.sources[k][0]].size if step.op.name in ("mix", "pool") else 0
+        found += size * (8 * (8 + inner) + 4 * step.taps.shape[1])
     return found

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..network.activations import rho_of
-from .engine import Tile, TileInput
+from .engine import Tile, TileInput, WindowInput
 from .masked import Given
 from .numpy_mix import Flags, diagonal
 from .numpy_steps import Planes, State, apply, of_given
@@ -26,7 +26,7 @@ _MOST_GROWN = 1e3  # what rounding errors may grow by, both images together
 
 @dataclass
 class Held:
-    """Arrays of a value, with their margins."""
+    """Arrays of a value."""
 
     values: dict[str, Array]  # by form
     theta: Array | None = None
@@ -74,7 +74,7 @@ class Runner:
         if isinstance(stage, Segment):
             self._segment(number, stage)
         elif isinstance(stage, Moved):
-            self._move(stage.source, stage.cell, stage.slots, stage.target)
+            self._move(stage.source, stage.cell)
         elif plan.steps[stage.step].op.name == "store":
             step, source = plan.steps[stage.step], plan.sources[stage.step][0]
             value, theta = self._pairs_of(source, K, step.full)
@@ -91,27 +91,25 @@ class Runner:
     def _new(self, cell: int, role: str) -> Array:
         """An array of a value: its form, or 'theta'."""
         own = self._plan.cells[cell]
-        base = self._sheets.empty(role, own.canvas, own.full)
+        sheet = self._sheets.empty(own.size, own.full)
         held = self.held.setdefault(cell, Held({}))
         if role == "theta":
-            held.theta = base
+            held.theta = sheet
         else:
-            held.values[role] = base
-        return self._sheets.inner(base, own.canvas, own.full)
+            held.values[role] = sheet
+        return sheet
 
     def _release(self, cell: int) -> None:
         held = self.held.pop(cell, None)
         if held is None:
             return
-        for role, base in held.values.items():
-            self._sheets.release(role, base)
-        if held.theta is not None:
-            self._sheets.release("theta", held.theta)
+        for sheet in (*held.values.values(), held.theta):
+            if sheet is not None:
+                self._sheets.release(sheet)
 
     def _view(self, cell: int, role: str) -> Array | None:
-        held, own = self.held[cell], self._plan.cells[cell]
-        base = held.theta if role == "theta" else held.values.get(role)
-        return None if base is None else self._sheets.inner(base, own.canvas, own.full)
+        held = self.held[cell]
+        return held.theta if role == "theta" else held.values.get(role)
 
     def _value(self, cell: int, form: str) -> Array:
         """A value in a form: kept, or made of its defects."""
@@ -119,9 +117,8 @@ class Runner:
         if view is None:
             defect, own = self._view(cell, V), self._plan.cells[cell]
             assert defect is not None
-            size = own.canvas.size
             s1, s2 = (
-                self._sheets.rows(np.sqrt(part.placed(part.q[cell], cell, size)), own.full, second)
+                self._sheets.rows(np.sqrt(part.q[own.step]), own.full, second)
                 for part, second in ((self._one, False), (self._two, True))
             )
             view = self._new(cell, K)
@@ -155,8 +152,10 @@ class Runner:
             for cell in stage.stores:  # an image's position with itself
                 self._alone(cell)
             return
-        shape = sheets.shape(stage.canvas.size, stage.full)
-        inputs = [self._read(read, stage) for read in stage.reads]
+        shape = sheets.shape(stage.size, stage.full)
+        inputs, windows = [self._read(read, stage) for read in stage.reads], []
+        if any(read.window >= 0 for read in stage.reads):
+            windows = [self._window(read, stage) for read in stage.reads]
         outputs: list[list[Array | None]] = []
         for cell in stage.stores:
             own = plan.cells[cell]
@@ -166,9 +165,13 @@ class Runner:
             shape = (shape[0] * shape[1], 1, 1)
             outputs = [[None if p is None else p.reshape(shape) for p in planes] for planes in outputs]
         batches, lines, cols = shape
-        tile = Tile(lines, cols, 0, batches, 0, lines, 0, cols, symmetric=sheets.own or self._symmetric)
-        rows = [part.table(number, sheets.dtype) for part in (self._one, self._two)]
-        self._engine.run(stage.lowered, *rows, sheets.dtype, tile, inputs, outputs)
+        one, two = (part.table(number, sheets.dtype) for part in (self._one, self._two))
+        images = not (stage.full or sheets.own)  # a batch has a row for each image of the table
+        tile = Tile(
+            one.n if images else lines, two.n if images else cols, 0, batches, 0, lines, 0, cols,
+            symmetric=sheets.own or self._symmetric, row1=one.first, row2=two.first,
+        )  # fmt: skip
+        self._engine.run(stage.lowered, one, two, sheets.dtype, tile, inputs, outputs, windows)
 
     def _joint_rows(self, k: int) -> list[list[Array]]:
         sheets, full = self._sheets, self._plan.cells[k].full
@@ -186,7 +189,7 @@ class Runner:
         near &= view > -_LEAST
         if near.any():
             found = sheets.to_pairs(near, cell, cell.full).reshape(one.size, two.size, *_entries(cell))
-            places = np.arange(len(cell.place))
+            places = np.arange(cell.size)
             for i, j in self._equal:  # exact at p = p'
                 found[(i, j, places, places) if cell.full else (i, j)] = False
             wrong |= found.reshape(one.size, two.size, -1).any(axis=2)
@@ -197,19 +200,34 @@ class Runner:
         if V in own.wanted:
             self._new(cell, V)[...] = 0
         if K in own.wanted:
-            self._new(cell, K)[...] = part.placed(part.q[cell], cell, own.canvas.size).T[:, :, None]
+            self._new(cell, K)[...] = part.q[own.step].T[:, :, None]
+
+    def _arrays(self, cell: int, stage: Segment) -> tuple[Array, Array | None]:
+        """Defects and NTKs of a value that a segment reads."""
+        held = self.held[cell]
+        if self._sheets.own and not stage.full:
+            return held.values[V].reshape(-1, 1, 1), None if held.theta is None else held.theta.reshape(-1, 1, 1)
+        return held.values[V], held.theta
+
+    def _window(self, read: Read, stage: Segment) -> WindowInput | None:
+        if read.window < 0:
+            return None
+        own = self._sheets.own
+        one, two = (part.window(read.window, own) for part in (self._one, self._two))
+        bias = float(np.sqrt(self._plan.steps[read.window].numbers[1]))
+        return WindowInput(
+            *self._arrays(read.cell, stage), one.index, two.index if stage.full else None, one.std, two.std,
+            one.inverse, two.inverse, bias,
+        )  # fmt: skip
 
     def _read(self, read: Read, stage: Segment) -> TileInput:
         sheets = self._sheets
+        if read.window >= 0:
+            return TileInput()
         if read.cell >= 0:
-            held, canvas = self.held[read.cell], self._plan.cells[read.cell].canvas
-            theta = None if held.theta is None else sheets.inner(held.theta, canvas, stage.full, read.shift)
-            defect = sheets.inner(held.values[V], canvas, stage.full, read.shift)
-            if sheets.own and not stage.full:
-                defect = defect.reshape(-1, 1, 1)
-                theta = None if theta is None else theta.reshape(-1, 1, 1)
+            defect, theta = self._arrays(read.cell, stage)
             return TileInput(defect=defect, theta=theta)
-        if read.pixels < 0 or (sheets.own and not stage.full):  # 1 - rho = 0
+        if sheets.own and not stage.full:  # 1 - rho = 0
             return TileInput()
         sides = [self._units(part, read.pixels, stage) for part in (self._one, self._two)]
         (raw1, panels1, norms1), (raw2, panels2, norms2) = sides
@@ -220,8 +238,7 @@ class Runner:
         key = number, stage.full, sheets.own, sheets.dtype
         found = part.units.get(key)
         if found is None:
-            cell = next(k for k in stage.steps if self._plan.steps[k].op == _input(self._plan, number))
-            raw = part.wide(number, cell, stage.full, sheets.own, sheets.dtype)
+            raw = part.wide(number, stage.full, sheets.own, sheets.dtype)
             batch, n, d = raw.shape
             panels = np.empty((batch, -(-n // engine.panel), d * engine.panel), sheets.dtype)
             norms = np.empty((batch, 1, n))
@@ -231,17 +248,18 @@ class Runner:
 
     # ---------------------------------------------------------------- between segments
 
-    def _move(self, source: int, cell: int, slots: Any, target: Any, alone: bool = False) -> None:
-        """Positions of a value, copied; ``alone``: of them p = p'."""
+    def _move(self, source: int, cell: int, index: Any = None) -> None:
+        """Positions of a value, copied: those of an index, or p = p'."""
         sheets, before, own = self._sheets, self._plan.cells[source], self._plan.cells[cell]
         for role in (*sorted(own.wanted), "theta"):
             found = self._view(source, "theta") if role == "theta" else self._value(source, role)
             if found is None:
                 continue
-            if alone and before.full:
-                found = sheets.equal_slots(found, before.canvas.size)
-            like = replace(before, full=before.full and not alone)
-            sheets.move(found, like, self._new(cell, role), own, slots, target, EMPTY[role])
+            view = self._new(cell, role)
+            if index is None:
+                sheets.alone(found, before, view, own, EMPTY[role])
+            else:
+                sheets.gather(found, before, view, own, index, EMPTY[role])
 
     def _single(self, stage: Single) -> None:
         plan, k = self._plan, stage.step
@@ -252,10 +270,7 @@ class Runner:
         elif step.op.name in ("mix", "pool"):
             self._mix(k, cell, sources[0])
         elif step.op.name in ("local", "gather"):
-            place, alone = plan.cells[sources[0]].place, step.op.name == "local"
-            index = np.arange(len(cell.place)) if alone else step.op.map.index
-            met = index >= 0
-            self._move(sources[0], k, place[index[met]], cell.place[met], alone)
+            self._move(sources[0], k, None if step.op.name == "local" else step.op.map.index)
         else:
             states = []
             for s in sources:
@@ -266,9 +281,9 @@ class Runner:
 
     def _put(self, k: int, cell: Cell, state: State) -> None:
         value, theta = (np.broadcast_to(of, (len(self._i), *_entries(cell))) for of in state[:2])
-        self._sheets.from_pairs(value, self._new(k, cell.form), cell, EMPTY[cell.form])
+        self._sheets.from_pairs(value, self._new(k, cell.form), cell)
         if self._ntk:
-            self._sheets.from_pairs(theta, self._new(k, "theta"), cell, EMPTY["theta"])
+            self._sheets.from_pairs(theta, self._new(k, "theta"), cell)
 
     def _known(self, k: int, cell: Cell) -> None:
         """An input that is covariances."""
@@ -306,11 +321,8 @@ class Runner:
             return
         assert one.folded is not None
         assert two.folded is not None
-        assert one.folded is not None
-        assert two.folded is not None
         v = self._value(source, V)
-        spare = sheets.empty(V, before.canvas, before.full)
-        side = sheets.inner(spare, before.canvas, before.full)
+        side = sheets.empty(before.size, before.full)
         if sheets.dtype == np.float32:
             sheets.product(one.folded, signed_rest(v, side), before, two.folded, out, cell)
             signed_rest(out, out)
@@ -318,7 +330,7 @@ class Runner:
             self._look(k, out)
         else:
             self._joined(k, v, side, out)
-        sheets.release(V, spare)
+        sheets.release(side)
 
     def _joined(self, k: int, v: Array, side: Array, out: Array) -> None:
         """Signed defects of combined positions, as digits of the smallest are kept."""
@@ -344,10 +356,10 @@ class Runner:
     def _exact(self, view: Array, cell: Cell, own: Any) -> None:
         """Where both images are one, p = p' has what the image has with itself, whatever a product rounds it to.
 
-        ``own``: that, for each image (n, slots) or for all.
+        ``own``: that, for each image (n, P) or for all.
         """
-        found = self._sheets.equal_slots(view, cell.canvas.size) if cell.full else view
-        own = np.broadcast_to(own, (self._one.n, cell.canvas.size))
+        found = self._sheets.equal_slots(view, cell.size) if cell.full else view
+        own = np.broadcast_to(own, (self._one.n, cell.size))
         if self._sheets.own:
             found[...] = own.T[:, :, None]
             return
@@ -355,12 +367,8 @@ class Runner:
             found[:, i, j] = own[i]
 
 
-def _input(plan: Plan, number: int) -> Any:
-    return next(step.op for step in plan.steps if step.op.name == "input" and step.op.dst == number)
-
-
 def _entries(cell: Cell) -> tuple[int, ...]:
-    return (len(cell.place),) * (2 if cell.full else 1)
+    return (cell.size,) * (2 if cell.full else 1)
 
 
 def _planes(part: Part, k: int, at: Any) -> tuple[Planes, Flags | None]:

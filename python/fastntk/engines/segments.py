@@ -1,10 +1,9 @@
 """A network over pairs of positions, cut for compiled loops: stretches that run as rows of points, and what joins them.
 
 A position of an image is a row, and so all pairs of positions of two images are pairs of points. Nonlinearities, sums
-and all else that keeps positions apart run in the block loops of points (a ``Segment``). A convolution is a sum of
-branches there, one for each tap, which read the same array at another place: images lie on a ``Canvas``, whose slots
-between lines are empty, so that a tap is one shift for all positions. What combines all positions, products with
-matrices, stands between segments.
+and all else that keeps positions apart run in the block loops of points (a ``Segment``). A convolution is what such a
+segment begins with: it reads one array at other lines and columns, tap by tap. What combines all positions, products
+with matrices, stands between segments.
 """
 
 from __future__ import annotations
@@ -15,30 +14,18 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from ..network.activations import is_dual
 from ..network.lower import place_slots
 from ..network.maps import Attention
 from ..network.program import Lowered, Op, leaves
-from ..network.window import Positions, Transposed
 from .numpy_images import plan_of, positions_of
 from .numpy_steps import Step
 
 Array = npt.NDArray[Any]
 
-MOST_TAPS = 30  # of a convolution in a segment: each is an input of its program
-
 V, K = "v", "k"  # how a value is kept: signed defect, or covariance
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """Slots of one image, of which some hold positions; ``margin``: how far taps reach beyond them."""
-
-    size: int
-    margin: int = 0
 
 
 @dataclass
@@ -47,20 +34,20 @@ class Cell:
 
     full: bool  # all pairs of positions, else p = p'
     form: str
-    canvas: Canvas
-    place: Positions  # (positions,): the slot of each
+    size: int  # positions
     has_theta: bool = True
     wanted: set[str] = field(default_factory=set)  # forms in which later stages read it
-    step: int = -1  # whose result it is; -1: moved
+    step: int = -1  # whose result it is
     last: int = -1  # the last stage that reads it
+    shown: bool = False  # whether something reads masked positions too, which must be 0 then
 
 
 @dataclass(frozen=True)
 class Read:
-    """An input of a segment: a value shifted by some slots, unit rows of an input, or the part that all have alike."""
+    """An input of a segment: a value, a step's window of it, or unit rows of an input."""
 
     cell: int = -1
-    shift: int = 0
+    window: int = -1  # number of the step
     pixels: int = -1  # number of the input
 
 
@@ -69,7 +56,7 @@ class Segment:
     """Steps that run in the block loops of points."""
 
     full: bool
-    canvas: Canvas
+    size: int  # positions
     reads: list[Read] = field(default_factory=list)
     ops: list[Op] = field(default_factory=list)  # of slots of their own, those of ``reads`` first
     numbers: list[float] = field(default_factory=list)
@@ -100,12 +87,10 @@ _FIRST = 1 << 20  # slots of results, until all reads are known
 
 @dataclass(frozen=True)
 class Moved:
-    """Positions of a value copied to other slots: ``out[target] = source[slots]``."""
+    """Of all pairs of positions p = p'."""
 
     source: int
     cell: int
-    slots: Positions
-    target: Positions
 
 
 @dataclass(frozen=True)
@@ -127,8 +112,7 @@ class Plan:
         self.sources = _sources(self.steps)
         self.positions = positions_of(self.steps, [math.prod(own) for own in spatial])
         self.forms = self._forms()
-        self.cells: list[Cell] = []
-        self._canvases(spatial)
+        self.cells = [Cell(s.full, self.forms[k], self.positions[k], step=k) for k, s in enumerate(self.steps)]
         self.stages: list[Stage] = []
         self._segment: Segment | None = None
         for k in range(len(self.steps)):
@@ -136,21 +120,16 @@ class Plan:
         self._close()
         self._finish()
 
-    # ---------------------------------------------------------------- forms and canvases
+    # ---------------------------------------------------------------- forms
 
     def _elementwise(self, k: int) -> bool:
         name = self.steps[k].op.name
         return name in ("dense", "sum", "norm", "product") or is_dual(name)
 
     def _windowed(self, k: int) -> bool:
-        """Whether a step is a convolution whose taps a segment can take."""
-        step = self.steps[k]
-        return (
-            step.op.name in ("conv", "transposed")
-            and step.taps.shape[1] <= MOST_TAPS
-            and step.op.kind != "guard"
-            and self.forms[self.sources[k][0]] == V
-        )
+        """Whether a step is a convolution that a segment can begin with."""
+        op = self.steps[k].op
+        return op.name in ("conv", "transposed") and op.kind != "guard" and self.forms[self.sources[k][0]] == V
 
     def _forms(self) -> list[str]:
         self.forms = forms = [V] * len(self.steps)
@@ -168,73 +147,13 @@ class Plan:
             return not self.given
         return self._windowed(k) or (self._elementwise(k) and self.forms[k] == V)
 
-    def _canvases(self, spatial: Sequence[tuple[int, ...]]) -> None:
-        """A canvas for all values that keep their positions: groups of steps, and how far their windows reach."""
-        group = list(range(len(self.steps)))
-
-        def root(k: int) -> int:
-            while group[k] != k:
-                k = group[k]
-            return k
-
-        reach: dict[int, list[tuple[tuple[int, ...], list[int]]]] = {}
-        for k, step in enumerate(self.steps):
-            window, sources = step.op.window, self.sources[k]
-            if self._elementwise(k):
-                for s in sources:
-                    a, b = sorted((root(s), root(k)))
-                    group[b] = a
-            elif window is not None and self._windowed(k) and not window.circular:
-                if isinstance(window, Transposed):
-                    void = [max(low, n - 1 - low) for low, n in zip(window.low, window.shape, strict=True)]
-                    reach.setdefault(k, []).append((window.size_out, void))
-                elif window.aligned:
-                    group[k] = root(sources[0])
-                    after = [
-                        (m - 1) + (n - 1) * e - low - (size - 1)
-                        for m, n, e, low, size in zip(
-                            window.size_out, window.shape, window.dilation, window.low, window.size_in, strict=True
-                        )
-                    ]
-                    void = [max(a, b, 0) for a, b in zip(window.low, after, strict=True)]
-                    reach.setdefault(k, []).append((window.size_in, void))
-        needs: dict[int, list[tuple[tuple[int, ...], list[int]]]] = {}
-        for k, own in reach.items():
-            needs.setdefault(root(k), []).extend(own)
-        self._dims: list[tuple[int, ...]] = []
-        for k, step in enumerate(self.steps):
-            count, own = self.positions[k], needs.get(root(k), [])
-            base = own[0][0] if own else (count,)
-            dims = tuple(n + max(void[a] for _, void in own) if own else n for a, n in enumerate(base))
-            if count > math.prod(dims):  # a window that only adds positions
-                base = dims = (count,)
-            self._dims.append(dims)
-            place = self._place(k, base, dims)
-            self.cells.append(Cell(step.full, self.forms[k], Canvas(math.prod(dims)), place, step=k))
-
-    def _place(self, k: int, base: tuple[int, ...], dims: tuple[int, ...]) -> Positions:
-        """Slots of a result's positions: where those stand that it is made of, else in order."""
-        step, count = self.steps[k], self.positions[k]
-        if self.sources[k] and self._dims[self.sources[k][0]] == dims and (self._elementwise(k) or self._windowed(k)):
-            before = self.cells[self.sources[k][0]].place
-            if self._elementwise(k) or (len(before) == count and not isinstance(step.op.window, Transposed)):
-                return before
-            inside = (step.taps >= 0).all(axis=0)
-            if inside.any():
-                found = before[step.taps[:, int(inside.argmax())]]
-                if len(np.unique(found)) == count:
-                    return np.asarray(found)
-        if math.prod(base) == count:
-            index = tuple(np.indices(base).reshape(len(base), -1))
-            return np.asarray(np.ravel_multi_index(index, dims), np.int64)
-        return np.arange(count)
-
     # ---------------------------------------------------------------- stages
 
     def _step(self, k: int) -> None:
         step = self.steps[k]
         if step.op.name == "store":
             self._want(self.sources[k][0], K)
+            self.cells[self.sources[k][0]].shown = True
             self._close()
             self.stages.append(Single(k))
         elif self.compiled(k):
@@ -243,6 +162,7 @@ class Plan:
             self._close()
             for s in self.sources[k]:
                 self._want(s, self.forms[k])
+                self.cells[s].shown |= step.op.name not in ("mix", "pool")
             if step.op.name == "mix" and isinstance(step.op.map, Attention):
                 self._want(self.sources[k][-1], self.forms[self.sources[k][-1]])
             self.stages.append(Single(k))
@@ -258,9 +178,9 @@ class Plan:
     def _open(self, k: int) -> Segment:
         cell = self.cells[k]
         own = self._segment
-        if own is None or own.full != cell.full or own.canvas.size != cell.canvas.size:
+        if own is None or own.full != cell.full or own.size != cell.size:
             self._close()
-            own = self._segment = Segment(cell.full, cell.canvas)
+            own = self._segment = Segment(cell.full, cell.size)
         return own
 
     def _compile(self, k: int) -> None:
@@ -296,47 +216,29 @@ class Plan:
         return own.slots[cell]
 
     def _aligned(self, source: int, k: int) -> int:
-        """A source of an elementwise step, moved where its positions stand elsewhere."""
-        one, two = self.cells[source], self.cells[k]
-        if one.full == two.full and one.canvas.size == two.canvas.size and np.array_equal(one.place, two.place):
+        """A source of an elementwise step or of a window, of p = p' alone where that is all it needs."""
+        before, like = self.cells[source], self.cells[k]
+        if before.full == like.full:
             return source
-        return self._moved(source, k, one.place, two.place)
-
-    def _moved(self, source: int, k: int, slots: Positions, target: Positions) -> int:
         self._close()
         self._want(source, V)
-        like, before = self.cells[k], self.cells[source]
-        self.cells.append(Cell(like.full, V, like.canvas, target, before.has_theta, {V}))
-        self.stages.append(Moved(source, len(self.cells) - 1, slots, target))
+        before.shown = True
+        self.cells.append(Cell(False, V, before.size, before.has_theta, {V}, before.step, shown=True))
+        self.stages.append(Moved(source, len(self.cells) - 1))
         return len(self.cells) - 1
 
     def _window(self, k: int) -> None:
-        """A sum over taps, and biases as one more part."""
-        step, source = self.steps[k], self.sources[k][0]
-        _, b2, _, g = step.numbers
-        source = self._weighted(source, k)
-        read, shifts = source, self._shifts(k, self.cells[source])
-        if shifts is None and isinstance(step.op.window, Transposed) and not step.op.window.circular:
-            read = self._spread(k, source)
-            shifts = self._shifts(k, self.cells[read])
-        if shifts is None:  # each tap a copy
-            here = self.cells[k].place
-            read, reads = source, []
-            for tap in step.taps.T:
-                met = tap >= 0
-                reads.append(Read(self._moved(source, k, self.cells[source].place[tap[met]], here[met])))
-        else:
-            reads = [Read(read, shift) for shift in shifts]
-        if self._segment is not None and any(r.cell in self._segment.slots for r in reads):
+        """A sum over taps and biases, with which a segment begins."""
+        step, cell = self.steps[k], self.cells[k]
+        g = step.numbers[3]
+        source = self._weighted(self._aligned(self.sources[k][0], k), k)
+        self._want(source, V)
+        self.cells[source].shown |= not cell.full
+        if self._segment is not None and source in self._segment.slots:
             self._close()
         own = self._open(k)
-        if shifts is not None:
-            self._want(read, V)
-        parts = [own.read(one) for one in reads]
-        if b2 > 0:
-            parts.append(own.read(Read()))
         own.steps.append(k)
-        own.slots[k] = own.emit("sum", parts, ("taps", k))
+        own.slots[k] = own.read(Read(source, window=k))
         if g != 0:
             own.slots[k] = own.emit("dense", [own.slots[k]], ("nothing", k), (1.0, 0.0, 0.0, g), kind="plain")
 
@@ -347,55 +249,15 @@ class Plan:
         taps = step.taps.shape[1]
         own = self._open(source)
         slot = self._slot(own, source)
-        self.cells.append(Cell(before.full, V, before.canvas, before.place, wanted={V}, step=source))
+        self.cells.append(Cell(before.full, V, before.size, wanted={V}, step=before.step))
         own.slots[len(self.cells) - 1] = own.emit(
             "dense", [slot], ("weighted", k), (w2 / taps, 0.0, f / taps, 0.0), kind="plain"
         )
         return len(self.cells) - 1
 
-    def _spread(self, k: int, source: int) -> int:
-        """The source of a transposed convolution with its positions ``strides`` apart."""
-        window = self.steps[k].op.window
-        assert isinstance(window, Transposed)
-        index = np.indices(window.size_in).reshape(len(window.size_in), -1)
-        place = np.ravel_multi_index(tuple(index * np.array(window.strides)[:, None]), self._dims[k], mode="clip")
-        return self._moved(source, k, self.cells[source].place, place.astype(np.int64))
-
-    def _shifts(self, k: int, source: Cell) -> list[int] | None:
-        """How many slots before each position the taps stand, where that is one number for all."""
-        cell, taps = self.cells[k], self.steps[k].taps
-        if source.canvas.size != cell.canvas.size or source.full != cell.full:
-            return None
-        held = np.zeros(source.canvas.size, bool)
-        held[source.place] = True
-        found = []
-        for tap in taps.T:
-            met = tap >= 0
-            apart = np.unique(source.place[tap[met]] - cell.place[met])
-            if len(apart) > 1:
-                return None
-            shift = int(apart[0]) if len(apart) else 0
-            if len(apart) and held[(cell.place[~met] + shift) % source.canvas.size].any():
-                return None
-            if not len(apart):  # it reads nothing anywhere
-                free = np.flatnonzero(~held)
-                if len(cell.place) > 1 or not len(free):
-                    return None
-                shift = int(free[0] - cell.place[0])
-            found.append(shift)
-        return found
-
     # ---------------------------------------------------------------- programs
 
     def _finish(self) -> None:
-        margins: dict[int, int] = {}
-        for stage in self.stages:
-            if isinstance(stage, Segment):
-                for read in stage.reads:
-                    if read.cell >= 0:
-                        margins[read.cell] = max(margins.get(read.cell, 0), abs(read.shift))
-        for cell, margin in margins.items():
-            self.cells[cell].canvas = Canvas(self.cells[cell].canvas.size, margin)
         for k, stage in enumerate(self.stages):
             if isinstance(stage, Segment):
                 self._program(stage)
@@ -410,12 +272,12 @@ class Plan:
     @property
     def widest(self) -> int:
         """Entries of a pair's largest sheet."""
-        return max(cell.canvas.size ** (2 if cell.full else 1) for cell in self.cells)
+        return max(cell.size ** (2 if cell.full else 1) for cell in self.cells)
 
     @property
     def narrow(self) -> bool:
         """Whether the largest sheets have equal positions alone."""
-        return max((cell.canvas.size**2 for cell in self.cells if cell.full), default=0) < self.widest
+        return max((cell.size**2 for cell in self.cells if cell.full), default=0) < self.widest
 
     @property
     def entries(self) -> int:
@@ -431,8 +293,7 @@ class Plan:
 
     def _entries(self, cell: int) -> int:
         own = self.cells[cell]
-        slots = own.canvas.size + 2 * own.canvas.margin
-        return (len(own.wanted) + 1) * slots ** (2 if own.full else 1)
+        return (len(own.wanted) + 1) * own.size ** (2 if own.full else 1)
 
     def read_by(self, stage: Stage) -> Iterator[int]:
         """Cells that a stage reads."""
@@ -458,7 +319,7 @@ class Plan:
         for k in own.stores:
             slot = own.slots[k]
             cell = self.cells[k]
-            if (self.masked or cell.canvas.size > len(cell.place)) and cell.has_theta:
+            if self.masked and cell.shown and cell.has_theta:
                 slot = own.emit("norm", [slot], ("seen", k), (0.0,))
             outputs.append(slot)
 

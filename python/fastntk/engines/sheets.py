@@ -1,9 +1,8 @@
 """Pairs of positions as sheets: arrays in which rows of points are positions, for the block loops of points.
 
-Of pairs of images a sheet has a line for each slot of the first images and a column for each of the second, (1, n1
-slots, n2 slots); where p = p' is all that is needed, a batch for each slot, (slots, n1, n2). Of images with themselves
-there is a batch for each image, (n, slots, slots), or (slots, n, 1). Beyond its edges a sheet has a margin, so that it
-may be read at some slots' distance.
+Of pairs of images a sheet has a line for each position of the first images and a column for each of the second, (1, n1
+P, n2 P); where p = p' is all that is needed, a batch for each position, (P, n1, n2). Of images with themselves there is
+a batch for each image, (n, P, P), or (P, n, 1).
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..network.window import Positions
-from .segments import Canvas, Cell
+from .segments import Cell
 
 Array = npt.NDArray[Any]
 
-EMPTY = {"v": 1.0, "k": 0.0, "theta": 0.0}  # what stands where no position is
+EMPTY = {"v": 1.0, "k": 0.0, "theta": 0.0}  # what stands where positions are independent
 
 _BLOCK = 1 << 15  # entries that stay in cache while several array operations run over them
 
@@ -29,39 +28,21 @@ class Sheets:
 
     def __init__(self, dtype: np.dtype[Any], n1: int, n2: int, own: bool) -> None:
         self.dtype, self.n1, self.n2, self.own = dtype, n1, n2, own
-        self._free: dict[tuple[str, tuple[int, ...]], list[Array]] = {}
+        self._free: dict[tuple[int, ...], list[Array]] = {}
 
     def shape(self, size: int, full: bool) -> tuple[int, int, int]:
         if not full:
             return (size, self.n1, 1 if self.own else self.n2)
         return (self.n1, size, size) if self.own else (1, self.n1 * size, self.n2 * size)
 
-    def empty(self, role: str, canvas: Canvas, full: bool) -> Array:
-        """An array with its margin, in which that is set."""
-        m, (batches, lines, cols) = canvas.margin, self.shape(canvas.size, full)
-        shape = (batches, lines + 2 * m, cols + 2 * m) if full else (batches + 2 * m, lines, cols)
-        free = self._free.get((role, shape))
-        if free:
-            return free.pop()
-        base = np.empty(shape, self.dtype)
-        if m and full:
-            for edge in (base[:, :m], base[:, -m:], base[:, :, :m], base[:, :, -m:]):
-                edge[...] = EMPTY[role]
-        elif m:
-            base[:m] = base[-m:] = EMPTY[role]
-        return base
+    def empty(self, size: int, full: bool) -> Array:
+        """A sheet, whatever it holds."""
+        shape = self.shape(size, full)
+        free = self._free.get(shape)
+        return free.pop() if free else np.empty(shape, self.dtype)
 
-    def release(self, role: str, base: Array) -> None:
-        self._free.setdefault((role, base.shape), []).append(base)
-
-    def inner(self, base: Array, canvas: Canvas, full: bool, shift: int = 0) -> Array:
-        """The sheet in an array, or what stands ``shift`` slots further on."""
-        m = canvas.margin
-        start = m + shift
-        if not full:
-            return base[start : start + canvas.size]
-        _, lines, cols = self.shape(canvas.size, full)
-        return base[:, start : start + lines, start : start + cols]
+    def release(self, sheet: Array) -> None:
+        self._free.setdefault(sheet.shape, []).append(sheet)
 
     # ---------------------------------------------------------------- as pairs of images
 
@@ -77,57 +58,50 @@ class Sheets:
 
     def to_pairs(self, view: Array, cell: Cell, full: bool) -> Array:
         """(pairs, P, P'), or (pairs, P) where p = p'."""
-        if cell.full and not full:
-            return self.to_pairs(self.equal_slots(view, cell.canvas.size), _diagonal(cell), False)
-        place = None if _in_order(cell) else cell.place
+        count = cell.size
         if not full:
-            found = view if place is None else view[place]
-            return found.reshape(len(cell.place), -1).T
-        found = self.by_slots(view, cell.canvas.size)
-        if self.own:
-            return found if place is None else found[:, place[:, None], place]
-        if place is not None:
-            found = found[:, place][:, :, :, place]
-        count = len(cell.place)
-        return found.transpose(0, 2, 1, 3).reshape(self.n1 * self.n2, count, count)
+            found = self.equal_slots(view, count) if cell.full else view
+            return found.reshape(count, -1).T
+        found = self.by_slots(view, count)
+        return found if self.own else found.transpose(0, 2, 1, 3).reshape(self.n1 * self.n2, count, count)
 
-    def from_pairs(self, pairs: Array, view: Array, cell: Cell, empty: float) -> None:
+    def from_pairs(self, pairs: Array, view: Array, cell: Cell) -> None:
         """Write (pairs, P, P') or (pairs, P) to a sheet."""
-        if not _in_order(cell):
-            view[...] = empty
+        count = cell.size
         if not cell.full:
-            view[cell.place] = pairs.T.reshape(len(cell.place), *view.shape[1:])
+            view[...] = pairs.T.reshape(view.shape)
         elif self.own:
-            view[:, cell.place[:, None], cell.place] = pairs
+            view[...] = pairs
         else:
-            count = len(cell.place)
-            found = pairs.reshape(self.n1, self.n2, count, count).transpose(0, 2, 1, 3)
-            slots = self.by_slots(view, cell.canvas.size)
-            if _in_order(cell):
-                slots[...] = found
-            else:
-                slots[_grid(self.n1, cell.place, self.n2, cell.place)] = found
+            self.by_slots(view, count)[...] = pairs.reshape(self.n1, self.n2, count, count).transpose(0, 2, 1, 3)
 
     # ---------------------------------------------------------------- positions that move
 
-    def move(
-        self, source: Array, before: Cell, view: Array, cell: Cell, slots: Positions, target: Positions, empty: float
-    ) -> None:
-        """``out[target] = source[slots]``, at both positions."""
-        view[...] = empty
+    def alone(self, source: Array, before: Cell, view: Array, cell: Cell, empty: float) -> None:
+        """Positions p = p' of a value; where all pairs are wanted, the others are independent."""
+        found = self.equal_slots(source, before.size) if before.full else source
+        if cell.full:
+            view[...] = empty
+            view = self.equal_slots(view, cell.size)
+        view[...] = found
+
+    def gather(self, source: Array, before: Cell, view: Array, cell: Cell, index: Positions, empty: float) -> None:
+        """``view[p] = source[index[p]]``, at both positions; ``empty`` where an index is -1."""
+        missing = index < 0
         if not cell.full:
-            found = self.equal_slots(source, before.canvas.size) if before.full else source
-            view[target] = found[slots]
-        elif not before.full:  # other pairs of positions are independent
-            self.equal_slots(view, cell.canvas.size)[target] = source[slots]
-        elif self.own:
-            view[:, target[:, None], target] = source[:, slots[:, None], slots]
+            np.take(self.equal_slots(source, before.size) if before.full else source, index, 0, view, mode="wrap")
+            view[missing] = empty
+            return
+        out, found = self.by_slots(view, cell.size), self.by_slots(source, before.size)
+        if self.own:
+            out[...] = found[:, index[:, None], index]
+            out[:, missing] = out[:, :, missing] = empty
         else:
-            out, found = self.by_slots(view, cell.canvas.size), self.by_slots(source, before.canvas.size)
-            out[_grid(self.n1, target, self.n2, target)] = found[:, slots][:, :, :, slots]
+            out[...] = found[:, index][:, :, :, index]
+            out[:, missing] = out[:, :, :, missing] = empty
 
     def rows(self, of: Array, full: bool, second: bool) -> Array:
-        """Numbers (n, slots) of one side's images, to broadcast over a sheet."""
+        """Numbers (n, P) of one side's images, to broadcast over a sheet."""
         if not full:
             found = of.T
             return found[:, :, None] if not second else found[:, None, :] if not self.own else found[:, :, None]
@@ -137,7 +111,7 @@ class Sheets:
     # ---------------------------------------------------------------- products with matrices
 
     def product(self, A: Array, view: Array, before: Cell, B: Array, out: Array, cell: Cell) -> None:
-        """``A k B^T`` of each pair: matrices (n, slots out, slots in) of each image."""
+        """``A k B^T`` of each pair: matrices (n, P out, P in) of each image."""
         if self.own:
             rows = A @ view
             if cell.full:
@@ -145,7 +119,7 @@ class Sheets:
             else:
                 out[...] = np.einsum("npq,npq->pn", rows, np.broadcast_to(B, rows.shape))[:, :, None]
             return
-        many, inner = A.shape[1], before.canvas.size
+        many, inner = A.shape[1], before.size
         rows = A @ view[0].reshape(self.n1, inner, self.n2 * inner)
         if cell.full:
             left = rows.reshape(self.n1 * many, self.n2, inner).transpose(1, 0, 2)
@@ -155,18 +129,6 @@ class Sheets:
         rows = rows.reshape(self.n1, many, self.n2, inner)
         for p in range(many):
             out[p] = (rows[:, p].transpose(1, 0, 2) @ B[:, p, :, None])[:, :, 0].T
-
-
-def _grid(n1: int, one: Positions, n2: int, two: Positions) -> Any:
-    return np.ix_(np.arange(n1), one, np.arange(n2), two)
-
-
-def _in_order(cell: Cell) -> bool:
-    return cell.canvas.size == len(cell.place) and bool((cell.place[1:] > cell.place[:-1]).all())
-
-
-def _diagonal(cell: Cell) -> Cell:
-    return Cell(False, cell.form, Canvas(cell.canvas.size), cell.place)
 
 
 def minus_side(v: Array, out: Array) -> Array:
