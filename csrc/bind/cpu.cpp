@@ -3,7 +3,7 @@
 #include "bind/cpu_adjoint.h"
 #include "bind/cpu_image_adjoint.h"
 #include "bind/cpu_images.h"
-#include "bind/windows.h"
+#include "bind/positions.h"
 #include "dense/run.h"
 
 namespace py = pybind11;
@@ -97,7 +97,7 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   m.doc() = "fastntk's compiled CPU backend: private, reached through fastntk.engines.";
 
   bind_inputs(m);
-  bind_windows(m);
+  bind_positions(m);
   py::class_<Program>(m, "Program", py::module_local())
       .def(py::init(&make_program), py::arg("ops"), py::arg("n_inputs"), py::arg("n_slots"), py::arg("n_outputs"));
   bind_images(m);

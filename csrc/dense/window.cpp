@@ -101,10 +101,13 @@ void window_line(const WindowLine<T>& line, int cols, T* v, T* theta) {
   }
 }
 
+template <class T>
+void mix_unit(const Mix<T>& call, const MixUnit<T>& unit);  // dense/mix.cpp
+
 extern const PositionKernels<float> positions_float;
 extern const PositionKernels<double> positions_double;
-const PositionKernels<float> positions_float = {window_line<float>};
-const PositionKernels<double> positions_double = {window_line<double>};
+const PositionKernels<float> positions_float = {window_line<float>, mix_unit<float>};
+const PositionKernels<double> positions_double = {window_line<double>, mix_unit<double>};
 
 }  // namespace FNTK_ISA
 }  // namespace fntk

@@ -46,8 +46,15 @@ struct WindowLine {
 };
 
 template <class T>
+struct Mix;  // dense/mix.h
+template <class T>
+struct MixUnit;
+
+// What one instruction set offers for one dtype.
+template <class T>
 struct PositionKernels {
   void (*window)(const WindowLine<T>& line, int cols, T* v, T* theta);  // theta null: not wanted
+  void (*mix)(const Mix<T>& call, const MixUnit<T>& unit);
 };
 
 }  // namespace fntk

@@ -28,6 +28,7 @@ __all__: list[str] = [
     "has_adjoint",
     "has_image_adjoint",
     "isas",
+    "mix",
     "ops",
     "pack",
     "row_names",
@@ -258,6 +259,22 @@ def dual(
 def has_adjoint(arg0: str) -> bool: ...
 def has_image_adjoint(arg0: str) -> bool: ...
 def isas() -> list[tuple[str, bool]]: ...
+def mix(
+    left: numpy.typing.NDArray[typing.Any],
+    right: numpy.typing.NDArray[typing.Any],
+    source: typing.Any,
+    out: typing.Any,
+    own: bool,
+    full: bool,
+    symmetric: bool,
+    before: str,
+    behind: str,
+    equal: typing.Any,
+    close: typing.Any,
+    least: float,
+    isa: str,
+    threads: int,
+) -> None: ...
 def ops() -> list[dict[str, typing.Any]]:
     """
     Every op: its name, how many parameters it takes (-1: any number), and its traits.

@@ -98,6 +98,16 @@ class CpuEngine(HostMemory):
             window_arguments(self._module, windows),
         )  # fmt: skip
 
+    def mix(
+        self, left: Array, right: Array, source: Array, out: Array, own: bool, full: bool, symmetric: bool = False,
+        before: str = "", behind: str = "", equal: Array | None = None, close: Array | None = None, least: float = 0,
+    ) -> None:  # fmt: skip
+        """``out = A k B^T`` of sheets: see ``Runner._product``."""
+        self._module.mix(
+            left, right, source, out, own, full, symmetric, before, behind, equal, close, least, self.isa,
+            self._threads,
+        )  # fmt: skip
+
     def dual(self, name: str, params: Sequence[float], q: Triple, scale: float, found: Pair) -> None:
         for own, rows, (k, kdot) in dual_parts(name, params, q, scale, found, _DUAL, np):
             self._module.dual(name, list(params), own, rows, k, kdot, self.isa, self._threads)

@@ -22,6 +22,8 @@ from .sheets import combine
 
 Array = npt.NDArray[Any]
 
+_PADDED = 16  # columns of matrices, as the compiled loops read them
+
 
 @dataclass
 class Table:
@@ -259,22 +261,27 @@ class Part:
         if shown is not None:
             A, theta = (np.where(shown[:, :, None], 0, of) for of in (A, theta))
 
-        def wide(of: Array) -> Array:
-            return np.ascontiguousarray(np.broadcast_to(of, (self.n, *of.shape[1:])), dtype)
+        def sides(of: Array) -> Matrices:
+            left = np.ascontiguousarray(np.broadcast_to(of, (self.n, *of.shape[1:])), dtype)
+            if not plan.cells[k].full:
+                return Matrices(left, left)
+            right = np.zeros((self.n, of.shape[2], -(-of.shape[1] // _PADDED) * _PADDED), dtype)
+            right[:, :, : of.shape[1]] = left.swapaxes(1, 2)
+            return Matrices(left, right)
 
         if plan.forms[k] == K:
-            return Mixer(wide(theta), None, [])
+            return Mixer(sides(theta), None)
         _, M, t = sums
         grown = np.where(t > 0, np.abs(M) / np.where(t > 0, t, 1) ** 2, 0).max(axis=1, initial=0)
         deviations = A * np.sqrt(self.q[source])[:, None, :]
         if dtype == np.float32:  # combinations of variance 1
             empty = t == 0 if shown is None else (t == 0) | shown
-            return Mixer(wide(theta), wide(np.where(empty, 0, 1 / np.where(empty, 1, t))[:, :, None] * deviations),
-                         grown=grown)  # fmt: skip
+            inverse = np.where(empty, 0, 1 / np.where(empty, 1, t))
+            return Mixer(sides(theta), sides(inverse[:, :, None] * deviations), grown=grown)
         rows, factor = combine(*sums)
         if shown is not None:
             rows[3] = np.where(shown, 0, rows[3])
-        return Mixer(wide(theta), wide(factor[:, :, None] * deviations), rows, grown)
+        return Mixer(sides(theta), sides(factor[:, :, None] * deviations), rows, grown)
 
     def wide(self, number: int, full: bool, own: bool, dtype: np.dtype[Any]) -> Array:
         """The pixels of an input as batches of rows, a row for each position."""
@@ -285,22 +292,34 @@ class Part:
 
 
 @dataclass
+class Matrices:
+    """Of each image: (n, P out, P in) of the first side, of the second transposed and padded, or as of the first."""
+
+    left: Array
+    right: Array
+
+    def some(self, at: slice) -> Matrices:
+        """Those of some images."""
+        return Matrices(self.left[at], self.right[at])
+
+
+@dataclass
 class Mixer:
-    """Matrices (n, P out, P in) for covariances, and for what joint defects are made of.
+    """Matrices for covariances, and for what joint defects are made of.
 
     In float64 these are sums of ``s s' (1 - rho)``, with ``rows`` that join them; in float32 correlations.
     """
 
-    plain: Array
-    folded: Array | None
+    plain: Matrices
+    folded: Matrices | None
     rows: list[Array] = field(default_factory=list)
     grown: Array | None = None  # (n,): sums of positions over what is left of them, as rounding errors grow
 
     def some(self, at: slice) -> Mixer:
         """Those of some images."""
-        plain, folded, *rest = (None if of is None else of[at] for of in (self.plain, self.folded, self.grown))
-        assert plain is not None
-        return Mixer(plain, folded, [row[at] for row in self.rows], *rest)
+        folded = None if self.folded is None else self.folded.some(at)
+        grown = None if self.grown is None else self.grown[at]
+        return Mixer(self.plain.some(at), folded, [row[at] for row in self.rows], grown)
 
 
 def _images(taps: Array, n: int) -> Array:
@@ -335,6 +354,6 @@ def bytes_of_image(plan: Plan) -> int:
     found = 0
     for k, step in enumerate(plan.steps):
         size = plan.cells[k].size
-        inner = 3 * plan.cells[plan.sources[k][0]].size if step.op.name in ("mix", "pool") else 0
+        inner = 5 * plan.cells[plan.sources[k][0]].size if step.op.name in ("mix", "pool") else 0
         found += size * (8 * (8 + inner) + 4 * step.taps.shape[1])
     return found

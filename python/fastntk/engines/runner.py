@@ -14,9 +14,9 @@ from .engine import Tile, TileInput, WindowInput
 from .masked import Given
 from .numpy_mix import Flags, diagonal
 from .numpy_steps import Planes, State, apply, of_given
-from .parts import Part, looked_at
+from .parts import Matrices, Mixer, Part, looked_at
 from .segments import Cell, K, Moved, Plan, Read, Segment, Single, V
-from .sheets import EMPTY, Sheets, joint_defect, joint_defect_of_both, minus_side, plus_side, signed_rest
+from .sheets import EMPTY, Sheets, joint_defect, joint_defect_of_both
 
 Array = npt.NDArray[Any]
 
@@ -178,23 +178,6 @@ class Runner:
         sides = ((self._one, False), (self._two, True))
         return [[sheets.rows(r, full, second) for r in part.mixer(k, sheets.dtype).rows] for part, second in sides]
 
-    def _look(self, k: int, view: Array) -> None:
-        """Find pairs whose differences float32 has lost: near-duplicates, and sums of which little is left."""
-        sheets, cell = self._sheets, self._plan.cells[k]
-        one, two = (part.mixer(k, sheets.dtype).grown for part in (self._one, self._two))
-        assert one is not None
-        assert two is not None
-        wrong = np.multiply.outer(one, two) > _MOST_GROWN
-        near = view < _LEAST
-        near &= view > -_LEAST
-        if near.any():
-            found = sheets.to_pairs(near, cell, cell.full).reshape(one.size, two.size, *_entries(cell))
-            places = np.arange(cell.size)
-            for i, j in self._equal:  # exact at p = p'
-                found[(i, j, places, places) if cell.full else (i, j)] = False
-            wrong |= found.reshape(one.size, two.size, -1).any(axis=2)
-        self.lost.update(zip(*(of.tolist() for of in np.nonzero(wrong)), strict=True))
-
     def _alone(self, cell: int) -> None:
         own, part = self._plan.cells[cell], self._one
         if V in own.wanted:
@@ -304,53 +287,68 @@ class Runner:
         self._put(k, cell, (value, theta, False))
 
     def _mix(self, k: int, cell: Cell, source: int) -> None:
-        sheets, before = self._sheets, self._plan.cells[source]
+        sheets = self._sheets
         one, two = (part.mixer(k, sheets.dtype) for part in (self._one, self._two))
         theta = self._view(source, "theta") if self._ntk else None
-        if self._ntk:
-            out = self._new(k, "theta")
-            if theta is None:
-                out[...] = 0
-            else:
-                sheets.product(one.plain, theta, before, two.plain, out, cell)
+        if theta is not None:
+            self._product(one.plain, two.plain, theta, self._new(k, "theta"), cell)
         out = self._new(k, cell.form)
-        if not cell.full:
-            out[...] = EMPTY[cell.form]
         if cell.form == K:
-            sheets.product(one.plain, self._value(source, K), before, two.plain, out, cell)
+            self._product(one.plain, two.plain, self._value(source, K), out, cell)
             return
+        value = self._value(source, V)
+        if sheets.dtype == np.float32:
+            self._correlated(one, two, value, out, cell)
+        else:
+            self._joined(k, value, out)
+
+    def _product(self, one: Matrices, two: Matrices, source: Array, out: Array, cell: Cell, **own: Any) -> None:
+        """``out = A k B^T`` of each pair of images.
+
+        ``before``: what is made of defects k, 'near' 1 - rho, 'far' 1 + rho, 'rest' what is missing to 1 or -1,
+        whichever is nearer; ``behind``: the same of the sums.
+        """
+        self._engine.mix(one.left, two.right, source, out, self._sheets.own, cell.full, self._symmetric, **own)
+
+    def _correlated(self, one: Mixer, two: Mixer, value: Array, out: Array, cell: Cell) -> None:
+        """Defects of combined positions from correlations, and which pairs float32 has not digits enough for.
+
+        These are near-duplicates, and pairs with sums of which little is left.
+        """
         assert one.folded is not None
         assert two.folded is not None
-        v = self._value(source, V)
-        side = sheets.empty(before.size, before.full)
-        if sheets.dtype == np.float32:
-            sheets.product(one.folded, signed_rest(v, side), before, two.folded, out, cell)
-            signed_rest(out, out)
-            self._exact(out, cell, 0.0)
-            self._look(k, out)
-        else:
-            self._joined(k, v, side, out)
-        sheets.release(side)
+        assert one.grown is not None
+        assert two.grown is not None
+        equal, close = np.zeros((2, one.grown.size, two.grown.size), bool)
+        for pair in self._equal:
+            equal[pair] = True
+        self._product(
+            one.folded, two.folded, value, out, cell, before="rest", behind="rest", equal=equal, close=close,
+            least=_LEAST,
+        )  # fmt: skip
+        if self._symmetric:
+            close |= close.T
+        close |= np.multiply.outer(one.grown, two.grown) > _MOST_GROWN
+        self.lost.update(zip(*(of.tolist() for of in np.nonzero(close)), strict=True))
 
-    def _joined(self, k: int, v: Array, side: Array, out: Array) -> None:
+    def _joined(self, k: int, value: Array, out: Array) -> None:
         """Signed defects of combined positions, as digits of the smallest are kept."""
         sheets, cell = self._sheets, self._plan.cells[k]
-        before = self._plan.cells[self._plan.sources[k][0]]
         one, two = (part.mixer(k, sheets.dtype) for part in (self._one, self._two))
         A, B = one.folded, two.folded
         assert A is not None
         assert B is not None
 
-        def sums(of: Array, into: Array) -> None:
-            sheets.product(A, of, before, B, into, cell)
+        def sums(side: str, into: Array) -> None:
+            self._product(A, B, value, into, cell, before=side)
 
-        sums(minus_side(v, side), out)
+        sums("near", out)
         self._exact(out, cell, 2 * one.rows[2])
         if joint_defect(out, *self._joint_rows(k)):  # opposite ones need sums of 1 + rho too
-            sums(minus_side(v, side), out)
+            sums("near", out)
             self._exact(out, cell, 2 * one.rows[2])
             other = np.empty_like(out)
-            sums(plus_side(v, side), other)
+            sums("far", other)
             joint_defect_of_both(out, other, *self._joint_rows(k))
 
     def _exact(self, view: Array, cell: Cell, own: Any) -> None:

@@ -108,52 +108,6 @@ class Sheets:
         found = of if self.own else of.reshape(1, -1)
         return found[:, None, :] if second else found[:, :, None]
 
-    # ---------------------------------------------------------------- products with matrices
-
-    def product(self, A: Array, view: Array, before: Cell, B: Array, out: Array, cell: Cell) -> None:
-        """``A k B^T`` of each pair: matrices (n, P out, P in) of each image."""
-        if self.own:
-            rows = A @ view
-            if cell.full:
-                np.matmul(rows, B.swapaxes(1, 2), out=out)
-            else:
-                out[...] = np.einsum("npq,npq->pn", rows, np.broadcast_to(B, rows.shape))[:, :, None]
-            return
-        many, inner = A.shape[1], before.size
-        rows = A @ view[0].reshape(self.n1, inner, self.n2 * inner)
-        if cell.full:
-            left = rows.reshape(self.n1 * many, self.n2, inner).transpose(1, 0, 2)
-            right = out[0].reshape(self.n1 * many, self.n2, many).transpose(1, 0, 2)
-            np.matmul(left, B.swapaxes(1, 2), out=right)
-            return
-        rows = rows.reshape(self.n1, many, self.n2, inner)
-        for p in range(many):
-            out[p] = (rows[:, p].transpose(1, 0, 2) @ B[:, p, :, None])[:, :, 0].T
-
-
-def minus_side(v: Array, out: Array) -> Array:
-    """``1 - rho``: v itself where no correlation is negative."""
-    if v.size == 0 or not v.min() < 0:
-        return v
-    np.less(v, 0, out=out)
-    out *= 2
-    out += v
-    return out
-
-
-def plus_side(v: Array, out: Array) -> Array:
-    """``1 + rho``."""
-    out[...] = np.where(v < 0, -v, 2 - v)
-    return out
-
-
-def signed_rest(x: Array, out: Array) -> Array:
-    """What is missing to 1 or -1, whichever is nearer: the signed defect of correlations, and these of it."""
-    for part in blocks(x.shape):
-        own = x[part]
-        np.subtract(np.copysign(x.dtype.type(1), own), own, out=out[part])
-    return out
-
 
 def joint_defect(x: Array, one: Sequence[Array], two: Sequence[Array]) -> bool:
     """Signed defects of combinations from ``sum s s' (1 - rho)``, in place, as numpy_mix.defect_of_sums has them.
