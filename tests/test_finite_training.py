@@ -211,6 +211,18 @@ def test_a_member_that_diverges_is_told_and_leaves_the_others():
     np.testing.assert_array_equal(caught.value.training.outputs, kept.outputs)
 
 
+def test_members_that_diverge_by_the_rate_leave_the_others():
+    """Without scales between what is trained and the network: the graph of the step is of what was before."""
+    net, seeds = stax.serial(stax.Dense(8, 2**0.5), stax.Dense(2)), range(5)
+    alone = [finite.train(net, X, Y, 3.0, 12, seeds=s, on_divergence="keep", dtype=np.float64) for s in seeds]
+    steps = [int(one.diverged[0]) for one in alone]
+    assert max(steps) > 0 > min(steps)
+    found = finite.train(net, X, Y, 3.0, 12, seeds=seeds, on_divergence="keep", dtype=np.float64)
+    assert found.diverged.tolist() == steps
+    for place, one in enumerate(alone):
+        np.testing.assert_allclose(found.outputs[place], one.outputs[0], rtol=1e-8)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_run_that_is_resumed_is_one_that_was_not_interrupted(tmp_path, monkeypatch, optimizer):
     net, path = dense(), tmp_path / "run.pt"

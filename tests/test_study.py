@@ -288,7 +288,10 @@ def test_runs_that_diverge_are_flagged(data, tmp_path):
     assert (row.diverged, row.networks, row.test_mse, row.distance) == (3, 3, None, None)
     for report in (text(found), markdown(found), as_json(found)):
         assert "nan" not in report.lower()
-    assert text(found).splitlines()[-1].split()[-1] == "diverged"
+    said = f"diverged (step {row.diverged_at}, rate {row.rate:.3g})"
+    assert 0 < row.diverged_at < 60
+    assert row.rate == pytest.approx(50 * max_learning_rate(kernel_of(1, 0.1)(data.inputs()[0], get="ntk"), 40 * 3))
+    assert sum(line.endswith(said) for line in text(found).splitlines()) == 2
     assert json.loads(as_json(found))["rows"][-1]["test_accuracy"] is None
     draw(found, tmp_path / "diverged.png")
     assert imread(tmp_path / "diverged.png").shape[:2] == (1200, 1680)
@@ -308,6 +311,9 @@ def test_runs_that_diverge_are_flagged(data, tmp_path):
         ({"diag_reg_grid": [-1.0]}, ValueError, "diag_reg_grid must be finite and not negative"),
         ({"configurations": ["base"]}, TypeError, "takes Configurations, given str"),
         ({"data": 3}, TypeError, "data must be a study.Data, given int"),
+        ({"network": "lstm"}, ValueError, "network must be dense, conv, conv-gap, given 'lstm'"),
+        ({"network": "conv"}, ValueError, "network conv takes images, the samples are vectors of 6"),
+        ({"configurations": study.one_at_a_time(augment=1)}, ValueError, "the samples are no images"),
     ],
 )
 def test_study_refuses(data, arguments, error, words):
@@ -322,11 +328,92 @@ def test_study_refuses(data, arguments, error, words):
         ({"l2": -1.0}, "l2 must be finite and not negative"),
         ({"parameterization": "mup"}, "parameterization must be ntk or standard, given 'mup'"),
         ({"zca_eps": math.nan}, "zca_eps must be finite"),
+        ({"augment": -1}, "augment must be at least 0"),
+        ({"share": 0.0}, r"share must lie in \(0, 1\], given 0.0"),
     ],
 )
 def test_configurations_refuse(arguments, words):
     with pytest.raises(ValueError, match=words):
         study.Configuration("c", **arguments)
+
+
+def test_a_kernel_that_is_stopped_is_gradient_flow_for_that_time(data, found):
+    x, x_test = data.inputs()
+    y, y_test = data.targets()
+    k, cross = (np.asarray(kernel_of(2, 0.1)(*args, get="ntk")) for args in ((x,), (x_test, x)))
+    w, v = np.linalg.eigh(k)
+    for reg in GRID:
+        ridge = reg * np.trace(k) / len(k)
+        mean = cross @ v @ (((1 - np.exp(-w / ridge)) / w)[:, None] * (v.T @ y))
+        assert found.find("NTK stopped", "kernel", None, reg).test_mse.mean == pytest.approx(
+            np.mean((mean - y_test) ** 2), rel=1e-6
+        )
+
+
+def test_stopped_networks_are_those_of_fewer_steps(data):
+    early = [study.Configuration("early", share=0.25)]
+    whole = [study.Configuration("early")]
+    a = study.finite_vs_infinite(data, [16], 2, steps=40, configurations=early)
+    b = study.finite_vs_infinite(data, [16], 2, steps=10, configurations=whole)
+    assert a.find("early", "single", 16) == b.find("early", "single", 16)
+
+
+def test_augmented_images_are_moved_by_a_pixel():
+    rng = np.random.default_rng(3)
+    data = study.Data("made", rng.random((6, 5, 4, 2)), np.arange(6) % 2, rng.random((2, 5, 4, 2)), np.arange(2))
+    more = data.augmented(2, 1)
+    np.testing.assert_array_equal(more.labels_train, np.tile(data.labels_train, 3))
+    np.testing.assert_array_equal(more.x_test, data.x_test)
+    x = more.x_train.reshape(3, 6, 5, 4, 2)
+    np.testing.assert_array_equal(x[0], data.x_train.reshape(6, 5, 4, 2))
+    for copy in x[1:]:
+        for image, moved in zip(x[0], copy, strict=True):
+            inner = [
+                (i, j)
+                for i in (-1, 0, 1)
+                for j in (-1, 0, 1)
+                if np.array_equal(np.roll(image, (i, j), (0, 1))[1:-1, 1:-1], moved[1:-1, 1:-1])
+            ]
+            assert len(inner) == 1
+            assert inner != [(0, 0)]
+    assert not np.array_equal(x[1], x[2])
+    with pytest.raises(ValueError, match="the samples are no images"):
+        blobs(rng).augmented(1)
+
+
+@pytest.mark.rivals
+def test_convolutional_ensembles_are_those_of_finite_and_come_to_their_limit():
+    pytest.importorskip("torch")
+    from fastntk import finite
+
+    images = study.load("digits", 24, 30)
+    base = study.Configuration("centered", centered=True)
+    plain = study.Configuration("standard", parameterization="standard")
+    found = study.finite_vs_infinite(
+        images, [4, 48], 3, network="conv", depth=1, steps=25, configurations=[base, plain]
+    )
+    assert found.layers == "1 x (Conv, Relu), Flatten, Dense"
+    near, far = (found.find("centered", "ensemble", width).distance.mean for width in (48, 4))
+    assert near < 0.6 * far
+    row = found.find("centered", "single", 4)
+    x, x_test = (part.reshape(-1, 8, 8, 1) for part in images.inputs())
+    y, y_test = images.targets()
+    net = stax.serial(
+        stax.Conv(4, (3, 3), padding="SAME", W_std=2**0.5, b_std=0.1), stax.Relu(), stax.Flatten(),
+        stax.Dense(10, 2**0.5, 0.1),
+    )  # fmt: skip
+    rate = 0.5 * max_learning_rate(np.asarray(net.kernel_fn(x, None, "ntk")), y.size)
+    assert row.rate == pytest.approx(rate)
+    seeds = np.random.default_rng([0, 4]).integers(2**31, size=3).tolist()
+    by_hand = finite.train(net, x, y, rate / 10, 25, seeds=seeds, centered=True, x_test=x_test, y_test=y_test)
+    assert row.test_mse.mean == pytest.approx(np.mean((by_hand.test_outputs - y_test) ** 2), rel=1e-3)
+    # Of 'standard' layers the largest rate is that of their own kernels.
+    standard = found.find("standard", "single", 4)
+    layers = study.architectures.Architecture("conv", 1, 2**0.5, 0.1, 10).layers(4, "standard")
+    kernel_fn = finite.empirical_ntk_fn(layers, trace_axes=())
+    kernels = [kernel_fn(x, None, layers.init_fn(seed, x.shape)[1]) for seed in seeds]
+    tops = [np.linalg.eigvalsh(k.swapaxes(1, 2).reshape(240, 240))[-1] for k in kernels]
+    assert standard.rate == pytest.approx(0.5 * 2 * y.size / np.mean(tops), rel=0.02)
 
 
 # ---------------------------------------------------------------- the command
@@ -343,8 +430,12 @@ def test_one_command_makes_table_and_picture(tmp_path, capsys):
     assert "100 handwritten digits to train, 100 to test; 1 x (Dense, Relu)" in printed
     assert "centered, ensemble of 3" in printed
     rows = json.loads(outs[2].read_text())["rows"]
-    assert len(rows) == 2 * 2 * 2 + 3 + 6 * 2 * 2
+    # Ridges of both kernels, of three sorts of inputs; stopped; limits; eight configurations.
+    assert len(rows) == 2 * 2 * 3 + 2 + 5 + 8 * 2 * 2
     assert outs[1].read_text().count("\n| ") == len(rows) + 2
+    claims = {claim["said"]: claim for claim in json.loads(outs[2].read_text())["claims"]}
+    assert claims["centering brings networks nearer to the kernel's prediction"]["holds"]
+    assert "- seen: centering brings" in outs[1].read_text()
     pixels = imread(outs[0])
     assert pixels.shape[:2] == (1200, 1680)
     assert pixels[..., :3].std() > 0.05
@@ -403,7 +494,8 @@ def test_prepared_data_that_is_not_there(monkeypatch, tmp_path, capsys):
 def test_command_has_the_defaults_of_the_function():
     args = cli._parser().parse_args(["study", "finite-vs-infinite"])
     assert args.zca_eps is None  # chosen on held-out samples
-    assert study.one_at_a_time(args.lr, args.large_lr, args.l2) == study.one_at_a_time()
+    assert study.one_at_a_time(args.lr, args.large_lr, args.l2, share=args.stop) == study.one_at_a_time()
+    assert args.augment is None  # of images alone
     assert tuple(args.diag_reg) == GRID
 
 

@@ -82,6 +82,28 @@ def test_trainability(tmp_path):
     assert len(held["rows"]) >= 6
 
 
+@pytest.mark.rivals
+def test_lazy_vs_feature(tmp_path):
+    pytest.importorskip("torch")
+    held = run("lazy-vs-feature", tmp_path, "--seeds", 2, "--train", 20, "--test", 20)
+    assert {row[0] for row in held["rows"]} == {"dense", "convolutional", "dense, 1 hidden", "dense, 2 hidden"}
+    seen = {claim["said"]: claim["holds"] for claim in held["claims"]}
+    assert seen["kernels move for small alpha and stay for large (dense)"]
+    assert seen["kernels move for small alpha and stay for large (convolutional)"]
+    star = {row[1]: row[3] for row in held["rows"] if row[0] == "dense" and row[2] == 30}
+    assert star[32] < 0.1  # lazy
+
+
+def test_alpha_star_is_where_the_kernel_change_crosses():
+    """A change of 2 / (sqrt(h) alpha) crosses one half at sqrt(h) alpha = 4; one that never does is left out."""
+    from types import SimpleNamespace
+
+    from fastntk.study.lazy import Kind
+
+    flows = {(16, zt): SimpleNamespace(kernel_change=np.array([2 / zt, 0.1])) for zt in (1.0, 3.0, 10.0)}
+    assert Kind("made", (16,), (1.0, 3.0, 10.0), flows).alpha_star(16) == pytest.approx([1.0])
+
+
 def test_studies_refuse(tmp_path, capsys):
     for args, words in (
         (["--seeds", "0"], "seeds must be at least 1, given 0"),

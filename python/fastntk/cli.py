@@ -23,12 +23,17 @@ _STUDY: dict[str, tuple[Any, Any]] = {
     "train": (400, 100),
     "test": (500, 100),
 }
+# The same of convolutional networks, where they differ.
+_CONVOLUTIONAL: dict[str, tuple[Any, Any]] = {
+    "widths": ((8, 16, 32), (4, 8)), "seeds": (4, 2), "steps": (150, 12), "train": (200, 40), "test": (500, 40)
+}  # fmt: skip
 
 # Beside finite-vs-infinite.
 _OTHER_STUDIES = {
     "parameterizations": "stationary starts and large first rates of integrable parameterizations, by activation",
     "node-scaling": "pruning after training, and movement, of networks whose nodes have scales of their own",
     "trainability": "training accuracy over depth and weight variance, beside the correlation depth (PyTorch)",
+    "lazy-vs-feature": "where lazy training ends, and what each regime does, dense and convolutional (PyTorch)",
     "catapult": "losses and curvatures over learning rates beyond the stable ones",
 }
 _FINDS = "A table, what theory says beside what is seen, and a picture."
@@ -118,7 +123,8 @@ def _study(args: argparse.Namespace) -> int:
 
     from .study.command import run, run_other
 
-    for name, values in _STUDY.items():
+    convolutional = getattr(args, "network", "dense") != "dense"
+    for name, values in (_STUDY | _CONVOLUTIONAL if convolutional else _STUDY).items():
         if getattr(args, name, 0) is None:
             setattr(args, name, values[args.quick])
     errors: tuple[type[Exception], ...] = (ValueError, MemoryError, ImportError)
@@ -238,15 +244,20 @@ def _add_finite_vs_infinite(studies: Any) -> None:
     study = studies.add_parser(
         "finite-vs-infinite",
         help="networks of several widths, trained by gradient descent, beside NNGP and NTK",
-        description="Fully connected ReLU networks of several widths beside their NNGP and NTK: a base, and one change "
-        "at a time (centering, learning rate, L2, parameterization, ZCA), single and averaged. A table and a picture.",
+        description="ReLU networks of several widths beside their NNGP and NTK: a base, and one change at a time "
+        "(centering, learning rate, L2, parameterization, ZCA, early stopping, augmentation), single and averaged, and "
+        f"kernels over their regularisation and time. {_FINDS}",
         epilog="example: fastntk study finite-vs-infinite --quick --out study.png study.md",
     )
     study.add_argument(
         "--data", default="digits", metavar="DATA", help=_DATA,
     )  # fmt: skip
+    study.add_argument(
+        "--network", choices=("dense", "conv", "conv-gap"), default="dense",
+        help="fully connected; or convolutions and all positions, or the mean over them (PyTorch) (default: dense)",
+    )  # fmt: skip
     for name, meaning in (
-        ("widths", "neurons of a hidden layer"),
+        ("widths", "neurons or channels of a hidden layer"),
         ("seeds", "networks of each width and configuration"),
         ("depth", "hidden layers"),
         ("steps", "steps of gradient descent"),
@@ -255,7 +266,7 @@ def _add_finite_vs_infinite(studies: Any) -> None:
     ):
         full, quick = (" ".join(map(str, v)) if isinstance(v, tuple) else v for v in _STUDY[name])
         several: dict[str, Any] = {"nargs": "+"} if name == "widths" else {}
-        text = f"{meaning} (default: {full}; with --quick {quick})"
+        text = f"{meaning} (default: {full}; with --quick {quick}; of convolutional networks less)"
         study.add_argument(f"--{name}", type=int, metavar="N", help=text, **several)
     for name, value, meaning in (
         ("lr", 0.5, "learning rate, in multiples of the largest stable one"),
@@ -263,6 +274,14 @@ def _add_finite_vs_infinite(studies: Any) -> None:
         ("l2", 1e-4, "penalty of the configuration with L2"),
     ):
         study.add_argument(f"--{name}", type=float, default=value, metavar="X", help=f"{meaning} (default: {value:g})")
+    study.add_argument(
+        "--stop", type=float, default=0.1, metavar="X",
+        help="share of the steps of the configuration that is stopped early (default: 0.1)",
+    )  # fmt: skip
+    study.add_argument(
+        "--augment", type=int, metavar="N",
+        help="moved copies of each image of the configuration with these (default: 1 of images, else 0: without it)",
+    )  # fmt: skip
     study.add_argument(
         "--zca-eps", type=float, metavar="X",
         help="regularisation of the configuration with ZCA (default: the best on held-out training samples)",

@@ -90,3 +90,25 @@ def top_eigenvalue(product: Callable[[Any], Any], start: Any, steps: int) -> flo
         vectors.append(w / size)
     matrix = np.diag(diagonal) + np.diag(beside[: len(diagonal) - 1], 1) + np.diag(beside[: len(diagonal) - 1], -1)
     return float(np.linalg.eigvalsh(matrix)[-1])
+
+
+def norms(stacked: Any) -> Any:
+    """Of each member's array."""
+    return stacked.reshape(len(stacked), -1).norm(dim=1)
+
+
+def top_of_kernels(leaves: Any, f: Any, vector: Any, products: int) -> tuple[Any, Any]:
+    """The largest eigenvalue of each member's tangent kernel (S,), and the vectors that it was found by (S, n, k).
+
+    The kernel times u is the derivative by u of ``|J^T u|^2 / 2``: two passes back, none forward.
+    """
+    import torch
+
+    value: Any = None
+    for _ in range(products):
+        unit = (vector / norms(vector).reshape(-1, 1, 1).clamp(min=1e-300)).requires_grad_()
+        back = torch.autograd.grad(f, leaves, unit, create_graph=True)
+        sizes = torch.stack([norms(b) ** 2 for b in back]).sum(dim=0)
+        (vector,) = torch.autograd.grad(sizes.sum() / 2, unit, retain_graph=True)
+        value, vector = sizes.detach(), vector.detach()
+    return value, vector

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..network.combinators import Parallel
 from ..network.layer import Layer
 from .places import Walk, as_ntk, leaves_of, rebuilt, walk_of, width_of
-from .quick import jvp, needed, quick
+from .quick import needed, quick
 
 Array = npt.NDArray[Any]
 
@@ -129,16 +129,6 @@ class Model:
     def one(self, leaves: Sequence[Any], multipliers: Sequence[Any], x: Any, **keywords: Any) -> Any:
         """Outputs (n, k) of one network."""
         return self._run.apply_fn(self.effective(leaves, multipliers), x, **keywords).reshape(len(x), -1)
-
-    def moved(self, x: Any, tangents: Sequence[Any]) -> Any:
-        """Derivatives (S, n, k) of outputs along tangents of the leaves."""
-        held = [leaf.detach() for leaf in self.leaves]
-
-        def along(leaves: Any, own: Any, *change: Any) -> Any:
-            return jvp(lambda *v: self.one(v, own, x), tuple(leaves), change)[1]
-
-        with self._torch.no_grad():
-            return self.over_members(along, *tangents, leaves=held)
 
     def over_members(self, f: Callable[..., Any], *stacked: Any, leaves: Sequence[Any] | None = None) -> Any:
         """``f(leaves, multipliers, *own)`` of each member, along a first axis; a single one is not vmapped."""

@@ -392,6 +392,7 @@ class _Run:
             model.restore(self.before, torch.from_numpy(bad))
             if (self.diverged >= 0).all():
                 return False
+            return self.descend(step, rows, eta, stepper)  # from what was restored: the graph is of what was before
         gone = torch.from_numpy(self.diverged >= 0)
         last = self.losses[-1] if self.losses else np.zeros(len(now))
         self.losses.append(np.where(self.diverged >= 0, last, now))

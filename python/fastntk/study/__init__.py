@@ -1,10 +1,11 @@
 """Finite and infinite networks on real data, side by side.
 
-:func:`finite_vs_infinite` trains ensembles of fully connected ReLU networks of several widths by gradient descent and
-sets them beside the NNGP and NTK of the infinite network: a base, and one change at a time (centering, learning rate,
-L2, parameterization, ZCA), single and averaged, with the kernels over their diagonal regularisation. On the command
-line it is ``fastntk study finite-vs-infinite``. Needs SciPy (``pip install 'fastntk[predict]'``); digits, files and the
-picture need the extra ``fastntk[demo]``.
+:func:`finite_vs_infinite` trains ensembles of ReLU networks of several widths, dense or convolutional, by gradient
+descent and sets them beside the NNGP and NTK of the infinite network: a base, and one change at a time (centering,
+learning rate, L2, parameterization, ZCA, early stopping, augmentation), single and averaged, with the kernels over
+their diagonal regularisation and over time. On the command line it is ``fastntk study finite-vs-infinite``. Needs SciPy
+(``pip install 'fastntk[predict]'``), convolutional networks PyTorch; digits, files and the picture need the extra
+``fastntk[demo]``.
 
 References
 ----------

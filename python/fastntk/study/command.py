@@ -39,13 +39,15 @@ def run_other(args: argparse.Namespace) -> Report:
     OSError
         A file that cannot be written.
     """
+    from .lazy import lazy_vs_feature
     from .others import STUDIES, Size
 
     begin = perf_counter()
     for path in args.out:
         check_output("--out", path, FORMATS)
     size = Size(integer("study", "seeds", args.seeds), args.quick, integer("study", "seed", args.seed, least=0))
-    report = STUDIES[args.study](load(args.data, args.train, args.test, args.seed), size)
+    study = {"lazy-vs-feature": lazy_vs_feature, **STUDIES}[args.study]
+    report = study(load(args.data, args.train, args.test, args.seed), size)
     print(report.text())
     for path in args.out:
         report.write(path)
@@ -75,13 +77,15 @@ def run(args: argparse.Namespace) -> Study:
     begin = perf_counter()
     for path in args.out:
         check_output("--out", path, FORMATS)
-    one_at_a_time(args.lr, args.large_lr, args.l2, args.zca_eps or 1.0)  # refuses before data are read
+    options = args.lr, args.large_lr, args.l2
+    one_at_a_time(*options, args.zca_eps or 1.0, args.stop, args.augment or 0)  # refuses before data are read
     data = load(args.data, args.train, args.test, args.seed)
     chosen = choose_zca_eps(data, depth=args.depth, rng=args.seed) if args.zca_eps is None else None
-    configurations = one_at_a_time(args.lr, args.large_lr, args.l2, chosen.eps if chosen else args.zca_eps)
+    copies = int(data.image_shape is not None) if args.augment is None else args.augment
+    configurations = one_at_a_time(*options, chosen.eps if chosen else args.zca_eps, args.stop, copies)
     study = finite_vs_infinite(
-        data, args.widths, args.seeds, depth=args.depth, steps=args.steps, configurations=configurations,
-        diag_reg_grid=args.diag_reg, rng=args.seed, progress=sys.stderr.isatty(),
+        data, args.widths, args.seeds, network=args.network, depth=args.depth, steps=args.steps,
+        configurations=configurations, diag_reg_grid=args.diag_reg, rng=args.seed, progress=sys.stderr.isatty(),
     )  # fmt: skip
     print(text(study))
     if chosen:

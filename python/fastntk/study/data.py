@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,46 @@ class Data:
     def targets(self) -> tuple[Array, Array]:
         """One-hot, less 1 / n_classes: (n, c) and (m, c)."""
         return one_hot(self.labels_train, self.n_classes), one_hot(self.labels_test, self.n_classes)
+
+    def augmented(self, copies: int, rng: int = 0) -> Data:
+        """With copies of the training images behind them, each moved by a pixel in a random direction.
+
+        Pixels that come in from outside are those of the border.
+
+        Parameters
+        ----------
+        copies : int
+            Of each image.
+        rng : int
+            Seed of the directions.
+
+        Returns
+        -------
+        Data
+
+        Raises
+        ------
+        ValueError
+            Samples that are no images; copies below 1.
+        """
+        what = "augmented"
+        if self.image_shape is None:
+            raise ValueError(f"[{what}] the samples are no images: there is nothing to shift")
+        count, draw = integer(what, "copies", copies), np.random.default_rng(integer(what, "rng", rng, least=0))
+        images = self.x_train.reshape(-1, *self.image_shape)
+        padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+        h, w = self.image_shape[:2]
+        directions = [(i, j) for i in range(3) for j in range(3) if (i, j) != (1, 1)]
+        parts = [self.x_train]
+        for _ in range(count):
+            chosen = draw.integers(len(directions), size=len(images))
+            moved = np.stack([
+                padded[k, (i := directions[c][0]) : i + h, (j := directions[c][1]) : j + w]
+                for k, c in enumerate(chosen)
+            ])  # fmt: skip
+            parts.append(moved.reshape(len(images), -1))
+        labels = np.tile(self.labels_train, count + 1)
+        return replace(self, x_train=np.concatenate(parts), labels_train=labels)
 
     def inputs(self, zca_eps: float | None = None) -> tuple[Array, Array]:
         """x_train and x_test without the training mean, whitened on request, with a mean square of 1 in training."""

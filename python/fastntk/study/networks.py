@@ -159,12 +159,17 @@ class Trained:
     ----------
     networks : Ensemble
         Those that did not diverge.
-    survived : numpy.ndarray (S,) of bool
-        Which of all these are.
+    diverged : numpy.ndarray (S,) of int
+        The step at which a network's loss left all bounds; -1 of those that did not.
     """
 
     networks: Ensemble
-    survived: npt.NDArray[np.bool_]
+    diverged: npt.NDArray[np.intp]
+
+    @property
+    def survived(self) -> npt.NDArray[np.bool_]:
+        """Which of all the networks did not diverge, (S,)."""
+        return np.asarray(self.diverged < 0)
 
 
 def train(
@@ -191,7 +196,7 @@ def train(
     """
     dtype = networks.weights[0].dtype
     x, y = x.astype(dtype, copy=False), y.astype(dtype, copy=False)
-    survived = np.ones(len(networks), dtype=np.bool_)
+    diverged = np.full(len(networks), -1)
     goal = y + networks(x) if centered else np.broadcast_to(y, (len(networks), *y.shape))
     limits = np.empty(0)
     rate = dtype.type(learning_rate)
@@ -204,7 +209,7 @@ def train(
                 limits = np.array([blown_from(float(loss), y) for loss in losses])
             fine = np.isfinite(losses) & (losses <= limits)
             if not fine.all():
-                survived[np.flatnonzero(survived)[~fine]] = False
+                diverged[np.flatnonzero(diverged < 0)[~fine]] = step
                 networks, goal, limits = networks.take(fine), goal[fine], limits[fine]
                 residual, hs = residual[fine], [h[fine] for h in hs]
             if step == steps or not len(networks):
@@ -216,4 +221,4 @@ def train(
                 weights=tuple(keep * w - rate * g for w, g in zip(networks.weights, by_weight, strict=True)),
                 biases=tuple(keep * b - rate * g for b, g in zip(networks.biases, by_bias, strict=True)),
             )
-    return Trained(networks, survived)
+    return Trained(networks, diverged)

@@ -73,6 +73,9 @@ class Claim:
     seen: str
     holds: bool
 
+    def __str__(self) -> str:
+        return f"{'seen' if self.holds else 'NOT SEEN'}: {self.said}: {self.seen}"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -100,13 +103,13 @@ class Report:
         lines = [self.columns, *(tuple(map(_cell, row)) for row in self.rows)]
         widths = [max(len(line[k]) for line in lines) for k in range(len(self.columns))]
         table = ["  ".join(f"{c:<{w}}" for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-        return "\n".join([self.title, self.about, "", *table, "", *(_claim(c) for c in self.claims)])
+        return "\n".join([self.title, self.about, "", *table, "", *(str(c) for c in self.claims)])
 
     def markdown(self) -> str:
         """The same for GitHub."""
         lines = [self.columns, ("---",) * len(self.columns), *(tuple(map(_cell, row)) for row in self.rows)]
         table = "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines)
-        claims = "\n".join(f"- {_claim(c)}" for c in self.claims)
+        claims = "\n".join(f"- {c}" for c in self.claims)
         return f"## {self.title}\n\n{self.about}\n\n{table}\n\n{claims}\n"
 
     def json(self) -> str:
@@ -135,10 +138,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "-" if not math.isfinite(value) else f"{value:.4g}"
     return str(value)
-
-
-def _claim(claim: Claim) -> str:
-    return f"{'seen' if claim.holds else 'NOT SEEN'}: {claim.said}: {claim.seen}"
 
 
 def draw(report: Report, path: Path) -> None:

@@ -25,7 +25,7 @@ STYLE: Any = {
 }  # fmt: skip
 GREY = "#b8bec6"
 _MARKS = "os^DvPX"
-_COLORS = (*COLORS, "#7a5c3e")
+_COLORS = (*COLORS, "#7a5c3e", "#5f6b7a")
 
 
 def draw(study: Study, path: Path) -> None:
@@ -42,7 +42,7 @@ def draw(study: Study, path: Path) -> None:
         FigureCanvasAgg(figure)
         data = study.data.replace("$", r"\$")  # a user's file name is no mathematics
         figure.suptitle(
-            f"Finite and infinite ReLU networks, {study.depth} hidden layer{'s' * (study.depth > 1)}: "
+            f"Finite and infinite ReLU networks, {study.layers}: "
             f"{study.n_train} {data}",
             x=0.012, ha="left", fontsize=15, fontweight="bold",
         )  # fmt: skip
@@ -142,9 +142,10 @@ def _draw_distances(ax: Axes, study: Study) -> None:
             label=r"slope $-1/2$",
         )  # fmt: skip
     _width_axis(ax, study)
+    ax.plot([], [], color=INK, linewidth=0.9, linestyle=(0, (1, 2)), label="at infinite width")
     ax.set_yscale("log")
     ax.set_ylabel(r"$|f - g|\,/\,|g|$ on the test set")
-    ax.set_title(f"b   Distance of ensembles of {study.n_ensemble} from the NTK's mean g (dotted: at infinite width)")
+    ax.set_title("b   Distance of ensembles from the NTK's mean g")
     _legend(ax, 4)
 
 
@@ -189,7 +190,7 @@ def _draw_kernels(ax: Axes, study: Study) -> None:
         ax.set_xscale("symlog", linthresh=regs[regs > 0].min(initial=1.0))
     else:
         ax.set_xscale("log")
-    ax.set_xlabel("diagonal regularisation, relative to the mean of the diagonal")
+    ax.set_xlabel("diagonal regularisation (or |y| / time), relative to the mean of the diagonal")
     ax.set_ylabel("test MSE")
-    ax.set_title("d   Kernels trained to the end")
+    ax.set_title("d   Kernels by their ridge, or by when they stop")
     ax.legend()
