@@ -22,7 +22,7 @@ constexpr long kLines = kPanel, kCols = kMaxCols, kPlane = 1024, kAlign = 16, kD
 template <class T>
 class State {
  public:
-  void reserve(long elements) { bytes_.reset(new char[size_t(elements) * sizeof(T) + 64]); }
+  void reserve(long elements) { bytes_.reset(new char[size_t(elements) * sizeof(T) + 64]()); }
   T* data() { return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(bytes_.get()) + 63) / 64 * 64); }
 
  private:
@@ -47,6 +47,7 @@ struct TileRun {
   const Products<T>& products;
   const PositionKernels<T>& positions;
   const long product_size;  // of a unit, per input; products come in groups of lines
+  const long columns;       // rows of the second side's table
   bool ntk = false;
   std::vector<const T*> pointers1, pointers2;
   std::vector<Worker> workers;
@@ -66,7 +67,8 @@ struct TileRun {
         kernels(isa.kernels<T>()),
         products(isa.products<T>()),
         positions(isa.positions<T>()),
-        product_size(std::min(kLines, (t.lines + kAlign - 1) / kAlign * kAlign) * kCols) {
+        product_size(std::min(kLines, (t.lines + kAlign - 1) / kAlign * kAlign) * kCols),
+        columns(rows2.n) {
     for (const auto& output : outputs) ntk = ntk || output.planes[1];
     for (int place : program.places) {
       pointers1.push_back(rows1[place]);
@@ -120,16 +122,24 @@ struct TileRun {
     }
   }
 
+  // Columns of a block up to whole vectors, where the table has as many: what stands beyond them is computed, not
+  // stored.
+  int lanes(const Block<T>& b) const {
+    const long whole = (b.cols + kAlign - 1) / kAlign * kAlign;
+    return int(b.col_step == 0 && b.j0 + whole <= columns ? whole : b.cols);
+  }
+
   // i, j: within the tile.
   void block(Block<T>& b, Worker& worker, long batch, long i, long j, const T* products) const {
     b.i0 = tile.row1 + batch * tile.n1 + i;
     b.j0 = tile.row2 + batch * tile.n2 + j;
+    const int cols = b.cols, whole = lanes(b);
     for (int slot = 0; slot < program.n_inputs; ++slot) {
       if (windows.empty() || windows[size_t(slot)].taps == 0)
         load(inputs[size_t(slot)], slot, b, batch, i, j, products + slot * product_size);
       else
         for (int line = 0; line < b.lines; ++line)
-          worker.windows[size_t(slot)].line(windows[size_t(slot)], positions.window, i + line, j, b.cols,
+          worker.windows[size_t(slot)].line(windows[size_t(slot)], positions.window, i + line, j, b.cols, whole,
                                             b.v(slot) + line * b.stride,
                                             b.ntk ? b.theta(slot) + line * b.stride : nullptr);
     }
@@ -142,6 +152,7 @@ struct TileRun {
           view.out[p] = plane ? plane.at(tile.batch0 + batch, tile.i0 + i, tile.diagonal ? 0 : tile.j0 + j) : nullptr;
           view.out_stride[p] = plane.stride;
         }
+      b.cols = op.code == kStore ? cols : whole;
       kernels.ops[op.code](view, b);
       k += op.fused;
     }

@@ -22,7 +22,7 @@ from .sheets import combine
 
 Array = npt.NDArray[Any]
 
-_PADDED = 16  # columns of matrices, as the compiled loops read them
+_PADDED = 16  # columns that the compiled loops read at once, at most
 
 
 @dataclass
@@ -149,14 +149,15 @@ class Part:
             return replace(whole.table(number, dtype), first=first * stage.size if stage.full else first)
         assert stage.lowered is not None
         layout, size = layout_of(stage.lowered.program), stage.size
-        table = np.zeros((layout.n_rows, self.n * size), dtype)
+        rows = self.n * size
+        table = np.zeros((layout.n_rows, rows + _PADDED), dtype)  # loops read up to whole vectors
         for places, recipe in zip(layout.places, stage.rows, strict=True):
             for name, row in self._recipe(recipe, size).items():
                 exact = row if stage.full else row.T
-                table[places[name]] = exact.reshape(-1)
+                table[places[name], :rows] = exact.reshape(-1)
                 low = places.get(f"{name}_low")
                 if name in ("share", "bias") and low is not None:  # what a number has lost, for differences
-                    table[low] = exact.reshape(-1) - table[places[name]].astype(exact.dtype)
+                    table[low, :rows] = exact.reshape(-1) - table[places[name], :rows].astype(exact.dtype)
         return Table(table, self.n)
 
     def _recipe(self, recipe: tuple[Any, ...], size: int) -> dict[str, Array]:
