@@ -1,6 +1,8 @@
 // Products with matrices over pairs of positions, unit by unit: compiled once per instruction set, with contraction on.
 #include "dense/mix.h"
 
+#include <algorithm>
+
 #include "common/transpose.h"
 #include "dense/window.h"
 #include "math/ops.h"
@@ -16,14 +18,17 @@ template <class T>
 using Vector = T;
 #endif
 
-// L lines and V vectors of c += a b over k; b and c begin at whole vectors of a padded buffer.
+// L lines and V vectors of c = a b over k, or c += a b where it is not the first; whole vectors, the last ones too.
 template <int L, int V, class T>
-FNTK_HD void strip(const T* a, long a_stride, const T* b, long b_stride, long k, T* c, long c_stride) {
+FNTK_HD void strip(const T* a, long a_stride, const T* b, long b_stride, long k, bool first, T* c, long c_stride) {
   using W = Vector<T>;
   constexpr int N = int(sizeof(W) / sizeof(T));
   W sums[L][V];
   for (int l = 0; l < L; ++l)
-    for (int v = 0; v < V; ++v) std::memcpy(&sums[l][v], c + l * c_stride + v * N, sizeof(W));
+    for (int v = 0; v < V; ++v) {
+      sums[l][v] = W{};
+      if (!first) std::memcpy(&sums[l][v], c + l * c_stride + v * N, sizeof(W));
+    }
   for (long i = 0; i < k; ++i) {
     W columns[V];
     for (int v = 0; v < V; ++v) std::memcpy(&columns[v], b + i * b_stride + v * N, sizeof(W));
@@ -35,36 +40,40 @@ FNTK_HD void strip(const T* a, long a_stride, const T* b, long b_stride, long k,
 }
 
 template <int L, class T>
-FNTK_HD void lines_of(const T* a, long a_stride, const T* b, long b_stride, long k, T* c, long c_stride, long columns) {
+FNTK_HD void lines_of(const T* a, long a_stride, const T* b, long b_stride, long k, bool first, T* c, long c_stride,
+                      long columns) {
   constexpr long N = long(sizeof(Vector<T>) / sizeof(T));
   long j = 0;
-  for (; j + 4 * N <= columns; j += 4 * N) strip<L, 4>(a, a_stride, b + j, b_stride, k, c + j, c_stride);
-  for (; j + 2 * N <= columns; j += 2 * N) strip<L, 2>(a, a_stride, b + j, b_stride, k, c + j, c_stride);
-  for (; j < columns; j += N) strip<L, 1>(a, a_stride, b + j, b_stride, k, c + j, c_stride);
+  for (; j + 4 * N <= columns; j += 4 * N) strip<L, 4>(a, a_stride, b + j, b_stride, k, first, c + j, c_stride);
+  for (; j + 2 * N <= columns; j += 2 * N) strip<L, 2>(a, a_stride, b + j, b_stride, k, first, c + j, c_stride);
+  for (; j < columns; j += N) strip<L, 1>(a, a_stride, b + j, b_stride, k, first, c + j, c_stride);
 }
 
 template <class T>
-void add_product(const T* a, long a_stride, const T* b, long b_stride, long lines, long k, T* c, long c_stride,
-                 long columns) {
+void add_product(const T* a, long a_stride, const T* b, long b_stride, long lines, long k, bool first, T* c,
+                 long c_stride, long columns) {
   long l = 0;
   for (; l + 4 <= lines; l += 4)
-    lines_of<4>(a + l * a_stride, a_stride, b, b_stride, k, c + l * c_stride, c_stride, columns);
-  for (; l < lines; ++l) lines_of<1>(a + l * a_stride, a_stride, b, b_stride, k, c + l * c_stride, c_stride, columns);
+    lines_of<4>(a + l * a_stride, a_stride, b, b_stride, k, first, c + l * c_stride, c_stride, columns);
+  for (; l < lines; ++l)
+    lines_of<1>(a + l * a_stride, a_stride, b, b_stride, k, first, c + l * c_stride, c_stride, columns);
 }
 
 // The same for lines of which few numbers are not 0.
 template <class T>
-void add_sparse(const T* a, long a_stride, const T* b, long b_stride, long lines, long k, T* c, long c_stride,
-                long columns) {
-  for (long l = 0; l < lines; ++l)
+void add_sparse(const T* a, long a_stride, const T* b, long b_stride, long lines, long k, bool first, T* c,
+                long c_stride, long columns) {
+  for (long l = 0; l < lines; ++l) {
+    T* out = c + l * c_stride;
+    if (first) std::fill_n(out, columns, T(0));
     for (long i = 0; i < k; ++i) {
       const T factor = a[l * a_stride + i];
       if (factor == T(0)) continue;
       const T* in = b + i * b_stride;
-      T* out = c + l * c_stride;
       FNTK_LANES
       for (long j = 0; j < columns; ++j) out[j] += factor * in[j];
     }
+  }
 }
 
 template <class T>
@@ -120,19 +129,21 @@ template <class T>
 void mix_unit(const Mix<T>& m, const MixUnit<T>& u) {
   const long columns = mix_columns(m), width = u.count * m.before;
   const long used = std::min(columns, round_up(width, long(sizeof(Vector<T>) / sizeof(T))));
-  T *source = u.buffer, *rows = source + kMixLines * columns, *block = rows + kMixLines * columns;
-  for (long l = 0; l < u.lines; ++l)
-    for (long c = 0; c < used; ++c) rows[l * columns + c] = T(0);
+  T *copy = u.buffer, *rows = copy + kMixLines * columns, *block = rows + kMixLines * columns;
   const long own = m.batches > 1 ? u.batch : 0;
   const T* left = m.left + ((own + u.image) * m.behind + u.line) * m.before;
+  const T* end = m.source.at(m.batches - 1, m.n1 * m.before - 1, m.n2 * m.before);
   for (long p = 0; p < m.before; p += kMixLines) {
     const long some = std::min(kMixLines, m.before - p);
-    for (long l = 0; l < some; ++l)
-      take(m.source.at(u.batch, u.image * m.before + p + l, u.first * m.before), width, m.in, source + l * columns);
-    if (few(left + p, m.before, u.lines, some))
-      add_sparse(left + p, m.before, source, columns, u.lines, some, rows, columns, used);
-    else
-      add_product(left + p, m.before, source, columns, u.lines, some, rows, columns, used);
+    const T* source = m.source.at(u.batch, u.image * m.before + p, u.first * m.before);
+    long stride = m.source.stride;
+    if (m.in != kAsIs || source + (some - 1) * stride + used > end) {
+      for (long l = 0; l < some; ++l) take(source + l * stride, width, m.in, copy + l * columns);
+      source = copy;
+      stride = columns;
+    }
+    const auto add = few(left + p, m.before, u.lines, some) ? add_sparse<T> : add_product<T>;
+    add(left + p, m.before, source, stride, u.lines, some, p == 0, rows, columns, used);
   }
   for (long k = 0; k < u.count; ++k) {
     const long other = u.first + k;
@@ -155,18 +166,22 @@ void mix_unit(const Mix<T>& m, const MixUnit<T>& u) {
       }
       continue;
     }
-    for (long l = 0; l < u.lines; ++l)
-      for (long c = 0; c < m.padded; ++c) block[l * m.padded + c] = T(0);
     const T* matrix = m.right + (own + other) * m.before * m.padded;
     for (long p = 0; p < m.before; p += kMixLines) {
       const long some = std::min(kMixLines, m.before - p);
-      add_product(rows + k * m.before + p, columns, matrix + p * m.padded, m.padded, u.lines, some, block, m.padded,
-                  m.padded);
+      add_product(rows + k * m.before + p, columns, matrix + p * m.padded, m.padded, u.lines, some, p == 0, block,
+                  m.padded, m.padded);
     }
     finish(m, u.image, other, equal ? u.line : -1, block, u.lines, m.padded);
-    for (long l = 0; l < u.lines; ++l)
-      std::memcpy(m.out.at(u.batch, u.image * m.behind + u.line + l, other * m.behind), block + l * m.padded,
-                  size_t(m.behind) * sizeof(T));
+    for (long l = 0; l < u.lines; ++l) {
+      const T* sums = block + l * m.padded;
+      T* out = m.out.at(u.batch, u.image * m.behind + u.line + l, other * m.behind);
+      if (k + 1 < u.count && 2 * m.behind > m.padded) {  // what stands behind comes next: 16 numbers at a time
+        for (long c = 0; c < m.padded; c += 16) std::memcpy(out + c, sums + c, 16 * sizeof(T));
+      } else {
+        std::memcpy(out, sums, size_t(m.behind) * sizeof(T));
+      }
+    }
     if (!m.symmetric || other == u.image) continue;
     for (long c = 0; c < m.behind; ++c) {
       T* out = m.out.at(u.batch, other * m.behind + c, u.image * m.behind + u.line);

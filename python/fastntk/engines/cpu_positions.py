@@ -17,7 +17,7 @@ from .images import ImageSide, spatial_of
 from .masked import Given
 from .numpy_images import _by_axis
 from .numpy_planes import NumpyPlanes, further, further_alone
-from .parts import Part, bytes_of_image, looks_at_pairs
+from .parts import Part, bytes_of_image, needs_pairs
 from .planes import size_text
 from .runner import Runner, follow
 from .segments import Plan, plan_segments
@@ -44,7 +44,7 @@ class CpuPositions(NumpyPlanes):
 
         self._masked = False
         self._kept = _BYTES_OF_PARTS
-        self._sheets: Sheets | None = None
+        self._spare: list[Array] = []  # memory of tiles before
         self._often_lost = False  # float32 has not digits enough for most pairs
 
     def _plan_of(self, side: ImageSide) -> Plan:
@@ -69,7 +69,7 @@ class CpuPositions(NumpyPlanes):
                 f"pairs of positions, and {size_text(image)} an image); memory_budget is {size_text(job.budget)}. A "
                 "larger budget or smaller images fit"
             )
-        side = max(1, math.isqrt(self._entries // plan.widest))
+        side = max(1, math.isqrt((2 if plan.narrow else 1) * self._entries // plan.widest))
         if plan.narrow and max(job.shape[1:]) > _COLUMNS:  # long lines: columns of a sheet are images
             side = max(side, 128)
         while side > 1 and side * side * pair + 2 * side * image > job.budget // 2:
@@ -86,7 +86,7 @@ class CpuPositions(NumpyPlanes):
     def _part(self, side: ImageSide, batch: int, rows: slice, plan: Plan) -> tuple[Part, Array]:
         """What belongs to some images, and which of them are NumPy's."""
         every = slice(0, side.n)
-        alone = side.n * (bytes_of_image(plan) + (8 * plan.entries if looks_at_pairs(plan) else 0))
+        alone = side.n * (bytes_of_image(plan) + (8 * plan.entries if needs_pairs(plan) else 0))
         if rows != every and alone <= self._kept // 2:  # all images at once
             whole, bad = self._part(side, batch, every, plan)
             place = rows.start, rows.stop
@@ -117,8 +117,7 @@ class CpuPositions(NumpyPlanes):
             known = [None if g is None else np.where(bad[:, None, None], 0, g) for g in given]
             part = Part(plan, usable, masks, pattern, known, self._inner(plan) == np.float32)
             with np.errstate(all="ignore"):
-                pairs = bool(asked) or looks_at_pairs(plan)
-                found = follow(part, self._engine, plan, np.float64, pairs, asked.get("ntk", False))
+                found = follow(part, self._engine, plan, np.float64, bool(asked), asked.get("ntk", False))
             lost = np.zeros(part.n, bool)
             for q in part.q:
                 lost |= ~np.isfinite(q).all(axis=1)
@@ -147,7 +146,7 @@ class CpuPositions(NumpyPlanes):
         square = mirrored and part1.n == part2.n
 
         def run(dtype: np.dtype[Any]) -> tuple[list[tuple[Array, Array | None]] | None, set[tuple[int, int]]]:
-            sheets = self._taken(dtype, part1.n, part2.n)
+            sheets = Sheets(dtype, part1.n, part2.n, False, self._spare)
             runner = Runner(self._engine, plan, sheets, part1, part2, ntk, equal, same, square, given)
             return runner.run(), runner.lost
 
@@ -203,13 +202,6 @@ class CpuPositions(NumpyPlanes):
                 if values is not None and new is not None:
                     shape = values.shape[1:]
                     values.reshape(n1, n2, *shape)[at[:, 0], at[:, 1]] = new.reshape(len(one), len(two), *shape)[own]
-
-    def _taken(self, dtype: np.dtype[Any], n1: int, n2: int) -> Sheets:
-        """Sheets of the last tile where it was as large."""
-        last = self._sheets
-        if last is None or (last.n1, last.n2, last.dtype) != (n1, n2, dtype):
-            self._sheets = last = Sheets(dtype, n1, n2, False)
-        return last
 
     def _write(
         self, plane: Array, values: Array | None, scale: Array, spatial: tuple[int, ...], tile: Tile, place: Tile,

@@ -35,7 +35,12 @@ def diagonal(k: Array) -> Array:
 
 def sides(v: Array) -> tuple[Array, Array]:
     """``1 - rho`` and ``1 + rho``."""
-    return np.where(v < 0, 2 + v, v), np.where(v < 0, -v, 2 - v)
+    return near_side(v), np.where(v < 0, -v, 2 - v)
+
+
+def near_side(v: Array) -> Array:
+    """``1 - rho``."""
+    return np.where(v < 0, 2 + v, v)
 
 
 def joined(minus: Array, plus: Array, q1: Array, q2: Array) -> Array:
@@ -93,7 +98,7 @@ def doubled(A: Array, k: Array, B: Array, full: bool) -> Array:
 def own_mix(A: Array, q: Array, v: Array, full: bool) -> list[Array]:
     """S, M and t of an image's combinations; M as pairs have it, bit by bit."""
     s = np.sqrt(q)
-    M = doubled(A, s[:, :, None] * s[:, None, :] * sides(v)[0], A, full)
+    M = doubled(A, s[:, :, None] * s[:, None, :] * near_side(v), A, full)
     return own_sums((A @ s[:, :, None])[:, :, 0], diagonal(M))
 
 

@@ -20,7 +20,7 @@ from ..network.program import WEIGHTED, Op
 from ..network.window import Positions
 from ..plan.rows import gain, rows_of, share_of_part
 from . import numpy_mix as mixing
-from .numpy_mix import Flags, diagonal, sides, spread
+from .numpy_mix import Flags, diagonal, near_side, sides, spread
 from .numpy_rows import run_op
 
 Array = npt.NDArray[Any]
@@ -327,7 +327,7 @@ def _window_sums(step: Step, q: Array, v: Array) -> Planes:
     """Of one image: ``S = sum_a sigma_a``, ``M = sum_ab sigma_a sigma_b (1 - rho_ab)``, and t, ``t^2 = S^2 - M``."""
     sigma = np.sqrt(q)
     S = np.asarray(sum(_taps(step, sigma)))
-    M = _sum_pairs(step, sigma[:, :, None] * sigma[:, None, :] * sides(v)[0], full=False)
+    M = _sum_pairs(step, sigma[:, :, None] * sigma[:, None, :] * near_side(v), full=False)
     return mixing.own_sums(S, M)
 
 

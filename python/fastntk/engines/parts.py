@@ -17,7 +17,7 @@ from ..plan.rows import layout_of
 from .numpy_images import _graphs, _lengths, _masked
 from .numpy_mix import Flags, diagonal
 from .numpy_steps import Planes, Step, image_rows, mean_behind, of_image, variance
-from .segments import K, Plan, Segment, V
+from .segments import K, Plan, Segment, Single, V
 from .sheets import combine
 
 Array = npt.NDArray[Any]
@@ -115,7 +115,8 @@ class Part:
             return
         q = [self.q[s] for s in sources]
         own = [of[:, :0] if self.plan.forms[s] == K else of for of, s in zip(q, sources, strict=True)]
-        own += of_image(step, q, states, self._before[k], self._graphs[k], slice(None))
+        alone = replace(step, full=False)  # of sums over pairs of positions an image has those of p = p'
+        own += of_image(alone, q, states, self._before[k], self._graphs[k], slice(None))
         if step.op.name == "sum" and step.op.means:
             own += [
                 self._means[s] if has else np.zeros_like(self.q[s])
@@ -335,9 +336,13 @@ def _window_matrix(step: Step, size: int) -> Array:
     return found[:, :-1]
 
 
-def looks_at_pairs(plan: Plan) -> bool:
-    """Whether steps read pairs of positions of one image."""
-    return any(looked_at(plan, k) or _normed(plan, k) for k in range(len(plan.steps)))
+def needs_pairs(plan: Plan) -> int:
+    """How many stages images with themselves go through before the last step that reads pairs of positions of one."""
+    found = 0
+    for number, stage in enumerate(plan.stages):
+        if isinstance(stage, Single) and (looked_at(plan, stage.step) or _normed(plan, stage.step)):
+            found = number
+    return found
 
 
 def looked_at(plan: Plan, k: int) -> bool:

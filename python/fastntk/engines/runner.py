@@ -14,7 +14,7 @@ from .engine import Tile, TileInput, WindowInput
 from .masked import Given
 from .numpy_mix import Flags, diagonal
 from .numpy_steps import Planes, State, apply, of_given
-from .parts import Matrices, Mixer, Part, looked_at
+from .parts import Matrices, Mixer, Part, looked_at, needs_pairs
 from .segments import Cell, K, Moved, Plan, Read, Segment, Single, V
 from .sheets import EMPTY, Sheets, joint_defect, joint_defect_of_both
 
@@ -375,25 +375,26 @@ def _planes(part: Part, k: int, at: Any) -> tuple[Planes, Flags | None]:
     return [plane[at] for plane in part.planes[k]], None if barred is None else barred[at]
 
 
-def follow(part: Part, engine: Any, plan: Plan, dtype: Any, pairs: bool, ntk: bool = False) -> list[Any]:
-    """Variances of a part's images, step by step; where ``pairs``, by all stages of images with themselves.
+def follow(part: Part, engine: Any, plan: Plan, dtype: Any, outputs: bool, ntk: bool = False) -> list[Any]:
+    """Variances of a part's images, step by step; images with themselves go through as many stages as that takes.
 
-    The outputs of these, K(x, x) and its NTK, (n, P, P) or (n, P).
+    Where ``outputs``, K(x, x) of these and the NTKs, (n, P, P) or (n, P).
     """
     sheets = Sheets(np.dtype(dtype), part.n, part.n, True)
     runner = Runner(engine, plan, sheets, part, part, ntk)
-    outputs: dict[int, Any] = {}
+    found: dict[int, Any] = {}
+    count = len(plan.stages) if outputs else needs_pairs(plan)
     for number, stage in enumerate(plan.stages):
         steps = stage.steps if isinstance(stage, Segment) else [] if isinstance(stage, Moved) else [stage.step]
         for k in steps:
             states = [runner.state(s) for s in plan.sources[k]] if looked_at(plan, k) else ()
             part.follow(k, states)
-        if not pairs:
+        if number >= count:
             continue
-        found = runner.stage(number)
-        if found is not None:
-            outputs[found[0]] = found[1:]
+        output = runner.stage(number)
+        if output is not None:
+            found[output[0]] = output[1:]
         for k in steps:
             if plan.steps[k].op.name != "store" and plan.forms[k] == K:
                 part.q[k] = runner.variances(k)
-    return [outputs[k] for k in sorted(outputs)]
+    return [found[k] for k in sorted(found)]

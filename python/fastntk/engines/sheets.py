@@ -7,6 +7,7 @@ a batch for each image, (n, P, P), or (P, n, 1).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,11 +25,11 @@ _BLOCK = 1 << 15  # entries that stay in cache while several array operations ru
 
 
 class Sheets:
-    """Where values lie: arrays are taken again once nothing reads them."""
+    """Where values lie: arrays are taken again once nothing reads them, from ``spare`` too, those of tiles before."""
 
-    def __init__(self, dtype: np.dtype[Any], n1: int, n2: int, own: bool) -> None:
+    def __init__(self, dtype: np.dtype[Any], n1: int, n2: int, own: bool, spare: list[Array] | None = None) -> None:
         self.dtype, self.n1, self.n2, self.own = dtype, n1, n2, own
-        self._free: dict[tuple[int, ...], list[Array]] = {}
+        self._spare = [] if spare is None else spare
 
     def shape(self, size: int, full: bool) -> tuple[int, int, int]:
         if not full:
@@ -38,11 +39,17 @@ class Sheets:
     def empty(self, size: int, full: bool) -> Array:
         """A sheet, whatever it holds."""
         shape = self.shape(size, full)
-        free = self._free.get(shape)
-        return free.pop() if free else np.empty(shape, self.dtype)
+        count = math.prod(shape)
+        found = None
+        for k, own in enumerate(self._spare):  # the smallest that fits
+            if own.dtype == self.dtype and count <= own.size <= 2 * count:
+                found = k if found is None or own.size < self._spare[found].size else found
+        memory = np.empty(count, self.dtype) if found is None else self._spare.pop(found)
+        return memory[:count].reshape(shape)
 
     def release(self, sheet: Array) -> None:
-        self._free.setdefault(sheet.shape, []).append(sheet)
+        assert sheet.base is not None
+        self._spare.append(sheet.base)
 
     # ---------------------------------------------------------------- as pairs of images
 
