@@ -13,6 +13,7 @@ from fastntk.engines import select
 
 MODULE, STATE = select.load("cuda")
 DEVICES = ("one on the host", "another on the host")
+EMULATED = False  # tests/emulated.py: calls run on the device that they name
 
 
 class Native:
@@ -35,7 +36,7 @@ class Native:
                 self.failing[name] -= 1
                 if self.failing[name] < 0:
                     raise RuntimeError(f"[{name}] cudaLaunchKernel: unspecified launch failure")
-            found(*given, MODULE.ON_HOST, stream)
+            found(*given, device if EMULATED else MODULE.ON_HOST, stream)
 
         return call
 
