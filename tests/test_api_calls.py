@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import math
 import os
 import subprocess
 import sys
 import threading
+import weakref
 
 import fastntk
 import numpy as np
@@ -27,6 +29,7 @@ from api_inputs import (
     signs,
 )
 from fastntk import dual, stax
+from fastntk.call import inputs
 from fastntk.engines import select
 from fastntk.network.activations import NONLINEARITIES
 
@@ -455,3 +458,39 @@ def test_dual_of_zero_and_nan_and_infinity(dtype, backend):
         found = dual.dual(layer, *(q[inside] for q in neighbours))
         alone = dual.dual(layer, *(q[:1] for q in neighbours))
         assert [same(a[:1], b) for a, b in zip(found, alone, strict=True)] == [True, True]
+
+
+def test_what_is_known_of_a_kind_of_inputs_answers_for_no_other():
+    """Inputs of a kind are checked once: what differs in anything that checks read is another kind."""
+    kernel_fn = stax.serial(stax.Dense(1, 1.2, 0.1), stax.Relu(), stax.Dense(1)).kernel_fn
+    x, y = (np.random.default_rng(k).standard_normal((4, 6)) for k in range(2))
+    wanted = kernel_fn(x, y, "ntk")
+    for _ in range(2):
+        assert same(kernel_fn(x, y, "ntk"), wanted)
+        assert same(kernel_fn(x.astype(">f8"), y, "ntk"), wanted)
+        assert same(kernel_fn(x, None, "ntk"), kernel_fn(x, x.copy(), "ntk"))
+        assert kernel_fn((10 * x).astype(np.int64), y, "ntk").dtype == np.float64
+        assert kernel_fn(x.reshape(2, 2, 6), y.reshape(2, 2, 6), "ntk", batch_dims=1).shape == (2, 2, 2)
+        assert kernel_fn(x.reshape(2, 2, 6), y.reshape(2, 2, 6), "ntk").shape == (2, 2, 2, 2)
+        assert same(kernel_fn(x, y, "ntk", mask_constant=99.0), wanted)
+        for a, b, error in ((x, y[:, :5], ValueError), (x, y.astype(np.float32), TypeError), (x[0], y, ValueError)):
+            with pytest.raises(error):
+                kernel_fn(a, b, "ntk")
+        for batch_dims in (True, 0.5, 2):
+            with pytest.raises(ValueError, match="batch_dims must be 0 or 1"):
+                kernel_fn(x, y, "ntk", batch_dims=batch_dims)
+    first = stax.serial(stax.Dense(1, batch_axis=1, channel_axis=0), stax.Relu(), stax.Dense(1, 1.0, None, 1, 0))
+    assert first.kernel_fn(x, y, "ntk").shape == (6, 6)
+
+
+def test_what_is_known_of_inputs_is_bounded_and_holds_none_of_them():
+    kernel_fn = stax.serial(stax.Dense(1), stax.Relu(), stax.Dense(1)).kernel_fn
+    for n in range(inputs._MOST_SEEN + 10):
+        kernel_fn(np.ones((1 + n % 17, 1 + n)), None, "nngp")
+        assert len(inputs._SEEN) <= inputs._MOST_SEEN
+    x = np.ones((3, 4))
+    kernel_fn(x, None, "nngp")
+    gone = weakref.ref(x)
+    del x
+    gc.collect()
+    assert gone() is None

@@ -7,7 +7,10 @@ import itertools
 import numpy as np
 import pytest
 from fastntk import stax
+from fastntk.base.jet import Jet
 from fastntk.engines import compiled, select
+from fastntk.network import lower as lowering
+from fastntk.network.activations import NONLINEARITIES
 from fastntk.network.lower import lower
 from fastntk.network.program import Value
 from fastntk.plan.grids import make_plan
@@ -52,6 +55,49 @@ def test_numbers_that_change_what_is_done_change_the_program():
     guarded = stax.serial(stax.Dense(8, b_std=0.0, parameterization="standard"), stax.Relu(), stax.Dense(1))
     kinds = [op.kind for op in lowered(guarded, 5).program.ops if op.name == "dense"]
     assert kinds == ["guard", "plain"]
+
+
+def dense_networks(draw):
+    """Networks of one structure each, with numbers that ``draw`` gives: gaps between kinds of ops are crossed."""
+
+    def dense(**kind):
+        return stax.Dense(2, draw.uniform(0.3, 3), draw.choice([None, 0.0, 0.2, 1.5]), **kind)
+
+    def standard():
+        return dense(parameterization="standard", s=(int(draw.integers(1, 3)), 2))
+
+    for kind, args in NONLINEARITIES.values():
+        yield stax.serial(dense(), kind(*args), dense(), kind(*args), standard())
+    branch = stax.serial(stax.LeakyRelu(draw.choice([-0.3, 0.2])), dense())
+    yield stax.serial(dense(), stax.FanOut(2), stax.parallel(branch, stax.serial(stax.Erf(), dense())), stax.FanInSum())
+    yield stax.serial(standard(), stax.repeat(stax.serial(stax.Relu(), standard()), 2), stax.LayerNorm(), dense())
+
+
+def test_networks_of_a_known_structure_are_lowered_as_if_they_were_the_first(monkeypatch):
+    known: dict = {}
+    for seed in range(12):
+        for net in dense_networks(np.random.default_rng(seed)):
+            monkeypatch.setattr(lowering, "_KEPT", known)
+            value = Value(0, 5)
+            found = lower.__wrapped__(net, value)
+            monkeypatch.setattr(lowering, "_KEPT", {})
+            first = lower.__wrapped__(net, value)
+            assert found.program is first.program
+            assert (found.numbers, found.outputs) == (first.numbers, first.outputs)
+            assert all(type(number) is float for number in found.numbers)
+    assert len(known) > len(NONLINEARITIES)
+
+
+def test_layers_that_record_derivatives_are_refused_by_a_known_structure_too():
+    rows(1.0).kernel_fn(np.ones((2, 5)), None, "ntk")
+    with pytest.raises(TypeError, match="as a parameter"):
+        rows(Jet(1.0, {"W": 1.0})).kernel_fn(np.ones((2, 5)), None, "ntk")
+
+
+def test_what_is_kept_of_structures_is_bounded():
+    for width in range(1, lowering._MOST_KEPT + 10):
+        lower(stax.serial(stax.Dense(width), stax.Relu(), stax.Dense(1)), Value(0, 5))
+        assert len(lowering._KEPT) <= lowering._MOST_KEPT
 
 
 @needs_cpu

@@ -118,6 +118,8 @@ def rows(x: Any, name: str, what: str) -> Array:
 
 
 def integer(layer: str, name: str, value: Any, least: int | None = 1) -> int:
+    if type(value) is int and (least is None or value >= least):
+        return value
     try:
         number = operator.index(value)
     except TypeError:
@@ -129,6 +131,8 @@ def integer(layer: str, name: str, value: Any, least: int | None = 1) -> int:
 
 def finite(layer: str, name: str, value: Any) -> float:
     """A parameter as a float whose square is finite too; one with derivatives, or recorded elsewhere, keeps them."""
+    if type(value) is float and abs(value) < 1e150:
+        return value
     if isinstance(value, Jet):
         return value  # type: ignore[return-value]
     if is_traced(value) or getattr(value, "requires_grad", False):

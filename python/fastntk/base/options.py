@@ -6,15 +6,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """None: decided by the environment, then by what is there."""
 
     backend: str | None = None
@@ -69,22 +67,42 @@ def options(
         _options.reset(token)
 
 
+_VARIABLES = ("FASTNTK_BACKEND", "FASTNTK_ISA", "FASTNTK_NUM_THREADS", "FASTNTK_DEVICES")
+
+
+def _given() -> tuple[str | None, ...]:
+    """What the environment says, in the order of ``_VARIABLES``.
+
+    It is asked in every call, and to be told of a variable that is missing takes an exception each: where the mapping
+    behind ``os.environ`` is at hand one look at its keys will do.
+    """
+    known = getattr(os.environ, "_data", None)
+    if known is None or any(key in known for key in _KEYS):
+        return tuple(map(os.environ.get, _VARIABLES))
+    return _NOTHING
+
+
+_KEYS = tuple(map(getattr(os.environ, "encodekey", str), _VARIABLES))
+_NOTHING = (None,) * len(_VARIABLES)
+
+
 def resolve_options(backend: str | None = None, num_threads: int | None = None) -> Options:
     """Argument over context over environment; threads filled in, backend and isa possibly None."""
     current = _options.get()
+    own_backend, isa, count, devices = _given()
     threads: Any = num_threads if num_threads is not None else current.num_threads
     name = "num_threads"
-    if threads is None and (given := os.environ.get("FASTNTK_NUM_THREADS")):
+    if threads is None and (given := count):
         name = "FASTNTK_NUM_THREADS"
         threads = int(given) if given.isdecimal() and given.isascii() and len(given) < 10 else given
     threads = available_cpus() if threads is None else threads
     if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 1:
         raise ValueError(f"{name} must be an integer of at least 1, given {threads!r}")
     return Options(
-        backend=backend or current.backend or os.environ.get("FASTNTK_BACKEND") or None,
-        isa=current.isa or os.environ.get("FASTNTK_ISA") or None,
+        backend=backend or current.backend or own_backend or None,
+        isa=current.isa or isa or None,
         num_threads=int(threads),
-        devices=current.devices or _devices_of_environment(),
+        devices=current.devices or _devices_of_environment(devices),
     )
 
 
@@ -100,8 +118,7 @@ def _devices(name: str, given: Any) -> tuple[int, ...]:
     return tuple(int(k) for k in given)
 
 
-def _devices_of_environment() -> tuple[int, ...] | None:
-    given = os.environ.get("FASTNTK_DEVICES")
+def _devices_of_environment(given: str | None) -> tuple[int, ...] | None:
     if not given:
         return None
     parts = [part.strip() for part in given.split(",")]

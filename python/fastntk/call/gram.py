@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,13 +30,13 @@ def layout_of(inputs: Sequence[Input], planes: bool) -> Layout:
 
 def _given(given: Input, second: bool, own: np.dtype[Any]) -> Array | Known:
     """One side of an input, (batch, n, ..., channels), or of the state that another network has left, of dtype own."""
+    x = given.x2 if second else given.x1
+    if x is not None:
+        return x if given.batch else x[None]
     if given.given is not None:  # covariances stand in place of images
         n = given.n2 if second else given.n1
         return np.broadcast_to(np.ones((), given.dtype), (1, n, *given.value.spatial, 1))
-    if given.kernel is None:
-        x = given.x2 if second else given.x1
-        assert x is not None
-        return x if given.batch else x[None]
+    assert given.kernel is not None
     state = given.kernel.exact
     assert state is not None
     if second:
@@ -63,18 +62,25 @@ class Call:
         return [self.one] if self.two is self.one else [self.one, self.two]
 
 
-def _side(engine: Engine, layout: Layout, inputs: Sequence[Input], second: bool) -> Any:
-    first, own = inputs[0], engine.product_dtype(inputs[0].dtype)
-    given = [_given(i, second, own) for i in inputs]
-    if not layout.planes:
-        return engine.side(layout, given)
+def _sides(engine: Engine, layout: Layout, inputs: Sequence[Input]) -> tuple[Any, Any]:
+    """Both sides of a call; where x2 is x1 they are one."""
+    own, symmetric = engine.product_dtype(inputs[0].dtype), inputs[0].symmetric
+    given = [[_given(i, second, own) for i in inputs] for second in ((False,) if symmetric else (False, True))]
+    if layout.planes:
+        made = [engine.side(layout, of, _beside(inputs, bool(k))) for k, of in enumerate(given)]
+    else:
+        made = [engine.side(layout, given[0])] if symmetric else list(engine.sides(layout, *given))
+    return made[0], made[-1]
+
+
+def _beside(inputs: Sequence[Input], second: bool) -> Beside:
+    """What images of one side have beside them."""
+    first = inputs[0]
     masks = [i.mask2 if second else i.mask1 for i in inputs]
     masks = [None if m is None else m.reshape(math.prod(first.batch), m.shape[len(first.batch)], -1) for m in masks]
     pattern = first.pattern2 if second else first.pattern1
     known = [i.given for i in inputs] if any(i.given is not None for i in inputs) else []
-    return engine.side(
-        layout, given, Beside(masks, pattern if pattern is None or first.batch else [pattern], known, second)
-    )
+    return Beside(masks, pattern if pattern is None or first.batch else [pattern], known, second)
 
 
 def prepare(engine: Engine, lowered: Lowered, inputs: Sequence[Input], planes: bool) -> Call:
@@ -83,12 +89,10 @@ def prepare(engine: Engine, lowered: Lowered, inputs: Sequence[Input], planes: b
     Of images these are resolved before, as what an engine lacks may depend on it.
     """
     first, layout = inputs[0], layout_of(inputs, planes)
-    one = two = _side(engine, layout, inputs, False)
-    if not first.symmetric:
-        two = _side(engine, layout, inputs, True)
+    one, two = _sides(engine, layout, inputs)
     given = lowered
     ranges: tuple[tuple[float, float], ...] = ()
-    if unresolved(lowered):
+    if unresolved(lowered.program):
         ranges = tuple(joined([side.range(k) for side in (one, two)]) for k in range(len(inputs)))
         lowered = resolve(lowered, ranges, first.dtype == np.float32)
     machine = engine.prepare(lowered, layout, first.dtype)
@@ -118,20 +122,25 @@ def fill(call: Call, outputs: Outputs, symmetric: bool, budget: int = BUDGET, pr
     wide = beyond(call.lowered, call.dtype, call.sides)
     job = Job(call.shape, symmetric, outputs, apart, budget, None if wide is None else (wide[0], wide[-1]), call.near)
     like = machine.begin(job)
-    shown: AbstractContextManager[Report] = (
-        nullcontext(_silent) if not progress else bar(batch * (n1 * (n1 + 1) // 2 if symmetric else n1 * n2), True)
-    )
-    with shown as report:
-        for tile in cover(call.shape, like, symmetric):
-            if apart:
-                place, fresh = _buffers(tile, machine, outputs)
-                machine.pairs(call.one, call.two, tile, place, fresh, report)
-                _put(tile, fresh, outputs)
-            else:
-                machine.pairs(call.one, call.two, tile, tile, outputs, report)
-        machine.finish()
+    if progress:
+        with bar(batch * (n1 * (n1 + 1) // 2 if symmetric else n1 * n2), True) as report:
+            _tiles(call, like, job, report)
+    else:
+        _tiles(call, like, job, _silent)
     if wide is not None or call.near is not None:
         machine.again(call.one, call.two, job)
+
+
+def _tiles(call: Call, like: Tiling, job: Job, report: Report) -> None:
+    machine, outputs = call.machine, job.outputs
+    for tile in cover(call.shape, like, job.symmetric):
+        if job.apart:
+            place, fresh = _buffers(tile, machine, outputs)
+            machine.pairs(call.one, call.two, tile, place, fresh, report)
+            _put(tile, fresh, outputs)
+        else:
+            machine.pairs(call.one, call.two, tile, tile, outputs, report)
+    machine.finish()
 
 
 def _silent(done: int) -> None:
@@ -186,7 +195,7 @@ def _put(tile: Tile, fresh: Outputs, outputs: Outputs) -> None:
 def variances(call: Call, asked: Sequence[Sequence[int]], outputs: Outputs, budget: int) -> list[Mapping[int, Array]]:
     """K(x, x) of the outputs that are asked for, of both sides."""
     found = []
-    for side, wanted in zip((call.one, call.two), asked, strict=True):
+    for side, wanted in zip((call.one, call.two), asked, strict=False):
         grams = [planes[0] if call.two is call.one and 0 not in call.shape else None for planes in outputs]
         found.append(call.machine.variances(side, wanted, grams, budget) if wanted else {})
     return found

@@ -50,6 +50,12 @@ class Input:
     def masked(self) -> bool:
         return self.mask1 is not None or self.mask2 is not None
 
+    def of(self, x1: Array | None, x2: Array | None, place: Place) -> Input:
+        """The same with other arrays of the kind."""
+        found = object.__new__(Input)
+        found.__dict__.update(self.__dict__, x1=x1, x2=x2, place=place)
+        return found
+
 
 def axes_of(layer: Layer, given: tuple[int | None, int | None] = (None, None)) -> tuple[int, int]:
     """(batch_axis, channel_axis) of inputs: the layers', else those of the call.
@@ -77,6 +83,13 @@ def check_inputs(
     if isinstance(batch_dims, bool) or batch_dims not in (0, 1):
         raise ValueError(f"[kernel_fn] batch_dims must be 0 or 1, given {batch_dims!r}")
     found: list[Input] = []
+    kind = None
+    plain = asked is NOTHING and type(batch_dims) is int
+    if plain and type(x1) is np.ndarray and (x2 is None or type(x2) is np.ndarray):
+        kind = _kind(layer, x1, x2, batch_dims)
+        if (seen := _SEEN.get(kind)) is not None:
+            own = seen.of(x1, x2, place)
+            return [own], own
 
     def visit(a: Any, b: Any, name: str, depth: int = 0) -> Any:
         if isinstance(a, (tuple, list)) and not is_numbers(a):
@@ -115,7 +128,22 @@ def check_inputs(
             raise TypeError("[kernel_fn] x2 is missing for some of the inputs: give it for all, or for none")
     if asked is not NOTHING:
         asked.give_patterns(found)
+    elif kind is not None and first.x1 is x1 and first.x2 is x2:
+        if len(_SEEN) >= _MOST_SEEN:
+            _SEEN.clear()
+        _SEEN[kind] = first.of(None, None, HOST)
     return found, tree
+
+
+# Arrays of NumPy's that were taken as they are, by all that was asked of them: what is known of others of the kind.
+_SEEN: dict[Any, Input] = {}
+_MOST_SEEN = 256
+
+
+def _kind(layer: Layer, x1: Array, x2: Array | None, batch_dims: int) -> Any:
+    """All that checks read of one or two arrays, and of the layer."""
+    flattens = x1.ndim > 2 + batch_dims and _flattens(layer)
+    return layer.named_axes, flattens, batch_dims, x1.shape, x1.dtype, x2 if x2 is None else (x2.shape, x2.dtype)
 
 
 def _entries(x: Any) -> str:
@@ -153,7 +181,8 @@ def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int, place: P
         raise ValueError(f"[{what}] batch_axis and channel_axis are the same axis, {batch_axis}")
     spatial_axes = [axis for axis in range(rank) if axis not in (batch_axis, channel_axis)]
     order = [*range(batch_dims), *(batch_dims + axis for axis in (batch_axis, *spatial_axes, channel_axis))]
-    a, b = (x.transpose(*order) for x in (a, b))
+    if order != list(range(a.ndim)):
+        a, b = (x.transpose(*order) for x in (a, b))
     batch, spatial, channels = a.shape[:batch_dims], a.shape[batch_dims + 1 : -1], a.shape[-1]
     if channels != b.shape[-1]:
         features = f"channels (axis {channel_axis})" if spatial else "features"

@@ -14,11 +14,10 @@ from ..base.arraylike import describe
 from ..base.arrays import FLOATS, allocate
 from ..base.checks import integer
 from ..base.door import door
-from ..base.place import Place, place_of
+from ..base.place import HOST, Place, place_of
 from ..engines.engine import Outputs
 from ..engines.numpy_images import at_equal_positions
-from ..engines.select import lacking, select
-from ..engines.work import Work, needs_positions
+from ..engines.select import Work, lacking, needs_positions, select
 from ..network.layer import Layer
 from ..network.lower import lower
 from ..network.program import Lowered, Value, leaves
@@ -53,7 +52,7 @@ class KernelFn(Differentiable):
     def _lowered(self, values: Any) -> tuple[Lowered, list[Value]]:
         """The program for inputs of this kind, and the values that it writes."""
         last = self._last
-        if last is None or last[0] != values:
+        if last is None or (last[0] is not values and last[0] != values):
             lowered = lower(self.layer, values)
             self._last = last = values, lowered, list(leaves(lowered.outputs))
         return last[1], last[2]
@@ -162,6 +161,10 @@ class KernelFn(Differentiable):
             raise ValueError(f"[kernel_fn] memory_budget must be a positive number of bytes, given {memory_budget!r}")
         if not isinstance(progress, (bool, np.bool_)):
             raise TypeError(f"[kernel_fn] progress must be True or False, given {progress!r}")
+        if type(x1) is np.ndarray and (x2 is None or type(x2) is np.ndarray) and out is None:
+            return self._call(
+                x1, x2, get, names, batch_dims, out, backend, num_threads, memory_budget, progress, HOST, extras
+            )
         place = place_of("kernel_fn", x1=x1, x2=x2, out=out)
         if place.lazy:
             if out is not None:
@@ -358,7 +361,7 @@ class KernelFn(Differentiable):
                 "whose pairs can be counted"
             )
         lowered = at_equal_positions(lower(self.layer, _values(tree)))
-        if unresolved(lowered):  # for inputs of variance 1
+        if unresolved(lowered.program):  # for inputs of variance 1
             lowered = resolve(lowered, ((0.0, 1.0),) * lowered.program.n_inputs, inputs[0].dtype == np.float32)
         work = work_of(lowered, inputs, True)
         engine, missing = select(backend, num_threads, work=work), lacking(work)
@@ -390,7 +393,7 @@ Layer.kernel_fn = property(KernelFn, doc="The infinite network's kernels: see :c
 
 def _shape(value: Value, first: Input, *samples: int) -> tuple[int, ...]:
     """Of an output's array: batch, samples, and positions of both, axis by axis."""
-    return (*first.batch, *samples, *(n for n in value.spatial for _ in range(2)))
+    return (*first.batch, *samples, *[n for n in value.spatial for _ in range(2)])
 
 
 def _outputs(targets: Mapping[tuple[int, str], Array], count: int, inputs: Sequence[Input], images: bool) -> Outputs:
@@ -412,13 +415,13 @@ def _known_ntk(inputs: Sequence[Input], planes: list[str], required: bool) -> li
 
 def over_positions(lowered: Lowered, inputs: Sequence[Input]) -> bool:
     """Whether a call goes the way of images."""
-    return needs_positions(lowered) or any(i.value.spatial or i.masked for i in inputs)
+    return needs_positions(lowered.program) or any(i.value.spatial or i.masked for i in inputs)
 
 
 def _resolved(lowered: Lowered, inputs: Sequence[Input]) -> Lowered:
     """The program of a call on images, for the variances of their pixels."""
     lowered = at_equal_positions(lowered)
-    if not unresolved(lowered):
+    if not unresolved(lowered.program):
         return lowered
     ranges = [(0.0, max((largest_pixel(x) for x in (i.x1, i.x2) if x is not None), default=1.0)) for i in inputs]
     return resolve(lowered, tuple(ranges), inputs[0].dtype == np.float32)
@@ -426,13 +429,16 @@ def _resolved(lowered: Lowered, inputs: Sequence[Input]) -> Lowered:
 
 def work_of(lowered: Lowered, inputs: Sequence[Input], images: bool) -> Work:
     """What a call asks of its engine, functions without closed form resolved for the variances of its inputs."""
-    arrays = [[x for x in (i.x1, i.x2) if x is not None] for i in inputs] if depends_on_ranges(lowered) else []
+    arrays = [[x for x in (i.x1, i.x2) if x is not None] for i in inputs] if depends_on_ranges(lowered.program) else []
     if not images and arrays and all(arrays) and inputs[0].place.ordinal is None:
         rows = ([range_of_rows(x) for x in own] for own in arrays)
         ranges = tuple((min(r[0] for r in own), max(r[1] for r in own)) for own in rows)
         lowered = resolve(lowered, ranges, inputs[0].dtype == np.float32)
-    axes = max(len(i.value.spatial) for i in inputs)
-    return Work(lowered, images, axes, any(i.masked for i in inputs), any(i.given is not None for i in inputs))
+    axes, masked, continued = 0, False, False
+    for i in inputs:
+        axes = max(axes, len(i.value.spatial))
+        masked, continued = masked or i.masked, continued or i.given is not None
+    return Work(lowered, images, axes, masked, continued)
 
 
 def layer_of(what: str, network: Any) -> Layer:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..base.arraylike import describe
 from ..base.arrays import check_out
 from ..base.kernel import Exact, Kernel
+from ..base.place import HOST
 from ..engines.numpy_images import masked_outputs
 from ..network.program import Listed, Lowered, Value, leaves
 from .inputs import Input
@@ -22,11 +23,14 @@ from .inputs import Input
 Array = npt.NDArray[Any]
 
 FIELDS = tuple(Kernel.__dataclass_fields__)
+_ONE = {name: (name,) for name in FIELDS}
 
 
 def check_get(get: Any) -> tuple[str, ...] | None:
     if get is None:
         return None
+    if type(get) is str and get in _ONE:
+        return _ONE[get]
     names = (get,) if isinstance(get, str) else get
     if not isinstance(names, (tuple, list)) or not names or not all(isinstance(n, str) for n in names):
         raise TypeError(f"[kernel_fn] get must be a field name, a tuple of names or None, given {get!r}")
@@ -48,6 +52,9 @@ def named(names: tuple[str, ...], kind: str = "AnalyticKernel") -> Any:
 
 def _restored(names: tuple[str, ...], kind: str, values: tuple[Any, ...]) -> Any:
     return named(names, kind)(*values)
+
+
+_VARIANCES = {"cov1", "cov2", "exact"}
 
 
 def tree_of(values: Any, make: Any) -> Any:
@@ -92,7 +99,9 @@ class Results:
     variances: Sequence[Mapping[int, Array]]  # K(x, x) of both sides, by output
 
     def asked(self, count: int) -> list[Sequence[int]]:
-        """Outputs whose variances are needed, of both sides."""
+        """Outputs whose variances are needed, of both sides; [] where none are."""
+        if self.names is not None and _VARIANCES.isdisjoint(self.names):
+            return []
         own = [self.names is None or name in self.names for name in ("cov1", "cov2", "exact")]
         own[2] = own[2] and not self.images
         both = own[0] or own[2], (own[1] or own[2]) and not self.inputs[0].symmetric
@@ -110,6 +119,8 @@ class Results:
         give = first.place.give
         if name in ("nngp", "ntk"):
             plane = self.planes.get((value.slot, name))
+            if first.place is HOST and plane is not None and plane.dtype == first.dtype:
+                return plane
             return give(plane if plane is None or plane.dtype == first.dtype else self._rounded(plane))
         if name in ("cov1", "cov2"):
             side = int(name[-1]) - 1

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,10 @@ class Sides:
     def range(self, k: int) -> tuple[float, float]:
         """Bounds of the variances of an input."""
         found: tuple[float, float] = self.each[0].range(k)
+        return found
+
+    def within(self, limits: Limits) -> bool:
+        found: bool = self.each[0].within(limits)
         return found
 
     def beyond(self, limits: Limits) -> Flags | None:
@@ -63,7 +66,7 @@ class _Machines:
         share = -(-batch * n1 * n2 // (_TURNS * len(self._each)))
         pairs, samples = (min(getattr(like, name) for like in likes) for name in ("pairs", "samples"))
         first: Tiling = likes[0]
-        return replace(first, pairs=max(1, min(pairs, max(share, self._least))), samples=samples)
+        return first._replace(pairs=max(1, min(pairs, max(share, self._least))), samples=samples)
 
     def pairs(self, one: Sides, two: Sides, tile: Tile, place: Tile, outputs: Outputs, report: Report) -> None:
         k = self._turn
@@ -131,6 +134,12 @@ class Devices:
         if layout.planes:  # images know no engine, and gather what tiles leave behind
             return Sides([self._engines[0].side(layout, given, beside)] * len(self._engines))
         return Sides(self.on_each(lambda k: self._engines[k].side(layout, given)))
+
+    def sides(
+        self, layout: Layout, given: Sequence[Array | Known], others: Sequence[Array | Known]
+    ) -> tuple[Side, Side]:
+        each = self.on_each(lambda k: self._engines[k].sides(layout, given, others))
+        return Sides([one for one, _ in each]), Sides([two for _, two in each])
 
     def prepare(self, lowered: Lowered, layout: Layout, dtype: np.dtype[Any]) -> Machine:
         each = self.on_each(lambda k: self._engines[k].prepare(lowered, layout, dtype))

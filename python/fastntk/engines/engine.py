@@ -63,8 +63,7 @@ class Tile:
     row2: int = 0
 
 
-@dataclass(frozen=True)
-class Tiling:
+class Tiling(NamedTuple):
     """What tiles a machine likes."""
 
     pairs: int  # of a tile, at most
@@ -74,8 +73,7 @@ class Tiling:
     batched: bool = True  # a tile may hold several batches
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """What a machine takes."""
 
     sample: int  # bytes of what pairs read of one sample
@@ -97,6 +95,9 @@ class Job:
 
 class Side(Protocol):
     """Samples of one side, ready to meet others; they know no program."""
+
+    def within(self, limits: Limits) -> bool:
+        """Whether all samples are seen to be within these."""
 
     def beyond(self, limits: Limits) -> Flags | None:
         """Samples beyond these, (batch, n); None where nobody may look: on a device nothing waits for numbers."""
@@ -148,6 +149,11 @@ class Engine(Protocol):
 
     def side(self, layout: Layout, given: Sequence[Array | Known], beside: Beside | None = None) -> Side:
         """Samples (batch, n, ..., channels) of one side of every input; ``beside``: what images have beside these."""
+
+    def sides(
+        self, layout: Layout, given: Sequence[Array | Known], others: Sequence[Array | Known]
+    ) -> tuple[Side, Side]:
+        """Points of both sides, made together."""
 
     def prepare(self, lowered: Lowered, layout: Layout, dtype: np.dtype[Any]) -> Machine:
         """The machine for a call on inputs of this layout and dtype."""

@@ -36,6 +36,16 @@ class ImageSide:
         """Some images of a batch."""
         return [x[batch][at] for x in self.arrays]
 
+    def within(self, limits: Limits) -> bool:
+        if self.on_host and not self.beside.given and self._one_brightness(limits):
+            return True
+        found = self.beyond(limits)
+        return found is not None and not found.any()
+
+    def _one_brightness(self, limits: Limits) -> bool:
+        """Whether images are brought to one brightness, so that none is beyond."""
+        return self.arrays[0].dtype.itemsize == 4 and limits.homogeneous
+
     def beyond(self, limits: Limits) -> Flags | None:
         if not self.on_host:
             return None
@@ -47,7 +57,7 @@ class ImageSide:
 
     def _outside(self, limits: Limits) -> Flags:
         found = np.zeros((self.batch, self.n), np.bool_)
-        if self.arrays[0].dtype.itemsize == 4 and limits.homogeneous:  # images are brought to one brightness
+        if self._one_brightness(limits):
             return found
         for flags, x in ((own, x[b]) for x in self.arrays for b, own in enumerate(found)):
             for start in range(0, self.n, _CHUNK):

@@ -26,7 +26,12 @@ class WhereTheyLie:
     planes: Any  # class of the machine of planes
 
     def side(self, layout: Layout, given: Sequence[Array | Known], beside: Beside | None = None) -> Side:
-        return ImageSide(given, beside) if layout.planes else PointSide(given, self)  # type: ignore[arg-type]
+        return ImageSide(given, beside) if layout.planes else PointSide.alone(given, self)  # type: ignore[arg-type]
+
+    def sides(
+        self, layout: Layout, given: Sequence[Array | Known], others: Sequence[Array | Known]
+    ) -> tuple[Side, Side]:
+        return PointSide.both(given, others, self)  # type: ignore[arg-type]
 
     def prepare(self, lowered: Lowered, layout: Layout, dtype: np.dtype[Any]) -> Machine:
         kind: Any = self.planes if layout.planes else Points

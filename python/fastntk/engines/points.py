@@ -25,13 +25,36 @@ _NEAR = 0.004  # 1 - |rho| of pairs that a network which pulls them apart has co
 _AGAIN = 256, 512  # lines and columns that are computed again at a time: whole panels
 
 
-class Units:
-    """Unit rows of one input, x / |x|, a tile at a time, and its variances |x|^2 / d."""
+class Lengths:
+    """Lengths of the rows of one input, of one side or of both, and what follows from them for all of them at once."""
 
-    def __init__(self, x: Array, engine: PointEngine) -> None:
+    def __init__(self, count: int, d: int, engine: PointEngine) -> None:
+        self.norms = engine.xp.empty(count, engine.real)
+        self.d = d
+        self._extremes: tuple[Any, Any] | None = None
+
+    def finish(self) -> None:
+        """Variances |x|^2 / d, once the lengths are there."""
+        self.q = self.norms * self.norms
+        self.q /= self.d
+
+    def within(self, least: float, most: float) -> bool:
+        """Whether all standard deviations are within these."""
+        if not self.norms.size:
+            return True
+        if self._extremes is None:
+            self._extremes = self.norms.min(), self.norms.max()
+        root = math.sqrt(self.d)
+        return bool(self._extremes[0] >= least * root and self._extremes[1] <= most * root)
+
+
+class Units:
+    """Unit rows of one input, x / |x|, a tile at a time; their lengths are written to ``norms`` (batch n,)."""
+
+    def __init__(self, x: Array, engine: PointEngine, norms: Array) -> None:
         self._engine = engine
         batch, n, self.d = x.shape  # C-contiguous
-        norms = engine.xp.empty((batch, n), engine.real)
+        norms = norms.reshape(batch, n)
         self._all: Array | None = None
         if x.nbytes <= engine.cache_bytes:
             x = engine.bring(x)
@@ -45,8 +68,6 @@ class Units:
                     self._normalised(engine.bring(x[b : b + 1, i : i + rows]), own)
                     part[...] = own
         self._x = x
-        with np.errstate(over="ignore"):
-            self.q = (norms * norms / self.d).reshape(-1)
         self._norms = norms.reshape(batch, 1, n)
 
     def _normalised(self, x: Array, norms: Array) -> Array:
@@ -60,10 +81,8 @@ class Units:
 
     def outside(self, least: float, most: float) -> Flags:
         """Rows whose standard deviations are beyond these, (batch, n)."""
-        root, norms = math.sqrt(self.d), self._norms[:, 0]
-        if not norms.size or (norms.min() >= least * root and norms.max() <= most * root):  # soon over
-            return np.zeros(norms.shape, np.bool_)
-        return outside(norms, least * root, most * root)
+        root = math.sqrt(self.d)
+        return outside(self._norms[:, 0], least * root, most * root)
 
     def further(self, rows: Flags) -> Array:
         """Some rows, flags (batch, n), as one batch in float64."""
@@ -87,41 +106,81 @@ class Units:
 
 
 class PointSide:
-    """Rows of one side of every input, or what another network has left, and a table of the rows last asked for."""
+    """Rows of one side of every input, or what another network has left, and a table of the rows last asked for.
 
-    def __init__(self, given: Sequence[Array | Known], engine: PointEngine) -> None:
-        self._engine = engine
+    ``lengths``: of each input, of both sides where they are made together, and ``place`` is this one's part of them.
+    """
+
+    def __init__(
+        self, given: Sequence[Array | Known], engine: PointEngine, lengths: Sequence[Lengths | None], place: slice
+    ) -> None:  # fmt: skip
+        self._engine, self.lengths, self._place = engine, lengths, place
         self.known: list[Known | None] = []
         self.units: list[Units | None] = []
-        self.q: list[Array] = []  # (batch n,), float64
-        for x in given:
-            known = units = None
-            if isinstance(x, Known):
-                known = _state(x, engine)
-                self.q.append(known.q)
+        for x, own in zip(given, lengths, strict=True):
+            if own is None:
+                self.known.append(_state(x, engine))  # type: ignore[arg-type]
+                self.units.append(None)
             else:
-                units = Units(contiguous(x, _library(x, engine)), engine)
-                self.q.append(units.q)
-            self.known.append(known)
-            self.units.append(units)
-        self.n = len(self.q[0])
+                self.known.append(None)
+                self.units.append(Units(contiguous(x, _library(x, engine)), engine, own.norms[place]))  # type: ignore[arg-type]
+        self.n = place.stop - place.start
         self.span = (-1, -1)
         self.first = 0  # place in the table of the span's first row
         self.rows: Any = None
 
+    @classmethod
+    def alone(cls, given: Sequence[Array | Known], engine: PointEngine) -> PointSide:
+        """One side, of which the other one is a copy, or is not asked for."""
+        return cls.both(given, None, engine)[0]
+
+    @classmethod
+    def both(
+        cls, given: Sequence[Array | Known], others: Sequence[Array | Known] | None, engine: PointEngine
+    ) -> tuple[PointSide, PointSide]:  # fmt: skip
+        """Both sides of a call; None: they are one."""
+        n, m = (0 if of is None else _count(of[0]) for of in (given, others))
+        lengths = [None if isinstance(x, Known) else Lengths(n + m, x.shape[2], engine) for x in given]
+        one = two = cls(given, engine, lengths, slice(0, n))
+        if others is not None:
+            two = cls(others, engine, lengths, slice(n, n + m))
+        for own in lengths:
+            if own is not None:
+                own.finish()
+        return one, two
+
+    @property
+    def q(self) -> list[Array]:
+        """Variances of each input, (batch n,), float64."""
+        return [
+            known.q if own is None else own.q[self._place]  # type: ignore[union-attr]
+            for known, own in zip(self.known, self.lengths, strict=True)
+        ]
+
     def range(self, k: int) -> tuple[float, float]:
         return bounds_of([self.q[k]])
 
+    def _seen(self) -> bool:
+        """Whether lengths may be looked at, and all are known."""
+        return self._engine.xp is np and self._engine.real is np.float64 and None not in self.lengths
+
+    def within(self, limits: Limits) -> bool:
+        return self._seen() and all(own.within(limits.least, limits.most) for own in self.lengths)  # type: ignore[union-attr]
+
     def beyond(self, limits: Limits) -> Flags | None:
-        if self._engine.xp is not np or self._engine.real is not np.float64:
+        if not self._seen():
             return None
         found = None
         for units in self.units:
-            if units is None:
-                return None
+            assert units is not None
             own = units.outside(limits.least, limits.most)
             found = own if found is None else found | own
         return found
+
+
+def _count(given: Array | Known) -> int:
+    """Rows of one side, batches together."""
+    return given.q.size if isinstance(given, Known) else given.shape[0] * given.shape[1]
 
 
 def _library(x: Array, engine: PointEngine) -> Any:
@@ -189,10 +248,11 @@ class Points:
 
     def _join(self, one: PointSide, two: PointSide) -> None:
         """One table for both sides, where they are small: half of the calls."""
-        xp = self._engine.xp
-        rows = self._engine.rows(
-            self._lowered, [xp.concatenate(q) for q in zip(one.q, two.q, strict=True)], self._dtype
-        )
+        if one.lengths is two.lengths and None not in one.lengths:
+            both = [own.q for own in one.lengths]  # type: ignore[union-attr]
+        else:
+            both = [self._engine.xp.concatenate(q) for q in zip(one.q, two.q, strict=True)]
+        rows = self._engine.rows(self._lowered, both, self._dtype)
         for side, first in ((one, 0), (two, one.n)):
             side.rows, side.span, side.first = rows, (0, side.n), first
 
@@ -223,7 +283,7 @@ class Points:
     def _further(self, side: PointSide, wide: Flags) -> tuple[PointEngine, Any]:
         """Some rows in the type that reaches further."""
         engine = self._engine.further(np.dtype(np.float64))
-        own = PointSide([u.further(wide) for u in side.units if u is not None], engine)
+        own = PointSide.alone([u.further(wide) for u in side.units if u is not None], engine)
         return engine, engine.rows(self._lowered, own.q, np.dtype(np.float64))
 
     # ---------------------------------------------------------------- pairs
@@ -240,7 +300,7 @@ class Points:
                 self._join(one, two)
             rows1, place.row1 = self._table(one, *span1)
             rows2, place.row2 = self._table(two, *span2)
-        given = [self._input(one, two, k, tile) for k in range(len(one.q))]
+        given = [self._input(one, two, k, tile) for k in range(len(one.units))]
         self._engine.run(self._lowered, rows1, rows2, self._dtype, place, given, outputs)
         corner = tile.lines * (tile.lines - 1) // 2 if tile.symmetric and tile.i0 == tile.j0 else 0
         report(tile.batches * (tile.lines * tile.cols - corner))
@@ -319,7 +379,7 @@ class Points:
         if not len(rows):
             return
         first, second = (
-            PointSide([u.again(batch, at)[:, own] for u in side.units if u is not None], further._engine)
+            PointSide.alone([u.again(batch, at)[:, own] for u in side.units if u is not None], further._engine)
             for side, at, own in ((one, lines, rows), (two, cols, columns))
         )
         at = np.ix_(rows, columns)
@@ -348,7 +408,7 @@ class Points:
 
     def diagonal(self, side: PointSide, outputs: Outputs, budget: int) -> None:
         """In O(n): pairs (x, x) have a defect of 0."""
-        n, given = side.n, [TileInput() for _ in side.q]
+        n, given = side.n, [TileInput() for _ in side.units]
         planes = [[None if p is None else p.reshape(1, n, 1) for p in of] for of in outputs]
         step = min(self._step, self._engine.tile_size((1, n, 1), self._dtype, planes, False)) if n else 1
         for i in range(0, n, step):

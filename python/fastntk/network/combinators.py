@@ -298,16 +298,19 @@ class Serial(Layer):
 
     def lower(self, builder: Builder, values: Values) -> Values:
         for index, layer in enumerate(self.layers):
-            with builder.entering("serial", index, layer):
-                values = layer.lower(builder, values)
+            values = builder.lower("serial", index, layer, values)
         return values
 
     def lower_each(self, builder: Builder, values: Values) -> Iterator[Values]:
         for index, layer in enumerate(self.layers):
-            with builder.entering("serial", index, layer):
-                for part in layer.lower_each(builder, values):
-                    values = part
-                    yield part
+            builder.path.append(("serial", index, layer))
+            for part in layer.lower_each(builder, values):
+                values = part
+                yield part
+            builder.path.pop()
+
+    def structure(self, weighted: list[Any]) -> Any:
+        return type(self), *[layer.structure(weighted) for layer in self.layers]
 
     def axes(self) -> tuple[int, int] | None:
         return next((axes for layer in self.layers if (axes := layer.axes()) is not None), None)
@@ -339,9 +342,11 @@ class Parallel(Layer):
             raise ValueError(f"[{builder.where or 'parallel'}] has {len(self.layers)} branches, given {given} inputs")
         out = []
         for index, (layer, value) in enumerate(zip(self.layers, values, strict=True)):
-            with builder.entering("parallel", index, layer):
-                out.append(layer.lower(builder, value))
+            out.append(builder.lower("parallel", index, layer, value))
         return type(values)(out)
+
+    def structure(self, weighted: list[Any]) -> Any:
+        return type(self), *[layer.structure(weighted) for layer in self.layers]
 
     def axes(self) -> tuple[int, int] | None:
         return next((axes for layer in self.layers if (axes := layer.axes()) is not None), None)

@@ -50,7 +50,7 @@ class ConvTranspose(Conv):
         return Transposed.of(spatial, shape, strides, self.padding)
 
     def _emit(self, builder: Builder, value: Value, window: Any) -> Value:
-        params = self._params(value.channels * window.taps)
+        params = self.op_numbers(value.channels * window.taps)
         return builder.emit(
             "transposed", value, params=params, window=window, gaussian=True, channels=self._width(self.out_chan),
             spatial=window.size_out,

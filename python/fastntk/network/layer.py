@@ -115,6 +115,13 @@ class Layer:
         """Append this layer's ops; raise for inputs it cannot take."""
         raise NotImplementedError
 
+    def structure(self, weighted: list[Any]) -> Any:
+        """All that a program without numbers follows from: itself, where the layer does not know better.
+
+        One that does adds itself to ``weighted``, and has ``op_numbers``.
+        """
+        return self
+
     def lower_each(self, builder: Builder, values: Values) -> Iterator[Values]:
         """The values behind each part of a stack: for one layer, its own."""
         yield self.lower(builder, values)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..base.jet import Jet
 from .amplify import amplifying
 from .layer import Layer
-from .program import Builder, Lowered, Op, Program, Value, Values, leaves, program_of
+from .program import Builder, Lowered, Op, Program, Value, Values, kind_of, leaves, program_of
 
 
 def _renumber(values: Values, counter: Iterator[int]) -> Values:
@@ -21,10 +21,15 @@ def _renumber(values: Values, counter: Iterator[int]) -> Values:
 def finish(builder: Builder, n_inputs: int, outputs: Values) -> Lowered:
     """Place a store behind each output and reuse slots whose last reader has run."""
     program = place_slots(tuple(builder.ops), n_inputs, tuple(value.slot for value in leaves(outputs)))
-    if fine := amplifying(program.ops, builder.numbers, n_inputs):
+    outputs = _renumber(outputs, iter(range(program.n_outputs)))
+    return _with_numbers(program, tuple(builder.numbers), outputs)
+
+
+def _with_numbers(program: Program, numbers: tuple[Any, ...], outputs: Values) -> Lowered:
+    if fine := amplifying(program.ops, numbers, program.n_inputs):
         ops = tuple(op._replace(kind="fine") if k in fine else op for k, op in enumerate(program.ops))
-        program = program_of(ops, n_inputs, program.n_slots, program.n_outputs)
-    return Lowered(program, tuple(builder.numbers), _renumber(outputs, iter(range(program.n_outputs))))
+        program = program_of(ops, program.n_inputs, program.n_slots, program.n_outputs)
+    return Lowered(program, numbers, outputs)
 
 
 @lru_cache(maxsize=256)
@@ -79,11 +84,19 @@ def input_values(inputs: Any, counter: Iterator[int]) -> Values:
 @lru_cache(maxsize=256)
 def lower(layer: Layer, inputs: Values, depths: bool = False) -> Lowered:
     """Lower ``layer`` for a tree of input values (slots are renumbered); ``depths`` keeps every Gaussian layer."""
+    weighted: list[Any] = []
+    key = layer.structure(weighted), inputs
+    if not depths and (again := _again(key, weighted)) is not None:
+        return _plain(again)
     n_inputs = len(list(leaves(inputs)))
     builder = Builder(type(layer).__name__, n_inputs)
     values = input_values(inputs, iter(range(n_inputs)))
     if not depths:
-        return _plain(finish(builder, n_inputs, layer.lower(builder, values)))
+        made = layer.lower(builder, values)
+        found = _plain(finish(builder, n_inputs, made))
+        if [id(own) for own, _, _ in builder.weighted] == list(map(id, weighted)):
+            _keep(key, builder, n_inputs, made, found.outputs)
+        return found
     kept: dict[int, Value] = {}  # by slot: a layer that adds nothing repeats none
     for value in layer.lower_each(builder, values):
         if isinstance(value, Value) and value.gaussian:
@@ -91,6 +104,45 @@ def lower(layer: Layer, inputs: Values, depths: bool = False) -> Lowered:
     if not kept:
         raise ValueError("depths: no layer of the stack has a Gaussian output (Dense or FanInSum)")
     return _plain(finish(builder, n_inputs, tuple(kept.values())))
+
+
+# ---------------------------------------------------------------- the same network with other numbers
+
+
+class _Kept(NamedTuple):
+    """A program of which the numbers of some ops are their layers', in the order in which structure() names these."""
+
+    program: Program
+    numbers: tuple[Any, ...]
+    outputs: Values
+    made: tuple[tuple[int, int, str], ...]  # of each such layer: place of its first number, fan-in, kind of its op
+
+
+_KEPT: dict[Any, _Kept] = {}  # by structure and inputs
+_MOST_KEPT = 256
+
+
+def _keep(key: Any, builder: Builder, n_inputs: int, made: Values, outputs: Values) -> None:
+    program = place_slots(tuple(builder.ops), n_inputs, tuple(value.slot for value in leaves(made)))
+    ops = [(builder.ops[k], fan_in) for _, k, fan_in in builder.weighted]
+    own = tuple((op.numbers.start, fan_in, op.kind) for op, fan_in in ops)
+    if len(_KEPT) >= _MOST_KEPT:
+        _KEPT.clear()
+    _KEPT[key] = _Kept(program, tuple(builder.numbers), outputs, own)
+
+
+def _again(key: Any, weighted: list[Any]) -> Lowered | None:
+    """The network of a structure that is known, with the numbers of these layers; None where it is not."""
+    kept = _KEPT.get(key)
+    if kept is None:
+        return None
+    numbers = list(kept.numbers)
+    for layer, (first, fan_in, kind) in zip(weighted, kept.made, strict=True):
+        own = layer.op_numbers(fan_in)
+        if kind_of(own) != kind:
+            return None
+        numbers[first : first + len(own)] = own
+    return _with_numbers(kept.program, tuple(numbers), kept.outputs)
 
 
 def _plain(lowered: Lowered) -> Lowered:

@@ -28,7 +28,6 @@ a dual      the nonlinearity's own  K -> E phi(u) phi(v),  NTK -> NTK E phi'(u) 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
@@ -83,7 +82,8 @@ class Value:
     def changed(self, **changes: Any) -> Value:
         """``dataclasses.replace``, five times as fast: every layer of every new network asks for it."""
         found = object.__new__(Value)
-        found.__dict__.update(self.__dict__, **changes)
+        found.__dict__.update(self.__dict__)
+        found.__dict__.update(changes)
         return found
 
 
@@ -133,7 +133,7 @@ class Lowered:
     outputs: Values
 
 
-def _kind(params: Sequence[float]) -> str:
+def kind_of(params: Sequence[float]) -> str:
     """What a dense or a conv with ``(w2, b2, f, g)`` does to correlations; see :class:`Op`."""
     _, b2, _, g = params
     return "bias" if b2 > 0 else "guard" if g != 0 else "plain"
@@ -147,34 +147,40 @@ class Builder:
         self.ops: list[Op] = []
         self.numbers: list[float] = []  # with derivatives where the layers' parameters have some
         self.n_slots = n_inputs
-        self.path: list[tuple[str, int, Any]] = []  # as entering() is given it
+        self.weighted: list[tuple[Any, int, int]] = []  # layers that give an op its numbers: layer, op, fan-in
+        self.path: list[tuple[str, int, Any]] = []  # stack, index, layer, from the outermost on
 
     @property
     def where(self) -> str:
         """The layer being lowered, for messages: ``serial[2] Relu``."""
         return " ".join(f"{stack}[{index}] {type(layer).__name__}" for stack, index, layer in self.path) or self.name
 
-    @contextmanager
-    def entering(self, stack: str, index: int, layer: Any) -> Iterator[None]:
-        """While layer ``index`` of a serial or a parallel is lowered."""
+    def lower(self, stack: str, index: int, layer: Any, values: Values) -> Any:
+        """Lower layer ``index`` of a serial or a parallel."""
         self.path.append((stack, index, layer))
-        yield
+        found = layer.lower(self, values)
         self.path.pop()
+        return found
 
     def emit(
         self, name: str, *sources: Value, params: Sequence[float] = (), window: Window | None = None,
         means: tuple[bool, ...] = (), layer: Any = None, map: Any = None, **changes: Any,
     ) -> Value:  # fmt: skip
         """Append an op; the new value is the first source's with ``changes``."""
-        slot = self.n_slots
-        self.n_slots += 1
-        numbers = range(len(self.numbers), len(self.numbers) + len(params))
-        self.numbers += [p if type(p) is float or isinstance(p, Jet) else float(p) for p in params]
-        kind = _kind(params or IDENTITY) if name in WEIGHTED else "means" if sum(means) > 1 else ""
-        self.ops.append(Op(name, slot, tuple([s.slot for s in sources]), kind, numbers, window, means, layer, map))
-        if changes.get("gaussian") and name in WEIGHTED:
-            changes |= {"mean": "", "weights": frozenset([slot])}
-        return sources[0].changed(slot=slot, **changes)
+        slot, first = self.n_slots, len(self.numbers)
+        self.n_slots = slot + 1
+        for p in params:
+            self.numbers.append(p if type(p) is float or isinstance(p, Jet) else float(p))
+        numbers, src = range(first, first + len(params)), tuple([s.slot for s in sources])
+        changes["slot"] = slot
+        if name in WEIGHTED:
+            kind = kind_of(params or IDENTITY)
+            if changes.get("gaussian"):
+                changes["mean"], changes["weights"] = "", frozenset((slot,))
+        else:
+            kind = "means" if means and sum(means) > 1 else ""
+        self.ops.append(Op(name, slot, src, kind, numbers, window, means, layer, map))
+        return sources[0].changed(**changes)
 
     def check_axes(self, value: Value, batch_axis: int, channel_axis: int | None) -> None:
         """Check that a layer names the axes that its input has."""

@@ -48,8 +48,8 @@ class _Weighted(Layer):
     def _width(self, out: int) -> int:
         return out * (self.s[1] if self.parameterization == "standard" else 1)
 
-    def _params(self, fan_in: int) -> tuple[float, float, float, float]:
-        """(w2, b2, f, g) of the op (program.py)."""
+    def op_numbers(self, fan_in: int) -> tuple[float, float, float, float]:
+        """(w2, b2, f, g) of the op (program.py), floats or with derivatives."""
         w2, b2 = self.W_std**2, (self.b_std or 0.0) ** 2
         if self.parameterization == "ntk":
             return w2, b2, w2, b2
@@ -152,8 +152,14 @@ class Dense(_Weighted, Placed):
     def lower(self, builder: Builder, values: Values) -> Value:
         value = builder.one(values)
         builder.check_axes(value, self.batch_axis, self.channel_axis)
-        params = self._params(value.channels)
+        params = self.op_numbers(value.channels)
+        builder.weighted.append((self, len(builder.ops), value.channels))
         return builder.emit("dense", value, params=params, gaussian=True, channels=self._width(self.out_dim))
+
+    def structure(self, weighted: list[Any]) -> Any:
+        weighted.append(self)
+        axes = self.batch_axis, self.channel_axis
+        return type(self), self.out_dim, self.b_std is None, axes, self.parameterization, self.s
 
 
 @dataclass(frozen=True)
@@ -357,7 +363,7 @@ class Conv(_Weighted):
 
     def _emit(self, builder: Builder, value: Value, window: Any) -> Value:
         """The op, its result's spatial axes in the inputs' order."""
-        w2, b2, f, g = self._params(value.channels * window.taps)
+        w2, b2, f, g = self.op_numbers(value.channels * window.taps)
         changes: dict[str, Any] = {"gaussian": True, "channels": self._width(self.out_chan)}
         if not window.shape:
             return builder.emit("dense", value, params=(w2, b2, f, g), **changes)

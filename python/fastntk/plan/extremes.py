@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..network.activations import is_homogeneous
-from ..network.program import Lowered
+from ..network.program import Lowered, Program
 from .rows import row_pass
 
 Array = npt.NDArray[Any]
@@ -42,12 +42,19 @@ class Limits(NamedTuple):
 @lru_cache(maxsize=256)
 def limits(lowered: Lowered, dtype: np.dtype[Any]) -> Limits:
     """Those of a program with its numbers."""
-    most, least, pixels = _gains(lowered)
-    if all(map(is_homogeneous, lowered.program.ops)):
+    most, least = _gains(lowered)
+    homogeneous, pixels = _traits(lowered.program)
+    if homogeneous:
         limit, layers = _SCALING[dtype], len(lowered.program.ops)
         return Limits(1 / (limit * least), limit / (most * layers**0.5), pixels, True)
     limit = _LARGEST[dtype]
     return Limits(1 / (limit * least), limit / most, pixels, False)
+
+
+@lru_cache(maxsize=256)
+def _traits(program: Program) -> tuple[bool, bool]:
+    """Whether a program scales with its inputs; whether its NTK may not vanish with K."""
+    return all(map(is_homogeneous, program.ops)), any(op.kind == "guard" for op in program.ops)
 
 
 def beyond(lowered: Lowered, dtype: np.dtype[Any], sides: Sequence[Any]) -> list[Any] | None:
@@ -60,9 +67,11 @@ def beyond(lowered: Lowered, dtype: np.dtype[Any], sides: Sequence[Any]) -> list
     NotImplementedError
         Such an op, on arrays or a backend where nothing is computed once more.
     """
-    found = limits(lowered, dtype)
+    found, rough = limits(lowered, dtype), dtype == np.float32 and rough_layer(lowered)
+    if not rough and all(side.within(found) for side in sides):  # soon over
+        return None
     flags = [side.beyond(found) for side in sides]
-    if dtype == np.float32 and (rough := rough_layer(lowered)):
+    if rough:
         if any(own is None for own in flags):
             raise NotImplementedError(
                 f"[{rough}] float32 keeps too few digits of it for these variances, and float64 stands in for arrays "
@@ -86,23 +95,22 @@ def outside(sizes: Array, least: float, most: float) -> Flags:
     return np.asarray((sizes > most) | ((sizes < least) & (sizes > 0)))
 
 
-def _gains(lowered: Lowered) -> tuple[float, float, bool]:
-    """The largest and the least deviation that inputs of deviation 1 meet; whether the NTK may not vanish with K.
+def _gains(lowered: Lowered) -> tuple[float, float]:
+    """The largest and the least deviation that inputs of deviation 1 meet.
 
     Of smaller inputs, by as much larger, where a nonlinearity refuses these.
     """
     start, values, rows = 1.0, None, row_pass(lowered)
-    given: Any
+    if rows.plain:  # numbers, where nothing asks for more: the first call of every network comes here
+        met = [1.0, *map(math.sqrt, rows.values([start] * lowered.program.n_inputs).q)]  # type: ignore[list-item]
+        return max(met), min([q for q in met if q > 0])
     with np.errstate(all="ignore"):
         while values is None:
             try:
-                # plain numbers where nothing asks for more: the first call of every network comes here
-                given = start if rows.plain else np.full(1, start)
-                values = rows.values([given] * lowered.program.n_inputs).q
+                values = rows.values([np.full(1, start)] * lowered.program.n_inputs).q
             except ValueError:
                 if start < 1e-200:  # it is not the input that is too large
                     raise
                 start *= 2.0**-20
-    met = [1.0, *(math.sqrt(float(q if rows.plain else q[0]) / start) for q in values)]
-    matters = any(op.kind == "guard" for op in lowered.program.ops)
-    return max(met), min(q for q in met if q > 0), matters
+    met = [1.0, *(math.sqrt(float(q[0]) / start) for q in values)]
+    return max(met), min(q for q in met if q > 0)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ..network.activations import General, Nonlinearity, of_op
 from ..network.maps import Attention
-from ..network.program import Lowered, Op
+from ..network.program import Lowered, Op, Program
 
 Array = npt.NDArray[Any]  # or CuPy's
 Range = tuple[float, float]  # the least and the largest variance
@@ -30,9 +30,9 @@ _NARROW = 1e-6  # a range that is one number but for rounding
 
 
 @lru_cache(maxsize=256)
-def unresolved(lowered: Lowered) -> bool:
+def unresolved(program: Program) -> bool:
     """Whether the program has functions without closed form."""
-    return any(isinstance(op.layer, General) for op in lowered.program.ops)
+    return any(isinstance(op.layer, General) for op in program.ops)
 
 
 def bounds_of(variances: Sequence[Array]) -> Range:
@@ -68,9 +68,9 @@ def largest_pixel(x: Array) -> float:
 
 
 @lru_cache(maxsize=256)
-def depends_on_ranges(lowered: Lowered) -> bool:
+def depends_on_ranges(program: Program) -> bool:
     """Whether the ops that stand for functions have text in all backends for some variances and not for others."""
-    general = (op.layer for op in lowered.program.ops if isinstance(op.layer, General))
+    general = (op.layer for op in program.ops if isinstance(op.layer, General))
     return any(kink.place for layer in general for kink in layer.kinks())
 
 

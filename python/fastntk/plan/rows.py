@@ -243,52 +243,81 @@ class _Values:
         self.gains: list[Array] = []
 
 
+class _Pattern:
+    """What the row pass of a program does, whatever its numbers are."""
+
+    def __init__(self, program: Program) -> None:
+        self.layout = layout_of(program)
+        ops, sources, zero, one = program.ops, self.layout.sources, -2, -1
+        self.makers: list[tuple[Op, tuple[int, ...]]] = []  # ops that make a value, and what they make it of
+        self.outputs = [0] * program.n_outputs
+        self.deviations: list[int] = []  # values whose deviations are read
+        f: list[int] = []  # places among the numbers and a 0 and a 1 behind them
+        b2: list[int] = []
+        fine: list[int] = []
+        self.parts: tuple[list[int], list[int]] = [], []  # of sums: values, and the sum of each
+        self.with_means: list[int] = []  # the sum of each part where there are means
+        factors: list[int] = []
+        for k, op in enumerate(ops):
+            if op.name == "store":
+                self.outputs[op.dst] = sources[k][0]
+            else:
+                self.makers.append((op, sources[k]))
+            if op.name in ("dense", "store"):
+                self.deviations.append(sources[k][0])
+                f.append(one if op.name == "store" else op.numbers[2] if op.numbers else zero)
+            if op.name == "dense" and op.kind in _SHARES:
+                if op.kind == "fine":
+                    fine.append(len(b2))
+                b2.append(op.numbers[1])
+            whole = [program.n_inputs + len(self.makers) - 1] * len(sources[k])
+            if op.name == "sum":
+                self.parts[0].extend(sources[k])
+                self.parts[1].extend(whole)
+            if op.kind == "means":
+                self.with_means.extend(whole)
+            if op.name == "product":
+                factors.extend(sources[k])
+        self.fine = np.array(fine, np.intp)  # of biases
+        self.deviations += factors
+        f += [one] * len(factors)
+        self.n_f, self.columns = len(f), np.array(f + b2, np.intp)
+        # those without numbers of their own: the same for all
+        self.moves = [None if op.numbers else _move(op, op.own(()), of) for op, of in self.makers]
+        self.duals = None if any(ops[k].numbers for k in self.layout.duals) else self.duals_of(program, ())
+
+    def duals_of(
+        self, program: Program, numbers: Sequence[float]
+    ) -> list[tuple[Nonlinearity, list[int], dict[str, int]]]:
+        """Those of one struct that lie behind each other: their sources, and the places of the first one's arrays."""
+        found, ops, layout = [], program.ops, self.layout
+        for key, same in groupby(layout.duals, lambda k: (ops[k].name, ops[k].own(numbers), ops[k].layer)):
+            members = list(same)
+            found.append((bare_of(*key), [layout.sources[k][0] for k in members], layout.places[members[0]]))
+        return found
+
+
+@lru_cache(maxsize=256)
+def _pattern_of(program: Program) -> _Pattern:
+    return _Pattern(program)
+
+
 class RowPass:
     """The row pass of a program with its numbers, for arrays of the library ``xp``."""
 
     def __init__(self, lowered: Lowered, xp: Any = np) -> None:
-        self._xp, self.layout = xp, layout_of(lowered.program)
-        ops, own = lowered.program.ops, [op.own(lowered.numbers) for op in lowered.program.ops]
-        sources, places = self.layout.sources, self.layout.places
-        self._moves: list[_Move] = []  # one for each value that an op makes
-        self._outputs = [0] * lowered.program.n_outputs
-        self._deviations: list[int] = []  # values whose deviations are read
-        f: list[float] = []
-        b2: list[float] = []
-        fine: list[int] = []
-        self._parts: tuple[list[int], list[int]] = [], []  # of sums: values, and the sum of each
-        self._with_means: list[int] = []  # the sum of each part where there are means
-        factors: list[int] = []
-        for k, op in enumerate(ops):
-            if op.name == "store":
-                self._outputs[op.dst] = sources[k][0]
-            else:
-                self._moves.append(_move(op, own[k], sources[k]))
-            if op.name in ("dense", "store"):
-                self._deviations.append(sources[k][0])
-                f.append(own[k][2] if op.name == "dense" else 1.0)
-            if op.name == "dense" and op.kind in _SHARES:
-                if op.kind == "fine":
-                    fine.append(len(b2))
-                b2.append(own[k][1])
-            whole = [lowered.program.n_inputs + len(self._moves) - 1] * len(sources[k])
-            if op.name == "sum":
-                self._parts[0].extend(sources[k])
-                self._parts[1].extend(whole)
-            if op.kind == "means":
-                self._with_means.extend(whole)
-            if op.name == "product":
-                factors.extend(sources[k])
+        pattern, numbers = _pattern_of(lowered.program), lowered.numbers
+        self._xp, self.layout, self._outputs, self._deviations = xp, pattern.layout, pattern.outputs, pattern.deviations
+        self._parts, self._with_means, self._fine = pattern.parts, pattern.with_means, xp.asarray(pattern.fine)
+        # one for each value that an op makes
+        self._moves = [
+            ready or _move(op, tuple(numbers[op.numbers.start : op.numbers.stop]), sources)
+            for ready, (op, sources) in zip(pattern.moves, pattern.makers, strict=True)
+        ]
         self.plain = all(move.name == "scale" for move in self._moves)  # values() takes numbers as well as arrays
-        self._fine = xp.asarray(np.array(fine, np.intp))  # of biases
-        self._deviations += factors
-        f += [1.0] * len(factors)
-        columns = xp.asarray(np.array(f + b2)[:, None])
-        self._f, self._b2 = columns[: len(f)], columns[len(f) :]
-        self._duals: list[tuple[Nonlinearity, list[int], dict[str, int]]] = []  # those of one struct behind each other
-        for key, same in groupby(self.layout.duals, lambda k: (ops[k].name, own[k], ops[k].layer)):
-            members = list(same)
-            self._duals.append((bare_of(*key), [sources[k][0] for k in members], places[members[0]]))
+        columns = xp.asarray(np.array([*numbers, 0.0, 1.0])[pattern.columns][:, None])
+        self._f, self._b2 = columns[: pattern.n_f], columns[pattern.n_f :]
+        self._duals = pattern.duals_of(lowered.program, numbers) if pattern.duals is None else pattern.duals
 
     def values(self, q: Sequence[Array]) -> _Values:
         """The variance of each value, given those of the inputs."""
