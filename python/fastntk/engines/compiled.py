@@ -83,7 +83,9 @@ def tile_arguments(
     for given in inputs:
         view = module.Input()
         for name in _GIVEN:
-            setattr(view, name, getattr(given, name))
+            value = getattr(given, name)
+            if value is not None:
+                setattr(view, name, value)
         view.close = (_CLOSE if given.product is None else _CLOSE_OF_BLAS)[dtype]
         views.append(view)
     place = (tile.batch0, tile.batches, tile.i0, tile.lines, tile.j0, tile.cols, tile.row1, tile.row2)
@@ -122,6 +124,22 @@ class ImagePlan:
     @cached_property
     def tables(self) -> TablePlan:
         return TablePlan(self.plan, self.compiled, self.dtype)
+
+    @cached_property
+    def worker_bytes(self) -> int:
+        """Of one thread's buffers, on the processor."""
+        return int(self.compiled.worker_bytes)
+
+    @cached_property
+    def own_images(self) -> int:
+        """On the processor, images whose tables are made together where their masses are needed; else 0."""
+        return int(self.compiled.own_images)
+
+    @cached_property
+    def block(self) -> tuple[int, int]:
+        """On the processor, images of both sides that a thread takes at a time."""
+        first, second = self.compiled.block
+        return int(first), int(second)
 
 
 @lru_cache(maxsize=16)

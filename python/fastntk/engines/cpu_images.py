@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..base.progress import Report
 from ..network.program import Lowered
 from ..plan.tables import make_tables
+from .compiled import ImagePlan
 from .engine import Cost, Layout, Outputs, Tile
 from .planes import CompiledPlanes
 
@@ -39,6 +40,8 @@ class Tables:
 class CpuPlanes(CompiledPlanes):
     """The machine of planes of the processor's engine."""
 
+    image_plan: ImagePlan
+
     def __init__(self, engine: Any, lowered: Lowered, layout: Layout, dtype: np.dtype[Any]) -> None:
         super().__init__(engine, lowered, layout, dtype)
         self.threads = int(engine.threads)
@@ -47,11 +50,11 @@ class CpuPlanes(CompiledPlanes):
 
     @property
     def cost(self) -> Cost:
-        return Cost(max(1, self.image_plan.tables.table_bytes), int(self._compiled.worker_bytes))
+        return Cost(max(1, self.image_plan.tables.table_bytes), self.image_plan.worker_bytes)
 
     @property
     def _worker(self) -> int:
-        return max(int(self._compiled.worker_bytes), self._work(1))
+        return max(self.image_plan.worker_bytes, self._work(1))
 
     def _work(self, images: int) -> int:
         """Bytes that a thread takes to make tables of so many images together."""
@@ -66,12 +69,13 @@ class CpuPlanes(CompiledPlanes):
             return min(n, images)
         if n + other > images:
             n, other = (min(count, max(1, images // 2)) for count in (n, other))
-        first, second = (int(side) for side in self._compiled.block)
+        first, second = self.image_plan.block
         return -(-n // first) * -(-other // second)
 
     def _take(self, spare: int) -> None:
         """A quarter to make tables of more images together, the rest to keep them."""
-        most = int(self._compiled.own_images) or max(1, WORK // (8 * self.image_plan.tables.size))
+        most = self.image_plan.own_images or max(1, WORK // (8 * self.image_plan.tables.size))
+        most = min(most, self._asked)
         room = self._worker + spare // (4 * self.threads)
         while self._together < most and self._work(min(most, 2 * self._together)) <= room:
             self._together = min(most, 2 * self._together)
@@ -97,7 +101,7 @@ class CpuPlanes(CompiledPlanes):
             if halt is not None and halt.is_set():
                 return
             part, masses = data[start:stop], None
-            if self._compiled.own_images:
+            if self.image_plan.own_images:
                 masses = self._engine.own_pairs(self.image_plan, self._numbers, part, halt).masses
             with np.errstate(all="ignore"):  # of each thread its own
                 own = make_tables(plan, self._numbers, [a[start:stop] for a in x], part, np, WORK, masses)

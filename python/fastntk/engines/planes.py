@@ -39,6 +39,7 @@ class CompiledPlanes:
         channels = tuple(channels for _, channels in layout.inputs)
         self.image_plan = engine.image_plan(self._plan, channels, lowered.program.n_outputs, dtype)
         self._images = 2  # whose tables are kept at a time
+        self._asked = 1  # of a call
         self.threads = 1
         self._double: CompiledPlanes | None = None  # for pairs that are done again in float64
         self._at: tuple[Any, ...] | None = None  # where the last tile belongs: both sides, batch, planes, mirrored
@@ -321,6 +322,8 @@ def _share(budget: int, results: int, machines: Sequence[CompiledPlanes], n: int
         Where one pair of images does not fit.
     """
     first = machines[0]
+    for machine in machines:
+        machine._asked = max(1, n + other)
     worker = sum(m._worker for m in machines)
     least = results + sum(m._fixed + 2 * m._table for m in machines)
     if least + worker > budget:

@@ -110,7 +110,7 @@ class _Tables:
         if not self.plan.homogeneous:
             ones: Array = xp.ones(self.n)
             return ones
-        largest, *others = (xp.abs(x).max(axis=(1, 2)) for x in self.x)
+        largest, *others = (xp.abs(x).reshape(self.n, -1).max(axis=1) for x in self.x)
         for other in others:
             largest = xp.maximum(largest, other)
         found: Array = xp.where((largest > 0) & (largest < np.inf), largest, 1).astype(np.float64)
@@ -258,13 +258,14 @@ class _Tables:
         """Arrays: unit vectors of the pixels, then s."""
         xp, x = self.xp, self.x[part.step.src[0]]
         arrays = xp.empty((x.shape[2] + 1, *x.shape[:2]))
-        units, square, s = arrays[:-1], xp.zeros(x.shape[:2]), arrays[-1]
+        units, s = arrays[:-1], arrays[-1]
         np.divide(x.transpose(2, 0, 1), self.lengths[:, None], out=units)
         scale = _power(xp.abs(units).max(axis=0), np.float64, xp)
         np.multiply(units, scale, out=units)
-        for unit in units:
+        square = units[0] * units[0]
+        for unit in units[1:]:
             square += unit * unit
-        norm = xp.sqrt(square)
+        norm = xp.sqrt(square, out=square)
         np.divide(units, xp.maximum(norm, _TINY), out=units)
         np.divide(norm, scale, out=s)
         np.divide(s, math.sqrt(x.shape[2]), out=s)
