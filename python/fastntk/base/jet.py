@@ -21,7 +21,7 @@ def over(a: Any, b: Any) -> Any:
     """``a / b``, 0 where b is 0."""
     b = np.asarray(b)
     zero = b == 0
-    if not zero.any():
+    if not np.count_nonzero(zero):
         return a / b
     return np.where(zero, 0, a / np.where(zero, 1, b))
 

@@ -22,8 +22,8 @@ from ..engines.select import select
 from ..network.activations import General, is_dual
 from ..network.layer import Layer
 from ..network.parameters import Sloped, check_names, known_parameters, layer_of, lower_sloped
-from ..network.program import Lowered, Values, leaves
-from ..plan.resolve import Range, largest_pixel, resolve
+from ..network.program import Lowered, Program, Values, leaves
+from ..plan.resolve import Range, largest_pixel, resolve, unresolved
 from .image_reverse import run_image_diagonal_vjp, run_image_jacobian, run_image_vjp
 from .inputs import Input, axes_of, check_inputs
 from .pairing import Pairs, Rows
@@ -85,8 +85,8 @@ class Cotangents:
         mirrored = self._tile(batch, columns, lines).T
         if lines != columns:
             return found + mirrored
-        both: Array = np.triu(found + mirrored, 1)
-        np.fill_diagonal(both, np.diagonal(found))
+        both: Array = np.where(_lower(len(found)), 0.0, found + mirrored)
+        both.reshape(-1)[:: len(both) + 1] = found.diagonal()
         return both
 
     def of_pairs(self, batch: int, i: Any, j: Any) -> Array:
@@ -103,6 +103,14 @@ class Cotangents:
         u, v = (factor[batch].astype(np.float64, copy=False) for factor in self._factors)
         product: Array = u[lines] @ v[columns].T
         return product
+
+
+@lru_cache(maxsize=4)
+def _lower(n: int) -> Array:
+    """Where a square's diagonal is, and what lies below it; not to be changed."""
+    found = np.tri(n, dtype=np.bool_)
+    found.flags.writeable = False
+    return found
 
 
 def _floats(x: Any, name: str, what: str) -> Array:
@@ -139,6 +147,24 @@ def _resolved(
     return sloped, _tangents(sloped)
 
 
+@lru_cache(maxsize=256)
+def _missing(program: Program, linear: tuple[str, ...], spatial: bool) -> str:
+    """The first op without a gradient; "" where there is none."""
+    for op in program.ops:
+        if (op.name not in linear and not is_dual(op.name)) or (op.kind == "means" and spatial):
+            return op.name
+    return ""
+
+
+@lru_cache(maxsize=64)
+def _turned_back(batch_axis: int, channel_axis: int, lead: int, rank: int) -> tuple[int, ...] | None:
+    """How axes (batches, samples, *spatial axes, channels) stand in an argument; None: as they are."""
+    batch_axis, channel_axis = batch_axis % rank, channel_axis % rank
+    axes = [batch_axis, *(axis for axis in range(rank) if axis not in (batch_axis, channel_axis)), channel_axis]
+    order = (*range(lead), *(lead + axes.index(axis) for axis in range(rank)))
+    return None if order == tuple(range(lead + rank)) else order
+
+
 class Call:
     """One call, its arguments checked: a network, rows of both sides, and the parameters that move."""
 
@@ -166,15 +192,12 @@ class Call:
         values = _tree(tree, lambda given, _: given.value, x1)
         self.sloped, self.tangents = _prepared(layer, values, self.names)
         first = self.inputs[0]
-        if any(isinstance(op.layer, General) for op in self.sloped.program.ops):
+        if unresolved(self.sloped.program):
             ranges, single = tuple(map(_range, self.inputs)), first.dtype == np.float32
             self.sloped, self.tangents = _resolved(layer, values, self.names, ranges, single)
         linear: tuple[str, ...] = LINEAR_OF_IMAGES if self.spatial else LINEAR
-        for op in self.sloped.program.ops:
-            if (op.name not in linear and not is_dual(op.name)) or (op.kind == "means" and self.spatial):
-                raise NotImplementedError(
-                    f"[{what}] the network has an op '{op.name}', whose gradient is not there yet"
-                )
+        if missing := _missing(self.sloped.program, linear, self.spatial):
+            raise NotImplementedError(f"[{what}] the network has an op '{missing}', whose gradient is not there yet")
         self.compiled: Any = None if self.spatial else engine.adjoint(self.tangents)
         self.first, self.symmetric = first, first.symmetric
         self.shape = (*first.batch, first.n1, first.n2)
@@ -225,11 +248,9 @@ class Call:
         def give(given: Input, argument: Any) -> Any:
             rows, value = next(left), given.value
             rows = rows.reshape(*given.batch, rows.shape[1], *value.spatial, value.channels)
-            lead, rank = len(given.batch), 2 + len(value.spatial)
-            batch_axis, channel_axis = (axis % rank for axis in axes_of(self.layer))
-            others = [axis for axis in range(rank) if axis not in (batch_axis, channel_axis)]
-            order = np.argsort([batch_axis, *others, channel_axis])
-            rows = rows.transpose(*range(lead), *(lead + axis for axis in order))
+            order = _turned_back(*axes_of(self.layer), len(given.batch), 2 + len(value.spatial))
+            if order is not None:
+                rows = rows.transpose(order)
             shape = getattr(argument, "shape", None) or np.shape(argument)
             return self.place.give(np.ascontiguousarray(rows.reshape(shape), dtype=given.dtype))
 

@@ -43,6 +43,8 @@ class CompiledAdjoint:
         self._totals: list[tuple[int, int]] = []
         ops, n_rows = [], 0
         self._outputs = 0
+        biases: list[tuple[float, float, int, int]] = []  # w2, b2, source, first row
+        self._others: list[tuple[Any, int]] = []  # steps that read rows, and the first of these
         for position, step in enumerate(tangents.steps):
             name, first_row = step.op.name, n_rows
             firsts = [first_row, len(self._sums), len(self._totals)]
@@ -55,13 +57,18 @@ class CompiledAdjoint:
                 gap = step.own[1] != 0 or bool(tangents.moving & set(step.op.numbers))
                 self._sums += [(position, 0), (position, 1)]
                 self._totals += [(position, 0), (position, 1)]
-                n_rows += 2 if step.op.kind in ("bias", "fine") else 0
+                if step.op.kind in ("bias", "fine"):
+                    biases.append((step.own[0], step.own[1], src[0], n_rows))
+                    n_rows += 2
             elif name == "sum":
                 self._sums += [(position, b) for b in range(len(src))]
+                self._others.append((step, n_rows))
                 n_rows += len(src)
             else:
                 own = len(of_dual(name, step.own).row_names)
-                self._sums += [(position, 0)] if own else []
+                if own:
+                    self._sums.append((position, 0))
+                    self._others.append((step, n_rows))
                 n_rows += 2 * own
             dst = step.dst
             if name != "store":
@@ -69,6 +76,9 @@ class CompiledAdjoint:
             flags = [step.op.kind in ("bias", "fine"), step.op.kind == "guard", gap]
             ops.append((name, dst, src, list(step.own), firsts, flags))
         self._values, self._n_rows = list(values), n_rows
+        self._sources = [source for _, _, source, _ in biases]
+        self._biases = np.array([of[:2] for of in biases]).reshape(-1, 2).T[:, :, None]
+        self._shares = [first for *_, first in biases] + [first + 1 for *_, first in biases]
         counts = [
             tangents.n_inputs, len(values), self._outputs, n_rows, len(self._sums), len(self._totals),
         ]  # fmt: skip
@@ -78,18 +88,22 @@ class CompiledAdjoint:
         """Variances of all values, and the row arrays of all steps, by row."""
         if side.arrays is not None:
             return side.arrays
-        n = len(side.q[0])
-        rows: list[Any] = []
-        for step in self._tangents.steps:
-            if step.op.name == "sum" or (step.op.name == "dense" and step.op.kind in ("bias", "fine")):
-                of = rows_of(step.op, step.own, [side.q[s] for s in step.src])
-                rows += [row for name, row in of.items() if name != "std" and not name.endswith("_low")]
-            elif step.dst in side.rows:
-                own = [side.rows[step.dst][name] for name in of_dual(step.op.name, step.own).row_names]
-                rows += [value_of(row) for row in own]
-                rows += [np.broadcast_to(slope_of(row, "q"), n) for row in own]
         q = np.array([side.q[s] for s in self._values])
-        made = np.array(rows, dtype=np.float64) if rows else np.zeros((0, n))
+        made = np.empty((self._n_rows, q.shape[1]))
+        if len(self._shares):  # those of all dense steps with a bias at once
+            w2, b2 = self._biases
+            part = w2 * q[self._sources]
+            ratio = np.concatenate([b2 / part, part / b2])
+            ratio += 1
+            made[self._shares] = np.divide(1, np.sqrt(ratio, out=ratio), out=ratio)
+        for step, first in self._others:
+            if step.op.name == "sum":
+                own: list[Any] = list(rows_of(step.op, step.own, [side.q[s] for s in step.src]).values())
+            else:
+                rows = [side.rows[step.dst][name] for name in of_dual(step.op.name, step.own).row_names]
+                own = [value_of(row) for row in rows] + [slope_of(row, "q") for row in rows]
+            for k, row in enumerate(own, first):
+                made[k] = row
         side.arrays = q, made
         return side.arrays
 
@@ -108,8 +122,6 @@ class CompiledAdjoint:
             self._program, *cut, [np.ascontiguousarray(v) for v in defects], given, P, by_line, by_column, totals, ntk,
             self._isa,
         )  # fmt: skip
-        found = PairSums()
-        found.rows[0].update(zip(self._sums, by_line, strict=True))
-        found.rows[1].update(zip(self._sums, by_column, strict=True))
-        found.totals.update(zip(self._totals, map(float, totals[0]), strict=True))
+        found = PairSums(totals=dict(zip(self._totals, totals[0].tolist(), strict=True)))
+        found.tables = self._sums, by_line, by_column
         return P, found

@@ -39,7 +39,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.jet import Jet, over, slope_of, value_of
-from ..network.activations import Correlation, of_dual, of_input, rho_of
+from ..network.activations import Correlation, is_dual, is_homogeneous, of_dual, of_input, rho_of
 from ..network.program import Op, Program
 from ..plan.rows import row_names, rows_of
 from .differenced import Differenced
@@ -86,6 +86,13 @@ class Tangents:
             if op.name != "store":
                 current[op.dst] = count
             self.steps.append(Step(op, op.dst if op.name == "store" else count, src, op.own(numbers)))
+        self.means = any(step.op.kind == "means" for step in self.steps)
+        #: steps whose variance is a multiple of that in front, by a number that stays
+        self.multiples = {
+            step.dst
+            for step in self.steps
+            if is_dual(step.op.name) and is_homogeneous(step.op) and self.moving.isdisjoint(step.op.numbers)
+        }
 
     def layer(self, step: Step) -> Any:
         """The nonlinearity of a dual op, its wanted numbers with derivatives."""
@@ -110,7 +117,7 @@ class Side:
         self.variances: dict[int, Any] = {}  # behind a dual
         self.means: dict[int, Any] = {}  # with derivatives behind a dual; where a sum asks for them
         self.arrays: tuple[Array, Array] | None = None  # what compiled text reads of it, once made
-        means = any(step.op.kind == "means" for step in tangents.steps)
+        means = tangents.means
         for step in tangents.steps:
             before = [self.q[s] for s in step.src]
             name = step.op.name
@@ -131,12 +138,22 @@ class Side:
             elif name != "store":
                 layer, q1 = tangents.layer(step), Jet(before[0], {"q": before[0]})
                 self.rows[step.dst] = layer.rows(q1)
-                self.variances[step.dst] = layer.variance(q1)
+                if step.dst in tangents.multiples:
+                    multiple = layer.variance(before[0])
+                    self.variances[step.dst] = Jet(multiple, {"q": multiple})
+                else:
+                    self.variances[step.dst] = layer.variance(q1)
                 self.q[step.dst] = value_of(self.variances[step.dst])
                 if means:
                     self.means[step.dst] = layer.mean(q1)
             if name in ("dense", "sum", "product") and any(s in self.means for s in step.src):
                 self.means[step.dst] = mean_behind(step, self)
+
+    @property
+    def full(self) -> bool:
+        """Whether no variance is 0."""
+        q = self.q.values() if self.arrays is None else self.arrays[:1]
+        return all(np.count_nonzero(of) == of.size for of in q)
 
     def part(self, rows: slice, axis: int, key: str) -> Side:
         """Some rows along an axis of tiles; what pairs read has its derivatives in ln q by the name ``key``."""
@@ -149,6 +166,7 @@ class Side:
             return Jet(found.value, {name if k == "q" else k: s for k, s in found.slopes.items()})
 
         part = Side.__new__(Side)
+        part.arrays = None
         part.q = {k: q[place] for k, q in self.q.items()}
         part.rows = {k: {name: cut(row, key) for name, row in rows_of.items()} for k, rows_of in self.rows.items()}
         part.variances = {k: cut(v) for k, v in self.variances.items()}
@@ -195,13 +213,13 @@ class Summed:
     """Lines, columns and pairs of a tile are added up, as an inner product with cotangents needs them."""
 
     def lines(self, a: Array) -> Any:
-        return np.sum(a, axis=1)
+        return np.add.reduce(a, axis=1)
 
     def columns(self, a: Array) -> Any:
-        return np.sum(a, axis=0)
+        return np.add.reduce(a, axis=0)
 
     def all(self, a: Any) -> Any:
-        return np.sum(a)
+        return np.add.reduce(a, axis=None)
 
 
 @dataclass(frozen=True)
@@ -249,10 +267,20 @@ class PairSums:
 
     rows: tuple[dict[Key, Any], ...] = field(default_factory=lambda: ({}, {}))
     totals: dict[Key, Any] = field(default_factory=dict)
+    #: all sums of lines and of columns in a table each, by these keys: in place of ``rows``
+    tables: tuple[Sequence[Key], Array, Array] | None = None
 
     def add(self, other: PairSums, lines: slice, columns: slice, n: int) -> None:
         """Gather those of a tile into n rows, which are of both sides."""
         (mine,) = self.rows
+        if other.tables is not None:
+            keys, by_line, by_column = other.tables
+            if self.tables is None:
+                table = np.zeros((len(keys), n))
+                self.tables = keys, table, table
+                mine.update(zip(keys, table, strict=True))
+            self.tables[1][:, lines] += by_line
+            self.tables[1][:, columns] += by_column
         for theirs, place in zip(other.rows, (lines, columns), strict=True):
             for key, values in theirs.items():
                 if key not in mine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import truediv
 from typing import Any
 
 from ..base.jet import over, slope_of, value_of
@@ -17,6 +18,7 @@ def chain(
 
     One side, which has the rows of both, or both of them.
     """
+    ratio = truediv if all(side.full for side in sides) else over  # by variances
     D: list[dict[int, Any]] = [{} for _ in sides]
     M: list[dict[int, Any]] = [{} for _ in sides]  # in means
     numbers: dict[int, Any] = {}
@@ -30,7 +32,7 @@ def chain(
     for position in reversed(range(len(tangents.steps))):
         step = tangents.steps[position]
         places = step.op.numbers
-        wanted = [p for p in places if p in tangents.moving]
+        wanted = [] if tangents.moving.isdisjoint(places) else [p for p in places if p in tangents.moving]
         if step.op.name == "store":
             for k in range(len(sides)):
                 add(k, step.src[0], sums.rows[k].get((position, 0), 0.0))
@@ -39,16 +41,18 @@ def chain(
             both = share = constant = 0.0
             for k, side in enumerate(sides):
                 q, new, after = side.q[s], side.q[step.dst], D[k].get(step.dst, 0.0)
-                e = -over(0.5, new) * sums.rows[k].get((position, 0), 0.0)
-                add(k, s, over(w2 * q, new) * after + w2 * b2 * e + f / 2 * sums.rows[k].get((position, 1), 0.0))
+                e = -ratio(0.5, new) * sums.rows[k].get((position, 0), 0.0)
+                add(k, s, ratio(w2 * q, new) * after + w2 * b2 * e + f / 2 * sums.rows[k].get((position, 1), 0.0))
                 if wanted:
-                    both, share = both + all_of(e), share + all_of(over(q, new) * after)
-                    constant = constant + all_of(over(after, new))
-            bars = (
-                sums.totals.get((position, 0), 0.0) + b2 * both + share, constant - w2 * both,
-                sum(all_of(of.get((position, 1), 0.0)) for of in sums.rows) / 2, sums.totals.get((position, 1), 0.0),
-            )  # fmt: skip
-            numbers |= {p: bars[places.index(p)] for p in wanted}
+                    both, share = both + all_of(e), share + all_of(ratio(q, new) * after)
+                    constant = constant + all_of(ratio(after, new))
+            if wanted:
+                bars = (
+                    sums.totals.get((position, 0), 0.0) + b2 * both + share, constant - w2 * both,
+                    sum(all_of(of.get((position, 1), 0.0)) for of in sums.rows) / 2,
+                    sums.totals.get((position, 1), 0.0),
+                )  # fmt: skip
+                numbers |= {p: bars[places.index(p)] for p in wanted}
             for k, side in enumerate(sides):
                 if step.dst in M[k]:
                     root = math.sqrt(w2)
@@ -60,19 +64,19 @@ def chain(
             for k, side in enumerate(sides):
                 after = D[k].get(step.dst, 0.0)
                 for b, s in enumerate(step.src):
-                    share = over(side.q[s], side.q[step.dst])
+                    share = ratio(side.q[s], side.q[step.dst])
                     add(k, s, share * after + sums.rows[k].get((position, b), 0.0) / 2)
                 others = means_of(step, side)[1] if step.op.kind == "means" else [0.0] * len(step.src)
                 for b, (s, has) in enumerate(zip(step.src, step.op.means, strict=False)):
                     if has and (step.op.kind == "means" or step.dst in M[k]):
                         by_pairs = sums.rows[k].get((position, len(step.src) + b), 0.0)
-                        by_variance = over(2 * others[b], side.q[step.dst]) * after
+                        by_variance = ratio(2 * others[b], side.q[step.dst]) * after
                         add_mean(k, s, M[k].get(step.dst, 0.0) + by_pairs + by_variance)
         elif step.op.name == "norm":
             for k, side in enumerate(sides):
                 after, S = D[k].get(step.dst, 0.0), sums.rows[k].get((position, 0), 0.0)
                 (s,), (eps,) = step.src, step.own
-                rest = over(1.0, side.q[s] + eps)
+                rest = ratio(1.0, side.q[s] + eps)
                 add(k, s, eps * rest * after - side.q[s] * rest / 2 * S)
                 for p in wanted:
                     numbers[p] = numbers.get(p, 0.0) - all_of(rest * (after + S / 2))
@@ -87,9 +91,9 @@ def chain(
             numbers |= {p: sums.totals.get((position, places.index(p)), 0.0) for p in wanted}
             for k, side in enumerate(sides):
                 V, after = side.variances[step.dst], D[k].get(step.dst, 0.0)
-                add(k, step.src[0], over(slope_of(V, "q"), value_of(V)) * after + sums.rows[k].get((position, 0), 0.0))
+                add(k, step.src[0], ratio(slope_of(V, "q"), value_of(V)) * after + sums.rows[k].get((position, 0), 0.0))
                 for p in wanted:
-                    numbers[p] = numbers[p] + all_of(over(slope_of(V, p), value_of(V)) * after)
+                    numbers[p] = numbers[p] + all_of(ratio(slope_of(V, p), value_of(V)) * after)
                 if step.dst in M[k]:
                     mean = side.means[step.dst]
                     add(k, step.src[0], slope_of(mean, "q") * M[k][step.dst])

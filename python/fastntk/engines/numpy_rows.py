@@ -85,19 +85,32 @@ def run_op(
     return v, theta * kdot
 
 
-def normalise(x: Array, units: Array, norms: Array) -> None:
-    """Write x / |x| of rows (..., n, d) to ``units`` and |x| to ``norms``."""
-    x = x.reshape(-1, x.shape[-1]).astype(np.result_type(x, np.float64))
-    largest = np.max(np.abs(x), axis=1, initial=0)
+def normalise(x: Array, units: Array, norms: Array) -> tuple[Array, Array]:
+    """Write x / |x| of rows (..., n, d) to ``units`` and |x| to ``norms``.
+
+    Powers of two, one for each row, that bring it near 1, and the rows times these: their squares stay in range.
+    """
+    x = x.reshape(-1, x.shape[-1])
+    x = x.astype(np.result_type(x, np.float64), copy=False)
+    largest = np.abs(x).max(axis=1, initial=0)
     usable = np.isfinite(largest) & (largest > 0)
-    scale = np.ldexp(1.0, np.minimum(-np.frexp(np.where(usable, largest, 1))[1], 1000))  # squares stay in range
+    if np.count_nonzero(usable) == usable.size:
+        exponent = np.frexp(largest)[1]
+    else:
+        exponent = np.frexp(np.where(usable, largest, 1))[1]
+    scale = np.ldexp(1.0, np.minimum(-exponent, 1000))
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = x * scale[:, None]
         square = np.einsum("ij,ij->i", scaled, scaled)
-        lengths = np.sqrt(square).astype(norms.dtype) / scale
-        norms[...] = np.where(np.isinf(largest), np.nan, lengths)  # no direction: all NaN
+        root = np.sqrt(square)
+        norms[...] = root.astype(norms.dtype, copy=False) / scale
+        if np.count_nonzero(usable) == usable.size:  # all have a direction
+            units[...] = (scaled / root[:, None]).reshape(units.shape)
+            return scale, scaled
+        norms[np.isinf(largest)] = np.nan  # no direction: all NaN
         unit = scaled / np.sqrt(np.where(square > 0, square, 1))[:, None]
         units[...] = np.where(np.isnan(norms)[:, None], np.nan, unit).reshape(units.shape)
+    return scale, scaled
 
 
 def input_defect(given: TileInput, batch: int, shape: tuple[int, int], real: Real) -> Array:
