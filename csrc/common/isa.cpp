@@ -50,11 +50,12 @@ const std::vector<Isa>& isas() {
 
 const Isa& find_isa(const std::string& name) {
   const Isa* best = nullptr;
-  std::string known;
-  for (const Isa& isa : isas()) {
-    known += std::string(known.empty() ? "" : ", ") + isa.name + (isa.available ? "" : " (not on this processor)");
+  for (const Isa& isa : isas())
     if (isa.available && (name.empty() || name == isa.name)) best = &isa;
-  }
+  if (best) return *best;
+  std::string known;
+  for (const Isa& isa : isas())
+    known += std::string(known.empty() ? "" : ", ") + isa.name + (isa.available ? "" : " (not on this processor)");
   FNTK_CHECK(best, "isa '", name, "' is not available; this build has ", known);
   return *best;
 }
