@@ -1,8 +1,8 @@
 """The CUDA backend on an emulator of PTX, as a plugin: ``pytest -p emulated`` with this folder in PYTHONPATH.
 
-The emulator is a libcudart.so.13 of its own, which LD_LIBRARY_PATH names: every launch of the module runs what nvcc made
-of it. Arrays are those of the stand-in for CuPy. It is told the bounds of each array that a call is given, so that an
-access beside them is found; a test fails when the emulator has reported anything. .ci/run builds the module for it.
+The emulator is a libcudart.so.13 of its own, which LD_LIBRARY_PATH names: every launch of the module runs what nvcc
+made of it. Arrays are those of the stand-in for CuPy. It is told the bounds of each array that a call is given, so that
+an access beside them is found; a test fails when the emulator has reported anything. .ci/run builds the module for it.
 """
 
 from __future__ import annotations
