@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # The compiled module under GCC's sanitizers, in build/sanitize-KIND: the core tests, and drawn calls for SECONDS.
 #     bash tests/sanitize.sh address [SECONDS]    addresses and undefined behaviour
-#     bash tests/sanitize.sh thread [SECONDS]     data races; the tests of threads beside the core
-# BASELINE=ON builds the loops of one instruction set alone, in a third of the time.
+#     bash tests/sanitize.sh thread [SECONDS]     data races
+# What follows goes to pytest in place of the core tests. # BASELINE=ON builds the loops of one instruction set alone, in a third of the time.
 # PYTHON names an interpreter (default: python3) with NumPy, pytest, hypothesis, mpmath, pybind11, CMake and Ninja.
 set -euo pipefail
 
 kind=${1:?address or thread}
 seconds=${2:-60}
+(($# > 2)) || set -- "$kind" "$seconds" @tests/core.txt
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$(type -P "${PYTHON:-python3}")
 build=$root/build/sanitize-$kind
@@ -37,5 +38,5 @@ run=()
 [[ $kind == thread ]] && run=(setarch "$(uname -m)" --addr-no-randomize) # its map of memory takes no other
 cd "$root"
 "${run[@]}" "$python" -c 'import sys; from fastntk import _cpu; print("under sanitizers:", _cpu.__file__)'
-"${run[@]}" "$python" -m pytest -q -p no:cacheprovider @tests/core.txt
+"${run[@]}" "$python" -m pytest -q -p no:cacheprovider "${@:3}"
 "${run[@]}" "$python" tests/fuzz.py --seconds "$seconds" --seed "${SEED:-0}"
