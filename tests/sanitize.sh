@@ -2,7 +2,8 @@
 # The compiled module under GCC's sanitizers, in build/sanitize-KIND: the core tests, and drawn calls for SECONDS.
 #     bash tests/sanitize.sh address [SECONDS]    addresses and undefined behaviour
 #     bash tests/sanitize.sh thread [SECONDS]     data races
-# What follows goes to pytest in place of the core tests. # BASELINE=ON builds the loops of one instruction set alone, in a third of the time.
+# What follows goes to pytest in place of the core tests.
+# BASELINE=ON builds the loops of one instruction set alone, in a third of the time.
 # PYTHON names an interpreter (default: python3) with NumPy, pytest, hypothesis, mpmath, pybind11, CMake and Ninja.
 set -euo pipefail
 
