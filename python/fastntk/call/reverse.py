@@ -21,6 +21,7 @@ from ..engines.numpy_image_adjoint import LINEAR as LINEAR_OF_IMAGES
 from ..engines.select import select
 from ..network.activations import General, is_dual
 from ..network.layer import Layer
+from ..network.maps import Linear
 from ..network.parameters import Sloped, check_names, known_parameters, layer_of, lower_sloped
 from ..network.program import Lowered, Program, Values, leaves
 from ..plan.resolve import Range, largest_pixel, resolve, unresolved
@@ -152,6 +153,8 @@ def _missing(program: Program, linear: tuple[str, ...], spatial: bool) -> str:
     """The first op without a gradient; "" where there is none."""
     for op in program.ops:
         if (op.name not in linear and not is_dual(op.name)) or (op.kind == "means" and spatial):
+            return op.name
+        if op.name == "mix" and not isinstance(op.map, Linear):  # matrices that are an image's own
             return op.name
     return ""
 

@@ -14,6 +14,9 @@ a dual  P += kdot P' + kddot NTK T';  T += kdot T';  B1 += dV1/dq1 B1' + sum [ P
         - dlnV1/dlnq1 gamma1'/2) + NTK T' (dkdot/dlnq1 + kddot gamma1/2) ] / q1
 pool    from here on at fixed covariances, Q' = B' - sum P' / 2;  P += M^T (s s' P') M, M the matrix of windows, and of
         each image with itself P += M^T (s^2 Q') M;  B += sum P / 2;  what falls on a position with itself goes to B
+mix     as a pool, with its matrix for M and s = 1
+gather  P, T, B of a position go to where it comes from; K = 0 beside one from nowhere has H = q / 2: B -= sum P' / 2
+local   P, T at p = p'; elsewhere K = 0 has H = (q + q') / 2, so that B -= sum P' / 2;  B += B'
 inputs  xbar_p = sum P (x'_p' - x_p) / channels + 2 B_p x_p / channels: no length is divided by
 ======  ==============================================================================================================
 
@@ -35,17 +38,29 @@ import numpy.typing as npt
 
 from ..base.jet import Jet, over, slope_of
 from ..network.activations import rho_of
+from ..network.program import WEIGHTED
 from ..network.window import Positions
-from .numpy_image_back import DualRows, blocks, borders, dual_back, half_gap, pooled_back, taps_back
+from .numpy_image_back import (
+    MOVED,
+    DualRows,
+    apart,
+    blocks,
+    borders,
+    dual_back,
+    half_gap,
+    moved_back,
+    sums_back,
+    taps_back,
+)
 from .numpy_image_sides import ImageTangents, Side
 from .numpy_mix import diagonal, spread
-from .numpy_steps import State, apply, mean_of
+from .numpy_steps import State, apply, mean_of, reads_pairs
 from .numpy_steps import Step as PlaneStep
 
 Array = npt.NDArray[Any]
 Pull: TypeAlias = "Mapping[int, tuple[Array | None, Array | None]]"  # of each output: on nngp, on ntk, (pairs, P, P')
 
-LINEAR = ("dense", "conv", "pool", "sum", "store")
+LINEAR = (*WEIGHTED, *MOVED, "pool", "sum", "store", "mix")
 
 
 @dataclass
@@ -137,7 +152,7 @@ class Sweep:
     def _source(self, k: int, which: int = 0) -> tuple[Array, Array, Array, Array]:
         """v, NTK and both variances of a source that is no covariance, at the pairs of positions that a step takes."""
         step, s = self._tangents.steps[k], self._tangents.sources(k)[which]
-        full = step.full or step.op.name == "pool"
+        full = step.full or reads_pairs(step.op)
         v, theta = (a if full else diagonal(a) for a in self._states[s][:2])
         return v, theta, *spread(self.one[k][which], self.two[k][which], full)
 
@@ -145,7 +160,7 @@ class Sweep:
         step, s = self._tangents.steps[k], self._tangents.sources(k)[which]
         value, _, linear = self._states[s]
         if linear:
-            return value if step.full or step.op.name == "pool" else diagonal(value)
+            return value if step.full or reads_pairs(step.op) else diagonal(value)
         v, _, q1, q2 = self._source(k, which)
         found: Array = np.sqrt(q1) * np.sqrt(q2) * rho_of(v)
         return found
@@ -153,7 +168,7 @@ class Sweep:
     def _theta(self, k: int) -> Array:
         step = self._tangents.steps[k]
         theta = self._states[self._tangents.sources(k)[0]][1]
-        return theta if step.full or step.op.name == "pool" else diagonal(theta)
+        return theta if step.full or reads_pairs(step.op) else diagonal(theta)
 
     # ---- what they leave
 
@@ -212,22 +227,38 @@ class Sweep:
                     self._hand_over(k, which, P, T, found)
                 else:
                     self.add(s, P, T)
-        elif name == "pool":
-            s1, s2 = spread(step.scale[None], step.scale[None], step.full)
+        elif reads_pairs(step.op):
             size = self._states[self._tangents.sources(k)[0]][0].shape[1]
+            s1, s2 = spread(step.scale[None], step.scale[None], step.full)  # 1 but of a pool
             if not step.linear:
                 self._to_rows(found, k, P, "sums")
-            P, T = (None if a is None else pooled_back(step, s1 * s2 * a, size) for a in (P, T))  # type: ignore[assignment]
+            P, T = (None if a is None else sums_back(step, s1 * s2 * a, size) for a in (P, T))  # type: ignore[assignment]
             self._hand_over(k, 0, P, T, found)
-        elif name in ("dense", "conv"):
+        elif name in MOVED:
+            self._back_moved(k, P, T, found)
+        elif name in WEIGHTED:
             self._back_weights(k, P, T, found, numbers)
         else:
             self._back_dual(k, P, T, found, numbers)
 
+    def _back_moved(self, k: int, P: Array, T: Array | None, found: Found) -> None:
+        """Positions that stand elsewhere, or each for itself: K = 0 has ``H = (q + q') / 2``, with a q of 0 outside."""
+        step, (s,) = self._tangents.steps[k], self._tangents.sources(k)
+        size = self._states[s][0].shape[1]
+        if P.ndim == 3 and not step.linear:
+            for side in (0, 1):
+                lost = apart(step, P if side == 0 else P.swapaxes(1, 2), size) / 2
+                found.add(side, "B", s, self.at[side], -lost)
+        new, on_theta = (None if a is None else moved_back(step, a, size) for a in (P, T))
+        if step.linear:
+            self._hand_over(k, 0, new, on_theta, found)
+        else:
+            self.add(s, new, on_theta)
+
     def _back_weights(self, k: int, P: Array, T: Array | None, found: Found, numbers: Numbers) -> None:
         step, (s, *_) = self._tangents.steps[k], self._tangents.sources(k)
         w2, _, f, _ = step.numbers
-        taps, conv = step.taps.shape[1], step.op.name == "conv"
+        taps, conv = step.taps.shape[1], step.op.name != "dense"
         size = len(self._states[s][0][0])
 
         def back(a: Array) -> Array:
@@ -261,7 +292,7 @@ class Sweep:
         step = self._tangents.steps[k]
 
         def mean(a: Array) -> Array:
-            return mean_of(step, a) if step.op.name == "conv" else a
+            return mean_of(step, a) if step.op.name != "dense" else a
 
         for at, place in wanted.items():
             if step.linear and at < 2:
@@ -338,10 +369,10 @@ def chain(tangents: ImageTangents, side: Side, left: Found, numbers: Numbers, ch
             if step.linear or step.op.name == "store":
                 continue
             P = own.P.pop(k, None) if own is not None else None
-            if P is not None and step.op.name != "pool":
+            if P is not None and not reads_pairs(step.op):
                 own.back_step(k, P, None, left, numbers)  # type: ignore[union-attr]
-            if step.op.name == "pool":
-                _chain_pool(tangents, side, own, k, P, left)
+            if reads_pairs(step.op):
+                _chain_sums(tangents, side, own, k, P, left)
             elif k in left.B[0]:
                 _chain_step(tangents, side, every, k, left, numbers)
         if own is not None:
@@ -355,11 +386,11 @@ def chain(tangents: ImageTangents, side: Side, left: Found, numbers: Numbers, ch
     return gradients
 
 
-def _chain_pool(tangents: ImageTangents, side: Side, own: Any, k: int, P: Array | None, left: Found) -> None:
+def _chain_sums(tangents: ImageTangents, side: Side, own: Any, k: int, P: Array | None, left: Found) -> None:
     """Behind a pool a variance is a sum of covariances of an image with itself."""
     step, (s,) = tangents.steps[k], tangents.sources(k)
     every = own.at[0]
-    fixed = np.zeros((len(every), len(step.taps)))
+    fixed = np.zeros((len(every), step.positions))
     for of, factor in ((left.B[0], 1.0), (left.sums[0], -0.5)):
         if k in of:
             fixed += factor * of[k][every]
@@ -369,7 +400,7 @@ def _chain_pool(tangents: ImageTangents, side: Side, own: Any, k: int, P: Array 
         inner += np.multiply.outer(step.scale, step.scale) * P
     places = np.arange(fixed.shape[1])
     inner[:, places, places] += step.scale**2 * fixed
-    new = pooled_back(step, inner, side.planes[k][0].shape[1])
+    new = sums_back(step, inner, side.planes[k][0].shape[1])
     places = np.arange(new.shape[1])
     alone = new[:, places, places].copy()  # a position with itself is its variance
     new[:, places, places] = 0
@@ -381,13 +412,15 @@ def _chain_step(tangents: ImageTangents, side: Side, every: Positions, k: int, l
     """Variances alone, position by position."""
     step, sources, after = tangents.steps[k], tangents.sources(k), left.B[0][k][every]
     q = [plane[every] for plane in side.planes[k]]
-    if step.op.name == "sum":
+    if step.op.name in ("sum", "local"):
         for s in sources:
             left.add(0, "B", s, every, after)
-    elif step.op.name in ("dense", "conv"):
+    elif step.op.name == "gather":
+        left.add(0, "B", sources[0], every, moved_back(step, after, q[0].shape[1]))
+    elif step.op.name in WEIGHTED:
         w2, taps = step.numbers[0], step.taps.shape[1]
         back, mean = after, q[0]
-        if step.op.name == "conv":
+        if step.op.name != "dense":
             back, mean = taps_back(step, after, q[0].shape[1]) / taps, mean_of(step, q[0])
         for at, place in tangents.wanted(k):
             if at < 2:

@@ -13,6 +13,7 @@ from ..base.jet import Jet, over, slope_of, value_of
 from ..network.activations import Correlation, of_input
 from ..network.window import Positions
 from .numpy_adjoint import TINY
+from .numpy_mix import diagonal
 from .numpy_steps import Step
 
 Array = npt.NDArray[Any]
@@ -137,10 +138,14 @@ def borders(step: Step, P: Array, size: int) -> Array:
     return found
 
 
-def pooled_back(step: Step, a: Array, size: int) -> Array:
-    """The transpose of a sum over all pairs of taps; ``a`` of ``p = p'`` alone stands on the diagonal."""
+def sums_back(step: Step, a: Array, size: int) -> Array:
+    """The transpose of a sum over all pairs of positions; ``a`` of ``p = p'`` alone stands on the diagonal."""
     if a.ndim == 2:
         a = a[:, :, None] * np.eye(a.shape[1])
+    if step.op.name == "mix":
+        A = step.op.map.matrix
+        mixed: Array = A.T @ a @ A
+        return mixed
     columns = np.zeros((*a.shape[:2], size), a.dtype)
     for out, read in _inside(step):
         columns[:, :, read] += a[:, :, out]
@@ -148,3 +153,30 @@ def pooled_back(step: Step, a: Array, size: int) -> Array:
     for out, read in _inside(step):
         found[:, read] += columns[:, out]
     return found
+
+
+# ---------------------------------------------------------------- positions that move
+
+
+MOVED = ("gather", "local")
+
+
+def moved_back(step: Step, a: Array, size: int) -> Array:
+    """The transpose of a gather, or of what keeps ``p = p'`` alone."""
+    if step.op.name == "local":
+        return np.asarray(diagonal(a))
+    index = step.op.map.index
+    out = np.flatnonzero(index >= 0)
+    for axis in range(1, a.ndim):
+        found = np.zeros((*a.shape[:axis], size, *a.shape[axis + 1 :]), a.dtype)
+        np.add.at(found, (slice(None),) * axis + (index[out],), a.take(out, axis))
+        a = found
+    return a
+
+
+def apart(step: Step, P: Array, size: int) -> Array:
+    """Of each first position in front, the sum of P over second ones with which it has no covariance behind."""
+    if step.op.name == "local":
+        return np.asarray(P.sum(axis=2) - diagonal(P))
+    outside = step.op.map.index < 0
+    return moved_back(step, np.where(outside, 0, P[:, :, outside].sum(axis=2)), size)

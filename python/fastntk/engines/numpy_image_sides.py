@@ -14,7 +14,7 @@ from .numpy_adjoint import Step, Tangents
 from .numpy_image_back import BLOCK
 from .numpy_images import _alone, _lengths, _normalise, plan_of
 from .numpy_mix import own_sums
-from .numpy_steps import Planes, _taps, variance
+from .numpy_steps import Planes, _taps, reads_pairs, variance
 
 Array = npt.NDArray[Any]
 
@@ -30,7 +30,7 @@ class ImageTangents:
         self._tangents, self.moving = tangents, tangents.moving
         # values are numbered as steps are: first the inputs
         self.last_pool = max(
-            (k for k, step in enumerate(self.steps) if step.op.name == "pool" and not step.linear), default=-1
+            (k for k, step in enumerate(self.steps) if reads_pairs(step.op) and not step.linear), default=-1
         )
 
     def of(self, k: int) -> Step:
@@ -50,7 +50,7 @@ class ImageTangents:
 
     def pair_bytes(self, positions: Sequence[int]) -> int:
         """Bytes that a pair of images takes: the tape, and what an op holds beside it."""
-        sizes = [p * p if step.full or step.op.name == "pool" else p
+        sizes = [p * p if step.full or reads_pairs(step.op) else p
                  for p, step in zip(positions, self.steps, strict=True)]  # fmt: skip
         return 8 * (3 * sum(sizes) + _BESIDE * max(sizes)) + 16 * 8 * BLOCK
 
@@ -58,7 +58,8 @@ class ImageTangents:
         """Positions of every value, those of the inputs given."""
         found = [math.prod(s) for s in spatial]
         for k, step in enumerate(self.steps[self.n_inputs :], self.n_inputs):
-            found.append(len(step.taps) if step.op.window is not None else found[self.sources(k)[0]])
+            own = step.op.window is not None or step.op.name in ("gather", "mix")
+            found.append(step.positions if own else found[self.sources(k)[0]])
         return found
 
 
