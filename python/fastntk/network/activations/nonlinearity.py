@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ...base.jet import Jet, slope_of
+from ...base.jet import Jet, slope_of, value_of
 from ..layer import Layer, Shape
 from ..maps import Attention
 from ..program import WEIGHTED, Builder, Op, Value, Values
@@ -235,10 +235,11 @@ def within(layer: Nonlinearity, q: Array, rule: str) -> Array:
 
     On a device nobody looks, unless the caller's arrays are the host's: there results are infinite or NaN.
     """
-    beyond = q > layer.largest_variance
-    if not unseen(q) and bool(beyond.any()):
+    values = value_of(q)
+    beyond = values > layer.largest_variance
+    if not unseen(values) and bool(beyond.any()):
         raise ValueError(
-            f"[{type(layer).__name__}] the variance of an input is {float(q[beyond].max()):.6g}, at most "
+            f"[{type(layer).__name__}] the variance of an input is {float(values[beyond].max()):.6g}, at most "
             f"{layer.largest_variance:.6g} is allowed: {rule}; given {layer}"
         )
     return q
