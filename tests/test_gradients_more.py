@@ -6,6 +6,7 @@ import gradient_oracle
 import numpy as np
 import pytest
 from fastntk import options, stax
+from fastntk.engines.select import load
 from fastntk.network.activations import NONLINEARITIES, Nonlinearity
 from gradient_inputs import dense
 
@@ -166,3 +167,44 @@ def test_what_bends_such_a_function_is_refused_by_name():
     with pytest.raises(NotImplementedError, match=r"1\.alpha bends a function without closed form"):
         net.kernel_fn.vjp(x, cotangents=c)
     assert np.isfinite(net.kernel_fn.vjp(x, cotangents=c, wrt=("x1", "0.W_std")).x1).all()
+
+
+def test_a_variance_beyond_what_a_nonlinearity_takes_is_refused_as_by_the_kernel():
+    kernel_fn = stax.serial(stax.Dense(1, 3.0), stax.Exp(), stax.Dense(1)).kernel_fn
+    x = 10 * np.ones((2, 3))
+    for call in (lambda: kernel_fn(x, None, "nngp"), lambda: kernel_fn.vjp(x, cotangents={"nngp": np.ones((2, 2))})):
+        with pytest.raises(ValueError, match=r"\[Exp\] the variance of an input is 900, at most 350 is allowed"):
+            call()
+
+
+MODULE = load("cpu")[0]
+DIFFERENTIABLE = [
+    name for name, (make, args) in NONLINEARITIES.items() if MODULE and MODULE.has_adjoint(make(*args).bare.dual_name)
+]
+
+
+def test_all_closed_forms_but_steps_go_back_in_compiled_loops():
+    closed = {n for n, (make, args) in NONLINEARITIES.items() if MODULE and _closed(make(*args))}
+    assert closed <= set(DIFFERENTIABLE)
+
+
+def _closed(layer):
+    return layer.compiled and not layer.jumps and not layer.bare.counted
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_the_compiled_way_back_is_numpys(name):
+    make, args = NONLINEARITIES[name]
+    net = mixed(make(*args))
+    rng = np.random.default_rng(8)
+    x, y = rng.standard_normal((7, 3)), rng.standard_normal((300, 3))
+    y[:5] = x[0], -x[1], x[2] + 1e-9 * x[3], 0 * x[0], 3 * x[4]
+    on = {kind: rng.standard_normal((7, 300)) for kind in KINDS}
+    paths = [path for path in net.kernel_fn.parameters if path.endswith("_std")]
+    for isa in (name for name, there in MODULE.isas() if there):
+        with options(isa=isa):
+            found = net.kernel_fn.vjp(x, y, cotangents=on, wrt=("x1", "x2", *paths))
+        plain = net.kernel_fn.vjp(x, y, cotangents=on, wrt=("x1", "x2", *paths), backend="numpy")
+        for a, b in ((found.x1, plain.x1), (found.x2, plain.x2)):
+            assert np.abs(a - b).max() < 1e-12 * np.abs(b).max()
+        assert found.parameters == pytest.approx(plain.parameters, rel=1e-11, abs=1e-11)

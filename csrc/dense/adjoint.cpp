@@ -1,7 +1,7 @@
 // Loops of the reverse pass, line by line of a tile: compiled once per instruction set, into its own namespace.
 #include "dense/adjoint.h"
 
-#include "math/duals.h"
+#include "math/differentiable.h"
 #include "math/jet.h"
 #include "math/ops.h"
 
@@ -237,8 +237,8 @@ using LineOp = void (*)(const AdjointOp& op, const Line& line);
 
 #define FNTK_FORWARD(Phi, name) forward_dual<Phi>,
 #define FNTK_BACK(Phi, name) back_dual<Phi>,
-constexpr LineOp kForward[] = {forward_dense, forward_sum, nullptr, FNTK_ADJOINTS(FNTK_FORWARD)};
-constexpr LineOp kBack[] = {back_dense, back_sum, back_store, FNTK_ADJOINTS(FNTK_BACK)};
+constexpr LineOp kForward[] = {forward_dense, forward_sum, nullptr, FNTK_DIFFERENTIABLE(FNTK_FORWARD)};
+constexpr LineOp kBack[] = {back_dense, back_sum, back_store, FNTK_DIFFERENTIABLE(FNTK_BACK)};
 #undef FNTK_FORWARD
 #undef FNTK_BACK
 

@@ -9,12 +9,6 @@
 
 namespace fntk {
 
-// Nonlinearities that are compiled with derivatives.
-#define FNTK_ADJOINTS(X) \
-  X(Relu, "relu")        \
-  X(ABRelu, "abrelu")    \
-  X(Erf, "erf")
-
 constexpr int kAdjointDense = 0, kAdjointSum = 1, kAdjointStore = 2, kAdjointDual = 3;
 
 // A step on values that are numbered through. Row arrays from first_row on: of a biased dense C = sqrt(w2 q / q') and
@@ -46,7 +40,7 @@ struct AdjointTile {
   double *line_sums, *col_sums, *totals;
 };
 
-// Place of a nonlinearity among FNTK_ADJOINTS, -1 for none.
+// Place of a nonlinearity among FNTK_DIFFERENTIABLE, -1 for none.
 int adjoint_of(const std::string& name);
 
 void run_adjoint(const std::vector<AdjointOp>& ops, const AdjointTile& tile, const Isa& isa);

@@ -2,6 +2,7 @@
 
 #include "common/check.h"
 #include "dense/adjoint.h"
+#include "math/differentiable.h"
 
 namespace fntk {
 
@@ -17,7 +18,7 @@ FNTK_DECLARE(avx512)
 
 int adjoint_of(const std::string& name) {
 #define FNTK_NAME(Phi, text) text,
-  static const std::vector<std::string> names = {FNTK_ADJOINTS(FNTK_NAME)};
+  static const std::vector<std::string> names = {FNTK_DIFFERENTIABLE(FNTK_NAME)};
 #undef FNTK_NAME
   for (size_t k = 0; k < names.size(); ++k)
     if (names[k] == name) return int(k);

@@ -3,13 +3,13 @@
 
 #include "common/check.h"
 #include "images/adjoint.h"
-#include "images/adjoint_duals.h"
+#include "math/differentiable.h"
 
 namespace fntk {
 
 int image_adjoint_of(const std::string& name) {
 #define FNTK_NAME(Phi, text) text,
-  static const std::vector<std::string> names = {FNTK_IMAGE_ADJOINTS(FNTK_NAME)};
+  static const std::vector<std::string> names = {FNTK_DIFFERENTIABLE(FNTK_NAME)};
 #undef FNTK_NAME
   const auto found = std::find(names.begin(), names.end(), name);
   return found == names.end() ? -1 : int(found - names.begin());

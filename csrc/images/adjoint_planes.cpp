@@ -1,6 +1,6 @@
 // Plane loops of the reverse pass (images/adjoint.h): compiled once per instruction set, into its own namespace.
 #include "images/adjoint.h"
-#include "images/adjoint_duals.h"
+#include "math/differentiable.h"
 #include "math/duals.h"
 #include "math/jet.h"
 
@@ -252,9 +252,9 @@ BackKernels make_back_kernels() {
   BackKernels k = {};
   int index = 0;
 #define FNTK_REGISTER(Phi, name) k.dual[index++] = dual<Phi>;
-  FNTK_IMAGE_ADJOINTS(FNTK_REGISTER)
+  FNTK_DIFFERENTIABLE(FNTK_REGISTER)
 #undef FNTK_REGISTER
-  static_assert(kImageAdjoints <= kMaxBackDuals, "as many nonlinearities as there are places for their loops");
+  static_assert(kDifferentiable <= kMaxBackDuals, "as many nonlinearities as there are places for their loops");
   k.weights = weights;
   k.window = window;
   k.input = input;
