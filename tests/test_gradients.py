@@ -580,8 +580,8 @@ ADJOINT = {
     'ratio(slope_of(V, "q"), value_of(V)) * after': "after",
 }
 PAIRING = {
-    "part - over(_sum(part * x), square) * x": "part",
-    "_fma(-over(_sum(x * y), square), x, y)": "y - _sum(x * y) / square * x",
+    "part - _sum(part * x) / square * x": "part",
+    "_fma(-_sum(x * y) / square, x, y)": "y - _sum(x * y) / square * x",
     "np.where(self._close, 0.0, P)": "P.copy()",
     "part -= along[:, None] * unit": "pass",
     "self.gradient += 2 * over": "self.gradient += 0 * over",

@@ -37,27 +37,28 @@ class Rows:
 
 
 def _fma(a: Array, b: Array, c: Array) -> Array:
-    """``a b + c`` with one rounding where the sum cancels (Dekker 1971, two-product by splitting)."""
+    """``a b + c`` with one rounding where the sum cancels (Dekker 1971, two-product by splitting); a is (n, 1)."""
 
     def halves(x: Array) -> tuple[Array, Array]:
         wide = 134217729.0 * x  # 2^27 + 1
         high = wide - (wide - x)
         return high, x - high
 
-    (ah, al), (bh, bl) = halves(a), halves(b)
+    high, low = halves(np.concatenate([a, b], axis=1))
+    ah, al, bh, bl = high[:, :1], low[:, :1], high[:, 1:], low[:, 1:]
     product = a * b
     found: Array = (product + c) + (((ah * bh - product) + ah * bl + al * bh) + al * bl)
     return found
 
 
 def _across(x: Array, y: Array) -> tuple[Array, Array]:
-    """Row by row the part of y that is orthogonal to x, right where it is small, and |x|^2 as (n, 1).
+    """Row by row the part of y that is orthogonal to x, right where it is small, and |x|^2 as (n, 1); no x is 0.
 
     What rounds the factor lies along x, and a second projection takes it out: twice is enough.
     """
     square = _sum(x * x)
-    part = _fma(-over(_sum(x * y), square), x, y)
-    found: Array = part - over(_sum(part * x), square) * x
+    part = _fma(-_sum(x * y) / square, x, y)
+    found: Array = part - _sum(part * x) / square * x
     return found, square
 
 
@@ -86,7 +87,7 @@ class Pairs:
         for some in self._chunks():
             i, j = (at[some] for at in self._apart)
             across, _, square = self._across(some)
-            sine2 = over(_sum(across**2), square)[:, 0]
+            sine2 = (_sum(across**2) / square)[:, 0]
             w[i, j] = np.minimum(sine2 / (1 + np.minimum(np.abs(product[i, j]), 1)), 1)
         self.defect = signed_defect(~(product < 0), np.where(w <= tiny, 0, w))
 

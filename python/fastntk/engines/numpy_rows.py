@@ -94,17 +94,15 @@ def normalise(x: Array, units: Array, norms: Array) -> tuple[Array, Array]:
     x = x.astype(np.result_type(x, np.float64), copy=False)
     largest = np.abs(x).max(axis=1, initial=0)
     usable = np.isfinite(largest) & (largest > 0)
-    if np.count_nonzero(usable) == usable.size:
-        exponent = np.frexp(largest)[1]
-    else:
-        exponent = np.frexp(np.where(usable, largest, 1))[1]
+    all_usable = np.count_nonzero(usable) == usable.size
+    exponent = np.frexp(largest if all_usable else np.where(usable, largest, 1))[1]
     scale = np.ldexp(1.0, np.minimum(-exponent, 1000))
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = x * scale[:, None]
         square = np.einsum("ij,ij->i", scaled, scaled)
         root = np.sqrt(square)
         norms[...] = root.astype(norms.dtype, copy=False) / scale
-        if np.count_nonzero(usable) == usable.size:  # all have a direction
+        if all_usable:  # all have a direction
             units[...] = (scaled / root[:, None]).reshape(units.shape)
             return scale, scaled
         norms[np.isinf(largest)] = np.nan  # no direction: all NaN

@@ -324,13 +324,13 @@ class RowPass:
         xp, found = self._xp, _Values(q)
         for move in self._moves:
             before = found.q[move.sources[0]]
-            if move.name == "drop":
-                value = before * move.factor
-            elif move.name == "scale":
+            if move.name == "scale":
                 value = before * move.factor
                 if move.bias:
                     found.scaled.append(value)
                     value = value + move.bias
+            elif move.name == "drop":
+                value = before * move.factor
             elif move.name == "dual":
                 value = move.layer.variance(before, xp)  # type: ignore[union-attr]
             elif move.name == "norm":
