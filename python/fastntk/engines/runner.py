@@ -156,6 +156,10 @@ class Runner:
         inputs, windows = [self._read(read, stage) for read in stage.reads], []
         if any(read.window >= 0 for read in stage.reads):
             windows = [self._window(read, stage) for read in stage.reads]
+        else:  # entry by entry: results may be written over what nothing reads any more
+            for read in stage.reads:
+                if read.cell >= 0 and plan.cells[read.cell].last == number:
+                    self._release(read.cell)
         outputs: list[list[Array | None]] = []
         for cell in stage.stores:
             own = plan.cells[cell]

@@ -41,7 +41,8 @@ class Sheets:
         shape = self.shape(size, full)
         count = math.prod(shape)
         found = None
-        for k, own in enumerate(self._spare):  # the smallest that fits
+        for k in reversed(range(len(self._spare))):  # the smallest that fits; of these what is likely still in cache
+            own = self._spare[k]
             if own.dtype == self.dtype and count <= own.size <= 2 * count:
                 found = k if found is None or own.size < self._spare[found].size else found
         memory = np.empty(count, self.dtype) if found is None else self._spare.pop(found)
