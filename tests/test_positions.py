@@ -225,16 +225,51 @@ def test_windows_begin_segments():
     assert [plan.steps[read.window].op.name for read in first.reads] == ["conv"]
 
 
+def sparse_graphs(rng, x):
+    return {"pattern": (rng.random((len(x), x.shape[1], x.shape[1])) < 0.1).astype(float)}
+
+
+def no_words(rng, x):
+    """Words are missing anywhere, of one text all."""
+    x[rng.random(x.shape[:2]) < 0.4] = np.nan
+    x[3] = np.nan
+    return {"mask_constant": np.nan}
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "beside"),
+    [
+        (serial(Dense(1, 1.3), attention(), Relu(), GlobalAvgPool(), Dense(1)), (4, 70, 3), lambda rng, x: {}),
+        (serial(stax.Aggregate(), Dense(1, 1.4, 0.1), Relu(), stax.Aggregate(), Dense(1), Relu(),
+                stax.GlobalSumPool()), (9, 40, 3), sparse_graphs),
+        (serial(*3 * _text, GlobalAvgPool(), Dense(1)), (9, 30, 3), no_words),
+    ],
+    ids=["attention", "graphs", "words"],
+)  # fmt: skip
+def test_many_positions(net, shape, beside):
+    """Images larger than blocks of a product, groups of images, zeros of matrices, masked lines."""
+    rng = np.random.default_rng(11)
+    x = rng.standard_normal(shape)
+    keywords = beside(rng, x)
+    for second in (None, np.concatenate([x[:3], -x[3:]])):
+        given = of_pairs(keywords, slice(None), slice(None))
+        exact = net.kernel_fn(x, second, BOTH, backend="numpy", **given)
+        close(net.kernel_fn(x, second, BOTH, backend="cpu", **given), exact, 1e-12)
+        one, two = (None if a is None else a.astype(np.float32) for a in (x, second))
+        single = net.kernel_fn(one, two, BOTH, backend="cpu", **given)
+        close(single, net.kernel_fn(one, two, BOTH, backend="numpy", **given), 2e-6)
+
+
 def test_windows_of_any_geometry_in_blocks_that_cut_images():
     """Columns of a block begin and end inside images; taps that are shifts reach beyond them."""
-    x = np.random.default_rng(8).standard_normal((9, 9, 8, 2))
+    x = np.random.default_rng(8).standard_normal((7, 7, 6, 2))
     x[:, :, :, 1] += 1
     for middle in (
         stax.ConvTranspose(1, (3, 2), (2, 3), "SAME", 1.4, 0.1), Conv(1, (3, 3), (2, 2), "VALID", 1.4, 0.1),
         Conv(1, (3, 3), padding="CIRCULAR", W_std=1.4), Conv(1, (5, 1), padding="SAME", dilation=(2, 1)),
     ):  # fmt: skip
         net = serial(conv(), stax.Erf(), middle, stax.LayerNorm((1, 3)), Relu(), GlobalAvgPool(), Dense(1))
-        exact = net.kernel_fn(x, -x[:3], BOTH, backend="numpy")
-        close(net.kernel_fn(x, -x[:3], BOTH, backend="cpu"), exact, 1e-12)
-        single = net.kernel_fn(x.astype(np.float32), -x[:3].astype(np.float32), BOTH, backend="cpu")
+        exact = net.kernel_fn(x, -x[:2], BOTH, backend="numpy")
+        close(net.kernel_fn(x, -x[:2], BOTH, backend="cpu"), exact, 1e-12)
+        single = net.kernel_fn(x.astype(np.float32), -x[:2].astype(np.float32), BOTH, backend="cpu")
         close(single, exact, 2e-6)

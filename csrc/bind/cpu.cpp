@@ -22,7 +22,8 @@ RowTable<T> row_table(const py::array& table, int n_rows) {
 void run_tile(const Program& program, const std::vector<double>& numbers, const py::array& rows1,
               const py::array& rows2, const py::dtype& dtype, const std::array<long, 8>& place, long n1, long n2,
               const std::vector<PyInput>& inputs, const std::vector<std::array<py::object, 3>>& outputs, bool symmetric,
-              bool diagonal, const std::string& isa, int threads, const std::vector<PyWindow>& windows) {
+              bool diagonal, const std::string& isa, int threads, const std::vector<PyWindow>& windows,
+              const py::object& hidden) {
   const Isa& table = find_isa(isa);
   FNTK_CHECK(rows1.ndim() == 2 && rows2.ndim() == 2, "row tables are 2-D");
   const Tile tile = make_tile(program, place, n1, n2, long(rows1.shape(1)), long(rows2.shape(1)), inputs.size(),
@@ -35,13 +36,14 @@ void run_tile(const Program& program, const std::vector<double>& numbers, const 
     const auto in = make_inputs<T>(inputs, tile, host_view);
     const auto out = make_outputs<T>(outputs, tile, host_view);
     const auto moved = make_windows<T>(windows, inputs.size(), tile);
+    const uint8_t* unasked = flags(hidden, tile.batches, tile.lines, "hidden");
     for (const auto& input : in) {
       FNTK_CHECK(!input.product, "the CPU backend takes panels of unit rows, not a product");
       FNTK_CHECK(!input.raw1 || ((input.raw1.stride == input.d || tile.lines <= 1) &&
                                  (input.raw2.stride == input.d || tile.cols <= 1)),
                  "raw rows must be packed");
     }
-    released([&] { run(program, numbers, table1, table2, tile, in, moved, out, table, threads, signalled); });
+    released([&] { run(program, numbers, table1, table2, tile, in, moved, out, unasked, table, threads, signalled); });
   });
 }
 
@@ -111,7 +113,8 @@ PYBIND11_MODULE(_cpu, m, py::mod_gil_not_used()) {
   });
   m.def("run", &run_tile, py::arg("program"), py::arg("numbers"), py::arg("rows1"), py::arg("rows2"), py::arg("dtype"),
         py::arg("place"), py::arg("n1"), py::arg("n2"), py::arg("inputs"), py::arg("outputs"), py::arg("symmetric"),
-        py::arg("diagonal"), py::arg("isa"), py::arg("threads"), py::arg("windows") = py::list());
+        py::arg("diagonal"), py::arg("isa"), py::arg("threads"), py::arg("windows") = py::list(),
+        py::arg("hidden") = py::none());
   m.def(
       "pack",
       [](const py::array& x, py::array panels, py::array_t<double> norms, const std::string& isa, int threads) {

@@ -43,6 +43,7 @@ struct TileRun {
   const std::vector<PairInput<T>>& inputs;
   const std::vector<Window<T>>& windows;
   const std::vector<PairOutput<T>>& outputs;
+  const uint8_t* hidden;
   const Kernels<T>& kernels;
   const Products<T>& products;
   const PositionKernels<T>& positions;
@@ -57,13 +58,14 @@ struct TileRun {
   }
   TileRun(const Program& p, const std::vector<double>& n, const RowTable<T>& rows1, const RowTable<T>& rows2,
           const Tile& t, const std::vector<PairInput<T>>& in, const std::vector<Window<T>>& moved,
-          const std::vector<PairOutput<T>>& out, const Isa& isa, int n_workers)
+          const std::vector<PairOutput<T>>& out, const uint8_t* unasked, const Isa& isa, int n_workers)
       : program(p),
         numbers(n),
         tile(t),
         inputs(in),
         windows(moved),
         outputs(out),
+        hidden(unasked),
         kernels(isa.kernels<T>()),
         products(isa.products<T>()),
         positions(isa.positions<T>()),
@@ -158,6 +160,16 @@ struct TileRun {
     }
   }
 
+  bool is_hidden(long batch, long i) const { return hidden && hidden[batch * tile.lines + i]; }
+
+  // A line of pairs whose covariance is 0.
+  void leave_out(long batch, long i, long j, long cols) const {
+    for (const auto& out : outputs)
+      for (int p = 0; p < 3; ++p)
+        if (out.planes[p])
+          std::fill_n(out.planes[p].at(tile.batch0 + batch, tile.i0 + i, tile.j0 + j), cols, T(p == 2));
+  }
+
   void unit(long batch, long i, long j, Worker& worker, Watch& watch) const {
     const long lines = std::min(kLines, tile.lines - i);
     long cols = std::min(kCols, tile.cols - j);
@@ -183,10 +195,15 @@ struct TileRun {
       if (windows[k].taps > 0) worker.windows[k].begin(windows[k], batch, j, cols);
     Block<T> b = {0, 0, 0, 0, 0, stride, kPlane, worker.state.data(), ntk};
     const long step = std::max(4L, std::min(8L, kPlane / stride));
-    for (long line = 0; line < lines; line += step) {
+    for (long line = 0; line < lines; line += b.lines) {
       const long skip = tile.symmetric ? std::max(0L, I + line - J) / kAlign * kAlign : 0;
       if (skip >= cols) break;
-      b.lines = int(std::min(step, lines - line));
+      b.lines = 1;
+      if (is_hidden(batch, i + line)) {
+        leave_out(batch, i + line, j + skip, cols - skip);
+        continue;
+      }
+      while (b.lines < std::min(step, lines - line) && !is_hidden(batch, i + line + b.lines)) ++b.lines;
       b.cols = int(cols - skip);
       block(b, worker, batch, i + line, j + skip, worker.products.data() + line * kCols + skip);
       watch.spent(b.lines * b.cols * long(program.ops.size()));
@@ -210,14 +227,15 @@ struct TileRun {
 template <class T>
 void run(const Program& program, const std::vector<double>& numbers, const RowTable<T>& rows1, const RowTable<T>& rows2,
          const Tile& tile, const std::vector<PairInput<T>>& inputs, const std::vector<Window<T>>& windows,
-         const std::vector<PairOutput<T>>& outputs, const Isa& isa, int threads, const Interrupt& interrupt) {
+         const std::vector<PairOutput<T>>& outputs, const uint8_t* hidden, const Isa& isa, int threads,
+         const Interrupt& interrupt) {
   const long pairs = tile.batches * tile.lines * tile.cols;
   const bool small = pairs * long(program.ops.size()) < 100000;
   const long groups = (tile.lines + kLines - 1) / kLines, chunks = (tile.cols + kCols - 1) / kCols;
   const long units = tile.diagonal ? (tile.lines + kDiagonal - 1) / kDiagonal : tile.batches * groups * chunks;
   const int workers = workers_of(units, small ? 1 : threads);
   check_numbers(program, numbers);
-  TileRun<T> work(program, numbers, rows1, rows2, tile, inputs, windows, outputs, isa, workers);
+  TileRun<T> work(program, numbers, rows1, rows2, tile, inputs, windows, outputs, hidden, isa, workers);
   parallel_for(units, workers, interrupt, [&](long unit, int worker, Watch& watch) {
     if (tile.diagonal) return work.diagonal_unit(unit * kDiagonal, work.worker(worker));
     const long batch = unit / (groups * chunks), rest = unit % (groups * chunks);
@@ -276,11 +294,11 @@ void dual_map(const DualCall<T>& call, const Isa& isa, int threads, const Interr
   });
 }
 
-#define FNTK_INSTANTIATE(T)                                                                                \
-  template void run<T>(const Program&, const std::vector<double>&, const RowTable<T>&, const RowTable<T>&, \
-                       const Tile&, const std::vector<PairInput<T>>&, const std::vector<Window<T>>&,       \
-                       const std::vector<PairOutput<T>>&, const Isa&, int, const Interrupt&);              \
-  template void pack<T>(const T*, long, long, long, T*, double*, const Isa&, int, const Interrupt&);       \
+#define FNTK_INSTANTIATE(T)                                                                                   \
+  template void run<T>(const Program&, const std::vector<double>&, const RowTable<T>&, const RowTable<T>&,    \
+                       const Tile&, const std::vector<PairInput<T>>&, const std::vector<Window<T>>&,          \
+                       const std::vector<PairOutput<T>>&, const uint8_t*, const Isa&, int, const Interrupt&); \
+  template void pack<T>(const T*, long, long, long, T*, double*, const Isa&, int, const Interrupt&);          \
   template void dual_map<T>(const DualCall<T>&, const Isa&, int, const Interrupt&);
 FNTK_INSTANTIATE(float)
 FNTK_INSTANTIATE(double)

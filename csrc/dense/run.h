@@ -10,11 +10,13 @@
 
 namespace fntk {
 
-// `windows`: one for each input, or none.
+// `windows`: one for each input, or none. `hidden`, batch x lines, or null: lines of which nothing is asked: they get
+// the covariance 0.
 template <class T>
 void run(const Program& program, const std::vector<double>& numbers, const RowTable<T>& rows1, const RowTable<T>& rows2,
          const Tile& tile, const std::vector<PairInput<T>>& inputs, const std::vector<Window<T>>& windows,
-         const std::vector<PairOutput<T>>& outputs, const Isa& isa, int threads, const Interrupt& interrupt);
+         const std::vector<PairOutput<T>>& outputs, const uint8_t* hidden, const Isa& isa, int threads,
+         const Interrupt& interrupt);
 
 // Unit rows x / |x| (0 for zero rows) in panels, each batch padded to whole panels, and the norms in double.
 template <class T>

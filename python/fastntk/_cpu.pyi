@@ -308,6 +308,7 @@ def run(
     isa: str,
     threads: int,
     windows: collections.abc.Sequence[Window] = [],
+    hidden: typing.Any = None,
 ) -> None: ...
 
 PANEL: int = 64

@@ -89,13 +89,13 @@ class CpuEngine(HostMemory):
     def run(
         self, lowered: Lowered, rows1: Any, rows2: Any, dtype: np.dtype[Any], tile: Tile,
         inputs: Sequence[TileInput], outputs: Sequence[Sequence[Array | None]],
-        windows: Sequence[WindowInput | None] = (),
+        windows: Sequence[WindowInput | None] = (), hidden: Array | None = None,
     ) -> None:  # fmt: skip
         place, views, planes = tile_arguments(self._module, dtype, tile, inputs, outputs)
         self._module.run(
             compiled_program(self._module, lowered.program), lowered.numbers, rows1.table, rows2.table, dtype, place,
             tile.n1, tile.n2, views, planes, tile.symmetric, tile.diagonal, self.isa, self._threads,
-            window_arguments(self._module, windows),
+            window_arguments(self._module, windows), hidden,
         )  # fmt: skip
 
     def mix(

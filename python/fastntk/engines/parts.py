@@ -178,6 +178,17 @@ class Part:
         share = step.numbers[2] / step.taps.shape[1]
         return {"std": np.sqrt(share * self.q[self.plan.sources[k][0]])}
 
+    def hidden_lines(self, number: int, own: bool) -> Flags | None:
+        """Positions that are masked in all results of a segment, (1, n P), or (n, P) of images with themselves."""
+        stage = self.plan.stages[number]
+        assert isinstance(stage, Segment)
+        masks = [self.hidden[self.plan.cells[k].step] for k in stage.stores]
+        known = [m for m in masks if m is not None]
+        if not stage.full or not known or len(known) < len(masks):
+            return None
+        found = np.ascontiguousarray(np.logical_and.reduce(known))
+        return found if own else found.reshape(1, -1)
+
     def window(self, k: int, own: bool) -> WindowSide:
         """What a step's window reads of this side, pairs of images or images with themselves (``own``)."""
         found = self._windows.get((k, own))

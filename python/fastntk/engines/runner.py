@@ -175,7 +175,8 @@ class Runner:
             one.n if images else lines, two.n if images else cols, 0, batches, 0, lines, 0, cols,
             symmetric=sheets.own or self._symmetric, row1=one.first, row2=two.first,
         )  # fmt: skip
-        self._engine.run(stage.lowered, one, two, sheets.dtype, tile, inputs, outputs, windows)
+        hidden = self._one.hidden_lines(number, sheets.own)
+        self._engine.run(stage.lowered, one, two, sheets.dtype, tile, inputs, outputs, windows, hidden)
 
     def _joint_rows(self, k: int) -> list[list[Array]]:
         sheets, full = self._sheets, self._plan.cells[k].full
