@@ -11,9 +11,13 @@ import numpy.typing as npt
 
 from ..base.arraylike import describe
 from ..base.checks import integer
+from ..finite.losses import loss_of
+from ..finite.measure import tangent_product, top_eigenvalue
+from ..finite.model import Model
 from ..network.layer import Layer
 from .model import Array
 
+_LANCZOS = 60  # products with a tangent kernel, at most
 _BLOWN = 1e12  # times the initial loss: no catapult of a network that fits into memory goes there
 
 
@@ -94,55 +98,37 @@ class _TwoLayerRun:
 
 
 class _TorchRun:
-    """A network of stax in PyTorch, in float64."""
+    """A finite network of stax, in float64."""
 
-    def __init__(self, network: Layer, rng: np.random.Generator, x: Array, y: Array) -> None:
-        try:
-            import torch
-        except ImportError as error:
-            raise ImportError("[scan] networks of stax need PyTorch (pip install 'fastntk[torch]')") from error
-        self._torch, self._network = torch, network
-        shape, params = network.init_fn(rng, x.shape)
-        if math.prod(shape) != y.size:
-            raise ValueError(f"[scan] the network gives outputs of shape {shape}, y has shape {y.shape}")
-        self._leaves: list[Any] = []
-        self._params = self._adopt(params)
-        self._x, self._y = torch.from_numpy(x), torch.from_numpy(y)
-
-    def _adopt(self, params: Any) -> Any:
-        """The same tree of tensors, which are noted."""
-        if isinstance(params, (tuple, list)):
-            return tuple(self._adopt(p) for p in params)
-        if params is None:
-            return None
-        leaf = self._torch.from_numpy(np.array(params)).requires_grad_()
-        self._leaves.append(leaf)
-        return leaf
-
-    def _outputs(self) -> Any:
-        return self._network.apply_fn(self._params, self._x).reshape(len(self._y), -1)
-
-    def _loss(self) -> Any:
-        return ((self._outputs() - self._y) ** 2).sum() / (2 * len(self._y))
+    def __init__(self, network: Layer, seed: int, x: Array, y: Array) -> None:
+        self._model = Model(network, x.shape, [seed], what="scan")
+        if math.prod(self._model.output_shape) != y.size:
+            raise ValueError(
+                f"[scan] the network gives outputs of shape {self._model.output_shape}, y has shape {y.shape}"
+            )
+        self._x, self._y = self._model.tensor(x), self._model.tensor(y)
+        self._loss_of = loss_of("squared", "scan")
 
     def loss(self) -> float:
-        with self._torch.no_grad():
-            return float(self._loss())
+        return float(self._loss_of(self._model(self._x)[0].detach(), self._y))
 
     def descend(self, eta: float) -> None:
-        gradients = self._torch.autograd.grad(self._loss(), self._leaves)
-        with self._torch.no_grad():
-            for leaf, gradient in zip(self._leaves, gradients, strict=True):
+        import torch
+
+        leaves = self._model.leaves
+        gradients = torch.autograd.grad(self._loss_of(self._model(self._x)[0], self._y), leaves)
+        with torch.no_grad():
+            for leaf, gradient in zip(leaves, gradients, strict=True):
                 leaf -= eta * gradient
 
     def curvature(self) -> float:
-        outputs = self._outputs().reshape(-1)
-        ntk = self._torch.zeros(len(outputs), len(outputs), dtype=outputs.dtype)
-        rows = [self._torch.autograd.grad(f, self._leaves, retain_graph=True) for f in outputs]
-        for leaf in range(len(self._leaves)):
-            jacobian = self._torch.stack([row[leaf].reshape(-1) for row in rows])
-            ntk += jacobian @ jacobian.T
-        return float(self._torch.linalg.eigvalsh(ntk)[-1]) / len(self._y)
+        f = self._model(self._x)
+        start = self._model.tensor(np.random.default_rng(0).standard_normal(f.numel()))
+
+        def product(u: Any) -> Any:
+            return tangent_product(self._model.leaves, f, u.reshape(f.shape))[1].reshape(-1)
+
+        return top_eigenvalue(product, start, _LANCZOS) / len(self._y)
 
 
 @dataclass(frozen=True)
@@ -219,7 +205,7 @@ def scan(
     Notes
     -----
     A run that ends with its loss still high, neither converged nor diverged, is told by ``final_loss``. The curvature
-    of a network of stax takes m k backward passes, twice a run.
+    of a network of stax takes 60 products with its tangent kernel at most (Lanczos), twice a run.
     """
     what = "scan"
     if not isinstance(network, (TwoLayer, Layer)):
@@ -244,10 +230,9 @@ def scan(
         seed = integer(what, "rng", rng, least=0)
 
     def start() -> Run:
-        draw = np.random.default_rng(seed)
         if isinstance(network, TwoLayer):
-            return network.start(draw, samples, targets)
-        return _TorchRun(network, draw, samples, targets)
+            return network.start(np.random.default_rng(seed), samples, targets)
+        return _TorchRun(network, seed, samples, targets)
 
     first = start()
     loss0, curvature0 = first.loss(), first.curvature()

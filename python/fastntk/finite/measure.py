@@ -97,18 +97,24 @@ def norms(stacked: Any) -> Any:
     return stacked.reshape(len(stacked), -1).norm(dim=1)
 
 
-def top_of_kernels(leaves: Any, f: Any, vector: Any, products: int) -> tuple[Any, Any]:
-    """The largest eigenvalue of each member's tangent kernel (S,), and the vectors that it was found by (S, n, k).
+def tangent_product(leaves: Any, f: Any, u: Any) -> tuple[Any, Any]:
+    """``|J^T u|^2`` (S,) of vectors u (S, n, k), and each member's tangent kernel times its own, J that of f by leaves.
 
-    The kernel times u is the derivative by u of ``|J^T u|^2 / 2``: two passes back, none forward.
+    The second is the derivative by u of half the first: two passes back, none forward.
     """
     import torch
 
+    along = u.detach().requires_grad_()
+    back = torch.autograd.grad(f, leaves, along, create_graph=True)
+    sizes = torch.stack([norms(b) ** 2 for b in back]).sum(dim=0)
+    (found,) = torch.autograd.grad(sizes.sum() / 2, along, retain_graph=True)
+    return sizes.detach(), found.detach()
+
+
+def top_of_kernels(leaves: Any, f: Any, vector: Any, products: int) -> tuple[Any, Any]:
+    """The largest eigenvalue of each member's tangent kernel (S,), and the vectors that it was found by (S, n, k)."""
     value: Any = None
     for _ in range(products):
-        unit = (vector / norms(vector).reshape(-1, 1, 1).clamp(min=1e-300)).requires_grad_()
-        back = torch.autograd.grad(f, leaves, unit, create_graph=True)
-        sizes = torch.stack([norms(b) ** 2 for b in back]).sum(dim=0)
-        (vector,) = torch.autograd.grad(sizes.sum() / 2, unit, retain_graph=True)
-        value, vector = sizes.detach(), vector.detach()
+        unit = vector / norms(vector).reshape(-1, 1, 1).clamp(min=1e-300)
+        value, vector = tangent_product(leaves, f, unit)
     return value, vector
