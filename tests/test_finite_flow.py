@@ -66,3 +66,56 @@ def test_runs_that_do_not_learn_are_told():
     assert finite.flow(off, X, Y, 1.0).status == ("stuck",)
     with pytest.raises(ValueError, match="margins of a quadratic_hinge do not pass 1"):
         finite.flow(dense(8), X, Y, stop=1.0)
+
+
+def small_images(h):
+    return stax.serial(stax.Conv(h, (2, 2)), stax.Relu(), stax.Flatten(), stax.Dense(1, 2**0.5))
+
+
+def test_lazy_feature_takes_networks_of_stax(tmp_path):
+    """Runs, ensembles, scans in a file and alpha* of any architecture, by the same flow."""
+    x, y = RNG.standard_normal((4, 4, 4, 1)), np.array([1.0, -1, 1, -1])
+    options = {"network": small_images, "max_steps": 400}
+    one = lazy_feature.run(x, y, 16, alpha=0.25, x_test=x[:2], **options)
+    seed = int(np.random.default_rng(0).integers(2**63))
+    found = finite.flow(small_images(16), x, y, 0.25, seeds=seed, max_steps=400, x_test=x[:2])
+    assert one.status == found.status[0] == "converged"
+    np.testing.assert_array_equal(one.F, found.outputs[0, :, 0])
+    np.testing.assert_array_equal(one.F_test, found.test_outputs[0, :, 0])
+    assert (one.dtheta, one.t, one.t1) == (found.kernel_change[0], found.t[0], found.t1[0])
+    # What is of the network itself, from its parameters: the kernel before, and how far weights are from there.
+    net, params = small_images(16), small_images(16).init_fn(seed, x.shape)[1]
+    ntk = finite.empirical_ntk_fn(net)(x, None, params)
+    np.testing.assert_allclose(one.ntk0, ntk, rtol=1e-10)
+    assert np.linalg.norm(one.ntk - ntk) / np.linalg.norm(ntk) == pytest.approx(one.dtheta)
+    np.testing.assert_allclose(one.f - one.F / 0.25, net.apply_fn(params, x)[:, 0], rtol=1e-9, atol=1e-12)
+    assert len(one.dw) == 2
+    assert 0 < one.dw[0] < 10
+    for values in (one.trace.t, one.trace.loss[::-1]):
+        assert (np.diff(values) > 0).all()
+    assert (one.trace.t[0], one.trace.dtheta[0], one.trace.t[-1]) == (0, 0, one.t)
+    assert one.trace.margin[-1] == pytest.approx((one.F * y).min())
+    star = lazy_feature.alpha_star(x, y, 16, rtol=0.5, **options)
+    assert star.bracket[0] < star.alpha < star.bracket[1]
+    path = tmp_path / "scan.json"
+    first = lazy_feature.scan(x, y, [8], zt_grid=[1.0], draws=2, path=path, **options)
+    again = lazy_feature.scan(x, y, [8], zt_grid=[1.0], draws=2, path=path, **options)
+    assert (first.resumed, again.resumed) == (0, 2)
+    np.testing.assert_array_equal(first.F, again.F)
+    with pytest.raises(ValueError, match="holds runs on other samples, or with other options"):
+        lazy_feature.scan(x, y, [8], zt_grid=[1.0], path=path, max_steps=400, network=lambda h: dense(h))
+    with pytest.raises(TypeError, match="network says which layers there are: L and act do not go with it"):
+        lazy_feature.run(x, y, 16, 2, network=small_images)
+
+
+def test_looks_go_from_the_start_to_the_end():
+    found = finite.flow(dense(36), X[:5], Y[:5], 0.1, seeds=(0, 1))
+    assert (found.looks[0].t == 0).all()
+    assert (found.looks[0].kernel_change == 0).all()
+    last = found.looks[-1]
+    np.testing.assert_array_equal(last.t, found.t)
+    np.testing.assert_array_equal(last.kernel_change, found.kernel_change)
+    np.testing.assert_allclose(last.loss, found.loss, rtol=1e-12)
+    np.testing.assert_allclose(last.margin, (found.outputs[..., 0] * Y[:5]).min(axis=1), rtol=1e-12)
+    change = np.linalg.norm(found.kernels - found.kernels0, axis=(1, 2)) / np.linalg.norm(found.kernels0, axis=(1, 2))
+    np.testing.assert_allclose(change, found.kernel_change, rtol=1e-12)

@@ -60,7 +60,7 @@ def test_curves_show_that_points_are_compressible_and_a_drift_is_not():
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: prune(3, 0.5), TypeError, "[prune] network must be a mogp.Network, given int"),
+        (lambda: prune(3, 0.5), TypeError, "[prune] network must be a mogp.Network or a finite.Training, given int"),
         (lambda: prune(network(), 0.0), ValueError, "[prune] keep must be a share in (0, 1] or a number of nodes"),
         (lambda: prune(network(), 41), ValueError, "[prune] keep must lie between 1 and 40 nodes, given 41"),
         (lambda: prune(network(), (0.5,)), ValueError, "[prune] 2 hidden layers, given 1 numbers to keep"),
@@ -127,3 +127,45 @@ def test_the_bulk_of_many_outputs_flows():
     np.testing.assert_allclose(finite.outputs[0], run.outputs[1], atol=0.05)
     with pytest.raises(ValueError, match=re.escape("y must be (5, 2), given (5, 1)")):
         node_scaling.train(limit, x, y[:, :1], 0.1, 2)
+
+
+@pytest.mark.rivals
+@pytest.mark.parametrize("by", ["variance", "weight", "random"])
+def test_trained_networks_of_stax_are_pruned_by_weights_of_zero(by):
+    """Channels that go are as good as 0 after the nonlinearity; a tenth kept of a beta process is still the network."""
+    pytest.importorskip("torch")
+    from fastntk import finite
+
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((9, 5, 5, 2)), np.eye(3)[np.arange(9) % 3]
+    net = stax.serial(
+        stax.Conv(20, (3, 3)), stax.Relu(), stax.Conv(16, (2, 2)), stax.Relu(), stax.Flatten(), stax.Dense(3)
+    )
+    scales = mogp.node_scales(net, [Beta(2.0), mogp.Horseshoe()], seeds=(3, 4))
+    assert [s.shape for s in scales] == [(2, 20), (2, 16)]
+    again = mogp.node_scales(net, [Beta(2.0), mogp.Horseshoe()], seeds=4)
+    np.testing.assert_array_equal(again[1][0], scales[1][1])
+    trained = finite.train(net, x, y, 0.01, 5, seeds=(3, 4), node_scales=scales, dtype=np.float64)
+    pruned = prune(trained, (8, 4), by=by, scales=scales, rng=1)
+    np.testing.assert_array_equal(prune(trained, 1.0, by=by, scales=scales)(x), trained(x))
+    for member, (params, before) in enumerate(zip(pruned.params, trained.params, strict=True)):
+        second, last = params[2][0], params[5][0]
+        kept = [np.abs(second).max(axis=(0, 1, 3)) > 0, np.abs(last.reshape(4, 16, 3)).max(axis=(0, 2)) > 0]
+        assert [k.sum() for k in kept] == [8, 4]
+        np.testing.assert_array_equal(second[:, :, kept[0]], before[2][0][:, :, kept[0]])
+        if by == "variance":
+            assert all(s[member][k].min() >= s[member][~k].max() for s, k in zip(scales, kept, strict=True))
+        one = stax.serial(*net.layers[:2]).apply_fn(before[:2], x) * kept[0]
+        two = stax.serial(*net.layers[2:4]).apply_fn(before[2:4], one) * kept[1]
+        expected = stax.serial(*net.layers[4:]).apply_fn(before[4:], two)
+        np.testing.assert_allclose(pruned(x)[member], expected, rtol=1e-10, atol=1e-12)
+    curve = pruning_curve(trained, x, y, (1.0, 0.5), by=by, scales=scales)
+    assert curve.accuracy.shape == (2, 2)
+    assert (curve.change[0] == 0).all()
+    if by == "variance":
+        with pytest.raises(ValueError, match="by variance takes the scales of 2 hidden layers"):
+            prune(trained, 0.5)
+        with pytest.raises(ValueError, match="2 hidden layers, given 1 measures"):
+            mogp.node_scales(net, [Beta(2.0)])
+        with pytest.raises(TypeError, match=r"measures must be of fastntk\.mogp"):
+            mogp.node_scales(net, 2.0)

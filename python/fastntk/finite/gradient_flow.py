@@ -29,6 +29,22 @@ _MARGINS = ("hinge", "quadratic_hinge", "soft_hinge")
 
 
 @dataclass(frozen=True)
+class Look:
+    """Networks on their way; arrays over members (S,).
+
+    Attributes
+    ----------
+    t, kernel_change, margin, loss : numpy.ndarray
+        ``margin``: the least ``F y`` of samples and outputs. Those of a member that has ended stay.
+    """
+
+    t: Array
+    kernel_change: Array
+    margin: Array
+    loss: Array
+
+
+@dataclass(frozen=True)
 class Flow:
     """Networks after gradient flow; arrays over members (S,).
 
@@ -49,6 +65,14 @@ class Flow:
     loss : numpy.ndarray
         ``l(F)`` at the end, without the factor ``1 / alpha^2``.
     steps : int
+    f : numpy.ndarray (S, n, k)
+        Outputs of the networks on the training samples, at the end.
+    kernels0, kernels : numpy.ndarray (S, s, s)
+        Tangent kernels of f on ``kernel_samples`` before and after, averaged over outputs.
+    weight_change : numpy.ndarray (S, weight layers)
+        ``|W^l - W^l_0| / |W^l_0|``.
+    looks : tuple of Look
+        About 30, ever further apart; the first is at the start, the last at the end.
     """
 
     status: tuple[str, ...]
@@ -59,6 +83,11 @@ class Flow:
     t1: Array
     loss: Array
     steps: int
+    f: Array
+    kernels0: Array
+    kernels: Array
+    weight_change: Array
+    looks: tuple[Look, ...]
 
     @property
     def converged(self) -> Array:
@@ -140,21 +169,25 @@ def flow(
         test_start = None if tests is None else model(tests)
     kernels0 = kernels(model, seen)
     weights = [i for i, role in enumerate(model.roles) if role.kind is not False]
-    looks = set(np.unique(np.geomspace(1, most, 30).round().astype(int)).tolist())
+    layers = [i for i, role in enumerate(model.roles) if role.kind]
+    due = {0, *np.unique(np.geomspace(1, most, 30).round().astype(int)).tolist()}
     vector = torch.randn(start.shape, generator=torch.Generator().manual_seed(0), dtype=start.dtype).to(start.device)
     status, t, t1 = ["unfinished"] * S, np.zeros(S), np.full(S, np.inf)
     before, change_before, first = np.zeros(S), np.zeros(S), None
     alive, count = np.ones(S, dtype=np.bool_), 0
-    held = model.state()
+    begun = held = model.state()
+    looks: list[Look] = []
+    now_kernels = kernels0
 
-    def changes() -> Array:
-        nonlocal before, change_before
-        change = change_of(kernels(model, seen), kernels0)
+    def look(margin: Array, loss: Array) -> None:
+        nonlocal before, change_before, now_kernels
+        now_kernels = kernels(model, seen)
+        change = change_of(now_kernels, kernels0)
         crossed = (change >= level) & ~np.isfinite(t1)
         share = (level - change_before) / np.where(change > change_before, change - change_before, 1)
         t1[crossed] = (before + np.clip(share, 0, 1) * (t - before))[crossed]
         before, change_before = t.copy(), change
-        return change
+        looks.append(Look(before, change, margin, loss))
 
     with bar(most, progress, "step") as report:
         while True:
@@ -172,10 +205,11 @@ def flow(
                 if not alive.any():
                     break
                 continue
-            if loss in _MARGINS:
-                done = alive & ((F * ys).detach().amin(dim=(1, 2)).double().cpu().numpy() > goal)
-            else:
-                done = alive & (now <= goal * first)
+            margin = (F * ys).detach().amin(dim=(1, 2)).double().cpu().numpy()
+            if count in due:
+                due.remove(count)
+                look(margin, now)
+            done = alive & (margin > goal if loss in _MARGINS else now <= goal * first)
             for s in np.flatnonzero(done):
                 status[s] = "converged"
             alive &= ~done
@@ -205,11 +239,15 @@ def flow(
             t += dt
             count += 1
             report(1)
-            if count in looks:
-                changes()
-    final = changes()
     with torch.no_grad():
-        F = (scale * (model(xs) - start)).double().cpu().numpy()
+        f = model(xs)
+        F = scale * (f - start)
         test = None if tests is None else (scale * (model(tests) - test_start)).double().cpu().numpy()
-        last = torch.func.vmap(lambda one: chosen(one, ys))(scale * (model(xs) - start)).double().cpu().numpy()
-    return Flow(tuple(status), F, test, t, final, t1, last, count)
+        last = torch.func.vmap(lambda one: chosen(one, ys))(F).double().cpu().numpy()
+        moved = torch.stack([norms(model.leaves[i] - begun[i]) / norms(begun[i]) for i in layers], dim=1)
+    if not looks or (looks[-1].t != t).any():
+        look((F * ys).amin(dim=(1, 2)).double().cpu().numpy(), last)
+    return Flow(
+        tuple(status), F.double().cpu().numpy(), test, t, looks[-1].kernel_change, t1, last, count,
+        f.double().cpu().numpy(), kernels0, now_kernels, moved.double().cpu().numpy(), tuple(looks),
+    )  # fmt: skip

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..network.combinators import Parallel
 from ..network.layer import Layer
-from .places import Walk, as_ntk, leaves_of, rebuilt, walk_of, width_of
+from .places import Walk, as_ntk, input_axis, leaves_of, rebuilt, walk_of, width_of
 from .quick import needed, quick
 
 Array = npt.NDArray[Any]
@@ -191,9 +191,7 @@ def _node_scales(network: Layer, walk: Walk, given: Any, members: int, what: str
 
     def of(layer: int, lam: Array) -> Callable[..., Array]:
         def factors(shape: tuple[int, ...]) -> Array:
-            one = walk.layers[layer]
-            filters = getattr(one, "dimension_numbers", None)
-            axis = 1 + filters[1].index("I") if filters else len(shape) - 2
+            axis = 1 + input_axis(walk.layers[layer], len(shape) - 1)
             n = shape[axis]
             if n % lam.shape[-1]:
                 raise ValueError(f"[{what}] node_scales of {lam.shape[-1]} nodes, the layer behind them reads {n}")

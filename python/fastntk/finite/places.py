@@ -140,6 +140,12 @@ def as_ntk(layer: Layer) -> Layer:
     return mapped(layer, change)
 
 
+def input_axis(layer: Dense | Conv, rank: int) -> int:
+    """The axis of a layer's weights that counts its inputs' channels."""
+    filters = getattr(layer, "dimension_numbers", None)
+    return int(filters[1].index("I")) if filters else rank - 2
+
+
 def leaves_of(layer: Layer, params: Any) -> Iterator[tuple[Any, bool | None]]:
     """Arrays of a tree of parameters in order: those of weight layers, W (True) and b (False), and others (None)."""
     if isinstance(layer, (Serial, Parallel)):

@@ -30,7 +30,8 @@ arXiv:1906.08034; Geiger, Petrini and Wyart (2021), Landscape and training regim
 """
 
 from ..base.door import doors
-from .flow import Run, Trace, Unfinished, run
+from .flow import run
+from .results import Run, Trace, Unfinished
 from .scans import AlphaStar, Ensemble, Scan, alpha_star, ensemble, scan
 
 __all__ = ["AlphaStar", "Ensemble", "Run", "Scan", "Trace", "Unfinished", "alpha_star", "ensemble", "run", "scan"]

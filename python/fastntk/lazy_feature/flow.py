@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..abc import Parameterization
-from ..abc.network import Activation, init, inputs_of
+from ..abc.network import Activation, init
 from ..base.checks import generator, integer, positive
 from ..base.options import one_blas_thread
 from ..network.activation_like import named, plain_names
 from ..network.activations import Nonlinearity
+from ..network.layer import Layer
 from ..quadrature import expectation, smooth
+from .networks import of_network, refuse_beside_network, samples_for
+from .results import Array, Run, Trace
 
-Array = npt.NDArray[np.float64]
 Function = Callable[[Any, Any], Any]  # of the array library and of an array
 
-STATUS = ("converged", "unfinished", "stuck", "diverged")
 _MOST_ALPHA = 1e9  # F = alpha (f - f_0) then keeps six digits
 _BETA = 20.0  # of the soft hinge
 _BETA_SOFTPLUS = 5.0  # both as in the code of the papers
@@ -80,103 +80,6 @@ LOSSES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
 }
 
 
-# ---------------------------------------------------------------- results
-
-
-@dataclass(frozen=True)
-class Trace:
-    """A run in time; arrays (steps + 1,), entry 0 at initialisation.
-
-    Attributes
-    ----------
-    t : numpy.ndarray
-    dtheta : numpy.ndarray
-        ``|Theta(t) - Theta_0| / |Theta_0|``, Frobenius norms.
-    margin : numpy.ndarray
-        ``min_i F_i y_i``.
-    loss : numpy.ndarray
-        ``sum_i l(F_i, y_i) / P``, without the factor ``1 / alpha^2``.
-    """
-
-    t: Array
-    dtheta: Array
-    margin: Array
-    loss: Array
-
-
-@dataclass(frozen=True)
-class Run:
-    """Training of one network; every number is of its last finite state.
-
-    Attributes
-    ----------
-    status : str
-        'converged': all margins passed ``stop``. 'unfinished': they did not in ``max_steps`` (narrow networks have
-        minima that do not fit all samples). 'stuck': the gradient is 0 (units of ReLU that are all off). 'diverged':
-        the next step would not be finite.
-    h, alpha : int, float
-    F, f : numpy.ndarray (P,)
-        Predictor ``alpha (f(w) - f(w_0))`` and output on the training samples.
-    F_test : numpy.ndarray (m,) or None
-        Predictor on ``x_test``.
-    dtheta : float
-        Kernel change ``|Theta - Theta_0| / |Theta_0|`` on the training samples, or those of ``kernel_samples``.
-    t : float
-        Time. It does not depend on alpha while the kernel does not move.
-    t1 : float
-        When dtheta passed ``t1_at``; infinite if it never did.
-    dw : tuple of float (L + 1,)
-        ``|W^l - W^l_0| / |W^l_0|``, the last of beta.
-    ntk0, ntk : numpy.ndarray (P, P), or (S, S) with ``kernel_samples`` = S
-        Tangent kernel of f at initialisation and at the end.
-    trace : Trace
-    """
-
-    status: str
-    h: int
-    alpha: float
-    F: Array
-    f: Array
-    F_test: Array | None
-    dtheta: float
-    t: float
-    t1: float
-    dw: tuple[float, ...]
-    ntk0: Array
-    ntk: Array
-    trace: Trace
-
-    @property
-    def zt(self) -> float:
-        """``sqrt(h) alpha``, on which the kernel change depends."""
-        return math.sqrt(self.h) * self.alpha
-
-    @property
-    def converged(self) -> bool:
-        return self.status == "converged"
-
-    @property
-    def steps(self) -> int:
-        return len(self.trace.t) - 1
-
-
-class Unfinished(RuntimeError):
-    """Training did not converge where a converged network is needed.
-
-    Attributes
-    ----------
-    runs : tuple of Run
-        The runs that did not, as far as they came.
-    """
-
-    def __init__(self, message: str, runs: tuple[Run, ...]) -> None:
-        super().__init__(message)
-        self.runs = runs
-
-    def __reduce__(self) -> Any:
-        return type(self), (str(self), self.runs)
-
-
 # ---------------------------------------------------------------- the flow
 
 
@@ -197,14 +100,17 @@ class Problem:
     max_steps: int
     device: str | None
     kernel_samples: int | None
+    network: Any = None
 
     @classmethod
     def of(
         cls, what: str, x: Any, y: Any, L: Any, *, act: Any = "relu", loss: str = "quadratic_hinge", stop: float = 0.5,
         x_test: Any = None, t1_at: float = 0.5, step: tuple[float, float] = (0.05, 0.03), max_steps: int = 50_000,
-        device: str | None = None, kernel_samples: int | None = None,
+        device: str | None = None, kernel_samples: int | None = None, network: Any = None,
     ) -> Problem:  # fmt: skip
-        samples, labels = inputs_of(x, None, what), np.array(y, dtype=np.float64)
+        if network is not None:
+            refuse_beside_network(what, L, act)
+        samples, labels = samples_for(x, None, network, what), np.array(y, dtype=np.float64)
         if labels.shape != (len(samples),):
             raise ValueError(f"[{what}] y must have shape ({len(samples)},), given {labels.shape}")
         if not (np.abs(labels) == 1).all():
@@ -221,14 +127,18 @@ class Problem:
             raise TypeError(f"[{what}] step must be two numbers, given {step!r}") from None
         return cls(
             what, samples, labels, integer(what, "L", L), act, loss, target,
-            None if x_test is None else inputs_of(x_test, samples.shape[1], what), positive(t1_at, "t1_at", what),
+            None if x_test is None else samples_for(x_test, samples.shape[1], network, what),
+            positive(t1_at, "t1_at", what),
             (positive(kernel, "step", what, 1), positive(weights, "step", what, 1)),
             integer(what, "max_steps", max_steps), device,
             None if kernel_samples is None else min(integer(what, "kernel_samples", kernel_samples), len(samples)),
+            network,
         )  # fmt: skip
 
     def run(self, h: Any, alpha: Any, rng: Any) -> Run:
         width, scale = integer(self.what, "h", h), positive(alpha, "alpha", self.what, _MOST_ALPHA)
+        if self.network is not None:
+            return of_network(self, width, scale, generator(rng, self.what))
         with np.errstate(over="ignore", invalid="ignore"):
             return _train(self, width, scale, generator(rng, self.what))
 
@@ -407,13 +317,13 @@ def run(
     x: Any, y: Any, h: int, L: int = 1, alpha: float = 1.0, *, act: Any = "relu", loss: str = "quadratic_hinge",
     stop: float = 0.5, rng: np.random.Generator | int = 0, x_test: Any = None, t1_at: float = 0.5,
     step: tuple[float, float] = (0.05, 0.03), max_steps: int = 50_000, device: str | None = None,
-    kernel_samples: int | None = None,
+    kernel_samples: int | None = None, network: Callable[[int], Layer] | None = None,
 ) -> Run:  # fmt: skip
     """Train one network by gradient flow until all its margins pass ``stop``.
 
     Parameters
     ----------
-    x : array_like (P, d)
+    x : array_like (P, d), or (P, ...) with ``network``
         Training samples; of squared norm d for pre-activations of variance 1.
     y : array_like (P,)
         Labels, 1 or -1.
@@ -445,6 +355,9 @@ def run(
         (``pip install 'fastntk[torch]'``); NumPy's unless given. One seed draws the same weights for both.
     kernel_samples : int, optional
         S: the tangent kernel and its change are those of so many samples, evenly spread over x; all P unless given.
+    network : callable, optional
+        From a width h, a network of stax with one output, dense, convolutional or any other, instead of L and act
+        (PyTorch, :func:`fastntk.finite.flow`, float64). x is as it takes it, (P, ...). The trace is of about 30 looks.
 
     Returns
     -------
@@ -454,14 +367,14 @@ def run(
     Raises
     ------
     TypeError
-        Arguments of another kind.
+        Arguments of another kind; a network beside L or act.
     ValueError
         Samples that are not finite, labels other than 1 and -1, widths or depths below 1, alpha not positive, another
         loss or activation, a ``stop`` that margins do not pass.
     FloatingPointError
         A network that overflows before training.
     ImportError
-        A device without PyTorch.
+        A device or a network without PyTorch.
 
     Notes
     -----
@@ -471,7 +384,7 @@ def run(
     """
     problem = Problem.of(
         "run", x, y, L, act=act, loss=loss, stop=stop, x_test=x_test, t1_at=t1_at, step=step, max_steps=max_steps,
-        device=device, kernel_samples=kernel_samples,
+        device=device, kernel_samples=kernel_samples, network=network,
     )  # fmt: skip
     with one_blas_thread():
         return problem.run(h, alpha, rng)

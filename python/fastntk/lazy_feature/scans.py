@@ -20,7 +20,8 @@ from ..base.checks import generator, integer, positive
 from ..base.files import write_whole
 from ..base.options import one_blas_thread
 from ..base.progress import bar
-from .flow import STATUS, Array, Problem, Run, Unfinished
+from .flow import Problem
+from .results import STATUS, Array, Run, Unfinished
 from .workers import in_processes, refuse_in_worker
 
 Job = tuple[int, float, int]  # h, alpha, seed
@@ -189,6 +190,7 @@ def _fingerprint(problem: Problem) -> str:
         problem.x.tolist(), problem.y.tolist(), None if problem.x_test is None else problem.x_test.tolist(), act,
         problem.L, problem.loss, problem.stop, problem.t1_at, problem.step, problem.max_steps,
         *([] if problem.kernel_samples is None else [problem.kernel_samples]),
+        *([] if problem.network is None else [str(problem.network(8))]),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

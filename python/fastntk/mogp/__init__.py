@@ -26,7 +26,7 @@ from .families import Bernoulli, Beta, Horseshoe, Iid, InverseGamma, Regularized
 from .inference import EffectiveSampleSizeWarning, Posterior, posterior, sample_prior
 from .kernels import Layer, PruneError, prune_error, sample_kernels
 from .measures import LevyMeasure, Sum
-from .pruning import PruningCurve, prune, pruning_curve
+from .pruning import PruningCurve, node_scales, prune, pruning_curve
 from .tempered import GBFRY, GeneralizedGamma
 from .training import KernelDraws, Network, Training, init, sample_ntk, train
 
@@ -52,6 +52,7 @@ __all__ = [
     "Sum",
     "Training",
     "init",
+    "node_scales",
     "node_scaling",
     "posterior",
     "prune",
