@@ -25,7 +25,7 @@ from .empirical import (
     linearize,
     taylor_expand,
 )
-from .gradient_flow import Flow, flow
+from .gradient_flow import Flow, Look, flow
 from .lifting import Unliftable, lift
 from .montecarlo import monte_carlo_kernel_fn
 from .training import Diverged, Record, Training, train
@@ -33,6 +33,7 @@ from .training import Diverged, Record, Training, train
 __all__ = [
     "Diverged",
     "Flow",
+    "Look",
     "NtkImplementation",
     "Record",
     "Training",
