@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 import threading
 from typing import Any
 
@@ -63,7 +64,7 @@ def tell_bounds(name: str, value: Any, writable: bool) -> None:
 
 def names_of(function: Any) -> list[str]:
     """Of the arguments, from the signature that pybind11 documents; all overloads have the same."""
-    line = function.__doc__.partition("(")[2].partition(") -> ")[0]
+    line = re.search(rf"^(?:1\. )?{function.__name__}\((?!\*args)(.*)\) -> ", function.__doc__, re.MULTILINE)[1]
     depth, names = 0, [""]
     for letter in line:
         depth += (letter == "[") - (letter == "]")
