@@ -100,9 +100,10 @@ struct PairBack {
       const double *b = block.pairs[0].second + g.table, *own = own2 + of.table;
       if (!where.direct) {
         double* gathered = worker.gathered.get((g.n_arrays + of.n_arrays) * size);
-        const int32_t* from = where.lanes_from[group].data();
-        if (values) kernels.gather(g.rows, g.n_arrays, g.lanes, b, from, gathered);
-        kernels.gather(g.rows, of.n_arrays, g.lanes, own, from, gathered + g.n_arrays * size);
+        const std::vector<LaneRun>& runs = where.runs[group];
+        const long n_runs = long(runs.size());
+        if (values) kernels.gather(g.rows * g.n_arrays, g.lanes, b, runs.data(), n_runs, gathered);
+        kernels.gather(g.rows * of.n_arrays, g.lanes, own, runs.data(), n_runs, gathered + g.n_arrays * size);
         b = gathered;
         own = gathered + g.n_arrays * size;
       }

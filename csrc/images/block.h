@@ -70,7 +70,8 @@ struct PairBlock {
   struct Item {  // one displacement along axis 0 of one pair
     long pair;
     size_t shift;
-    const T* b;  // the second image's tables of the grid
+    const T* b;                      // the second image's tables of the grid
+    bool first[2] = {false, false};  // of those that come from memory, the first item that reads one
   };
 
   const ImageProgram& program() const { return plan.program; }
@@ -96,7 +97,13 @@ struct PairBlock {
     const GridLayout<T>& where = layout.grids[index];
     std::vector<Item> items;
     if (where.direct && where.shifts.size() == 1) {
-      for (size_t k = 0; k < pairs.size(); ++k) items.push_back({long(k), 0, pairs[k].second + g.table});
+      for (size_t k = 0; k < pairs.size(); ++k) {
+        items.push_back({long(k), 0, pairs[k].second + g.table, {true, true}});
+        for (size_t before = 0; before < k; ++before) {
+          if (pairs[before].first == pairs[k].first) items[k].first[0] = false;
+          if (pairs[before].second == pairs[k].second) items[k].first[1] = false;
+        }
+      }
       steps(index, 0, items, true);
       return;
     }
@@ -109,7 +116,8 @@ struct PairBlock {
           b = gathered_from + g.table;
           if (!where.direct) {
             T* gathered = worker.gathered.get(g.n_arrays * g.rows * g.lanes);
-            kernels.gather(g.rows, g.n_arrays, g.lanes, b, where.lanes_from[group].data(), gathered);
+            const std::vector<LaneRun>& runs = where.runs[group];
+            kernels.gather(g.rows * g.n_arrays, g.lanes, b, runs.data(), long(runs.size()), gathered);
             b = gathered;
           }
         }
@@ -144,6 +152,7 @@ struct PairBlock {
     c.lanes = g.lanes;
     c.scratch = worker.scratch.get(scratch_size(g));
     std::vector<const T*> sources;
+    std::vector<PlaneItem<T>> together;
     for (size_t k = 0; k < g.steps.size(); ++k) {
       const ImageStep& step = g.steps[k];
       const ImageStep* after = step.fused ? &g.steps[k + 1] : nullptr;
@@ -155,8 +164,10 @@ struct PairBlock {
       c.coords_in = step.n_coords[0];
       c.coords_out = step.n_coords[1];
       set_weights(step, c);
+      const PlaneOp<T> at_once =
+          step.kind == Kind::conv ? together_of(step, after, g, *where.reads[k], c.weights) : nullptr;
       for (size_t item = 0; item < items.size(); ++item) {
-        const auto [pair, s, tables] = items[item];
+        const auto& [pair, s, tables, first] = items[item];
         const T* a = pairs[size_t(pair)].first + g.table;
         const T* b = tables;
         c.a = a + offset;
@@ -186,7 +197,22 @@ struct PairBlock {
           c.shift_out = reads.shift_out.data();
           c.mask_in = reads.mask_in[group].data();
           c.mask_out = reads.mask_out[s].data();
-          conv(step, after, g, reads, a, b, c);
+          if (after) {
+            c.after_a = a + after->first * g.rows * g.lanes;
+            c.after_b = b + after->first * g.rows * g.lanes;
+            c.stride_after = long(after->n_arrays) * g.lanes;
+          }
+          if (!at_once) {
+            conv(step, after, g, reads, c);
+            continue;
+          }
+          together.push_back({c.dst[0], c.dst[2], c.src[0], c.src[2], c.a, c.b, c.after_a, c.after_b, c.shift,
+                              c.mask_out, first[0], first[1]});
+          if (together.size() < size_t(kTogether) && item + 1 < items.size()) continue;
+          c.items = together.data();
+          c.n_items = int(together.size());
+          at_once(c);
+          together.clear();
         } else if (step.kind == Kind::sum) {
           sources.clear();
           for (int slot : step.src)
@@ -249,13 +275,21 @@ struct PairBlock {
     c.weights.beta = T(g - alpha * b2);
   }
 
-  void conv(const ImageStep& step, const ImageStep* after, const ImageGrid& g, const Reads<T>& reads, const T* a,
-            const T* b, PlaneArgs<T>& c) const {
+  // The loop that takes several displacements through a window and the nonlinearity behind it, or null: windows as SAME
+  // places them, no biases, weights that the NTK adds as they are.
+  PlaneOp<T> together_of(const ImageStep& step, const ImageStep* after, const ImageGrid& g, const Reads<T>& reads,
+                         const Weights<T>& weights) const {
+    static const std::vector<long> same = {0, -1, 1};
+    const bool fits = after && reads.three && reads.shift_in == same && reads.shift_out == same && !step.bias &&
+                      step.in == Form::defect && weights.alpha == T(1) && weights.beta == T(0) &&
+                      (g.lanes == kFastLanes || g.lanes == 16);
+    return fits ? kernels.together[after->dual][after->out == Form::cov][g.lanes == kFastLanes] : nullptr;
+  }
+
+  void conv(const ImageStep& step, const ImageStep* after, const ImageGrid& g, const Reads<T>& reads,
+            PlaneArgs<T>& c) const {
     const bool both = step.in == Form::both_defects, cov = after && after->out == Form::cov;
     if (after) {
-      c.after_a = a + after->first * g.rows * g.lanes;
-      c.after_b = b + after->first * g.rows * g.lanes;
-      c.stride_after = long(after->n_arrays) * g.lanes;
       const PlaneOp<T> fused = kernels.fused[after->dual][both][cov][step.bias][g.lanes == kFastLanes];
       if (reads.three && fused) return fused(c);
     }
@@ -265,7 +299,9 @@ struct PairBlock {
     kernels.dual[after->dual][both][cov](c);
   }
 
-  static long scratch_size(const ImageGrid& g) { return 3 * (g.rows + 12) * g.lanes; }
+  static long scratch_size(const ImageGrid& g) {
+    return std::max(3 * (g.rows + 12), 2 * (kTogether * kKept + 1)) * g.lanes;
+  }
 
   // An image with itself at equal positions: K = s s, whatever was rounded on the way.
   void equal_positions(const GridLayout<T>& where, const ImageGrid& g, size_t group, size_t s, T* v) const {

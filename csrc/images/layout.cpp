@@ -9,6 +9,9 @@ namespace fntk {
 
 namespace {
 
+// Tables of images whose sides are powers of two would lie whole pages apart, and share a few places of a cache.
+constexpr long kApartFrom = 1 << 14, kApart = 160;  // numbers
+
 int stage(int parts) { return parts > 1 ? parts : 0; }  // arrays: coordinates of all but one, and a factor
 
 }  // namespace
@@ -91,7 +94,7 @@ void prepare(ImageProgram& program) {
   for (const ImageLink& link : program.links)
     FNTK_CHECK(link.source >= 0 && link.source < link.target && link.target < int(program.grids.size()),
                "a link leads from grid ", link.source, " to ", link.target);
-  program.table_size = place;
+  program.table_size = place < kApartFrom ? place : place + kApart;
 }
 
 void check_numbers(const ImageProgram& program, const std::vector<double>& numbers) {
@@ -121,6 +124,15 @@ void check_reads(const ImageGrid& grid, const GridLayout<T>& layout, const Reads
   FNTK_CHECK(fits && (!reads.three || (in == 3 && out == 3)), "weights of a window that do not fit its reads");
 }
 
+std::vector<LaneRun> runs_of(const std::vector<int32_t>& from) {
+  std::vector<LaneRun> found;
+  for (size_t x = 0; x < from.size(); ++x) {
+    if (x == 0 || from[x] != from[x - 1] + 1) found.push_back({int32_t(x), from[x], 0});
+    ++found.back().count;
+  }
+  return found;
+}
+
 }  // namespace
 
 template <class T>
@@ -148,6 +160,7 @@ void check_layout(const ImageProgram& program, Layout<T>& layout) {
       FNTK_CHECK(long(own.lanes_from[group].size()) == grid.lanes, "lanes of another grid");
       for (int32_t lane : own.lanes_from[group])
         FNTK_CHECK(lane >= 0 && lane < grid.lanes, "lane ", lane, " of ", grid.lanes);
+      own.runs.push_back(runs_of(own.lanes_from[group]));
     }
     for (size_t step = 0; step < grid.steps.size(); ++step) {
       FNTK_CHECK(bool(own.reads[step]) == (grid.steps[step].kind == Kind::conv), grid.steps[step].name,

@@ -25,6 +25,7 @@ struct GridLayout {
   std::vector<int> shifts;                            // displacements along axis 0
   std::vector<std::vector<std::vector<int>>> groups;  // displacements along the inner axes, `packed` to a group
   std::vector<std::vector<int32_t>> lanes_from;       // for each group: where each lane of the second image lies
+  std::vector<std::vector<LaneRun>> runs;             // the same, lanes that lie side by side together
   bool direct = false;                                // one displacement, 0: no need to gather
   std::vector<std::shared_ptr<Reads<T>>> reads;       // for each step that has a window
 };
@@ -45,7 +46,7 @@ struct Layout {
   std::vector<LinkLayout> links;
 };
 
-// That it belongs to the program, and that no index leads out of a plane. Sets `direct`.
+// That it belongs to the program, and that no index leads out of a plane. Sets `direct` and `runs`.
 template <class T>
 void check_layout(const ImageProgram& program, Layout<T>& layout);
 

@@ -1,7 +1,10 @@
 // Plane loops of images/program.h over math/duals.h: compiled once per instruction set, into its own namespace.
+#include <cstring>
+
 #include "images/counted.h"
 #include "images/program.h"
 #include "images/sinks.h"
+#include "images/together.h"
 #include "math/elements.h"
 
 namespace fntk {
@@ -284,11 +287,22 @@ void add(long n, const T* in, double* out) {
   for (long k = 0; k < n; ++k) out[k] += double(in[k]);  // vectorised: 2
 }
 
+// Lines of tables, run by run. Runs are copied in whole pieces, and what that writes behind a run the next one
+// corrects.
 template <class T>
-void gather(long rows, long arrays, long lanes, const T* in, const int32_t* from, T* out) {
-  for (long k = 0; k < rows * arrays; ++k, in += lanes, out += lanes) {
-    FNTK_LANES
-    for (long x = 0; x < lanes; ++x) out[x] = in[from[x]];  // vectorised: 2
+void gather(long lines, long lanes, const T* in, const LaneRun* runs, long n_runs, T* out) {
+  for (long k = 0; k < lines; ++k, in += lanes, out += lanes) {
+    const bool last = k + 1 == lines;
+    for (long r = 0; r < n_runs; ++r) {
+      const LaneRun run = runs[r];
+      const T* const from = in + run.from;
+      T* const to = out + run.to;
+      if (last) {
+        for (long x = 0; x < run.count; ++x) to[x] = from[x];
+        continue;
+      }
+      for (long x = 0; x < run.count; x += kPiece) std::memcpy(to + x, from + x, kPiece * sizeof(T));
+    }
   }
 }
 
@@ -307,6 +321,14 @@ void register_dual(PlaneKernels<T>& k, int index) {
     FNTK_FUSED(true, true)
   }
 #undef FNTK_FUSED
+#if defined(FNTK_TOGETHER)
+  if constexpr (has_near<Phi<T>>) {
+    k.together[index][0][0] = together<Phi<T>, T, 16, false>;
+    k.together[index][0][1] = together<Phi<T>, T, kFastLanes, false>;
+    k.together[index][1][0] = together<Phi<T>, T, 16, true>;
+    k.together[index][1][1] = together<Phi<T>, T, kFastLanes, true>;
+  }
+#endif
   k.dual[index][0][0] = dual<Phi, T, one, false>;
   k.dual[index][0][1] = dual<Phi, T, one, true>;
   k.dual[index][1][0] = dual<Phi, T, both, false>;

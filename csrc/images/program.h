@@ -77,6 +77,22 @@ struct ImageProgram {
   int n_numbers = 0;    // parameters of all steps, given with each call: a program is structure alone
 };
 
+// One displacement, of one pair, of those that take a step together.
+template <class T>
+struct PlaneItem {
+  T *v, *t;  // s s' - K and NTK
+  const T *v_in, *t_in;
+  const T *a, *b, *after_a, *after_b;
+  long shift;
+  const T* mask_out;
+  bool fetch_a, fetch_b;  // tables that come from memory: rows are asked for ahead of their turn
+};
+
+// Lanes of a gathered line that lie side by side in the line that they come from.
+struct LaneRun {
+  int32_t to, from, count;
+};
+
 // Arguments of one step on one displacement. Planes have `lanes` readable numbers before and behind them.
 template <class T>
 struct PlaneArgs {
@@ -98,6 +114,8 @@ struct PlaneArgs {
   Weights<T> weights;
   bool bias;
   int channels;
+  const PlaneItem<T>* items;  // of `together`, in place of what is one displacement's
+  int n_items;
   T* scratch;
   T* lost;  // land_pool: for each lane the sum of s s' where a difference has lost its digits; then of all s s'
 };
@@ -106,17 +124,21 @@ template <class T>
 using PlaneOp = void (*)(const PlaneArgs<T>&);
 
 constexpr int kMaxDuals = 32, kFastLanes = 32;
+constexpr int kTogether = 8;  // displacements, or pairs, that go through a window row by row together
+constexpr long kPiece = 16;   // numbers that are gathered at a time: no line has fewer
+constexpr long kKept = 4;     // rows of sums along the inner axis that are kept of each
 
 template <class T>
 struct PlaneKernels {
   PlaneOp<T> fused[kMaxDuals][2][2][2][2];  // [dual][both defects][cov out][bias][kFastLanes]: 3 x 3 taps, cheap duals
+  PlaneOp<T> together[kMaxDuals][2][2];     // [dual][cov out][kFastLanes, else 16]; or null
   PlaneOp<T> conv3[3][2];                   // [form][bias]
   PlaneOp<T> conv[3];                       // [form]
   PlaneOp<T> dual[kMaxDuals][2][2];         // [dual][both defects][cov out]
   PlaneOp<T> input[3], land_conv[3], land_pool[3], sum[3];
   PlaneOp<T> to_cov[3], to_both;
   void (*add)(long n, const T* in, double* out);
-  void (*gather)(long rows, long arrays, long lanes, const T* in, const int32_t* from, T* out);
+  void (*gather)(long lines, long lanes, const T* in, const LaneRun* runs, long n_runs, T* out);
 };
 
 }  // namespace fntk

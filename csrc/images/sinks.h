@@ -13,11 +13,14 @@ FNTK_HD long lane_count(long lanes) {
   return kR ? kR : lanes / 16 * 16;
 }
 
+// The row of the second image that row y of the first one meets.
+FNTK_HD long met(long y, long shift, long rows) { return y + shift < rows ? y + shift : y + shift - rows; }
+
 template <class T>
 struct TableRows {
   const T *a, *b;
   FNTK_HD TableRows(const T* first, const T* second, long stride, const PlaneArgs<T>& c, long y)
-      : a(first + y * stride), b(second + (y + c.shift < c.rows ? y + c.shift : y + c.shift - c.rows) * stride) {}
+      : a(first + y * stride), b(second + met(y, c.shift, c.rows) * stride) {}
 };
 
 // Tables of both images row by row; those of the second start at the displacement and wrap around.

@@ -9,6 +9,7 @@
 //   positive         rho' >= 0 always, which spares the next op the question
 //   homogeneous      V(q) = mean_square q
 //   cheap            few enough instructions to be done in the same pass as a 3 x 3 window
+//   part             where there is such a member: near() says for rho = 1 - w >= 0 which part of a defect it keeps
 // pair() is symmetric in x1 and x2 to the last bit, returns v' = 0 for v = 0 and equal rows, and any finite number
 // where a variance is 0. Only the members a caller reads are computed: everything inlines.
 //
@@ -72,6 +73,12 @@ FNTK_HD Correlation<T> correlation(T q11, T q12, T q22) {
 template <class T>
 struct Dual {
   T v, rho, kdot;
+};
+
+// Of a pair with rho >= 0: the part of s s' - K that is kept, and kdot. N: numbers side by side (math/wide.h).
+template <class N>
+struct Near {
+  N kept, kdot;
 };
 
 // k and kdot for covariances q, from row arrays of both arguments at i: the nonlinearity's own, then sqrt(V).

@@ -158,6 +158,17 @@ FNTK_HD N horner_wide(N z, First first, Rest... rest) {
   return fma(z, horner_wide<T>(z, rest...), all_lanes<N>(T(first)));
 }
 
+// The same times `scale`, of n numbers z, coefficient by coefficient.
+template <class T, int n, class N, class Last>
+FNTK_HD void horner_each(const N*, N* found, T scale, Last last) {
+  for (int k = 0; k < n; ++k) found[k] = all_lanes<N>(scale * T(last));
+}
+template <class T, int n, class N, class First, class... Rest>
+FNTK_HD void horner_each(const N* z, N* found, T scale, First first, Rest... rest) {
+  horner_each<T, n>(z, found, scale, rest...);
+  for (int k = 0; k < n; ++k) found[k] = fma(z[k], found[k], all_lanes<N>(scale * T(first)));
+}
+
 // exp(-x) for x >= 0, as decay() has it.
 template <class N, class T>
 FNTK_HD N decayed(N x) {

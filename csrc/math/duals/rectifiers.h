@@ -1,6 +1,7 @@
 // Functions of two slopes: the rectifier and its kin.
 #pragma once
 #include "math/dual.h"
+#include "math/wide.h"
 
 #define FNTK_RECTIFIERS(X) \
   X(Relu, "relu")          \
@@ -14,7 +15,7 @@ template <class T>
 struct Relu {
   static constexpr int n_params = 0, n_rows = 0;
   static constexpr Names<n_rows> row_names = {};
-  static constexpr bool positive = true, homogeneous = true, cheap = true;
+  static constexpr bool positive = true, homogeneous = true, cheap = true, part = true;
   static constexpr T mean_square = T(0.5);
   struct Row {};
   explicit FNTK_HD Relu(const double*) {}
@@ -30,6 +31,24 @@ struct Relu {
     d.rho = select(c.near, T(1) - d.v, t.moment);
     d.kdot = T(0.5) * select(c.near, T(1) - t.angle, t.angle);
     return d;
+  }
+
+  // v' r' / (w r) = (1 - moment / w) / 2 and kdot, of n vectors, which share coefficients.
+  template <class N, int n>
+  static FNTK_HD void near(const N* w, Near<N>* found) {
+    N moment[n], angle[n];
+    if constexpr (std::is_same_v<T, float>) {
+      horner_each<T, n>(w, moment, T(0.5), FNTK_MOMENT_FLOAT);
+      horner_each<T, n>(w, angle, T(0.5), FNTK_ANGLE_FLOAT);
+    } else {
+      horner_each<T, n>(w, moment, T(0.5), FNTK_MOMENT_DOUBLE);
+      horner_each<T, n>(w, angle, T(0.5), FNTK_ANGLE_DOUBLE);
+    }
+    const N half = all_lanes<N>(T(0.5));
+    for (int k = 0; k < n; ++k) {
+      const N less = -defect_root(w[k]);
+      found[k] = {fma(less, moment[k], half), fma(less, angle[k], half)};
+    }
   }
 };
 
