@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.arraylike import as_array, describe, is_numbers
-from ..base.arrays import allocate
+from ..base.arrays import FLOATS, allocate
 from ..base.kernel import Kernel
-from ..base.place import place_of
+from ..base.place import HOST, place_of
 from ..engines.numpy_adjoint import LINEAR, Apart, Diagonal, PairSums, Side, Summed, Sweep, Tangents
 from ..engines.numpy_chain import chain
 from ..engines.numpy_image_adjoint import LINEAR as LINEAR_OF_IMAGES
@@ -22,7 +22,7 @@ from ..engines.select import select
 from ..network.activations import General, is_dual
 from ..network.layer import Layer
 from ..network.maps import Linear
-from ..network.parameters import Sloped, check_names, known_parameters, layer_of, lower_sloped
+from ..network.parameters import Sloped, check_names, layer_of, lower_sloped
 from ..network.program import Lowered, Program, Values, leaves
 from ..plan.resolve import Range, largest_pixel, resolve, unresolved
 from .image_reverse import run_image_diagonal_vjp, run_image_jacobian, run_image_vjp
@@ -34,6 +34,7 @@ FIELDS = ("nngp", "ntk")
 
 _TAPE = 1 << 26  # bytes that a tile may keep between its two passes
 _PAIRS = 1 << 15  # of a tile at most
+_TINY = {dtype: 16 * float(np.finfo(dtype).eps) ** 2 for dtype in FLOATS}
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,19 +170,22 @@ def _turned_back(batch_axis: int, channel_axis: int, lead: int, rank: int) -> tu
 
 
 class Call:
-    """One call, its arguments checked: a network, rows of both sides, and the parameters that move."""
+    """One call, its arguments checked: a network, rows of both sides, and the parameters that move.
+
+    ``names``: paths that the network has.
+    """
 
     def __init__(self, what: str, layer: Layer, x1: Any, x2: Any, batch_dims: int, options: tuple[Any, Any],
                  names: Sequence[str]) -> None:  # fmt: skip
         self.what, self.layer, self.names = what, layer, tuple(names)
-        check_names(what, names, known_parameters(layer))
         for name in names:
             if isinstance(layer_of(layer, name), General):
                 raise NotImplementedError(
                     f"[{what}] {name} bends a function without closed form, in which there is no gradient: wrt= names "
                     "what is wanted"
                 )
-        self.place = place_of(what, x1=x1, x2=x2)
+        plain = type(x1) is np.ndarray and (x2 is None or type(x2) is np.ndarray)
+        self.place = HOST if plain else place_of(what, x1=x1, x2=x2)
         if self.place.ordinal is not None:
             raise NotImplementedError(
                 f"[{what}] x1 lies on {self.place.name}: gradients are computed in host memory so far; copy it there"
@@ -205,7 +209,7 @@ class Call:
         self.first, self.symmetric = first, first.symmetric
         self.shape = (*first.batch, first.n1, first.n2)
         self.batches = math.prod(first.batch)
-        self.tiny = 16 * float(np.finfo(first.dtype).eps) ** 2
+        self.tiny = _TINY[first.dtype]
         # of a pair and op: both planes, and the derivatives of a dual
         self.pairs = max(1024, min(_PAIRS, _TAPE // (80 * len(self.tangents.steps))))
 
@@ -307,7 +311,7 @@ def check_cotangents(call: Call, cotangents: Any, diagonal: bool = False) -> lis
     """Those of each output of the program, of all pairs or of pairs (x, x)."""
     shape = (*call.first.batch, call.first.n1, 1 if diagonal else call.first.n2)
     count = call.sloped.program.n_outputs
-    positions = [tuple(n for n in value.spatial for _ in range(2)) for value in leaves(call.sloped.outputs)]
+    positions = [tuple([n for n in value.spatial for _ in range(2)]) for value in leaves(call.sloped.outputs)]
     what = call.what
     given = cotangents if isinstance(cotangents, (tuple, list)) else (cotangents,)
     if len(given) != count:
