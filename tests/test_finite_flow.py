@@ -119,3 +119,31 @@ def test_looks_go_from_the_start_to_the_end():
     np.testing.assert_allclose(last.margin, (found.outputs[..., 0] * Y[:5]).min(axis=1), rtol=1e-12)
     change = np.linalg.norm(found.kernels - found.kernels0, axis=(1, 2)) / np.linalg.norm(found.kernels0, axis=(1, 2))
     np.testing.assert_allclose(change, found.kernel_change, rtol=1e-12)
+
+
+def test_a_flow_that_is_resumed_is_one_that_was_not_interrupted(tmp_path, monkeypatch):
+    path, options = tmp_path / "flow.pt", {"seeds": (0, 1), "max_steps": 60, "x_test": X[:2]}
+    args = dense(16), X[:5], Y[:5], 0.25
+    whole = finite.flow(*args, **options)
+    plain, calls = finite.gradient_flow.top_of_kernels, []
+
+    def interrupted(*given):
+        calls.append(given)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return plain(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finite.gradient_flow, "top_of_kernels", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            finite.flow(*args, path=path, **options)
+    for _ in range(2):  # the second finds a run that has ended
+        calls.clear()
+        monkeypatch.setattr(finite.gradient_flow, "top_of_kernels", lambda *given: calls.append(1) or plain(*given))
+        found = finite.flow(*args, path=path, **options)
+        for name in ("outputs", "test_outputs", "t", "t1", "kernel_change", "loss", "weight_change", "kernels"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+        assert (found.steps, found.status, len(found.looks)) == (whole.steps, whole.status, len(whole.looks))
+    assert not calls
+    with pytest.raises(ValueError, match="holds a run on other samples, or with other options"):
+        finite.flow(*args, path=path, **{**options, "max_steps": 70})

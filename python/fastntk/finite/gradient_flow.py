@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..base.checks import integer, positive
 from ..base.progress import bar
 from ..network.layer import Layer
+from .checkpoint import Checkpoint
 from .losses import loss_of, targets_of
 from .measure import change_of, kernels, norms, top_of_kernels
 from .model import Model
@@ -98,7 +99,8 @@ def flow(
     network: Layer, x: Any, y: Any, alpha: float = 1.0, *, seeds: int | Sequence[int] = 0,
     loss: str = "quadratic_hinge", stop: float = 0.5, step: tuple[float, float] = (0.05, 0.03),
     max_steps: int = 20_000, kernel_samples: int = 20, t1_at: float = 0.5, x_test: Any = None,
-    parameterization: Any = None, dtype: Any = np.float64, device: Any = "cpu", progress: bool = False,
+    parameterization: Any = None, path: Any = None, dtype: Any = np.float64, device: Any = "cpu",
+    progress: bool = False,
 ) -> Flow:  # fmt: skip
     """Train networks by gradient flow on ``l(alpha (f - f_0), y) / alpha^2`` until they have learned.
 
@@ -120,6 +122,9 @@ def flow(
         Samples, evenly spread, on which kernels are compared.
     t1_at : float
     x_test : array_like (m, ...), optional
+    path : path-like, optional
+        File that a run is kept in at each look and at its end; a run that finds it goes on from there, as if it had not
+        been interrupted.
     progress : bool
 
     Returns
@@ -129,7 +134,7 @@ def flow(
     Raises
     ------
     TypeError, ValueError
-        As :func:`train`; a stop that margins do not pass.
+        As :func:`train`; a stop that margins do not pass; a file of another run.
     ImportError
         PyTorch is missing.
 
@@ -175,6 +180,7 @@ def flow(
     status, t, t1 = ["unfinished"] * S, np.zeros(S), np.full(S, np.inf)
     before, change_before, first = np.zeros(S), np.zeros(S), None
     alive, count = np.ones(S, dtype=np.bool_), 0
+    top: Any = torch.zeros(S, dtype=start.dtype)
     begun = held = model.state()
     looks: list[Look] = []
     now_kernels = kernels0
@@ -189,7 +195,39 @@ def flow(
         before, change_before = t.copy(), change
         looks.append(Look(before, change, margin, loss))
 
+    store = Checkpoint(
+        path,
+        (
+            str(network), parameterization, scale, members, loss, goal, tuple(step), most, len(seen), level, samples,
+            targets, None if x_test is None else np.asarray(x_test), str(model.dtype),
+        ),
+        what,
+    )  # fmt: skip
+
+    def keep() -> None:
+        names = ("t", "kernel_change", "margin", "loss")
+        arrays = (t, t1, before, change_before, first, alive, now_kernels)
+        store.write({
+            "leaves": model.state(), "held": held, "vector": vector, "top": top, "status": list(status),
+            "count": count, "arrays": [torch.from_numpy(np.array(a)) for a in arrays],
+            "looks": [[torch.from_numpy(np.array(getattr(one, name))) for name in names] for one in looks],
+        })  # fmt: skip
+
+    if (kept := store.read(torch, model)) is not None:
+        model.restore(kept["leaves"])
+        held = [v.to(xs.device) for v in kept["held"]]
+        vector, top, status, count = (
+            kept["vector"].to(xs.device),
+            kept["top"].to(xs.device),
+            kept["status"],
+            kept["count"],
+        )
+        t, t1, before, change_before, first, alive, now_kernels = (a.numpy() for a in kept["arrays"])
+        looks = [Look(*(a.numpy() for a in one)) for one in kept["looks"]]
+        due = {one for one in due if one > count}
+
     with bar(most, progress, "step") as report:
+        report(count)
         while True:
             f = model(xs)
             F = scale * (f - start)
@@ -209,6 +247,7 @@ def flow(
             if count in due:
                 due.remove(count)
                 look(margin, now)
+                keep()
             done = alive & (margin > goal if loss in _MARGINS else now <= goal * first)
             for s in np.flatnonzero(done):
                 status[s] = "converged"
@@ -247,6 +286,7 @@ def flow(
         moved = torch.stack([norms(model.leaves[i] - begun[i]) / norms(begun[i]) for i in layers], dim=1)
     if not looks or (looks[-1].t != t).any():
         look((F * ys).amin(dim=(1, 2)).double().cpu().numpy(), last)
+    keep()
     return Flow(
         tuple(status), F.double().cpu().numpy(), test, t, looks[-1].kernel_change, t1, last, count,
         f.double().cpu().numpy(), kernels0, now_kernels, moved.double().cpu().numpy(), tuple(looks),
