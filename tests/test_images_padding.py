@@ -85,6 +85,24 @@ def test_padding_follows_the_filters_axes(numbers, dtype, backend):
         np.testing.assert_allclose(a, b, rtol=1e-6 if dtype == np.float32 else 1e-13)
 
 
+@pytest.mark.parametrize("shape", [(6,), (8,), (4, 4), (2, 3), (2, 2, 2)], ids=str)
+def test_pools_of_a_whole_circle_are_one_number(shape, backend):
+    """All positions behind them are equal to the bit, as one global pool is: rho = 1 for the nonlinearity behind."""
+    rank = len(shape)
+    start = (stax.Conv(1, (3,) * rank, padding="CIRCULAR", W_std=1.2), Relu())
+    slopes = stax.ABRelu(-0.3, 1.2)
+    point = stax.Conv(1, (1,) * rank, padding="SAME", W_std=1.2, b_std=0.1)
+    everywhere = serial(
+        *start, stax.AvgPool(shape, padding="CIRCULAR"), point, slopes, GlobalAvgPool(), Dense(1)
+    ).kernel_fn
+    once = serial(*start, GlobalAvgPool(), Dense(1, 1.2, 0.1), slopes, Dense(1)).kernel_fn
+    # A device's registers round otherwise than what gives an image's own sums: 1 - rho is 1e-16 there, its root 1e-8.
+    rtol = 2e-8 if backend.startswith("cuda") else 1e-13
+    for seed in range(4):
+        x = np.random.default_rng(seed).standard_normal((1, *shape, 3))
+        np.testing.assert_allclose(everywhere(x, None, "ntk"), once(x, None, "ntk"), rtol=rtol)
+
+
 def test_finite_networks_read_the_same_padding():
     """Against a plain loop over taps of the padded array."""
     x = images(2)

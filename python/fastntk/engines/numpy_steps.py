@@ -69,6 +69,8 @@ def geometry(op: Op, numbers: tuple[float, ...]) -> tuple[Positions, Array]:
         taps = joint.reshape(len(taps) * op.window.size_out[axis], -1)
         edges = op.window.shape[axis] / op.window.counts(axis) if op.window.normalize_edges else 1.0
         scale = np.multiply.outer(scale, np.broadcast_to(edges, op.window.size_out[axis])).reshape(-1)
+    if op.name == "pool":  # windows that go around a circle are equal to the bit: they add the same in one order
+        taps = np.sort(taps, axis=1)
     return taps, scale
 
 

@@ -181,7 +181,10 @@ class _Added:
 
 
 def _added(link: Link, axis: int, n_source: int, n_target: int) -> _Added:
-    """In the order of both outputs, then of both taps: one tap of both where it is not a pool."""
+    """In the order of both outputs, then of both taps: one tap of both where it is not a pool.
+
+    On a circle in the order of positions: pools that read the same add it in one order, and are equal to the bit.
+    """
     reads = link.window.positions(axis)
     one, two = reads[:, None, :], reads[None, :, :]
     if link.pool:
@@ -189,6 +192,9 @@ def _added(link: Link, axis: int, n_source: int, n_target: int) -> _Added:
     at = np.nonzero((one >= 0) & (two >= 0))
     Y, Z, a, b = at if link.pool else (*at, at[2])
     y, z = reads[Y, a], reads[Z, b]
+    if link.pool and link.window.circular:
+        order = np.argsort(y, kind="stable")
+        y, z, Y, Z = y[order], z[order], Y[order], Z[order]
     return _Added((z - y) % n_source, y, (Z - Y) % n_target, Y)
 
 

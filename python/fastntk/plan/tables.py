@@ -279,6 +279,8 @@ class _Tables:
         part.taps = window.taps
         source, target = (axes_of(sizes, window) for sizes in (self.plan.grids[link.source].sizes, self.grid.sizes))
         reads = reads_of(window, source, target)
+        if link.pool and window.circular:  # windows that read the same add it in one order: equal to the bit
+            reads = np.sort(reads, axis=1)
         q = left.take(xp.asarray(reads), axis=1)  # (n, positions, taps), each one's taps side by side
         if link.pool:
             return self._pool(part, link, q, (reads < left.shape[1] - 1).sum(axis=1), out)

@@ -61,11 +61,11 @@ class Erf(Nonlinearity):
 
     def rows(self, q: Array, xp: Any = np) -> Mapping[str, Array]:
         x = _angle(q, xp)
-        # Of a variance of 0 anything: 1 - |rho'| is a quotient then too, and 1, as rho = 0 says.
-        g = xp.where(x.angle == 0, 2.0**-60, xp.sqrt(x.angle))
+        # Of a variance of 0 as of any small one, whose |rho'| is a quotient of these: |rho| sqrt(sin A2 / A2).
+        h, g = (xp.where(x.angle == 0, 2.0**-60, xp.sqrt(own)) for own in (x.sine, x.angle))
         t = xp.where(x.large, x.half - x.n, 4 * q * x.n**2 / (x.n + x.half))
         return {
-            "h": xp.sqrt(x.sine),
+            "h": h,
             "n": x.n,
             "t": t,
             "g": g,
