@@ -69,8 +69,6 @@ def geometry(op: Op, numbers: tuple[float, ...]) -> tuple[Positions, Array]:
         taps = joint.reshape(len(taps) * op.window.size_out[axis], -1)
         edges = op.window.shape[axis] / op.window.counts(axis) if op.window.normalize_edges else 1.0
         scale = np.multiply.outer(scale, np.broadcast_to(edges, op.window.size_out[axis])).reshape(-1)
-    if op.name == "pool":  # windows that go around a circle are equal to the bit: they add the same in one order
-        taps = np.sort(taps, axis=1)
     return taps, scale
 
 
@@ -280,10 +278,16 @@ def mean_behind(step: Step, q: Sequence[Array], means: Sequence[Array | None], o
     return mean
 
 
+def _columns(step: Step) -> Positions:
+    """Taps, one of all positions at a time. Circular pools that read the same add it in one order: equal to the bit."""
+    circular = step.op.name == "pool" and step.op.window is not None and step.op.window.circular
+    return np.sort(step.taps, axis=1).T if circular else step.taps.T
+
+
 def _taps(step: Step, k: Array) -> Iterator[Array]:
     """What each tap reads, the same one at both positions."""
     k = np.pad(k, [(0, 0)] + [(0, 1)] * (k.ndim - 1))  # the index -1, outside, finds zeros behind the last position
-    return (k[:, p] if k.ndim == 2 else k[:, p[:, None], p] for p in step.taps.T)
+    return (k[:, p] if k.ndim == 2 else k[:, p[:, None], p] for p in _columns(step))
 
 
 def mean_of(step: Step, k: Array) -> Array:
@@ -321,8 +325,9 @@ def _scale(step: Step, own: Planes) -> Array:
 def _sum_pairs(step: Step, k: Array, full: bool) -> Array:
     """Sum over all pairs of taps (a, b) of two windows."""
     k = np.pad(k, [(0, 0), (0, 1), (0, 1)])
-    rows = np.asarray(sum(k[:, p] for p in step.taps.T))
-    return np.asarray(sum(rows[:, :, p] if full else rows[:, np.arange(len(p)), p] for p in step.taps.T))
+    columns = _columns(step)
+    rows = np.asarray(sum(k[:, p] for p in columns))
+    return np.asarray(sum(rows[:, :, p] if full else rows[:, np.arange(len(p)), p] for p in columns))
 
 
 def _window_sums(step: Step, q: Array, v: Array) -> Planes:
