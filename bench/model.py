@@ -88,3 +88,36 @@ def gpu(points: dict[str, Any], images: dict[str, Any]) -> str:
     return (
         f"From {points['compiler']}'s code for {points['architecture']}; computed, not measured.\n\n{table(head, rows)}"
     )
+
+
+WORKERS = (1, 8, 64)
+
+
+def scale(cluster: dict[str, Any], of_images: dict[str, Any], points: dict[str, Any], images: dict[str, Any]) -> str:
+    """Hours of large matrices on workers of one core, from measured rates, and on a GPU, from counted instructions."""
+    rows = cluster["gram"]["rows"]
+    features, depth = rows["shape"][1], 10
+    entry = of_images["cases"]["deep-gap"]["entry_seconds"]["fastntk"]["median"] * of_images["threads"]
+    million, whole = MILLION * (MILLION + 1) / 2, CIFAR10 * (CIFAR10 + 1) / 2
+    h200 = DEVICES[1]
+    cases = {
+        f"{MILLION:,} points, d = {features}, depth {depth}, NTK": (
+            million / rows["pairs_a_second_of_a_core"], rows["two_workers_over_one"] / 2, 4.0 * MILLION**2,
+            dense(h200, points, MILLION, features, depth, "float32"),
+        ),
+        f"{CIFAR10:,} images of 32 x 32, 21 layers + GlobalAvgPool, NNGP + NTK": (
+            whole * entry, cluster["gram"]["images"]["two_workers_over_one"] / 2, 8.0 * CIFAR10**2,
+            whole * image_pair(h200, images, 1024),
+        ),
+    }  # fmt: skip
+    workers = [f"{k} worker{'s' * (k > 1)}" for k in WORKERS]
+    head = ["float32, whole Gram matrix", "bytes", *workers, f"{h200.name}, computed"]
+    lines = []
+    for what, (seconds, efficiency, size, device) in cases.items():
+        hours = [seconds / 3600 / (k if k == 1 else k * efficiency) for k in WORKERS]
+        lines.append([what, f"{size / 1e9:,.0f} GB", *(f"{h:,.3g} h" for h in hours), text(device)])
+    machine = cluster["machine"]["cpu"]
+    return (
+        f"Workers of one core of {machine}, at the rates measured there, and as far from ideal as two of them were; a "
+        f"GPU by its counted instructions.\n\n{table(head, lines)}"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ KEPT = {
     "gpu": "gpu-*.json",
     "cuda": "cuda-sm90.json",
     "cuda-images": "cuda-images-sm90.json",
+    "scale": "scale.json",
     "predict": "predict-avx512.json",
     "predict-real": "real-predict.json",
 }
@@ -239,6 +241,28 @@ def small(report: dict[str, Any]) -> str:
     return where(report) + table(["call", "fastntk", "goal"], rows)
 
 
+def workers(report: dict[str, Any]) -> str:
+    """Gram matrices in stores by one process and by workers, solves, and a run that was killed."""
+    rows = []
+    for name, own in report["gram"].items():
+        median = {way: statistics.median(seconds) for way, seconds in own["seconds"].items()}
+        rows += [[f"{name}, {own['n']:,}, {own['blocks']} blocks", way, f"{s:.3g} s"] for way, s in median.items()]
+    solve, task, killed = report["solve"], report["task"], report["killed"]
+    said = [
+        *(
+            f"- {name}: two workers are {own['two_workers_over_one']:.2f} times as fast as one, and take "
+            f"{1 + own['two_workers_beyond_kernel_fn']:.2f} times as long as two threads of one process without a store."
+            for name, own in report["gram"].items()
+        ),
+        f"- A block that costs nothing takes {task['milliseconds_a_block']:.1f} ms of scheduler, store and journal.",
+        f"- Conjugate gradients, n = {solve['n']:,}, d = {solve['d']}, to {solve['tol']}: two workers "
+        f"{solve['two_workers_over_one']:.2f} times as fast as one.",
+        f"- {killed['n']} images, {len(killed['killed'])} kills at random: {killed['runs']} runs, "
+        f"{'the same bits' if killed['equal'] else 'OTHER BITS'} as one call.",
+    ]
+    return where(report) + table(["matrix", "by", "time"], rows) + "\n\n" + "\n".join(said)
+
+
 TABLES: dict[str, tuple[str, tuple[str, ...], Callable[..., str]]] = {  # page, results, what makes it
     "in-short": ("README.md", ("speed", "images", "predict"), in_short),
     "accuracy-in-short": ("README.md", ("accuracy",), accuracy_table.in_short),
@@ -253,6 +277,8 @@ TABLES: dict[str, tuple[str, tuple[str, ...], Callable[..., str]]] = {  # page, 
     "small-calls": ("docs/speed.md", ("small-calls",), small),
     "gpu": ("docs/speed.md", ("gpu",), gpu_table.gpu),
     "gpu-model": ("docs/gpu.md", ("cuda", "cuda-images"), model.gpu),
+    "scale": ("docs/scale.md", ("scale",), workers),
+    "scale-model": ("docs/scale.md", ("scale", "images", "cuda", "cuda-images"), model.scale),
     "accuracy": ("docs/accuracy.md", ("accuracy",), accuracy_table.markdown),
     "predict": ("docs/prediction.md", ("predict",), predict_table.speed),
     "predict-real": ("docs/prediction.md", ("predict-real",), predict_table.real),
