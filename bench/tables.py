@@ -250,8 +250,8 @@ def workers(report: dict[str, Any]) -> str:
     solve, task, killed = report["solve"], report["task"], report["killed"]
     said = [
         *(
-            f"- {name}: two workers are {own['two_workers_over_one']:.2f} times as fast as one, and take "
-            f"{1 + own['two_workers_beyond_kernel_fn']:.2f} times as long as two threads of one process without a store."
+            f"- {name}: two workers are {own['two_workers_over_one']:.2f} times as fast as one with a store, and take "
+            f"{1 + own['two_workers_beyond_kernel_fn']:.2f} times as long as two threads of one process without one."
             for name, own in report["gram"].items()
         ),
         f"- A block that costs nothing takes {task['milliseconds_a_block']:.1f} ms of scheduler, store and journal.",
