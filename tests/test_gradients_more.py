@@ -9,6 +9,7 @@ from fastntk import options, stax
 from fastntk.engines.select import load
 from fastntk.network.activations import NONLINEARITIES, Nonlinearity
 from gradient_inputs import dense
+from helpers import five_points
 
 KINDS = ("nngp", "ntk")
 
@@ -58,10 +59,6 @@ NETWORKS = {
     ),
     "sign": mixed(stax.Sign()),
 }  # fmt: skip
-
-
-def five_points(f, h=1e-3):
-    return (f(-2 * h) - 8 * f(-h) + 8 * f(h) - f(2 * h)) / (12 * h)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])

@@ -17,6 +17,7 @@ from fastntk.call import image_reverse
 from fastntk.engines import numpy_image_adjoint, numpy_image_back, numpy_image_sides
 from fastntk.network.activations import NONLINEARITIES, Nonlinearity
 from fastntk.stax import Conv, Dense, Erf, Flatten, GlobalAvgPool, Relu, serial
+from helpers import five_points
 from image_gradient_inputs import NETWORKS, PAIRS_OF_POOLS, VALUES, X1, X2, conv, held
 
 KINDS = ("nngp", "ntk")
@@ -46,10 +47,6 @@ def test_values_to_hold(name, which):
 
 
 # ---------------------------------------------------------------- networks against long double
-
-
-def five_points(f, h=1e-3):
-    return (f(-2 * h) - 8 * f(-h) + 8 * f(h) - f(2 * h)) / (12 * h)
 
 
 def check_against_long_double(net, x1, x2, rng):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fastntk import stax
 from fastntk.stax import Conv, Dense, Erf, Flatten, GlobalAvgPool, Relu, serial
+from helpers import five_points
 
 KINDS = ("nngp", "ntk")
 
@@ -58,10 +59,6 @@ NETWORKS = {
         conv(), stax.Index(stax.Slice[:, 1:, ::2]), conv(), stax.Index(stax.Slice[:, 1]), Flatten(), Dense(1),
     ),
 }  # fmt: skip
-
-
-def five_points(f, h=1e-3):
-    return (f(-2 * h) - 8 * f(-h) + 8 * f(h) - f(2 * h)) / (12 * h)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
