@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fastntk.study.lazy import Kind, convolutional, dense, halves
 from fastntk.study.panels import slope
 
 DATA = ("digits", "mnist", "fashion", "cifar10")
+PARTS = ("parameterizations", "depths", "dense", "convolutional")
 SCALES = (0.1, 1.0, 3.0, 10.0, 100.0)  # sqrt(h) alpha
 WIDTHS = {"dense": (32, 64, 128, 256, 512, 1024), "convolutional": (8, 16, 32)}
 SAMPLES, SEEDS, STEPS, DRAWS = 20, 3, 2000, 6
@@ -95,22 +97,30 @@ def parameterizations(data: study.Data) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", default=DATA, choices=DATA)
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what is measured; the rest stays")
     parser.add_argument("--dense", nargs="+", type=int, default=WIDTHS["dense"])
-    parser.add_argument("--convolutional", nargs="*", type=int, default=WIDTHS["convolutional"])
+    parser.add_argument("--convolutional", nargs="+", type=int, default=WIDTHS["convolutional"])
     parser.add_argument("--out", type=Path, default=Path("slopes.json"))
     args = parser.parse_args()
     if "FASTNTK_DATA" not in os.environ and set(args.data) - {"digits"}:
         parser.error("images need FASTNTK_DATA, the folder in which they lie")
-    found: dict[str, Any] = {"samples": SAMPLES, "seeds": SEEDS, "scales": SCALES, "data": {}}
+    settings = {"samples": SAMPLES, "seeds": SEEDS, "scales": list(SCALES)}
+    found: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {**settings, "data": {}}
+    if any(found[name] != value for name, value in settings.items()):
+        parser.error(f"{args.out} is of other samples, seeds or scales")
     for name in args.data:
         data = study.load(name, 100, 200)
-        row: dict[str, Any] = {"parameterizations": parameterizations(data), "depths": depths(data)}
-        for kind, widths in (("dense", args.dense), ("convolutional", args.convolutional)):
-            if widths:
-                row[kind] = regimes(data, kind, tuple(widths))
-        found["data"][name] = row
-        args.out.write_text(json.dumps(found, indent=1) + "\n")  # of those that have finished
-        print(f"{name}: {json.dumps(row)}", flush=True)
+        measured: dict[str, Callable[[], Any]] = {
+            "parameterizations": lambda data=data: parameterizations(data),
+            "depths": lambda data=data: depths(data),
+            "dense": lambda data=data: regimes(data, "dense", tuple(args.dense)),
+            "convolutional": lambda data=data: regimes(data, "convolutional", tuple(args.convolutional)),
+        }
+        for part in args.parts:
+            row = measured[part]()
+            found["data"].setdefault(name, {})[part] = row
+            args.out.write_text(json.dumps(found, indent=1) + "\n")  # of those that have finished
+            print(f"{name}, {part}: {json.dumps(row)}", flush=True)
 
 
 if __name__ == "__main__":
