@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import shutil
 import signal
@@ -153,28 +154,35 @@ kernel_fn = deep(stax, 10, "GlobalAvgPool")[2]
 """
 
 
-def killed_case(folder: Path, small: bool) -> dict[str, Any]:
-    """The command with two workers, killed at random: itself (client and scheduler) or one of its workers."""
+def killed_case(folder: Path, n: int, side: int) -> dict[str, Any]:
+    """The command with two workers, killed at random: itself (client and scheduler) or one of its workers.
+
+    Kills are spread over the time that the undisturbed call took.
+    """
     import psutil
     from fastntk import scale
 
     rng = random.Random(SEED)
-    x = np.random.default_rng(SEED).standard_normal((24 if small else 160, 16, 16, 3)).astype(np.float32)
+    x = np.random.default_rng(SEED).standard_normal((n, 16, 16, 3)).astype(np.float32)
     np.savez(folder / "x.npz", x=x)
     (folder / "net.py").write_text(NETWORK.format(bench=str(Path(__file__).parent)))
     store = folder / "killed.zarr"
     command = [
         sys.executable, "-m", "fastntk", "gram", "--data", str(folder / "x.npz"), "--store", str(store),
-        "--network", f"{folder / 'net.py'}:kernel_fn", "--get", "ntk", "--chunks", "4" if small else "10",
+        "--network", f"{folder / 'net.py'}:kernel_fn", "--get", "ntk", "--chunks", str(side),
         "--workers", "2",
     ]  # fmt: skip
+    start = time.perf_counter()
     whole = images_network()(x, None, "ntk")
+    undisturbed = time.perf_counter() - start
+    wait = max(2.5, undisturbed / (KILLS + 1))
     start, killed, runs = time.perf_counter(), [], 0
     while True:
         runs += 1
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None:
-            time.sleep(rng.uniform(1.0, 2.5))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(0.4, 1.0) * wait)
             marks = sum(p.read_text().count("\n") for p in store.rglob("blocks-*.txt")) if store.exists() else 0
             if len(killed) < KILLS and process.poll() is None and marks:
                 workers = [
@@ -192,13 +200,17 @@ def killed_case(folder: Path, small: bool) -> dict[str, Any]:
         if process.returncode == 0:
             break
     equal = bool(np.array_equal(scale.load(store)[:], whole)) and scale.verify(store).complete
-    return {"n": len(x), "killed": killed, "runs": runs, "seconds": time.perf_counter() - start, "equal": equal}
+    return {
+        "n": n, "chunks": side, "killed": killed, "runs": runs, "seconds": time.perf_counter() - start,
+        "kernel_fn_seconds": undisturbed, "equal": equal,
+    }  # fmt: skip
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="to see that it runs")
+    parser.add_argument("--killed", type=int, metavar="N", help="nothing but a run on N images that is killed")
     parser.add_argument("--scratch", help="folder of the stores; default the system's temporary one")
     parser.add_argument("--out", type=Path, default=RESULTS / "scale.json", help="JSON to write")
     given = parser.parse_args()
@@ -211,6 +223,12 @@ def main() -> int:
         report["versions"][name] = version(name)
     before = busy()
     kwargs = {"threads_per_worker": 1, "processes": True, "dashboard_address": None, "memory_limit": None}
+    if given.killed:
+        with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
+            report["killed"] = killed_case(Path(scratch), given.killed, 40)
+        write_json(report, given.out)
+        print(report["killed"])
+        return 0
     with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
         folder = Path(scratch)
         with (
@@ -228,7 +246,7 @@ def main() -> int:
             print("task", report["task"], flush=True)
             report["solve"] = solve_case(clients, given.small)
             print("solve", report["solve"], flush=True)
-        report["killed"] = killed_case(folder, given.small)
+        report["killed"] = killed_case(folder, *((24, 4) if given.small else (160, 10)))
         print("killed", report["killed"], flush=True)
     report["others_busy"] = others(before)
     noise_line(report["others_busy"])

@@ -34,7 +34,7 @@ cmake --install "$build" --prefix "$build/package"
 library() { "${CXX:-g++}" -print-file-name="$1"; }
 export LD_PRELOAD="$(library $runtime) $(library libstdc++.so.6)"
 export PYTHONPATH=$build/package PYTHONMALLOC=malloc OPENBLAS_NUM_THREADS=1 FASTNTK_NUM_THREADS=4
-export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=exitcode=66
+export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS="exitcode=66 suppressions=$root/tests/suppressed_races.txt"
 run=()
 [[ $kind == thread ]] && run=(setarch "$(uname -m)" --addr-no-randomize) # its map of memory takes no other
 cd "$root"
