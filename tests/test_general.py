@@ -507,3 +507,23 @@ def test_sums_of_branches_keep_means():
     found = both.kernel_fn(x, None, "nngp", backend="numpy")
     one = branch.kernel_fn(x, None, "nngp", backend="numpy")
     np.testing.assert_allclose(found, 2 * one + 2 * np.outer(mean, mean), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+        lambda x: x * (1 - np.tanh(x) ** 2),
+        lambda x: np.log(np.cosh(x)),
+    ],
+    ids=["gelu of tanh", "x (1 - tanh^2)", "log cosh"],
+)
+def test_tails_of_roundings_are_no_kinks(fn):
+    """1 + tanh(x) falls to 0 in steps of 1e-16: no jump, no kink, whatever it is beside the function there."""
+    z = np.arange(-11, 11, 0.02)
+    weight = np.exp(-z * z / 2) * 0.02 / math.sqrt(2 * math.pi)  # trapezoids: exact to 1e-17
+    x = np.array([[0.3], [1.2], [-3.1]])
+    network = stax.serial(stax.Dense(1), stax.Activation(fn), stax.Dense(1)).kernel_fn
+    k = network(x, None, "nngp", backend="numpy")
+    exact = [(weight * fn(abs(own) * z) ** 2).sum() for own in x[:, 0]]
+    np.testing.assert_allclose(np.diag(k), exact, rtol=1e-12)

@@ -20,6 +20,7 @@ _WIDTH = 0.25  # of the first panels; their ends lie where no one has a kink
 _NARROW = _WIDTH / 128  # a panel that no polynomial fits, however narrow
 _NODES = 16
 _SMALL = 1e-10  # the last coefficients of a fit that is one, relative to the function there
+_NOTHING = 1e-3  # what is smaller beside the function at no larger |x| is measured by that: 1 + tanh ends in rounding
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,17 @@ def _unresolved(fn: Function) -> list[tuple[float, float]]:
     """Narrow intervals on which the function is no polynomial."""
     low = np.arange(-REACH, REACH, _WIDTH) + 0.0823754
     high = low + _WIDTH
+    least: Any = 0.0
     while len(low):
         with np.errstate(all="ignore"):
             fits, size = _coefficients(fn, low, high)
             # What is small beside its own slope is measured by that.
             size = np.maximum(size, np.abs(fits[1]) / (high - low))
+            if high[0] - low[0] == _WIDTH:
+                least = _NOTHING * _largest_within(np.abs(low + high), size)
+            size = np.maximum(size, least)
             rough = np.isfinite(size) & (np.abs(fits[-3:]).max(axis=0) > _SMALL * size)
-        low, high = low[rough], high[rough]
+        low, high, least = low[rough], high[rough], np.repeat(least[rough], 2)
         if not len(low) or high[0] - low[0] <= _NARROW:
             break
         middle = (low + high) / 2
@@ -86,6 +91,14 @@ def _unresolved(fn: Function) -> list[tuple[float, float]]:
         else:
             joined.append((float(a), float(b)))
     return joined
+
+
+def _largest_within(distance: Array, size: Array) -> Array:
+    """For each panel the largest finite size of those no further out."""
+    order = np.argsort(distance, kind="stable")
+    found = np.empty_like(size)
+    found[order] = np.maximum.accumulate(np.where(np.isfinite(size), size, 0)[order])
+    return found
 
 
 def _kink(fn: Function, low: float, high: float, left: float, right: float, what: str) -> Kink:
