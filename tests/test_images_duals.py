@@ -17,7 +17,8 @@ NETWORKS = {
         conv((2, 3), padding="CIRCULAR", W_std=0.9), phi, stax.AvgPool((2, 2), (2, 1), "SAME"),
         conv(W_std=0.8, b_std=None), phi, GlobalAvgPool(), Dense(1),
     ),
-    "positions": lambda phi: serial(conv((2, 2), (2, 1), W_std=0.9), phi),
+    # the last window reads what lanes have beside positions
+    "positions": lambda phi: serial(conv((2, 2), (2, 1), W_std=0.9), phi, conv(W_std=0.8)),
 }  # fmt: skip
 
 

@@ -127,9 +127,9 @@ class _Tables:
             self.memory = self.xp.empty(ends[-1])
         self.rooms = ends
         filled, lines = grid.packed * grid.positions // grid.rows, grid.n_arrays * grid.rows
-        if filled < grid.lanes:  # those that hold no position
+        if filled < grid.lanes:  # what comes of others has to be finite: windows multiply it by 0
             own = self.tables[:, grid.table : grid.table + lines * grid.lanes]
-            own.reshape(self.n, lines, grid.lanes)[:, :, filled:] = 0
+            own.reshape(self.n, lines, grid.lanes)[:, :, filled:] = 1
 
     def _room(self, number: int, *shape: int) -> Array:
         assert self.memory is not None
