@@ -273,3 +273,24 @@ def test_windows_of_any_geometry_in_blocks_that_cut_images():
         close(net.kernel_fn(x, -x[:2], BOTH, backend="cpu"), exact, 1e-12)
         single = net.kernel_fn(x.astype(np.float32), -x[:2].astype(np.float32), BOTH, backend="cpu")
         close(single, exact, 2e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_channels_behind_the_samples(dtype):
+    """Images whose channels do not lie side by side in memory, in networks that take each with itself first."""
+
+    def network(axis):
+        letters = {"dimension_numbers": ("NCHW", "OIHW", "NCHW")} if axis == 1 else {}
+        return stax.serial(
+            stax.Conv(1, (3, 3), padding="SAME", b_std=0.1, **letters), stax.LayerNorm((1, 2, 3), channel_axis=axis),
+            stax.Gelu(), stax.ImageResize((-1, -1, 4, 4) if axis == 1 else (-1, 4, 4, -1), "linear", channel_axis=axis),
+            stax.ConvTranspose(1, (4, 4), (2, 2), "SAME", **letters), stax.Relu(),
+            stax.GlobalAvgPool(channel_axis=axis),
+        ).kernel_fn  # fmt: skip
+
+    x = np.random.default_rng(0).standard_normal((3, 2, 2, 2)).astype(dtype)
+    first, last = network(1), network(-1)
+    found = first(x, None, ("nngp", "ntk"))
+    for one, other in zip(found, last(np.moveaxis(x, 1, -1).copy(), None, ("nngp", "ntk")), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(last(np.moveaxis(x, 1, -1), None, "ntk"), found.ntk)

@@ -298,7 +298,7 @@ class Part:
 
     def wide(self, number: int, full: bool, own: bool, dtype: np.dtype[Any]) -> Array:
         """The pixels of an input as batches of rows, a row for each position."""
-        x = self.x[number].astype(dtype)
+        x = self.x[number].astype(dtype, order="C")
         if full:
             return x if own else x.reshape(1, -1, x.shape[-1])
         return np.ascontiguousarray(x.transpose(1, 0, 2))
