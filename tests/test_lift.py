@@ -46,7 +46,38 @@ def pooled(n):
     )  # fmt: skip
 
 
-MODULES = {"sequential": (sequential, (6,)), "pooled": (pooled, (2, 4, 4)), "residual": (Residual, (2, 4, 4))}
+class Decoder(nn.Module):
+    """Resizing, a transposed convolution, and a mean over positions, as methods and functions."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.first = nn.Conv2d(2, n, 3, padding=1)
+        self.norm = nn.GroupNorm(1, n)
+        self.wider = nn.ConvTranspose2d(n, n, 4, 2, 1)
+        self.last = nn.Linear(n, 2)
+
+    def forward(self, x):
+        h = nn.functional.gelu(self.norm(self.first(x)), approximate="tanh")
+        h = self.wider(nn.functional.interpolate(h, scale_factor=2, mode="bilinear"))
+        return self.last(nn.functional.leaky_relu(h, 0.2).mean(dim=(-2, -1)))
+
+
+class Tokens(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.first, self.norm, self.inner = nn.Linear(3, n), nn.LayerNorm(n), nn.Linear(n, n)
+        self.drop, self.last = nn.Dropout(0.3), nn.Linear(n * 4, 2)
+
+    def forward(self, x):
+        h = nn.functional.elu(self.norm(self.first(x)), 0.5)
+        h = torch.relu(self.drop(self.inner(h)))
+        return self.last(h.reshape(x.shape[0], -1))
+
+
+MODULES = {
+    "sequential": (sequential, (6,)), "pooled": (pooled, (2, 4, 4)), "residual": (Residual, (2, 4, 4)),
+    "decoder": (Decoder, (2, 2, 2)), "tokens": (lambda n: Tokens(n).eval(), (4, 3)),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -57,7 +88,7 @@ def test_kernels_are_those_of_the_modules_own_draws(name):
     gaps, errors, count = [], [], 150
     for width in (48, 96):
         module = make(width).double()
-        exact = ft.lift(module).kernel_fn(x.numpy(), None, ("nngp", "ntk"))
+        exact = ft.lift(module, input_shape=shape).kernel_fn(x.numpy(), None, ("nngp", "ntk"))
         kernel = finite.monte_carlo_kernel_fn(module, None, 1, range(1, count + 1), vmap_axes=0)
         sums = np.array([k * np.array([f.numpy() for f in found]) for k, found in enumerate(kernel(x), 1)])
         draws = np.diff(sums, axis=0, prepend=np.zeros_like(sums[:1])) / np.array(exact)
@@ -97,9 +128,58 @@ def test_blocks_share_what_is_before_their_fork():
     assert net.kernel_fn(x, None, "nngp").shape == (2, 2)
 
 
+def test_functions_and_methods_are_what_their_modules_are():
+    class Functions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 1)
+
+        def forward(self, x):
+            h = self.first(x)
+            h += torch.square(h)
+            h = nn.functional.hardtanh(nn.functional.dropout(h, 0.4, training=False), -2.0, 1.0)
+            return self.last(h.view(h.size(0), -1))
+
+    names = [type(layer).__name__ for layer in ft.lift(Functions()).layers]
+    assert names == ["Dense", "FanOut", "Parallel", "FanInSum", "Dropout", "HardTanh", "Flatten", "Dense"]
+
+
+def test_means_over_positions_need_to_know_them():
+    class Mean(nn.Module):
+        def __init__(self, over):
+            super().__init__()
+            self.first, self.last, self.over = nn.Linear(3, 4), nn.Linear(4, 1), over
+
+        def forward(self, x):
+            return self.last(torch.relu(self.first(x)).mean(self.over))
+
+    x = np.random.default_rng(0).standard_normal((3, 5, 3))
+    pooled = ft.lift(Mean(1), input_shape=(5, 3))
+    by_hand = stax.serial(*pooled.layers[:2], stax.GlobalAvgPool(), pooled.layers[-1])
+    np.testing.assert_array_equal(pooled.kernel_fn(x, None, "ntk"), by_hand.kernel_fn(x, None, "ntk"))
+    with pytest.raises(ft.Unliftable, match="mean, at mean: which axes hold positions is known with input_shape="):
+        ft.lift(Mean(1))
+    with pytest.raises(ft.Unliftable, match="mean, at mean, is what no layer"):
+        ft.lift(Mean((0, 1)), input_shape=(5, 3))
+    with pytest.raises(ValueError, match=re.escape("the module takes no inputs of shape (5, 4)")):
+        ft.lift(Mean(1), input_shape=(5, 4))
+
+
+def test_dropout_in_front_of_a_rectifier_goes_behind_it():
+    module = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.25), nn.ReLU(), nn.Linear(4, 1))
+    assert [type(layer).__name__ for layer in ft.lift(module).layers] == ["Dense", "Relu", "Dropout", "Dense"]
+    found, q = ft.lift(module).kernel_fn.diagonal(np.ones((1, 3)), "nngp"), 1 / 3 + 1 / 9
+    assert found[0] == pytest.approx(q / 2 / 0.75 / 3 + 1 / 12)
+
+
 class Product(nn.Module):
     def forward(self, x):
         return x * torch.relu(x)
+
+
+class Multiple(nn.Module):
+    def forward(self, x):
+        return torch.add(x, torch.relu(x), alpha=0.5)
 
 
 class Branching(nn.Module):
@@ -114,7 +194,13 @@ class Branching(nn.Module):
         (nn.Sequential(nn.Conv2d(2, 4, 3), nn.Sequential(nn.MaxPool2d(2))), "1.0: MaxPool2d"),
         (nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), "of 2 groups"),
         (nn.Sequential(nn.AdaptiveAvgPool2d(2)), "to more than one position"),
-        (nn.Sequential(nn.GELU(approximate="tanh")), "GELU"),
+        (nn.Sequential(nn.Linear(3, 4), nn.TransformerEncoderLayer(4, 2)), "1: TransformerEncoderLayer() is what"),
+        (nn.Sequential(nn.Conv2d(2, 4, 3), nn.LayerNorm(5)), "1: LayerNorm((5,), eps=1e-05, elementwise_affine=True"),
+        (nn.Sequential(nn.Conv2d(2, 4, 3), nn.Linear(5, 4)), "over the last axis of images"),
+        (nn.Sequential(nn.ConvTranspose2d(2, 4, 3, 2, 1, 1)), "pads neither as 'VALID' nor as 'SAME'"),
+        (nn.Sequential(*[nn.Linear(3, 3)] * 2), "0: is used twice"),
+        (nn.Sequential(nn.Upsample(scale_factor=2)), "needs lift(..., input_shape=)"),
+        (Multiple(), "add of a tensor and a number, or of a multiple"),
         (Product(), "mul, at mul, is what no layer of stax stands for"),
         (Branching(), "torch.fx cannot trace Branching"),
     ],
