@@ -44,14 +44,23 @@ T* lines_of(const py::object& object, long size, const char* what, long& n) {
   return packed<T>(object, {n, size}, what);
 }
 
+template <class T, class Call>
+void set_grids(const Typed<T>& plan, const std::array<size_t, 2>& grids, Call& call) {
+  FNTK_CHECK(grids[0] <= grids[1] && grids[1] <= plan.code.grids.size(), "grids ", grids[0], " to ", grids[1], " of ",
+             plan.code.grids.size());
+  call.first_grid = grids[0];
+  call.last_grid = grids[1];
+}
+
 template <class T>
 void image_chains(const Typed<T>& plan, const py::object& code, const py::object& tables, const py::object& chains,
-                  int device, uintptr_t stream) {
+                  const std::array<size_t, 2>& grids, int device, uintptr_t stream) {
   ChainTablesCall<T> call = {};
   call.code = plan.copy_of(code);
   call.table_size = plan.program.table_size;
   call.tables = lines_of<const T>(tables, call.table_size, "tables", call.n);
   call.chains = packed<T>(chains, {call.n, plan.code.chain_size}, "chains");
+  set_grids(plan, grids, call);
   const Place place = make_place(device, stream);
   released([&] { cuda_chain_tables(plan.code, call, place); });
 }
@@ -87,10 +96,7 @@ void image_pairs(const Typed<T>& plan, const py::object& code, const std::array<
       if (!outputs[k][p].is_none()) planes[p] = packed<T>(outputs[k][p], {call.n, plan.code.sizes[k]}, "output");
     call.planes.push_back(planes);
   }
-  FNTK_CHECK(grids[0] <= grids[1] && grids[1] <= plan.code.grids.size(), "grids ", grids[0], " to ", grids[1], " of ",
-             plan.code.grids.size());
-  call.first_grid = grids[0];
-  call.last_grid = grids[1];
+  set_grids(plan, grids, call);
   call.backwards = backwards;
   const Place place = make_place(device, stream);
   released([&] { cuda_image_pairs(plan.code, call, place); });
@@ -144,7 +150,7 @@ void bind_typed(py::module_& m, const char* plan_name, const char* code_name) {
         return found;
       });
   m.def("image_chains", &image_chains<T>, py::arg("plan"), py::arg("code"), py::arg("tables"), py::arg("chains"),
-        py::arg("device"), py::arg("stream"));
+        py::arg("grids"), py::arg("device"), py::arg("stream"));
   m.def("image_pairs", &image_pairs<T>, py::arg("plan"), py::arg("code"), py::arg("tables"), py::arg("chains"),
         py::arg("pairs"), py::arg("lengths"), py::arg("linked"), py::arg("lost"), py::arg("scratch"),
         py::arg("outputs"), py::arg("grids"), py::arg("backwards"), py::arg("device"), py::arg("stream"));

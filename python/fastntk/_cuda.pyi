@@ -166,11 +166,23 @@ def dual(
 ) -> None: ...
 @typing.overload
 def image_chains(
-    plan: ImageCode32, code: typing.Any, tables: typing.Any, chains: typing.Any, device: int, stream: int
+    plan: ImageCode32,
+    code: typing.Any,
+    tables: typing.Any,
+    chains: typing.Any,
+    grids: typing.Annotated[collections.abc.Sequence[int], "FixedSize(2)"],
+    device: int,
+    stream: int,
 ) -> None: ...
 @typing.overload
 def image_chains(
-    plan: ImageCode64, code: typing.Any, tables: typing.Any, chains: typing.Any, device: int, stream: int
+    plan: ImageCode64,
+    code: typing.Any,
+    tables: typing.Any,
+    chains: typing.Any,
+    grids: typing.Annotated[collections.abc.Sequence[int], "FixedSize(2)"],
+    device: int,
+    stream: int,
 ) -> None: ...
 @typing.overload
 def image_pairs(

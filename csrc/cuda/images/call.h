@@ -33,15 +33,9 @@ struct ImageLaunch {  // the kernel's argument
 template <class T>
 void launch_chains(const ImageLaunch<T>& c, long scratch_size, bool backwards, const Place& place);
 
-constexpr int kStretch = 16;  // rows of a column that one thread takes: 18 sums for 16
+constexpr int kStretch = 16;  // rows of a column that one thread takes
 
 constexpr int64_t kSame = 1, kDiagonal = 2;  // one image twice; of a symmetric Gram's diagonal
-
-#if defined(__CUDA_ARCH__)
-#define FNTK_ROLLED _Pragma("unroll 1")
-#else
-#define FNTK_ROLLED
-#endif
 
 #if defined(__CUDACC__)
 #define FNTK_TEAM __host__ __device__
@@ -51,16 +45,20 @@ constexpr int64_t kSame = 1, kDiagonal = 2;  // one image twice; of a symmetric 
 
 namespace FNTK_ISA {
 
-// Teams: each(n, work) deals out a pass and ends when all have done their part; meet() waits for what each one has
-// written on its own.
+// Teams: each(n, work) deals out a pass and ends when all have done their part, places(rows, lanes, work) that of a
+// plane, work(y, x); meet() waits for what each one has written on its own.
 //
 // All of a team's work on the host; backwards, to show that no element waits for another one of its pass.
 struct HostTeam {
-  static constexpr bool rolls = true;  // windows of three rows in one pass
+  static constexpr bool rolls = true;  // windows in one pass (cuda/images/roll.h)
   bool backwards = false;
   template <class Work>
   FNTK_TEAM void each(long n, const Work& work) const {
     for (long k = 0; k < n; ++k) work(int(backwards ? n - 1 - k : k));
+  }
+  template <class Work>
+  FNTK_TEAM void places(int rows, int lanes, const Work& work) const {
+    each(long(rows) * lanes, [&](int k) { work(k / lanes, k % lanes); });
   }
   FNTK_TEAM void meet() const {}
 };
@@ -69,12 +67,34 @@ struct HostWarp : HostTeam {
   static constexpr bool rolls = false;
 };
 
+#if defined(__CUDA_ARCH__)
+// Those of one thread: it divides once.
+template <class Work>
+__device__ void own_places(int thread, int threads, int rows, int lanes, const Work& work) {
+  const int dy = threads / lanes, dx = threads - dy * lanes;
+  int y = thread / lanes, x = thread - y * lanes;
+  while (y < rows) {
+    work(y, x);
+    y += dy;
+    x += dx;
+    if (x >= lanes) x -= lanes, ++y;
+  }
+}
+#endif
+
 struct BlockTeam {
   static constexpr bool rolls = true;
   template <class Work>
   FNTK_TEAM void each(long n, const Work& work) const {
 #if defined(__CUDA_ARCH__)
     for (int k = int(threadIdx.x); k < n; k += int(blockDim.x)) work(k);
+#endif
+    meet();
+  }
+  template <class Work>
+  FNTK_TEAM void places(int rows, int lanes, const Work& work) const {
+#if defined(__CUDA_ARCH__)
+    own_places(int(threadIdx.x), int(blockDim.x), rows, lanes, work);
 #endif
     meet();
   }
@@ -98,6 +118,13 @@ struct WarpTeam {
 #endif
     meet();
   }
+  template <class Work>
+  FNTK_TEAM void places(int rows, int lanes, const Work& work) const {
+#if defined(__CUDA_ARCH__)
+    own_places(int(threadIdx.x % 32), 32, rows, lanes, work);
+#endif
+    meet();
+  }
   FNTK_TEAM void meet() const {
 #if defined(__CUDA_ARCH__)
     __syncwarp();
@@ -113,37 +140,6 @@ FNTK_HD T spread(int n, const T* a, const T* b, long lanes, long x) {
     more = fma(a[k * lanes + x] - b[k * lanes + x], a[k * lanes + x] - b[k * lanes + x], more);
   return (a[n * lanes + x] * b[n * lanes + x]) * more;
 }
-
-// What takes an element: the planes of a slot, behind the nonlinearity that is fused with the convolution.
-template <class T>
-struct Behind {
-  const StepCode* after;  // null: none
-  Store<T> planes;
-  const T *a, *b;  // its tables
-  long lanes;
-  template <Form form, bool known = false>
-  FNTK_HD void put(long x, T v, T p, T t, T r = T(0)) const {
-    if (form == Form::cov || !after) return planes.template put<form>(x, v, p, t);
-    if constexpr (form != Form::cov) {
-      int index = -1;
-#define FNTK_APPLY(Phi, name)  \
-  ++index;                     \
-  if constexpr (Phi<T>::cheap) \
-    if (after->dual == index) apply<Phi, form, known>(x, v, p, t, r);
-      FNTK_DUALS(FNTK_APPLY)
-#undef FNTK_APPLY
-    }
-  }
-  template <template <class> class Phi, Form form, bool known>
-  FNTK_HD void apply(long x, T v, T p, T t, T r) const {
-    const Phi<T> phi(after->params);
-    T* const out[3] = {planes.v, planes.p, planes.t};
-    if (after->out == int(Form::cov))
-      Apply<Phi, T, true, true>(phi, a, b, out, lanes).template put<form, known>(x, v, p, t, r);
-    else
-      Apply<Phi, T, false, true>(phi, a, b, out, lanes).template put<form, known>(x, v, p, t, r);
-  }
-};
 
 }  // namespace FNTK_ISA
 }  // namespace fntk

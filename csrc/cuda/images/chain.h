@@ -116,12 +116,6 @@ FNTK_HD void rectify_signs(const Number& r, const Number& inverse, const Number&
   t = Lanes::if_less(plus, minus, gone, theta - gone);
 }
 
-#if defined(__CUDA_ARCH__)
-#define FNTK_UNROLL _Pragma("unroll")
-#else
-#define FNTK_UNROLL
-#endif
-
 // One layer. Bit y of `first`: rows y - 1 and y meet (VALID: row y reads row y + 1, CIRCULAR: it is the last one), of
 // `second`: VALID, row y reads row y + 2. Tables have 2 R rows, so that the second image's never wrap. signs: t holds
 // r + K when it begins, and `numbers` wait in memory.

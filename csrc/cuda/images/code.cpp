@@ -7,6 +7,7 @@
 
 #include "common/check.h"
 #include "common/ops.h"
+#include "cuda/images/one_pass.h"
 #include "math/counted.h"
 #include "math/duals.h"
 
@@ -50,17 +51,33 @@ struct Builder {
     s.mask_out = joined(reads.mask_out);
   }
 
-  // Three rows next to each other, and the nonlinearity behind them.
-  void roll(const ImageGrid& g, const Reads<T>& reads, size_t index, StepCode& s) {
-    const ImageStep& step = g.steps[index];
-    s.rolls = mode_of(step);
-    if (s.rolls < 0) return;
-    const int low = s.rolls == kValidRows ? 0 : 1;
-    for (int k = 0; k < 3; ++k) {
-      const auto found = std::find(reads.shift_out.begin(), reads.shift_out.end(), k - low);
-      s.row_taps[k] = found == reads.shift_out.end() ? -1 : int(found - reads.shift_out.begin());
-    }
-    s.fused = step.fused && step.in != Form::cov && cheap(g.steps[index + 1]);
+  void roll(const ImageGrid& g, const Reads<T>& reads, const ImageStep& step, StepCode& s) {
+    OnePass found;
+    if (step.parts[0] != step.parts[1] || !one_pass(g, reads, step.parts[0], found)) return;
+    s.taps_in = s.taps_out = step.parts[0];
+    s.low = found.low;
+    s.wraps = found.wraps;
+    s.reads = append(found.reads);
+    s.row_reads = append(found.row_reads);
+  }
+
+  // Tables of windows in one pass and of nonlinearities, in fours.
+  void records(const ImageGrid& g, size_t grid, const ImageStep& step, StepCode& s) {
+    Records own = {};
+    if (s.taps_in > 0 && step.in != Form::cov)
+      window_arrays(s.taps_in, s.taps_out, step.bias, own);
+    else if (step.kind == Kind::dual && step.dual < kDuals)
+      nonlinear_arrays(step.n_arrays, own);
+    else
+      return;
+    own.grid = int(grid);
+    own.rows = g.rows;
+    own.lanes = g.lanes;
+    own.from = g.table + s.arrays;
+    own.stride = s.stride;
+    own.to = s.records = code.chain_size;
+    code.chain_size += g.rows * own.quads * g.lanes * kQuad;
+    code.records.push_back(own);
   }
 
   // Where numbers of a plane stand in an output of one pair, positions of both images axis by axis.
@@ -138,7 +155,7 @@ struct Builder {
     if (step.kind == Kind::conv) {
       weights(step, s);
       conv(*where.reads[index], s);
-      roll(g, *where.reads[index], index, s);
+      roll(g, *where.reads[index], step, s);
     } else if (step.kind == Kind::dense) {
       weights(step, s);
     } else if (step.kind == Kind::land) {
@@ -412,6 +429,13 @@ struct Builder {
     }
     for (size_t k = 0; k < g.steps.size(); k += steps[k].chain ? 2 * size_t(steps[k].chain) : 1)
       chain(g, where, k, own, steps[k]);
+    const bool apart = own.chain_rows > 0;  // planes, which chains read
+    place_slots(g, apart, own);
+    for (size_t k = 0; k < steps.size(); ++k) {
+      steps[k].spare = g.n_slots;
+      if (!apart) records(g, index, g.steps[k], steps[k]);
+    }
+    if (!apart) exchange(g, code.bytes.data(), steps);
     own.steps = append(steps);
     own.lost = -1;
     if (pools && sizeof(T) == sizeof(float)) {
@@ -419,7 +443,7 @@ struct Builder {
       code.lost_units += own.n_groups;
     }
     const long doubles = 2 * g.lanes * long(sizeof(double) / sizeof(T));
-    own.scratch = (3 * (g.n_slots + 1) * g.rows * g.lanes + doubles + 63) / 64 * 64;
+    own.scratch = ((g.n_slots + 1) * own.slot_size + doubles + 63) / 64 * 64;
     code.scratch = std::max(code.scratch, own.scratch);
     code.grids.push_back(own);
   }

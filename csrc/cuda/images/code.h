@@ -6,6 +6,14 @@
 
 #include "images/layout.h"
 
+#if defined(__CUDA_ARCH__)
+#define FNTK_UNROLL _Pragma("unroll")
+#define FNTK_ROLLED _Pragma("unroll 1")
+#else
+#define FNTK_UNROLL
+#define FNTK_ROLLED
+#endif
+
 namespace fntk {
 
 // How a row of 3 x 3 windows meets others: those above and below, the two below, or both neighbours on a circle.
@@ -14,25 +22,28 @@ enum ChainMode { kSameRows = 0, kValidRows = 1, kCircularRows = 2, kChainModes =
 struct StepCode {
   int kind, dst, in, out, dual, n_src;
   int bias, pool, channels, coords_in, coords_out;
-  int n_in, n_out;      // conv: reads along the inner axes and along axis 0
-  int rolls;            // conv: ChainMode where it goes in one pass over its rows, else -1
-  int row_taps[3];      // of the rows that it reads, in order, among those along axis 0; -1: none
-  int fused;            // the next step, a nonlinearity, is done in that pass
-  int chain;            // conv: layers from here on that run in registers (cuda/images/chain.h)
-  int chain_signs;      // the first one begins with both defects, of an input
-  long arrays, stride;  // numbers before this step's in the grid's tables, and in a row of them
-  long sources;         // int32: slots
-  long shift_in;        // int32, n_in
-  long shift_out;       // int32, n_out
-  long mask_in;         // T, groups x n_in x lanes
-  long mask_out;        // T, shifts x n_out x rows
-  long chain_layers;    // ChainLayer, `chain` of them
-  long chain_numbers;   // T, kChainNumbers of each layer, then zeros
-  long chain_lanes;     // int32, groups x tile columns x kChainPlaces x 32
-  long chain_weights;   // T, groups x tile columns x kChainWeights x 32: of reads
-  long chain_edges;     // uint32, shifts x 2: bit y where row y reads the one at the first distance, at the second;
-                        // on a circle where it is the last one. In tiles, shifts x tile rows: rows y - 1 and y meet
-  double chain_scale;   // of what registers hold at the end
+  int n_in, n_out;        // conv: reads along the inner axes and along axis 0
+  int spare;              // conv: a slot that holds nothing
+  int taps_in, taps_out;  // conv: of a window that goes in one pass (cuda/images/roll.h), else 0
+  int low, wraps;         // rows before its own that it reads then; they lie on a circle
+  long reads;             // int32, groups x taps_in x lanes: how far from a lane's numbers those lie that it reads
+  long row_reads;         // int32, shifts x (rows + taps_out - 1): bit k of row y - low: row y - k reads it
+  long records;           // of a window in one pass, or a nonlinearity: its tables, quads x lanes x 4 numbers a row
+  int chain;              // conv: layers from here on that run in registers (cuda/images/chain.h)
+  int chain_signs;        // the first one begins with both defects, of an input
+  long arrays, stride;    // numbers before this step's in the grid's tables, and in a row of them
+  long sources;           // int32: slots
+  long shift_in;          // int32, n_in
+  long shift_out;         // int32, n_out
+  long mask_in;           // T, groups x n_in x lanes
+  long mask_out;          // T, shifts x n_out x rows
+  long chain_layers;      // ChainLayer, `chain` of them
+  long chain_numbers;     // T, kChainNumbers of each layer, then zeros
+  long chain_lanes;       // int32, groups x tile columns x kChainPlaces x 32
+  long chain_weights;     // T, groups x tile columns x kChainWeights x 32: of reads
+  long chain_edges;       // uint32, shifts x 2: bit y where row y reads the one at the first distance, at the second;
+                          // on a circle where it is the last one. In tiles, shifts x tile rows: rows y - 1 and y meet
+  double chain_scale;     // of what registers hold at the end
   long cov_arrays, cov_stride;  // of a chain that ends in covariances: the table of s; -1: it does not
   long place, opposite;         // store: int64, groups x lanes, place of the inner axes in an output, -1: none
   long row_stride, other_stride;
@@ -77,6 +88,7 @@ struct ChainLayer {
 
 struct GridCode {
   long rows, lanes, table;
+  long row_size, lane_size, plane_at[3], slot_size;  // of its slots: numbers of a row, of a place, before each plane
   int n_slots, n_shifts, n_groups, n_steps;
   long steps;      // StepCode
   long shifts;     // int32
@@ -102,6 +114,20 @@ struct LinkCode {
   long column_start, columns;         // int32: of each group and lane of the target; (group, lane) of the source
 };
 
+constexpr int kPlaceSize = 4;  // of slots between windows in one pass: s s' - K or K, NTK, s s' + K, 0
+
+constexpr int kMaxQuads = 4, kQuad = 4;
+constexpr int quads_of(int n) { return (n + kQuad - 1) / kQuad; }
+
+// Tables of a step, as its pass reads them: four numbers of a lane side by side.
+struct Records {
+  int grid, quads;
+  int arrays[kMaxQuads * kQuad];  // which of the step's arrays, -1: 0
+  long rows, lanes;
+  long from, stride;  // of an image's tables: where the step's begin, numbers in a row
+  long to;            // in an image's chain tables
+};
+
 struct ChainTable {  // of one layer, for the kernel that fills it
   long layer;        // ChainLayer
   long rows, lanes;  // of its grid
@@ -115,6 +141,7 @@ struct ImageCode {
   std::vector<std::vector<int>> links_of;  // by source grid
   std::vector<long> sizes;                 // numbers of one pair, of each output
   std::vector<ChainTable> chains;
+  std::vector<Records> records;
   long links_at = 0;      // LinkCode
   long pair_doubles = 0;  // of one pair between grids
   long scratch = 0;       // numbers of the largest unit

@@ -13,7 +13,7 @@
 namespace fntk {
 namespace {
 
-constexpr int kElementThreads = 256;
+constexpr int kElementThreads = 256, kLeastThreads = 64;
 
 // Blocks on a multiprocessor that registers must leave room for; 0: as the compiler thinks best.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
@@ -38,7 +38,7 @@ FNTK_TEAM void run_unit(const Team& team, const ImageLaunch<T>& c, T* scratch, l
 template <class T, bool Every>
 __global__ void __launch_bounds__(kElementThreads, kElementBlocks)
     grid_kernel(const __grid_constant__ ImageLaunch<T> c, bool shared) {
-  extern __shared__ double space[];
+  extern __shared__ double2 space[];
   T* const scratch = shared ? reinterpret_cast<T*>(space) : c.scratch + blockIdx.x * c.grid.scratch;
   for (long k = blockIdx.x; k < c.n_pairs * c.grid.n_groups; k += gridDim.x)
     run_unit<Every>(FNTK_ISA::BlockTeam(), c, scratch, k);
@@ -99,6 +99,25 @@ __global__ void __launch_bounds__(kElementThreads) chain_tables_kernel(const Cha
     chain_number(c, k);
 }
 
+// ---------------------------------------------------------------- records
+
+template <class T>
+FNTK_HD void record_number(const ChainTables<T>& c, const Records& own, long at) {
+  const long image = at / c.size, in_image = at % c.size, line = in_image / kQuad / own.lanes;
+  const long x = in_image / kQuad % own.lanes, y = line / own.quads;
+  const int array = own.arrays[line % own.quads * kQuad + in_image % kQuad];
+  const T* table = c.tables + image * c.table_size + own.from + y * own.stride + x;
+  c.chains[image * c.chain_size + own.to + in_image] = array < 0 ? T(0) : table[array * own.lanes];
+}
+
+template <class T>
+__global__ void __launch_bounds__(kElementThreads)
+    records_kernel(const ChainTables<T> c, const __grid_constant__ Records own) {
+  const long all = c.n * c.size;
+  for (long k = blockIdx.x * long(kElementThreads) + threadIdx.x; k < all; k += gridDim.x * kElementThreads)
+    record_number(c, own, k);
+}
+
 unsigned blocks_for(long work) { return unsigned(std::max(1L, std::min(work, 65535L))); }
 
 // ---------------------------------------------------------------- one call
@@ -121,10 +140,12 @@ void run_grid(const ImageLaunch<T>& c, const ImagePairsCall<T>& call, const Plac
   FNTK_CHECK(room > 0, "scratch for ", call.scratch_size, " numbers, ", g.scratch, " are needed");
   const unsigned blocks = blocks_for(std::min(units, room));
   const size_t space = shared ? bytes : 0;
+  const long columns = (g.rows + kStretch - 1) / kStretch * g.lanes;
+  const unsigned threads = unsigned(std::clamp<long>((columns + 31) / 32 * 32, kLeastThreads, kElementThreads));
   if (g.every)
-    grid_kernel<T, true><<<blocks, kElementThreads, space, stream_of(place)>>>(c, shared);
+    grid_kernel<T, true><<<blocks, threads, space, stream_of(place)>>>(c, shared);
   else
-    grid_kernel<T, false><<<blocks, kElementThreads, space, stream_of(place)>>>(c, shared);
+    grid_kernel<T, false><<<blocks, threads, space, stream_of(place)>>>(c, shared);
   cuda_check(cudaGetLastError(), kWork, "launch");
 }
 
@@ -189,6 +210,19 @@ void chain_tables(const ImageCode& code, const ChainTablesCall<T>& call, const P
                           stream_of(place)>>>(c);
     cuda_check(cudaGetLastError(), kWork, "launch");
   }
+  for (const Records& own : code.records) {
+    if (size_t(own.grid) < call.first_grid || size_t(own.grid) >= call.last_grid) continue;
+    const long size = own.rows * own.quads * own.lanes * kQuad, all = call.n * size;
+    const ChainTables<T> c = {nullptr, call.tables, call.chains, call.table_size, code.chain_size,
+                              0,       0,           0,           call.n,          size};
+    if (place.device == kOnHost) {
+      for (long k = 0; k < all; ++k) record_number(c, own, k);
+      continue;
+    }
+    records_kernel<<<blocks_for((all + kElementThreads - 1) / kElementThreads), kElementThreads, 0, stream_of(place)>>>(
+        c, own);
+    cuda_check(cudaGetLastError(), kWork, "launch");
+  }
 }
 
 }  // namespace
@@ -205,7 +239,7 @@ void cuda_image_pairs(const ImageCode& code, const ImagePairsCall<T>& call, cons
 
 template <class T>
 void cuda_chain_tables(const ImageCode& code, const ChainTablesCall<T>& call, const Place& place) {
-  if (call.n == 0 || code.chains.empty()) return;
+  if (call.n == 0) return;
   if (place.device == kOnHost) return chain_tables(code, call, place);
   const DeviceScope scope(place.device, kWork);
   chain_tables(code, call, place);

@@ -30,7 +30,7 @@ struct ImagePairsCall {
 template <class T>
 void cuda_image_pairs(const ImageCode& code, const ImagePairsCall<T>& call, const Place& place);
 
-// What registers read of n images, from their tables.
+// What registers, windows in one pass and nonlinearities read of n images, from their tables.
 template <class T>
 struct ChainTablesCall {
   const char* code;
@@ -38,6 +38,7 @@ struct ChainTablesCall {
   long table_size;
   T* chains;  // n x chain_size
   long n;
+  size_t first_grid = 0, last_grid = 0;  // of windows and nonlinearities; chains are all written
 };
 template <class T>
 void cuda_chain_tables(const ImageCode& code, const ChainTablesCall<T>& call, const Place& place);

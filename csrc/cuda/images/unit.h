@@ -4,7 +4,7 @@
 // A unit is one pair and one group of displacements along the inner axes; those along axis 0 it takes in turn, so its
 // sums have one order. A team (a block, a warp, the host) shares a plane's elements and waits for all between passes.
 #pragma once
-#include "cuda/images/call.h"
+#include "cuda/images/roll.h"
 #include "images/counted.h"
 #include "math/counted.h"
 
@@ -36,10 +36,10 @@ struct ImageUnit {
   }
   FNTK_HD const StepCode& step(int k) const { return at<StepCode>(c.grid.steps)[k]; }
   FNTK_HD const LinkCode& link(int k) const { return at<LinkCode>(c.links)[k]; }
-  FNTK_HD long plane_size() const { return c.grid.rows * c.grid.lanes; }
-  FNTK_HD T* plane(int slot, int p) const { return scratch + (3 * slot + p) * plane_size(); }
-  FNTK_HD T* sums(int p) const { return plane(c.grid.n_slots, p); }
-  FNTK_HD double* lost() const { return reinterpret_cast<double*>(plane(c.grid.n_slots + 1, 0)); }
+  // Of row y and lane x the number at(y, x).
+  FNTK_HD T* plane(int slot, int p) const { return scratch + slot * c.grid.slot_size + c.grid.plane_at[p]; }
+  FNTK_HD int at(int y, int x) const { return y * int(c.grid.row_size) + x * int(c.grid.lane_size); }
+  FNTK_HD double* lost() const { return reinterpret_cast<double*>(scratch + (c.grid.n_slots + 1) * c.grid.slot_size); }
   FNTK_HD double* linked() const { return c.linked + pair * c.pair_doubles; }
   FNTK_HD long first() const { return c.pairs[3 * pair]; }
   FNTK_HD long second() const { return c.pairs[3 * pair + 1]; }
@@ -49,24 +49,21 @@ struct ImageUnit {
   FNTK_HD const uint8_t* lane_flags() const { return at<uint8_t>(c.grid.flags) + group * c.grid.lanes; }
 
   struct Place {
-    int y, x;
-    const T *a, *b;  // this step's tables: array k of both images is a[k lanes + x], b[k lanes + x]
+    int y, x, at;    // at: of planes
+    const T *a, *b;  // this step's tables: array k of both images is a[k lanes], b[k lanes]
   };
-  FNTK_HD Place place(const StepCode& s, int k) const { return place(s.arrays, s.stride, k); }
-  FNTK_HD Place place(long arrays, long stride, int k) const {
-    const int lanes = int(c.grid.lanes), y = k / lanes;
-    return place_at(arrays, stride, y, k - y * lanes);
+  // work(place) for each one of a plane.
+  template <class Work>
+  FNTK_TEAM void each_place(const StepCode& s, const Work& work) const {
+    team.places(int(c.grid.rows), int(c.grid.lanes), [&](int y, int x) { work(place(s.arrays, s.stride, y, x)); });
   }
-  FNTK_HD Place place_at(long arrays, long stride, int y, int x) const {
-    const GridCode& g = c.grid;
-    const int lanes = int(g.lanes);
-    const int other = y + shift < g.rows ? y + shift : y + shift - int(g.rows);
-    const int from = at<int32_t>(g.from)[group * lanes + x];
-    return {y, x, table1 + arrays + y * stride, table2 + arrays + other * stride + (from - x)};
+  FNTK_HD int met(int y) const { return y + shift < c.grid.rows ? y + shift : y + shift - int(c.grid.rows); }
+  FNTK_HD int from(int x) const { return at<int32_t>(c.grid.from)[group * c.grid.lanes + x]; }
+  FNTK_HD Place place(long arrays, long stride, int y, int x) const {
+    return {y, x, at(y, x), table1 + arrays + y * stride + x, table2 + arrays + met(y) * stride + from(x)};
   }
-  FNTK_HD Store<T> store_at(int slot, int y) const {
-    const long row = y * c.grid.lanes;
-    return Store<T>(plane(slot, 0) + row, plane(slot, 1) + row, plane(slot, 2) + row);
+  FNTK_HD Store<T> store_at(int slot, int at) const {
+    return Store<T>(plane(slot, 0) + at, plane(slot, 1) + at, plane(slot, 2) + at);
   }
   static FNTK_HD Weights<T> weights(const StepCode& s) { return {T(s.w), T(s.b2), T(s.w), T(s.alpha), T(s.beta)}; }
 
@@ -81,7 +78,19 @@ struct ImageUnit {
     }
     double* none = lost();
     if (c.grid.lost >= 0) team.each(2 * c.grid.lanes, [&](int at) { none[at] = 0; });
+    if (c.grid.lane_size == kPlaceSize) clear();
     set_shift(0);
+  }
+
+  // What nobody writes to but windows in one pass read: places behind each row, and the last number of each place.
+  FNTK_TEAM void clear() {
+    const int lanes = int(c.grid.lanes), lines = (c.grid.n_slots + 1) * int(c.grid.rows);
+    T* const own = scratch;
+    team.places(lines, lanes, [&](int y, int x) {
+      T* const line = own + long(y) * (lanes + 1) * kPlaceSize;
+      line[x * kPlaceSize + kPlaceSize - 1] = T(0);
+      if (x < kPlaceSize) line[lanes * kPlaceSize + x] = T(0);
+    });
   }
 
   FNTK_TEAM void end() {
@@ -161,7 +170,7 @@ struct ImageUnit {
         return true;
       }
       const StepCode& s = step(next);
-      next += Team::rolls && s.fused ? 2 : 1;
+      ++next;
       run_step(s);
     }
   }
@@ -171,9 +180,10 @@ struct ImageUnit {
     const StepCode& s = step(next);
     next += 2 * s.chain;
     const bool cov = s.cov_arrays >= 0;
-    team.each(cov ? plane_size() : 0, [&](int k) {
-      const Place p = place(s.cov_arrays, s.cov_stride, k);
-      plane(s.dst, 0)[k] = p.a[p.x] * p.b[p.x] - plane(s.dst, 0)[k];
+    team.places(cov ? int(c.grid.rows) : 0, int(c.grid.lanes), [&](int y, int x) {
+      const Place p = place(s.cov_arrays, s.cov_stride, y, x);
+      T& own = plane(s.dst, 0)[p.at];
+      own = p.a[0] * p.b[0] - own;
     });
   }
 
@@ -197,127 +207,92 @@ struct ImageUnit {
   template <Form form>
   FNTK_TEAM void input(const StepCode& s) {
     const long lanes = c.grid.lanes;
-    team.each(plane_size(), [&](int k) {
-      const Place p = place(s, k);
+    each_place(s, [&](const Place& p) {
       T minus = T(0), plus = T(0);
       for (int channel = 0; channel < s.channels; ++channel)
-        add_channel<T, form>(p.a[channel * lanes + p.x], p.b[channel * lanes + p.x], minus, plus);
-      const long own = s.channels * lanes + p.x;
-      put_input<T, form>(store_at(s.dst, p.y), p.x, p.a[own] * p.b[own], minus, plus);
+        add_channel<T, form>(p.a[channel * lanes], p.b[channel * lanes], minus, plus);
+      const long own = s.channels * lanes;
+      put_input<T, form>(store_at(s.dst, p.at), 0, p.a[own] * p.b[own], minus, plus);
     });
   }
 
   // The sums over both stages' taps lie in planes of slot `from`, element by element.
   template <Form form>
   FNTK_TEAM void finished(const StepCode& s, int from, int to) {
-    const long lanes = c.grid.lanes;
     const Weights<T> w = weights(s);
-    team.each(plane_size(), [&](int k) {
-      const Place p = place(s, k);
-      finish_place<form>(s, w, p, lanes, plane(from, 0)[k], form == Form::both_defects ? plane(from, 1)[k] : T(0),
-                         plane(from, 2)[k], s.coords_in, store_at(to, p.y));
+    each_place(s, [&](const Place& p) {
+      finish_place<form>(s, w, p.a, p.b, sums_at<form>(from, p.at), s.coords_in, to, p.at);
     });
+  }
+  template <Form form>
+  FNTK_HD Sums<T> sums_at(int slot, int at) const {
+    return {plane(slot, 0)[at], plane(slot, 2)[at], form == Form::both_defects ? plane(slot, 1)[at] : T(0)};
   }
 
   // Behind the sums over the taps of the last stage, which has `coords` coordinates.
-  template <Form form, class Sink>
-  FNTK_HD void finish_place(const StepCode& s, const Weights<T>& w, const Place& p, long lanes, T v, T plus, T theta,
-                            int coords, const Sink& sink) const {
-    const T *a = p.a, *b = p.b;
+  template <Form form>
+  FNTK_HD void finish_place(const StepCode& s, const Weights<T>& w, const T* a, const T* b, Sums<T> found, int coords,
+                            int to, int at) const {
+    const long lanes = c.grid.lanes;
     if constexpr (form != Form::cov) {
-      const T more = spread(coords, a, b, lanes, p.x);
-      v += more;
-      if constexpr (form == Form::both_defects) plus += more;
+      const T more = spread(coords, a, b, lanes, 0);
+      add<form>(found, {more, T(0), more});
       a += stage_arrays(coords) * lanes;
       b += stage_arrays(coords) * lanes;
     }
+    const Store<T> sink = store_at(to, at);
     if (s.bias)
-      finish<T, form, true>(sink, w, a, b, lanes, p.x, v, plus, theta);
+      finish<T, form, true>(sink, w, a, b, lanes, 0, found.v, found.p, found.t);
     else
-      finish<T, form, false>(sink, w, a, b, lanes, p.x, v, plus, theta);
-  }
-
-  struct Sums {
-    T of[3];
-  };
-  // Along the inner axes, at one place.
-  template <Form form>
-  FNTK_HD Sums inner_sums(const StepCode& s, const Place& p) const {
-    const long lanes = c.grid.lanes;
-    const int32_t* shift = at<int32_t>(s.shift_in);
-    const T* mask = at<T>(s.mask_in) + group * s.n_in * lanes + p.x;
-    const T more = form == Form::cov ? T(0) : spread(s.coords_in, p.a, p.b, lanes, p.x);
-    Sums found = {{more, more, T(0)}};
-    for (int q = 0; q < 3; ++q) {
-      if (q == 1 && form != Form::both_defects) continue;
-      const T* in = plane(source(s), q) + p.y * lanes + p.x;
-      T sum = T(0);
-      for (int tap = 0; tap < s.n_in; ++tap)
-        if (mask[tap * lanes] != T(0)) sum = fma(mask[tap * lanes], in[shift[tap]], sum);
-      found.of[q] += sum;
-    }
-    return found;
-  }
-  // Tables behind those of the stage along the inner axes.
-  template <Form form>
-  FNTK_HD Place outer_place(const StepCode& s, const Place& p) const {
-    const long before = form == Form::cov ? 0 : stage_arrays(s.coords_in) * c.grid.lanes;
-    return {p.y, p.x, p.a + before, p.b + before};
+      finish<T, form, false>(sink, w, a, b, lanes, 0, found.v, found.p, found.t);
   }
 
   template <Form form>
   FNTK_TEAM void conv(const StepCode& s) {
-    if constexpr (Team::rolls)
-      if (s.rolls >= 0) return in_one_pass<form>(s);
+    if constexpr (Team::rolls) {
+      if (s.taps_in == 3 && s.taps_out == 3) return roll<form, 3, 3>(s);
+      if (s.taps_in == 5) return roll<form, 5, 5>(s);
+      if (s.taps_in == 1) return roll<form, 1, 1>(s);
+    }
     stages<form>(s);
   }
 
-  template <Form form>
-  FNTK_TEAM void in_one_pass(const StepCode& s) {
-    const int slot = source(s) == s.dst ? c.grid.n_slots : s.dst;  // not where others still read
-    const StepCode* after = s.fused ? &s + 1 : nullptr;
-    roll<form>(s, slot, after);
-    const int out = after ? after->out : s.out;
-    team.each(slot == s.dst ? 0 : plane_size(), [&](int k) {
-      for (int q = 0; q < 3; ++q)
-        if (q != 1 || out == int(Form::both_defects)) plane(s.dst, q)[k] = plane(slot, q)[k];
+  template <Form form, int NI, int NO>
+  FNTK_TEAM void roll(const StepCode& s) {
+    const GridCode& g = c.grid;
+    const int rows = int(g.rows), lanes = int(g.lanes), slot = source(s), last_row = rows + NO - 1;
+    const T *in = plane(slot, 0), *a = records1(s), *b = records2(s);
+    T* const out = plane(s.dst, 0);
+    const long quad = kQuad * g.lanes, row = Roll<T, form, NI, NO>::kQuads * quad;
+    const int32_t *reads = at<int32_t>(s.reads) + group * NI * lanes,
+                  *row_reads = at<int32_t>(s.row_reads) + shift_at * last_row;
+    columns([&](int x, int begin, int end) {
+      const Roll<T, form, NI, NO> own = {weights(s),
+                                         s.bias != 0,
+                                         s.wraps != 0,
+                                         rows,
+                                         s.low,
+                                         shift,
+                                         g.row_size,
+                                         in,
+                                         out + x * kPlaceSize,
+                                         reads + x,
+                                         row_reads,
+                                         lanes,
+                                         {a + x * kQuad, row, quad},
+                                         {b + from(x) * kQuad, row, quad}};
+      own.column(begin, end);
     });
   }
-
-  // Windows of three rows in one pass: a column at a time, stretches of its rows, whose sums along the inner axes roll.
-  template <Form form>
-  FNTK_TEAM void roll(const StepCode& s, int slot, const StepCode* after) {
-    const int rows = int(c.grid.rows), lanes = int(c.grid.lanes), stretches = (rows + kStretch - 1) / kStretch;
-    const int low = s.rolls == kValidRows ? 0 : 1;
-    const bool wraps = s.rolls == kCircularRows;
-    const T* mask = at<T>(s.mask_out) + shift_at * s.n_out * rows;
-    const Weights<T> w = weights(s);
-    team.each(long(stretches) * lanes, [&](int k) {
-      const int x = k % lanes, begin = k / lanes * kStretch, end = begin + kStretch < rows ? begin + kStretch : rows;
-      const auto row = [&](int y) -> Sums {
-        if (wraps) y = y < 0 ? y + rows : y < rows ? y : (y - rows) % rows;
-        if (y < 0 || y >= rows) return {{T(0), T(0), T(0)}};
-        return inner_sums<form>(s, place_at(s.arrays, s.stride, y, x));
-      };
-      Sums read[3] = {{}, row(begin - low), row(begin - low + 1)};
-      FNTK_ROLLED
-      for (int y = begin; y < end; ++y) {
-        read[0] = read[1];
-        read[1] = read[2];
-        read[2] = row(y - low + 2);
-        T found[3] = {T(0), T(0), T(0)};
-        for (int from = 0; from < 3; ++from) {
-          const int tap = s.row_taps[from];
-          const T weight = wraps ? T(1) : tap < 0 ? T(0) : mask[tap * rows + y];
-          if (weight == T(0)) continue;
-          for (int q = 0; q < 3; ++q)
-            if (q != 1 || form == Form::both_defects) found[q] = fma(weight, read[from].of[q], found[q]);
-        }
-        const Place p = outer_place<form>(s, place_at(s.arrays, s.stride, y, x));
-        const Place own = place_at(after ? after->arrays : 0, after ? after->stride : 0, y, x);
-        const Behind<T> sink = {after, store_at(slot, y), own.a, own.b, lanes};
-        finish_place<form>(s, w, p, lanes, found[0], found[1], found[2], s.coords_out, sink);
-      }
+  FNTK_HD const T* records1(const StepCode& s) const { return chain1() + s.records; }
+  FNTK_HD const T* records2(const StepCode& s) const { return chain2() + s.records; }
+  // work(x, begin, end) for all columns of a plane, in stretches of rows.
+  template <class Work>
+  FNTK_TEAM void columns(const Work& work) const {
+    const int rows = int(c.grid.rows), lanes = int(c.grid.lanes);
+    team.places((rows + kStretch - 1) / kStretch, lanes, [&](int k, int x) {
+      const int begin = k * kStretch;
+      work(x, begin, begin + kStretch < rows ? begin + kStretch : rows);
     });
   }
 
@@ -325,65 +300,66 @@ struct ImageUnit {
   template <Form form>
   FNTK_TEAM void stages(const StepCode& s) {
     const GridCode& g = c.grid;
-    const long lanes = g.lanes;
-    const int32_t* shift_out = at<int32_t>(s.shift_out);
-    const T* mask_out = at<T>(s.mask_out) + shift_at * s.n_out * g.rows;
-    team.each(plane_size(), [&](int k) {
-      const Sums found = inner_sums<form>(s, place(s, k));
-      for (int q = 0; q < 3; ++q)
-        if (q != 1 || form == Form::both_defects) sums(q)[k] = found.of[q];
+    const int lanes = int(g.lanes), slot = source(s), size = int(g.lane_size), row_size = int(g.row_size);
+    const int32_t *shift_in = at<int32_t>(s.shift_in), *shift_out = at<int32_t>(s.shift_out);
+    const T *mask_in = at<T>(s.mask_in) + group * s.n_in * lanes,
+            *mask_out = at<T>(s.mask_out) + shift_at * s.n_out * g.rows;
+    each_place(s, [&](const Place& p) {
+      Sums<T> found = {T(0), T(0), T(0)};
+      for (int tap = 0; tap < s.n_in; ++tap)
+        add_read<form>(found, mask_in[tap * lanes + p.x], slot, p.at + shift_in[tap] * size);
+      const T more = form == Form::cov ? T(0) : spread(s.coords_in, p.a, p.b, lanes, 0);
+      store_at(s.spare, p.at).template put<form>(0, more + found.v, more + found.p, found.t);
     });
     const Weights<T> w = weights(s);
-    team.each(plane_size(), [&](int k) {
-      const Place p = outer_place<form>(s, place(s, k));
-      T found[3] = {T(0), T(0), T(0)};
-      for (int tap = 0; tap < s.n_out; ++tap) {
-        const T mask = mask_out[tap * g.rows + p.y];
-        if (mask == T(0)) continue;
-        const long from = k + shift_out[tap] * lanes;
-        for (int q = 0; q < 3; ++q)
-          if (q != 1 || form == Form::both_defects) found[q] = fma(mask, sums(q)[from], found[q]);
-      }
-      finish_place<form>(s, w, p, lanes, found[0], found[1], found[2], s.coords_out, store_at(s.dst, p.y));
+    const long before = form == Form::cov ? 0 : stage_arrays(s.coords_in) * lanes;  // tables of the stage that is done
+    each_place(s, [&](const Place& p) {
+      Sums<T> found = {T(0), T(0), T(0)};
+      for (int tap = 0; tap < s.n_out; ++tap)
+        add_read<form>(found, mask_out[tap * g.rows + p.y], s.spare, p.at + shift_out[tap] * row_size);
+      finish_place<form>(s, w, p.a + before, p.b + before, found, s.coords_out, s.dst, p.at);
     });
+  }
+  template <Form form>
+  FNTK_HD void add_read(Sums<T>& to, T weight, int slot, int at) const {
+    if (weight == T(0)) return;
+    to.v = fma(weight, plane(slot, 0)[at], to.v);
+    to.t = fma(weight, plane(slot, 2)[at], to.t);
+    if constexpr (form == Form::both_defects) to.p = fma(weight, plane(slot, 1)[at], to.p);
   }
 
   template <Form form>
   FNTK_TEAM void sum(const StepCode& s) {
     const long lanes = c.grid.lanes;
-    const int32_t* from = sources(s);
-    team.each(plane_size(), [&](int k) {
-      const Place p = place(s, k);
-      T found[3] = {T(0), T(0), T(0)};
-      for (int part = 0; part < s.n_src; ++part)
-        for (int q = 0; q < 3; ++q)
-          if (q != 1 || form == Form::both_defects) found[q] += plane(from[part], q)[k];
+    const int32_t* slots = sources(s);
+    each_place(s, [&](const Place& p) {
+      Sums<T> found = {T(0), T(0), T(0)};
+      for (int part = 0; part < s.n_src; ++part) add<form>(found, sums_at<form>(slots[part], p.at));
       T more = T(0);
-      if constexpr (form != Form::cov) more = spread(s.n_src - 1, p.a, p.b, lanes, p.x);
-      store_at(s.dst, p.y).template put<form>(p.x, found[0] + more, found[1] + more, found[2]);
+      if constexpr (form != Form::cov) more = spread(s.n_src - 1, p.a, p.b, lanes, 0);
+      store_at(s.dst, p.at).template put<form>(0, found.v + more, found.p + more, found.t);
     });
   }
 
   template <Form form>
   FNTK_TEAM void to_cov(const StepCode& s) {
     const int slot = source(s);
-    team.each(plane_size(), [&](int k) {
-      const Place p = place(s, k);
-      store_at(s.dst, p.y).template put<Form::cov>(p.x, covariance<form>(p, slot, k), T(0), plane(slot, 2)[k]);
+    each_place(s, [&](const Place& p) {
+      store_at(s.dst, p.at).template put<Form::cov>(0, covariance<form>(p, slot), T(0), plane(slot, 2)[p.at]);
     });
   }
   template <Form form>
-  FNTK_HD T covariance(const Place& p, int slot, int k) const {
-    const T r = form == Form::cov ? T(0) : p.a[p.x] * p.b[p.x];
-    return covariance_of<T, form>(plane(slot, 0)[k], form == Form::both_defects ? plane(slot, 1)[k] : T(0), r);
+  FNTK_HD T covariance(const Place& p, int slot) const {
+    const T r = form == Form::cov ? T(0) : p.a[0] * p.b[0];
+    const Sums<T> own = sums_at<form>(slot, p.at);
+    return covariance_of<T, form>(own.v, own.p, r);
   }
 
   FNTK_TEAM void to_both(const StepCode& s) {
     const int slot = source(s);
-    team.each(plane_size(), [&](int k) {
-      const Place p = place(s, k);
-      const T v = plane(slot, 0)[k];
-      store_at(s.dst, p.y).template put<Form::both_defects>(p.x, v, T(2) * p.a[p.x] * p.b[p.x] - v, plane(slot, 2)[k]);
+    each_place(s, [&](const Place& p) {
+      const T v = plane(slot, 0)[p.at];
+      store_at(s.dst, p.at).template put<Form::both_defects>(0, v, T(2) * p.a[0] * p.b[0] - v, plane(slot, 2)[p.at]);
     });
   }
 
@@ -403,15 +379,26 @@ struct ImageUnit {
   FNTK_TEAM void apply(const StepCode& s) {
     const Phi<T> phi(s.params);
     const int slot = source(s);
-    const long lanes = c.grid.lanes;
-    team.each(plane_size(), [&](int k) {
-      const Place p = place(s, k);
-      const long row = p.y * lanes;
-      T* const out[3] = {plane(s.dst, 0) + row, plane(s.dst, 1) + row, plane(s.dst, 2) + row};
-      const Apply<Phi, T, cov, true> sink(phi, p.a, p.b, out, lanes);
-      sink.template put<form, false>(p.x, plane(slot, 0)[k], form == Form::both_defects ? plane(slot, 1)[k] : T(0),
-                                     plane(slot, 2)[k], T(0));
-    });
+    if constexpr (Team::rolls) {
+      const long quad = kQuad * c.grid.lanes, row = Bent<Phi, T, form, cov>::kQuads * quad;
+      const T *in = plane(slot, 0), *a = records1(s), *b = records2(s);
+      T* const out = plane(s.dst, 0);
+      columns([&](int x, int begin, int end) {
+        const int other = met(begin), to = at(begin, x);
+        const Records2<T> own = {{a + begin * row + x * kQuad, row, quad},
+                                 {b + other * row + from(x) * kQuad, row, quad},
+                                 other,
+                                 int(c.grid.rows)};
+        Bent<Phi, T, form, cov>{phi, c.grid.row_size}.column(in + to, out + to, own, end - begin);
+      });
+    } else {
+      const long lanes = c.grid.lanes;
+      each_place(s, [&](const Place& p) {
+        T* const out[3] = {plane(s.dst, 0) + p.at, plane(s.dst, 1) + p.at, plane(s.dst, 2) + p.at};
+        const Sums<T> own = sums_at<form>(slot, p.at);
+        Apply<Phi, T, cov, true>(phi, p.a, p.b, out, lanes).template put<form, false>(0, own.v, own.p, own.t, T(0));
+      });
+    }
   }
 
   template <template <class> class Phi>
@@ -431,19 +418,19 @@ struct ImageUnit {
     const Phi<T> phi(at<T>(s.constants), s.n_params);
     const int slot = source(s);
     const long lanes = c.grid.lanes;
-    team.each(plane_size(), [&](int k) {
-      const Place p = place(s, k);
-      const T* const in[3] = {plane(slot, 0) + k, plane(slot, 1) + k, plane(slot, 2) + k};
-      T* const out[3] = {plane(s.dst, 0) + k, plane(s.dst, 1) + k, plane(s.dst, 2) + k};
-      counted_places<T, 1, form, cov>(phi, PlaneRows<T>{p.a + p.x, p.b + p.x, lanes}, in, out);
+    each_place(s, [&](const Place& p) {
+      const T* const in[3] = {plane(slot, 0) + p.at, plane(slot, 1) + p.at, plane(slot, 2) + p.at};
+      T* const out[3] = {plane(s.dst, 0) + p.at, plane(s.dst, 1) + p.at, plane(s.dst, 2) + p.at};
+      counted_places<T, 1, form, cov>(phi, PlaneRows<T>{p.a, p.b, lanes}, in, out);
     });
   }
 
   FNTK_TEAM void load(const StepCode& s) {
     const LinkCode& l = link(source(s));
-    const double* in = linked() + l.planes + (group * l.n_rows + shift_at * c.grid.rows) * c.grid.lanes;
-    team.each(plane_size(), [&](int k) {
-      for (int q = 0; q < 3; ++q) plane(s.dst, q)[k] = T(in[q * l.size + k]);
+    const long lanes = c.grid.lanes;
+    const double* in = linked() + l.planes + (group * l.n_rows + shift_at * c.grid.rows) * lanes;
+    each_place(s, [&](const Place& p) {
+      for (int q = 0; q < 3; ++q) plane(s.dst, q)[p.at] = T(in[q * l.size + p.y * lanes + p.x]);
     });
   }
 
@@ -454,12 +441,12 @@ struct ImageUnit {
     team.each(lanes, [&](int x) {  // a lane at a time: what is lost adds up in one order
       T some = T(0), all = T(0);
       for (int y = 0; y < c.grid.rows; ++y) {
-        const int k = int(y * lanes) + x;
-        const Place p = place(s, k);
-        const Pooled<T> found = pooled<T, form>(p.a, p.b, lanes, x, plane(s.dst, 0)[k], plane(s.dst, 1)[k]);
+        const Place p = place(s.arrays, s.stride, y, x);
+        const Sums<T> own = sums_at<form>(s.dst, p.at);
+        const Pooled<T> found = pooled<T, form>(p.a, p.b, lanes, 0, own.v, own.p);
         some += found.lost;
         all += found.all;
-        store_at(s.dst, y).template put<form>(x, found.value, found.plus, found.weight * plane(s.dst, 2)[k]);
+        store_at(s.dst, p.at).template put<form>(0, found.value, found.plus, found.weight * own.t);
       }
       const uint8_t own = lane_flags()[x];
       if (!counts || !(own & kLive)) return;
@@ -472,9 +459,8 @@ struct ImageUnit {
   // An image with itself at equal positions: K = s s, whatever was rounded on the way.
   FNTK_TEAM void equal_positions(T* v) {
     if (shift != 0) return;
-    const int lanes = int(c.grid.lanes);
-    team.each(plane_size(), [&](int k) {
-      if (lane_flags()[k % lanes] & kEqual) v[k] = T(0);
+    team.places(int(c.grid.rows), int(c.grid.lanes), [&](int y, int x) {
+      if (lane_flags()[x] & kEqual) v[at(y, x)] = T(0);
     });
   }
 
@@ -491,7 +477,7 @@ struct ImageUnit {
         if (q == 1 && s.in != int(Form::both_defects)) continue;
         double* to = out + (q * l.n_rows + item[0]) * lanes + x;
         double sum = *to;
-        for (int row = item[1]; row < item[2]; ++row) sum += double(plane(slot, q)[from[row] * lanes + x]);
+        for (int row = item[1]; row < item[2]; ++row) sum += double(plane(slot, q)[at(from[row], x)]);
         *to = sum;
       }
     });
@@ -502,9 +488,8 @@ struct ImageUnit {
     const int lanes = int(c.grid.lanes), slot = source(s);
     const int64_t *places = at<int64_t>(s.place) + group * lanes, *opposites = at<int64_t>(s.opposite) + group * lanes;
     const double length = c.lengths[pair];
-    team.each(plane_size(), [&](int k) {
-      const Place p = place(s, k);
-      const int other = p.y + shift < c.grid.rows ? p.y + shift : p.y + shift - int(c.grid.rows);
+    each_place(s, [&](const Place& p) {
+      const int other = met(p.y);
       if (places[p.x] < 0 || p.y >= s.extent_rows || other >= s.extent_rows) return;
       const long to = places[p.x] + p.y * s.row_stride + other * s.other_stride;
       const long mirror = opposites[p.x] + other * s.row_stride + p.y * s.other_stride;
@@ -512,7 +497,7 @@ struct ImageUnit {
       for (int q = 0; q < 2; ++q) {
         if (!c.planes[s.dst][q]) continue;
         T* out = c.planes[s.dst][q] + pair * c.sizes[s.dst];
-        const T value = T(double(q == 0 ? covariance<form>(p, slot, k) : plane(slot, 2)[k]) * length);
+        const T value = T(double(q == 0 ? covariance<form>(p, slot) : plane(slot, 2)[p.at]) * length);
         out[to] = value;
         if (flags & kDiagonal) out[mirror] = value;
       }

@@ -90,7 +90,7 @@ class CudaEngine(WhereTheyLie):
         return image_code(plan.compiled, numbers, self.registers and not own, own)
 
     def image_chains(self, plan: Any, *arrays: Any) -> None:
-        """What registers read of images, from their tables."""
+        """What registers and passes over columns read of images, from their tables."""
         self._module.image_chains(plan, *arrays, *self.where)
 
     def image_pairs(self, plan: Any, *arrays: Any) -> None:

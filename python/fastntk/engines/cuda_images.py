@@ -178,7 +178,7 @@ class CudaPlanes(CompiledPlanes):
             for output, q in own[1].items():
                 variances[output][part] = q
         chains = xp.empty((n, self._pairs_plan.chain_size), self._dtype)
-        self._engine.image_chains(self._pairs_plan, self._code, data, chains)
+        self._engine.image_chains(self._pairs_plan, self._code, data, chains, (0, len(self._pairs_plan.grids)))
         return _Tables(data, chains, lengths, names, variances)
 
     def _masses(self, tables: Array) -> Callable[[int], dict[int, Array]]:
@@ -194,6 +194,7 @@ class CudaPlanes(CompiledPlanes):
         def masses(grid: int) -> dict[int, Array]:
             if not plan.grids[grid][0]:  # nobody asks for variances behind it
                 return {}
+            self._engine.image_chains(plan, self._own_code, tables, chains, (grid, grid + 1))
             self._engine.image_pairs(
                 plan, self._own_code, (tables, tables), (chains, chains), pairs, lengths, linked, lost,
                 self._scratch, nothing, (grid, grid + 1), False,
