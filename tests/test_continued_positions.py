@@ -49,6 +49,59 @@ def test_masks_go_on():
     np.testing.assert_allclose(found.cov1, whole.cov1, rtol=1e-12)
 
 
+def test_masked_samples_go_on_behind_pools():
+    masked = X1.copy()
+    masked[1] = np.nan  # of which nothing is left, biases neither
+    layers = [conv(), Relu(), GlobalAvgPool(), Dense(1, 1.2, 0.3), Relu(), Dense(1, 1.1, 0.2)]
+    whole = serial(*layers).kernel_fn(masked, X2, mask_constant=np.nan)
+    assert not whole.ntk[1].any()
+    for at in (3, 4, 5):
+        begun = serial(*layers[:at]).kernel_fn(masked, X2, mask_constant=np.nan)
+        found = serial(*layers[at:]).kernel_fn(begun)
+        np.testing.assert_allclose(found.ntk, whole.ntk, rtol=1e-12)
+        np.testing.assert_array_equal(found.mask1, whole.mask1)
+
+
+BLOCK = [
+    Dense(1, 1.3, 0.2), stax.FanOut(2), stax.parallel(stax.Identity(), attention()), stax.FanInSum(), stax.LayerNorm(),
+    stax.FanOut(2), stax.parallel(stax.Identity(), serial(Dense(1, 1.3, 0.2), Gelu(), Dense(1))), stax.FanInSum(),
+    stax.LayerNorm(), stax.FanOut(2), stax.parallel(Dense(1), serial(Dense(1), Relu())), stax.FanInConcat(), Dense(1),
+    Relu(), stax.Dropout(0.8), Dense(1, channel_axis=-1), Flatten(), Dense(1), Relu(), stax.Dropout(0.7), Dense(1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("x2", [X2, None])
+def test_a_block_is_cut_between_its_branches_too(x2):
+    whole = serial(*BLOCK).kernel_fn(X1, x2)
+    for at in range(1, len(BLOCK)):
+        found = serial(*BLOCK[at:]).kernel_fn(serial(*BLOCK[:at]).kernel_fn(X1, x2))
+        for name in ("nngp", "ntk", "cov1"):
+            np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-10, err_msg=f"{name}, {at}")
+
+
+def test_what_is_known_of_a_continued_kernel():
+    odd, even = (serial(Dense(1, 1.3), phi).kernel_fn(X1[:, 0, 0]) for phi in (stax.Erf(), Relu()))
+    assert (odd.is_centred, odd[1:].is_centred, (odd + 1.0).is_centred, even.is_centred) == (True, True, False, False)
+    assert serial(stax.LayerNorm(), Dense(1)).kernel_fn(odd, get="ntk").shape == (3, 3)
+    with pytest.raises(NotImplementedError, match=r"\[serial\[0\] LayerNorm\] takes values whose mean over channels"):
+        serial(stax.LayerNorm(), Dense(1)).kernel_fn(even)
+    with pytest.raises(NotImplementedError, match="random by the same weights"):
+        stax.FanInSum().kernel_fn([even, even])
+    with pytest.raises(NotImplementedError, match="the means of its branches count"):
+        stax.FanInSum().kernel_fn([even, serial(Dense(1, 0.7), Relu()).kernel_fn(X1[:, 0, 0])])
+    gram = serial(Dense(1, 1.3), Relu()).kernel_fn(np.stack([X1[:, 0, 0]] * 2), batch_dims=1)
+    with pytest.raises(NotImplementedError, match=r"with Dropout, continues one Gram"):
+        serial(stax.Dropout(0.5), Dense(1)).kernel_fn(gram, batch_dims=1)
+
+
+def test_channels_between_positions():
+    layers = [Conv(1, (2, 2), dimension_numbers=("NHWC", "HWIO", "NHCW")), Relu(), Flatten(), Dense(1)]
+    whole = serial(*layers).kernel_fn(X1, X2, "ntk")
+    for at in (1, 2):
+        found = serial(*layers[at:]).kernel_fn(serial(*layers[:at]).kernel_fn(X1, X2), get="ntk")
+        np.testing.assert_allclose(found, whole, rtol=1e-12)
+
+
 def test_float32_stays():
     begun = serial(conv(), Relu()).kernel_fn(X1.astype(np.float32), backend="numpy")
     found = serial(conv(), Flatten()).kernel_fn(begun, get="ntk")

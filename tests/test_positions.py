@@ -74,6 +74,20 @@ MORE = {
     "two outputs": (
         serial(conv(), stax.ImageResize((-1, 5, 3, -1), "linear"), stax.FanOut(2),
                stax.parallel(serial(Relu(), GlobalAvgPool()), stax.Identity())), (4, 3, 2)),
+    "channels first": (
+        serial(Dense(1, 1.3, 0.2, channel_axis=1), attention(channel_axis=1), Relu(), GlobalAvgPool(channel_axis=1)),
+        (3, 5)),
+    "a sum with one mean": (
+        read_out(serial(conv(), Relu(), branches(conv(), stax.Identity(), join=stax.FanInSum()), stax.Dropout(0.8)),
+                 True), (4, 3, 2)),
+    "Dropout before attention": (serial(Dense(1, 1.3, 0.2), Relu(), stax.Dropout(0.7), attention(), Relu()), (5, 3)),
+    "attention behind which all is linear": (
+        serial(conv(), attention(pos_emb_type="CONCAT"), GlobalAvgPool(), Dense(1)), (4, 3, 2)),
+    "opposite positions": (
+        serial(Conv(1, (1,), W_std=1.4), stax.DotGeneral(lhs=np.array([[-0.5, 0.25]]), batch_axis=0, channel_axis=2,
+                                                         dimension_numbers=(((0,), (1,)), ((), ()))), stax.Erf()),
+        (1, 4)),
+    "Dropout of points": (serial(dense(), Relu(), stax.Dropout(0.7), dense(), stax.Erf(), Dense(1)), (6,)),
     "four axes": (
         read_out(serial(Conv(1, (2, 2, 1, 2), **_own), Relu()), True), (2, 3, 2, 2, 2)),
 }  # fmt: skip

@@ -53,6 +53,9 @@ class Kernel:
         Neural Tangents' layout flags: variances only; spatial axes in natural order.
     mask1, mask2 : numpy.ndarray of bool or None
         Which outputs are masked, of ``shape1`` and ``shape2`` with 1 channel; mask2 is None where x2 is x1.
+    is_centred : bool
+        Whether E f over networks is known to be 0, as it is behind LayerNorm and odd functions; Gaussian values have
+        it whatever this says. Sums and norms of the next network ask for it.
     exact : Exact or None
         Carried on so that networks composed by kernels lose no digits. It counts where it agrees with the arrays
         above to their rounding: entries that were changed, by :meth:`replace`, by ``dataclasses.replace`` or in place,
@@ -76,6 +79,7 @@ class Kernel:
     exact: Exact | None = None
     mask1: Array | None = None
     mask2: Array | None = None
+    is_centred: bool = False
 
     def __repr__(self) -> str:
         """Shapes and ranges of arrays, and what of the rest has not its default."""
@@ -117,7 +121,10 @@ class Kernel:
         with np.errstate(over="ignore"):
             more = _scalar(_square(c), self.nngp)
             cov2 = None if self.cov2 is None else self.cov2 + more
-            return dataclasses.replace(self, nngp=self.nngp + more, cov1=self.cov1 + more, cov2=cov2, exact=None)
+            return dataclasses.replace(
+                self, nngp=self.nngp + more, cov1=self.cov1 + more, cov2=cov2, exact=None,
+                is_centred=self.is_centred and c == 0,
+            )  # fmt: skip
 
     __radd__ = __add__
 

@@ -12,6 +12,7 @@ from ..base.arraylike import describe
 from ..base.arrays import FLOATS, as_input
 from ..base.kernel import Exact, Kernel
 from ..base.place import Place
+from ..engines.masked import settled
 from ..network.activations import Correlation, rho_of
 
 Array = npt.NDArray[Any]
@@ -135,7 +136,7 @@ def _made(k: Array, old: Array | None, q1: Array, q2: Array, xp: Any) -> tuple[A
         agrees = (abs(meant - k) <= room) | (meant.astype(k.dtype) == k) | (np.isnan(k) & np.isnan(meant))
         if xp is np and agrees.all():
             return agrees, None
-    made = Correlation.of_covariances(q1[:, None], k.astype(np.float64), q2).defect
+    made = settled(Correlation.of_covariances(q1[:, None], k.astype(np.float64), q2).defect, xp)
     return agrees, made if old is None else xp.where(agrees, old, made)
 
 

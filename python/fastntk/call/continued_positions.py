@@ -17,8 +17,9 @@ Array = npt.NDArray[Any]
 
 
 def has_positions(k: Kernel) -> bool:
-    """Whether a kernel's outputs have spatial axes."""
-    return isinstance(k.shape1, (tuple, list)) and len(k.shape1) > 2
+    """Whether a kernel's outputs have spatial axes, or samples that are masked: these go the same way."""
+    masked = any(mask is not None and np.asarray(mask).any() for mask in (k.mask1, k.mask2))
+    return isinstance(k.shape1, (tuple, list)) and (len(k.shape1) > 2 or masked)
 
 
 def spatial_of(k: Kernel) -> tuple[int, ...]:
@@ -70,3 +71,13 @@ def check_positions(k: Kernel, name: str, what: str, place: Place) -> tuple[Kern
             raise ValueError(f"[{what}] {name}.{field} holds variances below 0")
     theta = by_pairs(fields["ntk"], 2) if "ntk" in fields else None
     return k, Given(by_pairs(nngp, 2), theta, cov[0], cov[1])
+
+
+def of_points(k: Kernel) -> Given:
+    """What pairs of positions read of a checked kernel of points: one position each."""
+    arrays = (k.nngp, k.ntk, k.cov1, k.cov1 if k.cov2 is None else k.cov2)
+    nngp, theta, cov1, cov2 = (None if a is None else a.astype(np.float64)[..., None, None] for a in arrays)
+    assert nngp is not None
+    assert cov1 is not None
+    assert cov2 is not None
+    return Given(nngp, theta, cov1, cov2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..network.program import Listed, Value
 from ..network.weights import Conv
 from .asked import NOTHING, Asked
 from .continued import check_kernel
-from .continued_positions import check_positions, has_positions, spatial_of
+from .continued_positions import check_positions, has_positions, of_points, spatial_of
 
 Array = npt.NDArray[Any]
 
@@ -107,8 +108,7 @@ def check_inputs(
             parts = (visit(v, None if b is None else b[k], f"{name}[{k}]", depth + 1) for k, v in enumerate(a))
             return Listed(parts) if isinstance(a, list) else tuple(parts)
         if isinstance(a, Kernel):
-            _check_axes(layer, a, name)
-            own = _continue(a, b, name, batch_dims, place)
+            own = _continue(a, b, name, batch_dims, place, _number(found, a))
         else:
             own = _arrays(layer, a, b, name, batch_dims, place, asked)
         found.append(own)
@@ -151,14 +151,6 @@ def _entries(x: Any) -> str:
     if not isinstance(x, (tuple, list)) or is_numbers(x):
         return describe(x)
     return f"{describe(x)} of {', '.join(sorted({describe(v) for v in x})) or 'nothing'}"
-
-
-def _check_axes(layer: Layer, k: Kernel, name: str) -> None:
-    axes, rank = layer.named_axes, len(k.shape1) if has_positions(k) else 2
-    if axes is not None and [a % rank for a in axes] != [k.batch_axis % rank, k.channel_axis % rank]:
-        raise ValueError(
-            f"[kernel_fn] {name} has batch_axis, channel_axis = {k.batch_axis}, {k.channel_axis}, the network {axes}"
-        )
 
 
 def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int, place: Place, asked: Asked) -> Input:
@@ -248,17 +240,21 @@ def _flattens(layer: Layer) -> bool:
     return isinstance(layer, Flatten) and layer.batch_axis == 0
 
 
-def _continue(k: Kernel, x2: Any, name: str, batch_dims: int, place: Place) -> Input:
-    """Check a kernel that a network continues."""
+def _continue(k: Kernel, x2: Any, name: str, batch_dims: int, place: Place, number: int) -> Input:
+    """Check a kernel that a network continues, the input of this number: random by weights of its own."""
     what = "kernel_fn"
     if x2 is not None:
         raise ValueError(f"[{what}] {name} is a Kernel, which holds both inputs: x2 must be None, given {describe(x2)}")
+    state: dict[str, Any] = {
+        "gaussian": k.is_gaussian, "mean": "" if k.is_gaussian or k.is_centred else "unknown",
+        "weights": frozenset((-1 - number,)),
+    }  # fmt: skip
     if has_positions(k) and batch_dims == 0 and place.holds(k.nngp):
         known, given = check_positions(k, name, what, place)
         rank = len(known.shape1)
         own = Value(
-            0, channels=known.shape1[known.channel_axis], gaussian=known.is_gaussian, spatial=spatial_of(known),
-            batch_axis=known.batch_axis % rank, channel_axis=known.channel_axis % rank,
+            0, channels=known.shape1[known.channel_axis], spatial=spatial_of(known),
+            batch_axis=known.batch_axis % rank, channel_axis=known.channel_axis % rank, **state,
         )  # fmt: skip
         n1, n2 = given.nngp.shape[:2]
         masks = [_mask_of(known, m, s) for m, s in ((known.mask1, known.shape1), (known.mask2, known.shape2))]
@@ -269,11 +265,42 @@ def _continue(k: Kernel, x2: Any, name: str, batch_dims: int, place: Place) -> I
     known = check_kernel(k, name, batch_dims, what, place)
     *batch, n1, n2 = known.nngp.shape
     value = Value(
-        0, channels=k.shape1[k.channel_axis], gaussian=k.is_gaussian, batch_axis=k.batch_axis % 2,
-        channel_axis=k.channel_axis % 2,
+        0, channels=k.shape1[k.channel_axis], batch_axis=k.batch_axis % 2, channel_axis=k.channel_axis % 2, **state
     )  # fmt: skip
     dtype = known.nngp.dtype.newbyteorder("=")
     return Input(None, None, known, value, dtype, tuple(batch), n1, n2, k.x1_is_x2, place)
+
+
+def _number(found: Sequence[Input], k: Kernel) -> int:
+    """That of a kernel among inputs: the one that it repeats, whose weights it is random by, or a new one."""
+    for number, own in enumerate(found):
+        if own.kernel is not None and (own.kernel is k or _alike(own.kernel.nngp, k.nngp)):
+            return number
+    return len(found)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    known = isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
+    return a is b or (known and np.array_equal(a, b) and bool(a.any()))  # zeros, of masked samples, say nothing
+
+
+def as_pairs(inputs: Sequence[Input]) -> None:
+    """Kernels of points, where a network takes pairs of positions: of one position each.
+
+    Raises
+    ------
+    NotImplementedError
+        Several Grams.
+    """
+    for k, own in enumerate(inputs):
+        if own.kernel is None or own.given is not None:
+            continue
+        if own.batch or own.place is not HOST:
+            raise NotImplementedError(
+                f"[kernel_fn] input {k} is a Kernel of shape {own.kernel.nngp.shape}: this network, over positions or "
+                "with Dropout, continues one Gram, in host memory"
+            )
+        own.given = of_points(own.kernel)
 
 
 def _mask_of(k: Kernel, mask: Array | None, shape: tuple[int, ...]) -> Array | None:

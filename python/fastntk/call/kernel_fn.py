@@ -27,7 +27,7 @@ from .differentiable import Differentiable
 from .explain import Explanation, explain
 from .explain_positions import PositionsExplanation, explain_positions
 from .gram import BUDGET, fill, layout_of, prepare, variances
-from .inputs import Input, axes_of, check_inputs
+from .inputs import Input, as_pairs, axes_of, check_inputs
 from .results import Results, check_get, check_targets, named, tree_of
 
 Array = npt.NDArray[Any]
@@ -190,6 +190,7 @@ class KernelFn(Differentiable):
         if "ntk" in planes:
             planes = _known_ntk(inputs, planes, required=names is not None)
         if images:
+            as_pairs(inputs)
             lowered = _resolved(lowered, inputs)
         shapes = {value.slot: _shape(value, first, first.n1, first.n2) for value in values}
         targets = check_targets(out, get, names, len(shapes), inputs, shapes[0])

@@ -168,6 +168,7 @@ def flags(name: str, value: Value, first: Input) -> Any:
         "x1_is_x2": first.symmetric,
         "is_gaussian": value.gaussian,
         "is_input": False,
+        "is_centred": not value.mean and bool(value.gaussian or value.weights),
         "shape1": _shape(first.n1, value),
         "shape2": _shape(first.n2, value),
         "batch_axis": value.batch_axis,

@@ -126,8 +126,8 @@ class CpuPositions(NumpyPlanes):
             bad |= lost
         if asked:
             return part, bad, found
-        part.keys = [_key(k, x, masks, pattern) if not any(known is not None for known in given) else None
-                     for k in range(part.n)]  # fmt: skip
+        shown = [*x, *(g for g in given if g is not None)]
+        part.keys = [_key(k, shown, masks, pattern) for k in range(part.n)]
         return part, bad
 
     # ---------------------------------------------------------------- pairs
@@ -142,7 +142,7 @@ class CpuPositions(NumpyPlanes):
         same = (met & (one is two)).reshape(-1)
         mirrored = tile.symmetric and tile.i0 == tile.j0
         given = [None if g is None else _given(g, lines, cols) for g in one.beside.given]
-        ntk, equal = any(of[1] is not None for of in planes), _equal(part1, part2, met & (one is two))
+        ntk, equal = any(of[1] is not None for of in planes), _equal(part1, part2, met & (one is two), given)
         square = mirrored and part1.n == part2.n
 
         def run(dtype: np.dtype[Any]) -> tuple[list[tuple[Array, Array | None]] | None, set[tuple[int, int]]]:
@@ -280,15 +280,15 @@ def _key(k: int, x: Sequence[Array], masks: Sequence[Array | None], pattern: Any
     return tuple(a[k].tobytes() for a in x), tuple(None if m is None else m[k].tobytes() for m in masks), graph
 
 
-def _equal(one: Part, two: Part, met: Array) -> list[tuple[int, int]]:
-    """Pairs whose images are one."""
+def _equal(one: Part, two: Part, met: Array, given: Sequence[Given | None]) -> list[tuple[int, int]]:
+    """Pairs whose images are one; of covariances those that are the images' own."""
     found = {(int(i), int(j)) for i, j in np.argwhere(met)}
     places: dict[Any, list[int]] = {}
     for j, key in enumerate(two.keys):
-        if key is not None:
-            places.setdefault(key, []).append(j)
+        places.setdefault(key, []).append(j)
     for i, key in enumerate(one.keys):
-        found.update((i, j) for j in places.get(key, ()))
+        alike = (j for j in places.get(key, ()) if all(g is None or (g.nngp[i, j] == g.cov1[i]).all() for g in given))
+        found.update((i, j) for j in alike)
     return sorted(found)
 
 

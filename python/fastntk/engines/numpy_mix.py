@@ -89,6 +89,7 @@ def defect_of_sums(
 
 def doubled(A: Array, k: Array, B: Array, full: bool) -> Array:
     """``A k B^T`` of each pair, or its entries p = p'."""
+    A, k, B = (np.ascontiguousarray(of) for of in (A, k, B))  # products round by strides: copies as what they copy
     rows = A @ k
     if full:
         return np.asarray(rows @ B.swapaxes(1, 2))

@@ -20,6 +20,7 @@ from ..network.program import WEIGHTED, Op
 from ..network.window import Positions
 from ..plan.rows import gain, rows_of, share_of_part
 from . import numpy_mix as mixing
+from .masked import settled
 from .numpy_mix import Flags, diagonal, near_side, sides, spread
 from .numpy_rows import run_op
 
@@ -93,9 +94,8 @@ def of_image(
         found = [step.op.map.of_covariances(k if linear else s[:, :, None] * s[:, None, :] * rho_of(k), barred)]
     else:
         assert graphs is not None
-        found = [graphs if len(graphs) == 1 else graphs[part]]
-        if len(graphs) == 1:
-            found = [np.broadcast_to(graphs, (len(q[0]), *graphs.shape[1:]))]
+        # copies, as pairs have: products round by strides
+        found = [np.repeat(graphs, len(q[0]), axis=0) if len(graphs) == 1 else graphs[part].copy()]
     return found if step.linear else found + mixing.own_mix(found[0], q[0], sources[0][0], step.full)
 
 
@@ -104,7 +104,7 @@ def of_given(step: Step, k: Array, theta: Array | None, q1: Array, q2: Array) ->
     q1, q2 = spread(q1, q2, step.full)
     k = k if step.full else diagonal(k)
     known = np.zeros_like(k) if theta is None else theta if step.full else diagonal(theta)
-    return Correlation.of_covariances(q1, k, q2).defect, known, False
+    return settled(Correlation.of_covariances(q1, k, q2).defect), known, False
 
 
 def _input(one: Planes, two: Planes, full: bool) -> State:
@@ -193,6 +193,8 @@ def image_rows(step: Step, own: Planes) -> dict[str, Array]:
     q, means = own[:count], own[count:]
     total = np.sum(q, axis=0) + _crossed([(m, m) for m in means])
     found = {f"share{k}": share_of_part(part, total, np) for k, part in enumerate(q)}
+    if step.op.kind != "means":  # of one mean there is no product
+        return found
     return found | {f"mean{k}": np.where(total == 0, 0, m / np.sqrt(total)) for k, m in enumerate(means)}
 
 

@@ -67,7 +67,7 @@ class Part:
         self.lengths = np.ones(self.n) if known else _lengths(plan.steps, x)
         if single:  # digits that inputs share stay as they are
             self.lengths = np.ldexp(1.0, np.frexp(self.lengths)[1] - 1)
-        self.x = [a if known else a / self.lengths[:, None, None] for a in x]
+        self.x = [a if known else np.divide(a, self.lengths[:, None, None], order="C") for a in x]
         self.hidden, self._before = _masked(plan.steps, masks)
         self._graphs = [_graphs(step.op, pattern, self.n) for step in plan.steps]
         self.planes: list[Planes] = [[] for _ in plan.steps]

@@ -303,7 +303,7 @@ class Runner:
             return
         value = self._value(source, V)
         if sheets.dtype == np.float32:
-            self._correlated(one, two, value, out, cell)
+            self._correlated(one, two, value, out, cell, self._alike(k))
         else:
             self._joined(k, value, out)
 
@@ -315,7 +315,15 @@ class Runner:
         """
         self._engine.mix(one.left, two.right, source, out, self._sheets.own, cell.full, self._symmetric, **own)
 
-    def _correlated(self, one: Mixer, two: Mixer, value: Array, out: Array, cell: Cell) -> None:
+    def _alike(self, k: int) -> Sequence[tuple[int, int]]:
+        """Pairs of which a step's results are those of one image."""
+        if not self._plan.drawn[k]:
+            return self._equal
+        return [(i, j) for i, j in self._equal if self._same[i * self._two.n + j]]
+
+    def _correlated(
+        self, one: Mixer, two: Mixer, value: Array, out: Array, cell: Cell, alike: Sequence[tuple[int, int]]
+    ) -> None:
         """Defects of combined positions from correlations, and which pairs float32 has not digits enough for.
 
         These are near-duplicates, and pairs with sums of which little is left.
@@ -325,7 +333,7 @@ class Runner:
         assert one.grown is not None
         assert two.grown is not None
         equal, close = np.zeros((2, one.grown.size, two.grown.size), bool)
-        for pair in self._equal:
+        for pair in alike:
             equal[pair] = True
         self._product(
             one.folded, two.folded, value, out, cell, before="rest", behind="rest", equal=equal, close=close,
@@ -348,15 +356,15 @@ class Runner:
             self._product(A, B, value, into, cell, before=side)
 
         sums("near", out)
-        self._exact(out, cell, 2 * one.rows[2])
+        self._exact(out, cell, 2 * one.rows[2], self._alike(k))
         if joint_defect(out, *self._joint_rows(k)):  # opposite ones need sums of 1 + rho too
             sums("near", out)
-            self._exact(out, cell, 2 * one.rows[2])
+            self._exact(out, cell, 2 * one.rows[2], self._alike(k))
             other = np.empty_like(out)
             sums("far", other)
             joint_defect_of_both(out, other, *self._joint_rows(k))
 
-    def _exact(self, view: Array, cell: Cell, own: Any) -> None:
+    def _exact(self, view: Array, cell: Cell, own: Any, alike: Sequence[tuple[int, int]]) -> None:
         """Where both images are one, p = p' has what the image has with itself, whatever a product rounds it to.
 
         ``own``: that, for each image (n, P) or for all.
@@ -366,7 +374,7 @@ class Runner:
         if self._sheets.own:
             found[...] = own.T[:, :, None]
             return
-        for i, j in self._equal:
+        for i, j in alike:
             found[:, i, j] = own[i]
 
 
@@ -378,6 +386,14 @@ def _planes(part: Part, k: int, at: Any) -> tuple[Planes, Flags | None]:
     """What a step of NumPy's engine reads of some images."""
     barred = part.hidden[k]
     return [plane[at] for plane in part.planes[k]], None if barred is None else barred[at]
+
+
+def _looked_at(runner: Runner, plan: Plan, k: int) -> list[State | None]:
+    """What a step looks at of images with themselves: all sources, or behind the last nonlinearity the last one."""
+    if not looked_at(plan, k):
+        return []
+    last = len(plan.sources[k]) - 1
+    return [runner.state(s) if plan.forms[k] == V or place == last else None for place, s in enumerate(plan.sources[k])]
 
 
 def follow(part: Part, engine: Any, plan: Plan, dtype: Any, outputs: bool, ntk: bool = False) -> list[Any]:
@@ -392,8 +408,7 @@ def follow(part: Part, engine: Any, plan: Plan, dtype: Any, outputs: bool, ntk: 
     for number, stage in enumerate(plan.stages):
         steps = stage.steps if isinstance(stage, Segment) else [] if isinstance(stage, Moved) else [stage.step]
         for k in steps:
-            states = [runner.state(s) for s in plan.sources[k]] if looked_at(plan, k) else ()
-            part.follow(k, states)
+            part.follow(k, _looked_at(runner, plan, k))
         if number >= count:
             continue
         output = runner.stage(number)

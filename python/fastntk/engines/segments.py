@@ -111,6 +111,7 @@ class Plan:
         self.steps = plan_of(lowered, [value.spatial for value in leaves(lowered.outputs)])
         self.sources = _sources(self.steps)
         self.positions = positions_of(self.steps, [math.prod(own) for own in spatial])
+        self.drawn = self._drawn()
         self.forms = self._forms()
         self.cells = [Cell(s.full, self.forms[k], self.positions[k], step=k) for k, s in enumerate(self.steps)]
         self.stages: list[Stage] = []
@@ -119,6 +120,13 @@ class Plan:
             self._step(k)
         self._close()
         self._finish()
+
+    def _drawn(self) -> list[bool]:
+        """Which results come of dropout: what copies of an image draw is not what it draws."""
+        found: list[bool] = []
+        for step, sources in zip(self.steps, self.sources, strict=True):
+            found.append(step.op.name == "drop" or any(found[s] for s in sources))
+        return found
 
     # ---------------------------------------------------------------- forms
 

@@ -38,8 +38,8 @@ _AXES = 3  # spatial ones, that compiled plans have at most
 
 @lru_cache(maxsize=256)
 def needs_positions(program: Program) -> bool:
-    """Whether a program has ops on positions, whatever its inputs are."""
-    return any(op.name in MOVING or op.window is not None for op in program.ops)
+    """Whether a program has ops on positions, whatever its inputs are; a point is one position for dropout."""
+    return any(op.name in (*MOVING, "drop") or op.window is not None for op in program.ops)
 
 
 def _has(op: Op, images: bool, backend: str, known: frozenset[str]) -> bool:

@@ -168,8 +168,9 @@ def _settle(x: Array, one: Sequence[Array], two: Sequence[Array]) -> None:
             np.copyto(x, 1, where=inverse == 0)
     turned1, turned2 = one[4], two[4]
     if (turned1 < 0).any() or (turned2 < 0).any():
-        x *= turned1
-        x *= turned2
+        opposite = turned1 * turned2 < 0
+        np.copyto(x, 1e-37, where=opposite & (x == 0))  # -0 would count as rho = 1
+        np.negative(x, out=x, where=opposite)
 
 
 def _part(row: Array, part: tuple[slice, slice]) -> Array:

@@ -137,7 +137,7 @@ class FanInSum(_FanIn):
                 "scale behind its nonlinearity is not known: end it with a Dense layer"
             )
         return builder.emit(
-            "sum", *branches, means=tuple(bool(b.mean) for b in branches) if means else (),
+            "sum", *branches, means=tuple(bool(b.mean) for b in branches) if means == {"known"} else (),
             gaussian=all(b.gaussian for b in branches), mean="unknown" if "unknown" in means else "".join(means),
             weights=frozenset().union(*(b.weights for b in branches)),
         )  # fmt: skip
