@@ -143,7 +143,7 @@ def _alone(
     for start in range(0, max(len(x[0]), 1), chunk):
         part = slice(start, start + chunk)
         q: dict[int, Array] = {}
-        means: dict[int, Array] = {}
+        means: dict[int, Array | None] = {}
         slots: dict[int, State] = {}
         for k, (step, kept) in enumerate(zip(steps, planes, strict=True)):
             name, dst, src = step.op.name, step.op.dst, step.op.src
@@ -154,7 +154,8 @@ def _alone(
             else:
                 own += of_image(step, [q[s] for s in src], [slots[s] for s in src], seen, graphs[k], part)
             if name == "sum" and step.op.means:
-                own += [means[s] if has else np.zeros_like(q[s]) for s, has in zip(src, step.op.means, strict=True)]
+                known_means = (means[s] if has else None for s, has in zip(src, step.op.means, strict=True))
+                own += [np.zeros_like(q[s]) if m is None else m for s, m in zip(src, known_means, strict=True)]
             kept.append(own)
             same = np.ones(len(own[0]), bool)
             covariances = known[dst] if name == "input" else None

@@ -258,12 +258,18 @@ def variance(step: Step, own: Planes) -> Array:
     return of_op(step.op, params).variance(own[0])
 
 
-def mean_behind(step: Step, q: Sequence[Array], means: Sequence[Array | None], own: Planes) -> Array:
-    """E y of a result, where that of its sources is known: of nonlinearities, and what has no weights of its own."""
+def mean_behind(step: Step, q: Sequence[Array], means: Sequence[Array | None], own: Planes) -> Array | None:
+    """E y of a result, where that of its sources is known: of nonlinearities, and what has no weights of its own.
+
+    None: 0, as of what has no nonlinearity before it.
+    """
     name = step.op.name
     if is_dual(name):
         return of_op(step.op, step.numbers).mean(q[0])
-    parts = [np.zeros_like(v) if m is None else m for m, v in zip(means, q, strict=True)]
+    like = next((m for m in means if m is not None), None)
+    if like is None:
+        return None
+    parts = [np.zeros_like(like) if m is None else m for m in means]
     mean = parts[0]
     if name == "sum":
         return np.asarray(np.sum(own[len(parts) :] if step.op.means else parts, axis=0))

@@ -72,7 +72,7 @@ class Part:
         self._graphs = [_graphs(step.op, pattern, self.n) for step in plan.steps]
         self.planes: list[Planes] = [[] for _ in plan.steps]
         self.q: list[Array] = [np.zeros((self.n, 0))] * len(plan.steps)
-        self._means: dict[int, Array] = {}
+        self._means: dict[int, Array | None] = {}
         self._has_means = any(step.op.means for step in plan.steps)
         self._tables: dict[tuple[int, Any], Table] = {}
         self._mixers: dict[tuple[int, Any], Mixer] = {}
@@ -118,10 +118,9 @@ class Part:
         alone = replace(step, full=False)  # of sums over pairs of positions an image has those of p = p'
         own += of_image(alone, q, states, self._before[k], self._graphs[k], slice(None))
         if step.op.name == "sum" and step.op.means:
-            own += [
-                self._means[s] if has else np.zeros_like(self.q[s])
-                for s, has in zip(sources, step.op.means, strict=True)
-            ]
+            means = [self._means[s] if has else None for s, has in zip(sources, step.op.means, strict=True)]
+            none = np.zeros_like(next(m for m in means if m is not None))
+            own += [none if m is None else m for m in means]
         if step.op.name == "store":
             return
         if self._has_means:
