@@ -72,9 +72,9 @@ STAX = {
     "ImageResize": "better: cubic and Lanczos too, methods of any case, height and width never exchanged",
     "Index": "same, but that samples are indexed in the inputs or the kernel",
     "FanInProd": "same",
-    "Padding": "absent: `padding=` takes the names, and enums with such values",
-    "Bool": "absent: kernels have one layout",
-    "Diagonal": "absent: kernels have one layout",
+    "Padding": "same",
+    "Bool": _AUTHORS,
+    "Diagonal": _AUTHORS,
     "MaskedArray": "absent: `apply_fn` takes no masks, `kernel_fn` does",
     "unmask_fn": "absent: `apply_fn` takes no masks, `kernel_fn` does",
     "layer": _AUTHORS,
@@ -143,8 +143,8 @@ KERNEL = dict.fromkeys(
 
 KERNEL_FN = {
     **dict.fromkeys(["x1_or_kernel", "x2", "get", "pattern", "mask_constant", "batch_axis", "channel_axis"], "same"),
-    "diagonal_batch": "same where it is True or None: kernels have one layout",
-    "diagonal_spatial": "same where it is False or None: kernels have one layout",
+    "diagonal_batch": "same",
+    "diagonal_spatial": "better: where a network reads pairs of positions, what it gives keeps each with itself",
 }
 
 TABLES = {

@@ -146,3 +146,9 @@ REFUSED = [
 def test_refused(error, words, make):
     with pytest.raises(error, match=words):
         make()
+
+
+def test_names_and_members_are_one():
+    for kind in stax.Padding:
+        assert conv((2, 2), padding=kind) == conv((2, 2), padding=kind.name.lower())
+        assert stax.AvgPool((2, 2), padding=kind) == stax.AvgPool((2, 2), padding=kind.name)

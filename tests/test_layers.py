@@ -432,7 +432,6 @@ REFUSED = [
     (lambda: branches(conv(), Conv(1, (2, 2)), join=stax.FanInConcat(axis=1)).kernel_fn(IMAGE1), ValueError,
      "may differ along axis 1 alone"),
     (lambda: dense().kernel_fn(A, mask_constant="0"), TypeError, "mask_constant must be a number"),
-    (lambda: dense().kernel_fn(A, diagonal_batch=False), NotImplementedError, "diagonal_batch=False: kernels have one"),
     (lambda: dense().kernel_fn(A, channel_axis=0), ValueError,
      "channel_axis=0 was given, the network's layers have -1"),
     (lambda: dense().kernel_fn(A, x1_or_kernel=A), TypeError, "two names of one argument"),

@@ -21,6 +21,7 @@ from .network.position_map import PositionMap
 from .network.positions import AvgPool, Flatten, GlobalAvgPool, GlobalSumPool, SumPool
 from .network.resize import ImageResize
 from .network.weights import Conv, Dense
+from .network.window import Padding
 
 __all__ = [
     "Aggregate",
@@ -46,6 +47,7 @@ __all__ = [
     "Index",
     "Layer",
     "LayerNorm",
+    "Padding",
     "PositionMap",
     "PositionalEmbedding",
     "Slice",

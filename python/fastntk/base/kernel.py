@@ -86,7 +86,7 @@ class Kernel:
         found = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name == "exact" or (value is None and field.name != "ntk"):
+            if field.name in ("exact", "is_centred") or (value is None and field.name != "ntk"):
                 continue
             if hasattr(value, "dtype"):
                 found.append(f"{field.name}={_summary(value)}")
@@ -147,6 +147,11 @@ class Kernel:
         rank = len(self.shape1)
         return self.batch_axis % rank, self.channel_axis % rank
 
+    @property
+    def _per(self) -> int:
+        """Axes of arrays for one spatial axis."""
+        return 1 if self.diagonal_spatial else 2
+
     def _arrays(self, of_pairs: Any, of1: Any, of2: Any) -> dict[str, Any]:
         """The arrays behind functions of those of pairs, of cov1, and of cov2; what is None stays so."""
         parts = (("nngp", of_pairs), ("ntk", of_pairs), ("cov1", of1), ("cov2", of2))
@@ -176,11 +181,12 @@ class Kernel:
                 f"[Kernel] samples, axis {batch}, stay an axis: index by a slice, given {samples}"
             )
         own = [entries[a] for a in range(len(entries)) if a not in (batch, channel)]
-        pairs = [e for entry in own for e in (entry, entry)]
+        pairs = [e for entry in own for e in self._per * (entry,)]
+        both = (1 if self.diagonal_batch else 2) * (samples,)
         kept = [a for a, entry in enumerate(entries) if isinstance(entry, slice)]
         masks = [None if m is None else _masked_at(m, entries) for m in (self.mask1, self.mask2)]
         return self.replace(
-            **self._arrays(lambda k: k[(..., samples, samples, *pairs)], *2 * [lambda k: k[(..., samples, *pairs)]]),
+            **self._arrays(lambda k: k[(..., samples, samples, *pairs)], *2 * [lambda k: k[(..., *both, *pairs)]]),
             shape1=_shape_at(self.shape1, entries), shape2=_shape_at(self.shape2, entries), mask1=masks[0],
             batch_axis=kept.index(batch), channel_axis=kept.index(channel), mask2=masks[1],
             exact=None if own else _exact_at(self.exact, samples, samples),
@@ -189,14 +195,13 @@ class Kernel:
     def slice(self, n1_slice: slice, n2_slice: slice) -> Kernel:
         """Kernel of some samples of each side."""
         batch, _ = self._axes
-        rest = [slice(None)] * (2 * self._rank)
+        rest = [slice(None)] * (self._per * self._rank)
+        at1, at2 = ((..., *(1 if self.diagonal_batch else 2) * (s,), *rest) for s in (n1_slice, n2_slice))
         changed = self._arrays(
-            lambda k: k[(..., n1_slice, n2_slice, *rest)], lambda k: k[(..., n1_slice, *rest)],
-            lambda k: k[(..., n2_slice, *rest)],
+            lambda k: k[(..., n1_slice, n2_slice, *rest)], lambda k: k[at1], lambda k: k[at2],
         )  # fmt: skip
         if self.cov2 is None:
-            at: Any = (..., n2_slice, *rest)
-            changed["cov2"] = self.cov1[at]
+            changed["cov2"] = self.cov1[at2]
         one, two = ([slice(None)] * batch + [s] for s in (n1_slice, n2_slice))
         fill = [slice(None)] * (len(self.shape1) - batch - 1)
         mask2 = self.mask1 if self.mask2 is None else self.mask2
@@ -213,7 +218,9 @@ class Kernel:
         if sorted(a % max(1, self._rank) for a in order) != list(range(self._rank)):
             raise ValueError(f"[Kernel] axes must name each of {self._rank} spatial axes once, given {axes}")
         order = [a % max(1, self._rank) for a in order]
-        return self.replace(**self._arrays(*3 * [lambda k: _ordered(k, order)]), exact=None if order else self.exact)
+        return self.replace(
+            **self._arrays(*3 * [lambda k: _ordered(k, order, self._per)]), exact=None if order else self.exact
+        )
 
     def reverse(self) -> Kernel:
         """Pairs of spatial axes of all arrays in reversed order, and ``is_reversed`` turned round."""
@@ -242,14 +249,14 @@ class Kernel:
                     continue
                 shape = [m.shape[0], 1][:: 1 if side == 0 or not pairs else -1][: 2 if pairs else 1]
                 for n in m.shape[1:]:
-                    shape += [n, 1] if side == 0 else [1, n]
+                    shape += [n] if self.diagonal_spatial else [n, 1] if side == 0 else [1, n]
                 k = np.where(m.reshape(shape), k.dtype.type(0), k)
             return k
 
         return self.replace(
             **self._arrays(
-                lambda k: zeroed(k, one, two, True), lambda k: zeroed(k, one, one, False),
-                lambda k: zeroed(k, two, two, False),
+                lambda k: zeroed(k, one, two, True), lambda k: zeroed(k, one, one, not self.diagonal_batch),
+                lambda k: zeroed(k, two, two, not self.diagonal_batch),
             ),
             mask1=mask1, mask2=mask2, exact=None,
         )  # fmt: skip
@@ -288,6 +295,10 @@ class Kernel:
         known = [o for o in (other1, other2) if o is not None]
         if not known:
             return self
+        if self.diagonal_spatial:
+            raise NotImplementedError(
+                "[Kernel] a product reads pairs of positions, and diagonal_spatial=True holds none"
+            )
         if len({np.ndim(o) for o in known}) > 1:
             raise NotImplementedError(
                 f"[Kernel] factors have shapes {[np.shape(o) for o in known]}: one number of axes is taken"
@@ -327,8 +338,9 @@ class Kernel:
         second = other1 if self.x1_is_x2 and other2 is None else other2
         return self.replace(
             **self._arrays(
-                lambda k: product(k, other1, second, False), lambda k: product(k, other1, other1, True),
-                lambda k: product(k, second, second, True),
+                lambda k: product(k, other1, second, False),
+                lambda k: product(k, other1, other1, self.diagonal_batch),
+                lambda k: product(k, second, second, self.diagonal_batch),
             ),
             is_reversed=False, shape1=shape(self.shape1, known[0]), shape2=shape(self.shape2, known[-1]),
             batch_axis=order.index(batch), channel_axis=order.index(channel), exact=None,
@@ -399,7 +411,7 @@ def _exact_at(exact: Exact | None, one: Any, two: Any) -> Exact | None:
     return Exact(exact.defect[..., one, two], theta, exact.q1[..., one], exact.q2[..., two])
 
 
-def _ordered(k: Array, order: Sequence[int]) -> Array:
-    """Pairs of spatial axes, the last of k, in another order."""
-    lead = k.ndim - 2 * len(order)
-    return k.transpose([*range(lead), *(lead + 2 * a + side for a in order for side in (0, 1))])
+def _ordered(k: Array, order: Sequence[int], per: int) -> Array:
+    """Spatial axes, the last of k, in another order; ``per``: axes of k for one of them."""
+    lead = k.ndim - per * len(order)
+    return k.transpose([*range(lead), *(lead + per * a + side for a in order for side in range(per))])

@@ -23,6 +23,10 @@ class Asked:
     pattern: Any = (None, None)
     mask_constant: float | None = None
     axes: tuple[int | None, int | None] = (None, None)
+    layout: tuple[bool, bool] = (
+        False,
+        False,
+    )  # covariances of all samples of a side; of positions with themselves alone
 
     def unmasked(self, x: Array, name: str) -> tuple[Array, Array | None]:
         """Inputs (..., channels) with 0 where they are masked, and the positions where all channels are, or None."""
@@ -69,8 +73,6 @@ def asked(
     ------
     TypeError, ValueError
         A pattern that is not a pair, a mask that is not a number.
-    NotImplementedError
-        ``diagonal_batch=False`` or ``diagonal_spatial=True``: kernels have one layout.
     """
     if pattern is None:
         pattern = (None, None)
@@ -80,14 +82,15 @@ def asked(
         if isinstance(mask_constant, (bool, np.bool_)) or not isinstance(mask_constant, (int, float, np.number)):
             raise TypeError(f"[kernel_fn] mask_constant must be a number or None, given {describe(mask_constant)}")
         mask_constant = float(mask_constant)
-    for name, value, only in (("diagonal_batch", diagonal_batch, True), ("diagonal_spatial", diagonal_spatial, False)):
-        if value is not None and bool(value) is not only:
-            raise NotImplementedError(f"[kernel_fn] {name}={value!r}: kernels have one layout here, {name}={only}")
+    for name, value in (("diagonal_batch", diagonal_batch), ("diagonal_spatial", diagonal_spatial)):
+        if value is not None and not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"[kernel_fn] {name} must be True, False or None, given {value!r}")
     axes = tuple(
         None if a is None else integer("kernel_fn", name, a, least=None)
         for name, a in (("batch_axis", batch_axis), ("channel_axis", channel_axis))
     )
-    return Asked(tuple(pattern), mask_constant, axes)  # type: ignore[arg-type]
+    layout = diagonal_batch is not None and not diagonal_batch, bool(diagonal_spatial)
+    return Asked(tuple(pattern), mask_constant, axes, layout)  # type: ignore[arg-type]
 
 
 NOTHING = Asked()

@@ -271,6 +271,11 @@ def _continue(k: Kernel, x2: Any, name: str, batch_dims: int, place: Place, numb
     return Input(None, None, known, value, dtype, tuple(batch), n1, n2, k.x1_is_x2, place)
 
 
+def values_of(tree: Any) -> Any:
+    """What ``lower()`` knows of a tree of inputs."""
+    return tree.value if isinstance(tree, Input) else type(tree)(values_of(t) for t in tree)
+
+
 def _number(found: Sequence[Input], k: Kernel) -> int:
     """That of a kernel among inputs: the one that it repeats, whose weights it is random by, or a new one."""
     for number, own in enumerate(found):

@@ -27,7 +27,8 @@ from .differentiable import Differentiable
 from .explain import Explanation, explain
 from .explain_positions import PositionsExplanation, explain_positions
 from .gram import BUDGET, fill, layout_of, prepare, variances
-from .inputs import Input, as_pairs, axes_of, check_inputs
+from .inputs import Input, as_pairs, axes_of, check_inputs, values_of
+from .layouts import in_layout, kernels_of, usual
 from .results import Results, check_get, check_targets, named, tree_of
 
 Array = npt.NDArray[Any]
@@ -92,8 +93,10 @@ class KernelFn(Differentiable):
         mask_constant : float, optional
             Entries of the inputs that equal it, NaN too, are left out: they count as 0, and positions at which all
             channels do carry nothing through any layer, nor count in means over positions.
-        diagonal_batch, diagonal_spatial : optional
-            True and False, the layout that kernels have.
+        diagonal_batch, diagonal_spatial : bool, optional
+            True and False are the layout that kernels have. ``diagonal_batch=False``: cov1 and cov2 hold K of all
+            samples of their side with one another. ``diagonal_spatial=True``: where the network ends with positions,
+            arrays hold each with itself alone. A Kernel that is continued keeps its own.
         batch_axis, channel_axis : int, optional
             Axes of samples and channels of the inputs, for networks whose layers name none.
         batch_dims : {0, 1}
@@ -161,6 +164,11 @@ class KernelFn(Differentiable):
             raise ValueError(f"[kernel_fn] memory_budget must be a positive number of bytes, given {memory_budget!r}")
         if not isinstance(progress, (bool, np.bool_)):
             raise TypeError(f"[kernel_fn] progress must be True or False, given {progress!r}")
+        if any(extras.layout) or (type(x1) is not np.ndarray and not all(map(usual, kernels_of(x1)))):
+            own = {"pattern": pattern, "mask_constant": mask_constant, "batch_axis": batch_axis,
+                   "channel_axis": channel_axis, "batch_dims": batch_dims, "out": out, "backend": backend,
+                   "num_threads": num_threads, "memory_budget": memory_budget, "progress": progress}  # fmt: skip
+            return in_layout(self, x1, x2, get, names, *extras.layout, own)
         if type(x1) is np.ndarray and (x2 is None or type(x2) is np.ndarray) and out is None:
             return self._call(
                 x1, x2, get, names, batch_dims, out, backend, num_threads, memory_budget, progress, HOST, extras
@@ -183,7 +191,7 @@ class KernelFn(Differentiable):
         backend: str | None, num_threads: int | None, memory_budget: int, progress: bool, place: Place, extras: Asked,
     ) -> Any:  # fmt: skip
         inputs, tree = check_inputs(self.layer, x1, x2, batch_dims, place, extras)
-        (lowered, values), first = self._lowered(_values(tree)), inputs[0]
+        (lowered, values), first = self._lowered(values_of(tree)), inputs[0]
         images = over_positions(lowered, inputs)
         exact = (names is None or "exact" in names) and not images
         planes = [p for p in (PLANES if exact else PLANES[:2]) if names is None or p in names or p == "defect"]
@@ -256,7 +264,7 @@ class KernelFn(Differentiable):
         inputs, tree = check_inputs(self.layer, x, None, batch_dims, place, extras)
         if any(i.x1 is None for i in inputs):
             raise TypeError("[diagonal] x must be an array, given a Kernel (its diagonal is cov1)")
-        (lowered, values), first = self._lowered(_values(tree)), inputs[0]
+        (lowered, values), first = self._lowered(values_of(tree)), inputs[0]
         images = over_positions(lowered, inputs)
         if images:
             lowered = _resolved(lowered, inputs)
@@ -308,7 +316,7 @@ class KernelFn(Differentiable):
             _known_ntk(inputs, list(names), required=True)
         if any(i.value.spatial for i in inputs):
             raise NotImplementedError("[depths] inputs with spatial axes are not taken: cut the network instead")
-        lowered = lower(self.layer, _values(tree), depths=True)
+        lowered = lower(self.layer, values_of(tree), depths=True)
         count = lowered.program.n_outputs
         first = inputs[0]
         shapes = [(count, *first.batch, first.n1, first.n2)] * len(names)
@@ -361,7 +369,7 @@ class KernelFn(Differentiable):
                 f"[explain] input_shape {tuple(input_shape)} has {positions:,} positions, more than the {_POSITIONS:,} "
                 "whose pairs can be counted"
             )
-        lowered = at_equal_positions(lower(self.layer, _values(tree)))
+        lowered = at_equal_positions(lower(self.layer, values_of(tree)))
         if unresolved(lowered.program):  # for inputs of variance 1
             lowered = resolve(lowered, ((0.0, 1.0),) * lowered.program.n_inputs, inputs[0].dtype == np.float32)
         work = work_of(lowered, inputs, True)
@@ -455,7 +463,3 @@ def layer_of(what: str, network: Any) -> Layer:
     if not isinstance(network, Layer):
         raise TypeError(f"[{what}] network must be a stax layer or its kernel_fn, given {describe(network)}")
     return network
-
-
-def _values(tree: Any) -> Any:
-    return tree.value if isinstance(tree, Input) else type(tree)(_values(t) for t in tree)

@@ -13,7 +13,7 @@ from ..base.libraries import placed
 from .layer import Layer, Placed, Shape, is_one
 from .maps import Gather
 from .program import Builder, Value, Values
-from .window import MOST_AXES, Padding, Window, axes_among, padding_of, sizes
+from .window import MOST_AXES, Pads, Window, axes_among, padding_of, sizes
 
 _LETTERS = "HWDABEFGJKLMPQRSTUVXYZ"  # of spatial axes
 
@@ -285,7 +285,7 @@ class Conv(_Weighted):
         self._check_rank(what, spatial)
         shape, strides, dilation = (self._in_input_order(v) for v in (self.filter_shape, self.strides, self.dilation))
         name = f"{what}, inputs read as {self._specs[0]}"
-        padding: Padding = self.padding if isinstance(self.padding, str) else self._in_input_order(self.padding)
+        padding: Pads = self.padding if isinstance(self.padding, str) else self._in_input_order(self.padding)
         return Window.of(name, spatial, shape, strides, dilation, padding)
 
     def axes(self) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,15 @@ LARGEST = 2**31 - 1  # of windows, strides, dilations and pads: what the compile
 
 MOST_AXES = 22  # one letter for each: what is left of the alphabet
 
-Padding = str | tuple[tuple[int, int], ...]  # a name, or zeros before and behind along each axis
+Pads = str | tuple[tuple[int, int], ...]  # a name, or zeros before and behind along each axis
+
+
+class Padding(enum.Enum):
+    """What stands beyond the edges of inputs: the argument of convolutions and pools, which take its names too."""
+
+    CIRCULAR = "CIRCULAR"
+    SAME = "SAME"
+    VALID = "VALID"
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Window:
     @classmethod
     def of(
         cls, what: str, size_in: Sequence[int], shape: Sequence[int], strides: Sequence[int], dilation: Sequence[int],
-        padding: Padding, normalize_edges: bool = False,
+        padding: Pads, normalize_edges: bool = False,
     ) -> Window:  # fmt: skip
         """Place a window on an input; SAME and CIRCULAR give ceil(size / stride) outputs, an odd pad more behind.
 
