@@ -14,7 +14,13 @@ import numpy as np
 import pytest
 from fastntk import stax
 from fastntk.call import image_reverse
-from fastntk.engines import numpy_image_adjoint, numpy_image_back, numpy_image_sides
+from fastntk.engines import (
+    numpy_image_adjoint,
+    numpy_image_back,
+    numpy_image_chain,
+    numpy_image_joint,
+    numpy_image_sides,
+)
 from fastntk.network.activations import NONLINEARITIES, Nonlinearity
 from fastntk.stax import Conv, Dense, Erf, Flatten, GlobalAvgPool, Relu, serial
 from helpers import five_points
@@ -375,18 +381,18 @@ BROKEN = {
     'found.add(side, "B", s, self.at[side], -w2 * lost)': "pass",
     "numbers.add(wanted[0], -lost * q)": "pass",
     "numbers.add(wanted[0], -on_k * half_gap(v, q1, q2))": "pass",
-    "self._to_rows(found, s, f / 2 * on_theta)": "pass",
-    "self._to_rows(found, s, P / 2)": "pass",
+    "self.to_rows(found, s, f / 2 * on_theta)": "pass",
+    "self.to_rows(found, s, P / 2)": "pass",
     "new = new + f * on_theta": "pass",
-    'self._to_rows(found, k, P, "sums")': "pass",
-    "(left.sums[0], -0.5)": "(left.sums[0], 0.0)",
+    'self.to_rows(found, k, P, "sums")': "pass",
+    '("sums", -0.5)': '("sums", 0.0)',
     "fixed -= (P.sum(axis=1) + P.sum(axis=2)) / 2": "pass",
-    "inner += np.multiply.outer(step.scale, step.scale) * P": "pass",
-    "alone + (new.sum(axis=1)": "0 * alone + (new.sum(axis=1)",
-    "own.add(s, new, None)": "pass",
-    "own.back_step(k, P, None, left, numbers)": "pass",
+    "inner += scale[:, :, None] * scale[:, None, :] * P": "pass",
+    "self._give(s, alone + (bar.sum(axis=1)": "self._give(s, 0 * alone + (bar.sum(axis=1)",
+    "/ 2)\n        self._own.add(s, bar, None)": "/ 2)",
+    "own.back_step(k, pairs, None, left, self._numbers)": "pass",
     "own.back_inputs(left)": "pass",
-    'left.add(0, "B", sources[0], every, w2 * back)': 'left.add(0, "B", sources[0], every, 0 * back)',
+    "self._give(sources[0], w2 * back)": "self._give(sources[0], 0 * back)",
     "after * slope_of(V, place)": "0 * after * slope_of(V, place)",
     'over(slope_of(V, "q"), q[0]) * after': "after",
     "2 / x.shape[2] * B": "1 / x.shape[2] * B",
@@ -404,7 +410,7 @@ def test_nothing_is_broken():
 @pytest.mark.parametrize("old", BROKEN)
 def test_a_broken_formula_is_noticed(old, monkeypatch):
     cases()
-    modules = (numpy_image_back, numpy_image_sides, numpy_image_adjoint)
+    modules = (numpy_image_back, numpy_image_sides, numpy_image_joint, numpy_image_adjoint, numpy_image_chain)
     files = [Path(module.__file__) for module in modules]
     assert any(old in file.read_text() for file in files)
     for module, file in zip(modules, files, strict=True):
@@ -413,5 +419,5 @@ def test_a_broken_formula_is_noticed(old, monkeypatch):
         monkeypatch.setitem(sys.modules, broken.__name__, broken)
         exec(compile(file.read_text().replace(old, BROKEN[old]), file, "exec"), vars(broken))
     for name in ("Found", "ImageTangents", "Numbers", "Side", "Sweep", "chain"):
-        monkeypatch.setattr(image_reverse, name, getattr(broken, name))
+        monkeypatch.setattr(image_reverse, name, getattr(broken, name))  # the last module has them all
     assert worst() > 1e-9

@@ -198,3 +198,15 @@ def test_examples_in_docstrings():
     found = doctest.testmod(fj)
     assert found.attempted >= 8
     assert not found.failed
+
+
+def test_attention_and_what_is_dropped():
+    net = stax.serial(
+        stax.Conv(2, (2, 2), b_std=0.1), stax.Relu(), stax.GlobalSelfAttention(2, 2, 2, 2, W_key_std=1.2), stax.Relu(),
+        stax.Dropout(0.7), stax.GlobalAvgPool(), stax.Dense(1),
+    )  # fmt: skip
+
+    def kernel(x, y, W):
+        return fj.kernel(net, x, y, BOTH, parameters={"2.W_key_std": W, "4.rate": W / 2})
+
+    reverse(jax.jit(kernel), (rows(2, 3, 2, 2), rows(2, 3, 2, 2, seed=1), 1.1))

@@ -239,3 +239,16 @@ def test_rows_that_are_images():
         ft.kernel(net, y, input_shape=(3, 2))
     with pytest.raises(ValueError, match="ends with positions"):
         ft.kernel(net.layers[0], y, **options)
+
+
+def test_attention_and_masks_of_the_network_itself():
+    net = stax.serial(
+        stax.Conv(2, (2, 2), b_std=0.1), stax.Relu(), stax.GlobalSelfAttention(2, 2, 2, 2, W_key_std=1.2), stax.Relu(),
+        stax.Dropout(0.7), stax.GlobalAvgPool(), stax.Dense(1),
+    )  # fmt: skip
+    x, y, W = rows(2, 12), rows(2, 12, seed=1), torch.tensor(1.1, dtype=torch.float64, requires_grad=True)
+
+    def kernel(x, y, W):
+        return ft.kernel(net, x, y, BOTH, input_shape=(3, 2, 2), parameters={"2.W_key_std": W, "4.rate": W / 2})
+
+    assert torch.autograd.gradcheck(kernel, (x, y, W))

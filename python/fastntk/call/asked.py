@@ -34,11 +34,16 @@ class Asked:
             return x, None
         if not isinstance(x, np.ndarray):
             raise ValueError(f"[kernel_fn] mask_constant takes arrays in host memory, {name} lies on a device")
-        hidden = np.isnan(x) if math.isnan(self.mask_constant) else x == self.mask_constant
+        hidden = self.hidden(x)
         if not hidden.any():
             return x, None
         positions = hidden.all(axis=-1)
         return np.where(hidden, x.dtype.type(0), x), np.asarray(positions) if positions.any() else None
+
+    def hidden(self, x: Array) -> npt.NDArray[np.bool_]:
+        """Which entries are masked."""
+        assert self.mask_constant is not None
+        return np.isnan(x) if math.isnan(self.mask_constant) else np.asarray(x == self.mask_constant)
 
     def give_patterns(self, inputs: Sequence[Any]) -> None:
         """Check the patterns' numbers of samples; hand them to the first input."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ..base.arraylike import describe
 from ..network.layer import Layer
 from ..network.parameters import check_names, known_parameters, parameters_of, with_parameters
+from .asked import NOTHING, Asked, asked
 from .gram import BUDGET
 from .reverse import (
     FIELDS,
@@ -64,7 +65,8 @@ class Differentiable:
 
     def vjp(
         self, x1: Any, x2: Any = None, *, cotangents: Any, wrt: str | Sequence[str] = ("x1", "x2", "parameters"),
-        batch_dims: int = 0, backend: str | None = None, num_threads: int | None = None, memory_budget: int = BUDGET,
+        pattern: Any = None, mask_constant: float | None = None, batch_dims: int = 0, backend: str | None = None,
+        num_threads: int | None = None, memory_budget: int = BUDGET,
     ) -> Gradients:  # fmt: skip
         """Derivatives of ``L = sum(C * nngp) + sum(C' * ntk)`` in the inputs and in the parameters of the layers.
 
@@ -80,6 +82,8 @@ class Differentiable:
             which no plane is made. A tuple of dicts for a network with several outputs. Need not be symmetric.
         wrt : str or tuple of str
             'x1', 'x2', 'parameters' for all of them, or paths (:attr:`parameters`): what is asked for.
+        pattern, mask_constant : optional
+            As the kernel function takes them. Graphs do not move; the gradient of masked entries is 0.
         batch_dims : {0, 1}
             Leading axes that count independent problems, of inputs and cotangents. Parameters gather from all.
         backend, num_threads : optional
@@ -121,12 +125,14 @@ class Differentiable:
         """
         known = known_parameters(self.layer)
         inputs, names = check_wrt("vjp", wrt, ("x1", "x2"), known)
-        call = Call("vjp", self.layer, x1, x2, batch_dims, (backend, num_threads), names)
+        extras = _asked(pattern, mask_constant)
+        call = Call("vjp", self.layer, x1, x2, batch_dims, (backend, num_threads), names, extras)
         return run_vjp(call, check_cotangents(call, cotangents), ("x1" in inputs, "x2" in inputs), memory_budget)
 
     def diagonal_vjp(
-        self, x: Any, *, cotangents: Any, wrt: str | Sequence[str] = ("x", "parameters"), batch_dims: int = 0,
-        backend: str | None = None, num_threads: int | None = None, memory_budget: int = BUDGET,
+        self, x: Any, *, cotangents: Any, wrt: str | Sequence[str] = ("x", "parameters"), pattern: Any = None,
+        mask_constant: float | None = None, batch_dims: int = 0, backend: str | None = None,
+        num_threads: int | None = None, memory_budget: int = BUDGET,
     ) -> Gradients:  # fmt: skip
         """Derivatives of ``sum(C * diagonal(x))``, in O(n).
 
@@ -137,7 +143,9 @@ class Differentiable:
             Of 'nngp' and 'ntk', (n,) or (batch, n); (n, h, h', w, w') where the network ends with positions.
         wrt : str or tuple of str
             'x', 'parameters' or paths.
-        batch_dims, backend, num_threads, memory_budget
+        pattern : array, optional
+            Of networks with Aggregate: the graphs of the samples.
+        mask_constant, batch_dims, backend, num_threads, memory_budget
             As in :meth:`vjp`.
 
         Returns
@@ -152,19 +160,21 @@ class Differentiable:
         """
         known = known_parameters(self.layer)
         inputs, names = check_wrt("diagonal_vjp", wrt, ("x",), known)
-        call = Call("diagonal_vjp", self.layer, x, None, batch_dims, (backend, num_threads), names)
+        extras = _asked(None if pattern is None else (pattern, None), mask_constant)
+        call = Call("diagonal_vjp", self.layer, x, None, batch_dims, (backend, num_threads), names, extras)
         given = check_cotangents(call, cotangents, diagonal=True)
         return run_diagonal_vjp(call, given, "x" in inputs, memory_budget)
 
     def jacobian(
         self, x1: Any, x2: Any = None, get: str = "nngp", *, parameters: str | Sequence[Any] | None = None,
-        batch_dims: int = 0, backend: str | None = None, num_threads: int | None = None, memory_budget: int = BUDGET,
+        pattern: Any = None, mask_constant: float | None = None, batch_dims: int = 0, backend: str | None = None,
+        num_threads: int | None = None, memory_budget: int = BUDGET,
     ) -> Array:  # fmt: skip
         """Derivatives of every entry in every parameter, from one sweep.
 
         Parameters
         ----------
-        x1, x2, batch_dims, backend, num_threads, memory_budget
+        x1, x2, pattern, mask_constant, batch_dims, backend, num_threads, memory_budget
             As in :meth:`vjp`.
         get : 'nngp' or 'ntk'
         parameters : sequence of str or of tuples of str, optional
@@ -183,9 +193,16 @@ class Differentiable:
         if get not in FIELDS:
             raise ValueError(f"[jacobian] get must be 'nngp' or 'ntk', given {get!r}")
         known = known_parameters(self.layer)
-        asked = (parameters,) if isinstance(parameters, str) else known if parameters is None else parameters
-        groups = [(name,) if isinstance(name, str) else tuple(name) for name in asked]
+        wanted = (parameters,) if isinstance(parameters, str) else known if parameters is None else parameters
+        groups = [(name,) if isinstance(name, str) else tuple(name) for name in wanted]
         names = dict.fromkeys(name for group in groups for name in group)
         check_names("jacobian", names, known)
-        call = Call("jacobian", self.layer, x1, x2, batch_dims, (backend, num_threads), tuple(names))
+        extras = _asked(pattern, mask_constant)
+        call = Call("jacobian", self.layer, x1, x2, batch_dims, (backend, num_threads), tuple(names), extras)
         return call.place.give(run_jacobian(call, get, groups, memory_budget))  # type: ignore[no-any-return]
+
+
+def _asked(pattern: Any, mask_constant: Any) -> Asked:
+    if pattern is None and mask_constant is None:
+        return NOTHING
+    return asked(pattern, mask_constant, None, None, None, None)

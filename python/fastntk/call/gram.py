@@ -67,13 +67,13 @@ def _sides(engine: Engine, layout: Layout, inputs: Sequence[Input]) -> tuple[Any
     own, symmetric = engine.product_dtype(inputs[0].dtype), inputs[0].symmetric
     given = [[_given(i, second, own) for i in inputs] for second in ((False,) if symmetric else (False, True))]
     if layout.planes:
-        made = [engine.side(layout, of, _beside(inputs, bool(k))) for k, of in enumerate(given)]
+        made = [engine.side(layout, of, beside(inputs, bool(k))) for k, of in enumerate(given)]
     else:
         made = [engine.side(layout, given[0])] if symmetric else list(engine.sides(layout, *given))
     return made[0], made[-1]
 
 
-def _beside(inputs: Sequence[Input], second: bool) -> Beside:
+def beside(inputs: Sequence[Input], second: bool) -> Beside:
     """What images of one side have beside them."""
     first = inputs[0]
     masks = [i.mask2 if second else i.mask1 for i in inputs]

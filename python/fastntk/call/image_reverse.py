@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.arrays import allocate
-from ..engines.numpy_image_adjoint import Found, Numbers, Pull, Sweep, chain
-from ..engines.numpy_image_sides import ImageTangents, Side, unit_of
+from ..engines.numpy_image_adjoint import Found, Numbers, Pull, Sweep
+from ..engines.numpy_image_chain import chain
+from ..engines.numpy_image_sides import Images, ImageTangents, Side, unit_of
 from ..engines.planes import size_text
 from ..network.program import Lowered, leaves
+from .gram import beside
 
 Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
@@ -29,19 +31,25 @@ class ImageReverse:
         self.spatial = [value.spatial for value in leaves(sloped.outputs)]
         lowered = Lowered(sloped.program, sloped.numbers, sloped.outputs)
         self.tangents = ImageTangents(lowered, call.tangents, self.spatial)
+        self._beside = [beside(call.inputs, second) for second in (False, not call.symmetric)]
         positions = self.tangents.positions([given.value.spatial for given in call.inputs])
         pixels = sum(p * i.value.channels for p, i in zip(positions, call.inputs, strict=False))
-        pair, table = self.tangents.pair_bytes(positions), 8 * (6 * sum(positions) + 5 * pixels)
-        self.compiled = call.engine.image_adjoint(
-            self.tangents,
-            lowered,
-            tuple(i.value.spatial for i in call.inputs),
-            tuple(i.value.channels for i in call.inputs),
+        pair = self.tangents.pair_bytes(positions)
+        table = 8 * (6 * sum(positions) + 5 * pixels + 3 * self.tangents.matrices(positions))
+        self.compiled = (
+            None
+            if any(i.masked or not i.value.spatial for i in call.inputs)
+            else call.engine.image_adjoint(
+                self.tangents,
+                lowered,
+                tuple(i.value.spatial for i in call.inputs),
+                tuple(i.value.channels for i in call.inputs),
+            )
         )
         alone, worker = pair, 0  # of an image with itself: NumPy's
         kept = "all pairs of positions of every layer are kept"
         if self.compiled is not None:
-            alone = pair if self.tangents.last_pool >= 0 else 0
+            alone = pair if self.tangents.last_own >= 0 else 0
             pair, worker = self.compiled.pair_bytes, self.compiled.worker_bytes
             table += self.compiled.table_bytes
             kept = "with tables of both and buffers of every thread"
@@ -55,31 +63,31 @@ class ImageReverse:
         left = budget - worker - 2 * self.images * table
         self.chunk, self.alone = max(1, left // pair), max(1, left // max(1, alone))
 
-    def arrays(self, batch: int, second: bool) -> list[Array]:
-        """(n, *spatial axes, channels) of every input."""
+    def of_batch(self, batch: int, second: bool) -> Images:
+        """The images of one side."""
         found = []
         for given in self._call.inputs:
             x = given.x2 if second and given.x2 is not None else given.x1
             found.append(x.reshape(self._call.batches, *x.shape[len(given.batch) :])[batch])
-        return found
+        return Images(found, self._beside[second], batch)
 
-    def side(self, x: Sequence[Array], part: Any, unit: float) -> Side:
-        own = [of[part] for of in x]
+    def side(self, images: Images, part: Any, unit: float) -> Side:
+        own, masks, pattern = images.of(part)
         if self.compiled is not None:
             return self.compiled.side(own, unit)  # type: ignore[no-any-return]
-        return Side(self.tangents, own, self.spatial, self.chunk, unit)
+        return Side(self.tangents, own, self.spatial, self.chunk, unit, masks, pattern)
 
     def sweep(
-        self, sides: tuple[Side, Side], i: Indices, j: Indices, pull: Pull, left: Found, numbers: Numbers
+        self, sides: tuple[Side, Side], i: Indices, j: Indices, same: Array, pull: Pull, left: Found, numbers: Numbers
     ) -> None:
-        """There and back over some pairs."""
+        """There and back over some pairs; ``same``: which are an image with itself."""
         if self.compiled is not None:
             self.compiled.sweep(sides, i, j, pull, left, numbers)
         else:
-            Sweep(self.tangents, sides, i, j).back(pull, left, numbers)
+            Sweep(self.tangents, sides, i, j, same).back(pull, left, numbers)
 
-    def unit(self, *sides: Sequence[Array]) -> float:
-        return max(unit_of(self.tangents, x) for x in sides)
+    def unit(self, *sides: Images) -> float:
+        return max(unit_of(self.tangents, images.arrays) for images in sides)
 
     def pull(self, given: Any, batch: int, i: Indices, j: Indices, mirrored: bool) -> dict[int, Any]:
         """Cotangents of some pairs, (pairs, P, P'); of a symmetric call both entries of a pair, once."""
@@ -132,7 +140,7 @@ def run_image_vjp(call: Any, given: Any, wanted: tuple[bool, bool], budget: int)
     found = [_empty(call, images, bool(side)) for side in (0, 1)]
     with np.errstate(all="ignore"):
         for b in range(call.batches):
-            x1, x2 = images.arrays(b, False), images.arrays(b, True)
+            x1, x2 = images.of_batch(b, False), images.of_batch(b, True)
             unit, numbers = images.unit(x1, x2), Numbers()
             for rows in images.tiles(call.first.n1):
                 side1 = images.side(x1, rows, unit)
@@ -143,7 +151,8 @@ def run_image_vjp(call: Any, given: Any, wanted: tuple[bool, bool], budget: int)
                     left = Found(side1.n, side2.n)
                     for i, j in images.listed(rows, columns, call.symmetric):
                         pull = images.pull(given, b, rows.start + i, columns.start + j, call.symmetric)
-                        images.sweep((side1, side2), i, j, pull, left, numbers)
+                        same = (i == j) & (side1 is side2)
+                        images.sweep((side1, side2), i, j, same, pull, left, numbers)
                     for k, (side, part) in enumerate(((side1, rows), (side2, columns))):
                         if k == 1 and side2 is side1:
                             break
@@ -161,7 +170,7 @@ def run_image_diagonal_vjp(call: Any, given: Any, wanted: bool, budget: int) -> 
     found = _empty(call, images, False)
     with np.errstate(all="ignore"):
         for b in range(call.batches):
-            x = images.arrays(b, False)
+            x = images.of_batch(b, False)
             unit, numbers = images.unit(x), Numbers()
             for part in images.tiles(call.first.n1):
                 side = images.side(x, part, unit)
@@ -169,7 +178,7 @@ def run_image_diagonal_vjp(call: Any, given: Any, wanted: bool, budget: int) -> 
                 for start in range(0, side.n, images.chunk):
                     i = np.arange(start, min(start + images.chunk, side.n))
                     pull = images.pull(given, b, part.start + i, np.zeros_like(i), False)
-                    images.sweep((side, side), i, i, pull, left, numbers)
+                    images.sweep((side, side), i, i, np.ones(len(i), np.bool_), pull, left, numbers)
                 own = left.of_both(side.n)
                 _spread(chain(images.tangents, side, own, numbers, images.alone), found, b, part)
             numbers.add_to(bars, unit)
@@ -189,14 +198,14 @@ def run_image_jacobian(call: Any, get: str, groups: Sequence[tuple[str, ...]], b
     out[...] = 0
     with np.errstate(all="ignore"):
         for b in range(call.batches):
-            x1, x2 = images.arrays(b, False), images.arrays(b, True)
+            x1, x2 = images.of_batch(b, False), images.of_batch(b, True)
             unit = images.unit(x1, x2)
             for i, j in images.listed(slice(0, n1), slice(0, n2), call.symmetric):
                 sides = images.side(x1, i, unit), images.side(x2, j, unit)
                 every, numbers, left = np.arange(len(i)), Numbers(len(i)), Found(len(i), len(i))
                 one = np.ones((len(i), 1, 1))
                 pull = {0: (one, None) if get == "nngp" else (None, one)}
-                images.sweep(sides, every, every, pull, left, numbers)
+                images.sweep(sides, every, every, (i == j) & call.symmetric, pull, left, numbers)
                 for k, side in enumerate(sides):
                     chain(images.tangents, side, left.of_side(k, side.n), numbers, len(i))
                 pulled = call.sloped.pull({place: bar * unit * unit for place, bar in numbers.found.items()})

@@ -15,16 +15,16 @@ from ..base.arraylike import as_array, describe, is_numbers
 from ..base.arrays import FLOATS, allocate
 from ..base.kernel import Kernel
 from ..base.place import HOST, place_of
-from ..engines.numpy_adjoint import LINEAR, Apart, Diagonal, PairSums, Side, Summed, Sweep, Tangents
+from ..engines.numpy_adjoint import Apart, Diagonal, PairSums, Summed, Sweep
 from ..engines.numpy_chain import chain
-from ..engines.numpy_image_adjoint import LINEAR as LINEAR_OF_IMAGES
-from ..engines.select import select
-from ..network.activations import General, is_dual
+from ..engines.numpy_tangents import Side, Tangents
+from ..engines.select import needs_positions, select
+from ..network.activations import General
 from ..network.layer import Layer
-from ..network.maps import Linear
 from ..network.parameters import Sloped, check_names, layer_of, lower_sloped
-from ..network.program import Lowered, Program, Values, leaves
+from ..network.program import Lowered, Values, leaves
 from ..plan.resolve import Range, largest_pixel, resolve, unresolved
+from .asked import NOTHING, Asked
 from .image_reverse import run_image_diagonal_vjp, run_image_jacobian, run_image_vjp
 from .inputs import Input, axes_of, check_inputs
 from .pairing import Pairs, Rows
@@ -149,17 +149,6 @@ def _resolved(
     return sloped, _tangents(sloped)
 
 
-@lru_cache(maxsize=256)
-def _missing(program: Program, linear: tuple[str, ...], spatial: bool) -> str:
-    """The first op without a gradient; "" where there is none."""
-    for op in program.ops:
-        if (op.name not in linear and not is_dual(op.name)) or (op.kind == "means" and spatial):
-            return op.name
-        if op.name == "mix" and not isinstance(op.map, Linear):  # matrices that are an image's own
-            return op.name
-    return ""
-
-
 @lru_cache(maxsize=64)
 def _turned_back(batch_axis: int, channel_axis: int, lead: int, rank: int) -> tuple[int, ...] | None:
     """How axes (batches, samples, *spatial axes, channels) stand in an argument; None: as they are."""
@@ -176,12 +165,17 @@ class Call:
     """
 
     def __init__(self, what: str, layer: Layer, x1: Any, x2: Any, batch_dims: int, options: tuple[Any, Any],
-                 names: Sequence[str]) -> None:  # fmt: skip
-        self.what, self.layer, self.names = what, layer, tuple(names)
+                 names: Sequence[str], asked: Asked = NOTHING) -> None:  # fmt: skip
+        self.what, self.layer, self.names, self._asked = what, layer, tuple(names), asked
         for name in names:
             if isinstance(layer_of(layer, name), General):
                 raise NotImplementedError(
                     f"[{what}] {name} bends a function without closed form, in which there is no gradient: wrt= names "
+                    "what is wanted"
+                )
+            if name.rpartition(".")[2] in layer_of(layer, name).rigid:
+                raise NotImplementedError(
+                    f"[{what}] {name} goes into a function of the user's, in which there is no gradient: wrt= names "
                     "what is wanted"
                 )
         plain = type(x1) is np.ndarray and (x2 is None or type(x2) is np.ndarray)
@@ -192,8 +186,7 @@ class Call:
             )
         for label, x in (("x1", x1), ("x2", x2)):
             _refuse(x, label, what)
-        self.inputs, tree = check_inputs(layer, x1, x2, batch_dims, self.place)
-        self.spatial = any(i.value.spatial for i in self.inputs)
+        self.inputs, tree = check_inputs(layer, x1, x2, batch_dims, self.place, asked)
         self.engine = engine = select(*options)  # raises as the forward call does
         self.tree, self._arguments = tree, (x1, x2)
         values = _tree(tree, lambda given, _: given.value, x1)
@@ -202,9 +195,8 @@ class Call:
         if unresolved(self.sloped.program):
             ranges, single = tuple(map(_range, self.inputs)), first.dtype == np.float32
             self.sloped, self.tangents = _resolved(layer, values, self.names, ranges, single)
-        linear: tuple[str, ...] = LINEAR_OF_IMAGES if self.spatial else LINEAR
-        if missing := _missing(self.sloped.program, linear, self.spatial):
-            raise NotImplementedError(f"[{what}] the network has an op '{missing}', whose gradient is not there yet")
+        positions = any(i.value.spatial or i.masked for i in self.inputs)
+        self.spatial = positions or needs_positions(self.sloped.program)  # the way of images
         self.compiled: Any = None if self.spatial else engine.adjoint(self.tangents)
         self.first, self.symmetric = first, first.symmetric
         self.shape = (*first.batch, first.n1, first.n2)
@@ -234,7 +226,11 @@ class Call:
             found: tuple[list[Array], PairSums] = self.compiled.sweep(side1, side2, lines, columns, defects, put, ntk)
             return found
         parts = side1.part(lines, 0, "q1"), side2.part(columns, 1, "q2")
-        return Sweep(self.tangents, *parts, defects, ntk).back(put, Summed())
+        return Sweep(self.tangents, *parts, defects, ntk, self.same(lines, columns)).back(put, Summed())
+
+    def same(self, lines: slice, columns: slice) -> Array | None:
+        """Which pairs of a tile are an input with itself; None: none."""
+        return np.eye(lines.stop - lines.start, dtype=np.bool_) if self.symmetric and lines == columns else None
 
     def tiles(self) -> Iterator[tuple[slice, slice]]:
         """Lines and columns; of a symmetric call squares on the diagonal, and those right of them."""
@@ -259,7 +255,10 @@ class Call:
             if order is not None:
                 rows = rows.transpose(order)
             shape = getattr(argument, "shape", None) or np.shape(argument)
-            return self.place.give(np.ascontiguousarray(rows.reshape(shape), dtype=given.dtype))
+            found = np.ascontiguousarray(rows.reshape(shape), dtype=given.dtype)
+            if self._asked.mask_constant is not None:  # what is masked does not move
+                found[self._asked.hidden(np.asarray(argument))] = 0
+            return self.place.give(found)
 
         return _tree(self.tree, give, self._arguments[second])
 
@@ -393,7 +392,7 @@ def run_diagonal_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: boo
                 k: tuple(of[name].tile(b, lines, slice(0, 1), False) if name in of else None for name in FIELDS)
                 for k, of in enumerate(given)
             }
-            sweep = Sweep(call.tangents, *parts, [zero for _ in rows], ntk)
+            sweep = Sweep(call.tangents, *parts, [zero for _ in rows], ntk, np.ones(zero.shape, np.bool_))
             sums.add(sweep.back(put, Diagonal())[1], lines, lines, n)  # type: ignore[arg-type]
         (D,), numbers = chain(call.tangents, (side,), sums, Summed().all)
         for place, bar in numbers.items():
@@ -421,7 +420,7 @@ def run_jacobian(call: Call, get: str, groups: Sequence[tuple[str, ...]], budget
             defects = [Pairs(r, r, lines, others, call.tiny).defect for r in rows]
             parts = side.part(lines, 0, "q1"), side.part(others, 1, "q2")
             one = np.ones(defects[0].shape)
-            sweep = Sweep(call.tangents, *parts, defects, get == "ntk")
+            sweep = Sweep(call.tangents, *parts, defects, get == "ntk", call.same(lines, others))
             _, left = sweep.back({0: (one, None) if get == "nngp" else (None, one)}, Apart())
             pulled = call.sloped.pull(chain(call.tangents, parts, left, Apart().all)[1])
             for k, names in enumerate(groups):

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from ..base.jet import slope_of, value_of
 from ..network.activations import of_dual
 from ..plan.rows import rows_of
-from .numpy_adjoint import LINEAR, PairSums, Side, Tangents
+from .numpy_adjoint import LINEAR, PairSums
+from .numpy_tangents import Side, Tangents
 
 Array = npt.NDArray[Any]
 

@@ -159,7 +159,7 @@ class Engine(Protocol):
         """The machine for a call on inputs of this layout and dtype."""
 
     def adjoint(self, tangents: Any) -> Any:
-        """The compiled reverse pass of a program (numpy_adjoint.Tangents) where there is one, else None."""
+        """The compiled reverse pass of a program (numpy_tangents.Tangents) where there is one, else None."""
 
     def image_adjoint(self, tangents: Any, lowered: Lowered, inputs: Any, channels: Any) -> Any:
         """That over images (numpy_image_sides.ImageTangents), of inputs with these spatial axes and channels."""

@@ -8,7 +8,8 @@ from operator import truediv
 from typing import Any
 
 from ..base.jet import over, slope_of, value_of
-from .numpy_adjoint import PairSums, Side, Tangents, means_of
+from .numpy_adjoint import PairSums
+from .numpy_tangents import Side, Tangents, means_of
 
 
 def chain(
@@ -80,6 +81,13 @@ def chain(
                 add(k, s, eps * rest * after - side.q[s] * rest / 2 * S)
                 for p in wanted:
                     numbers[p] = numbers.get(p, 0.0) - all_of(rest * (after + S / 2))
+        elif step.op.name == "drop":
+            for k in range(len(sides)):
+                add(k, step.src[0], D[k].get(step.dst, 0.0))
+                if step.dst in M[k]:
+                    add_mean(k, step.src[0], M[k][step.dst])
+            after = sum(all_of(of.get(step.dst, 0.0)) for of in D)
+            numbers |= {p: sums.totals.get((position, 0), 0.0) - after / step.own[0] for p in wanted}
         elif step.op.name == "product":
             for k, side in enumerate(sides):
                 for b, s in enumerate(step.src):

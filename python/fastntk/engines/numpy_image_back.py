@@ -64,7 +64,7 @@ def dual_back(
         moves = np.where(c.w > TINY, 1.0, 0.0)
         w, a = Jet(c.w, {"w": moves}), Jet(c.a, {"w": -moves})
     new, _, kdot_jet = layer.pair(Correlation(w, a, c.near), rows1, rows2)
-    kdot, before, behind = value_of(kdot_jet), _gaps(v, q1, q2), _gaps(value_of(new), value_of(V1), value_of(V2))
+    kdot, before, behind = value_of(kdot_jet), gaps(v, q1, q2), gaps(value_of(new), value_of(V1), value_of(V2))
     after = np.sqrt(value_of(V1)) * np.sqrt(value_of(V2))
     slope: Array = kdot  # dk/dc
     if layer.jumps:
@@ -92,7 +92,7 @@ def dual_back(
     return on, None if T is None else kdot * T, (terms[0], terms[1]), by_number
 
 
-def _gaps(v: Array, q1: Array, q2: Array) -> tuple[Array, Array]:
+def gaps(v: Array, q1: Array, q2: Array) -> tuple[Array, Array]:
     """``q1 - K`` and ``q2 - K``, without a difference of nearly equal numbers."""
     s1, s2 = np.sqrt(q1), np.sqrt(q2)
     across = s1 * s2 * np.where(v < 0, 2 + v, v)
@@ -138,13 +138,15 @@ def borders(step: Step, P: Array, size: int) -> Array:
     return found
 
 
-def sums_back(step: Step, a: Array, size: int) -> Array:
-    """The transpose of a sum over all pairs of positions; ``a`` of ``p = p'`` alone stands on the diagonal."""
+def sums_back(step: Step, a: Array, size: int, matrices: tuple[Array, Array] | None = None) -> Array:
+    """The transpose of a sum over all pairs of positions; ``a`` of ``p = p'`` alone stands on the diagonal.
+
+    ``matrices``: of a mix, those of both images.
+    """
     if a.ndim == 2:
-        a = a[:, :, None] * np.eye(a.shape[1])
-    if step.op.name == "mix":
-        A = step.op.map.matrix
-        mixed: Array = A.T @ a @ A
+        a = on_diagonal(a)
+    if matrices is not None:
+        mixed: Array = matrices[0].swapaxes(1, 2) @ a @ matrices[1]
         return mixed
     columns = np.zeros((*a.shape[:2], size), a.dtype)
     for out, read in _inside(step):
@@ -152,6 +154,14 @@ def sums_back(step: Step, a: Array, size: int) -> Array:
     found = np.zeros((len(a), size, size), a.dtype)
     for out, read in _inside(step):
         found[:, read] += columns[:, out]
+    return found
+
+
+def on_diagonal(a: Array) -> Array:
+    """(n, P) as (n, P, P), 0 where p != p'."""
+    found = np.zeros((*a.shape, a.shape[1]), a.dtype)
+    places = np.arange(a.shape[1])
+    found[:, places, places] = a
     return found
 
 

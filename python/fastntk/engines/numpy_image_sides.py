@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..network.maps import Attention
 from ..network.program import Lowered
-from .numpy_adjoint import Step, Tangents
+from .masked import Beside
 from .numpy_image_back import BLOCK
-from .numpy_images import _alone, _lengths, _normalise, plan_of
-from .numpy_mix import own_sums
-from .numpy_steps import Planes, _taps, reads_pairs, variance
+from .numpy_images import _alone, _lengths, _masked, _normalise, plan_of
+from .numpy_mix import Flags, own_sums
+from .numpy_steps import Planes, _taps, mean_behind, reads_pairs, variance
+from .numpy_tangents import Step, Tangents
 
 Array = npt.NDArray[Any]
 
@@ -28,10 +30,17 @@ class ImageTangents:
         self.steps = plan_of(lowered, spatial)
         self.n_inputs = tangents.n_inputs
         self._tangents, self.moving = tangents, tangents.moving
-        # values are numbered as steps are: first the inputs
-        self.last_pool = max(
-            (k for k, step in enumerate(self.steps) if reads_pairs(step.op) and not step.linear), default=-1
-        )
+        #: whether any sum has products of means
+        self.means = tangents.means
+        #: the last step that reads what an image has between its own positions, or -1; values are numbered as steps
+        #: are, first the inputs
+        self.last_own = max((k for k in range(len(self.steps)) if self._reads_own(k)), default=-1)
+
+    def _reads_own(self, k: int) -> bool:
+        step = self.steps[k]
+        if step.op.name == "norm":
+            return self.steps[self.sources(k)[0]].linear
+        return reads_pairs(step.op) and (not step.linear or isinstance(step.op.map, Attention))
 
     def of(self, k: int) -> Step:
         """The step with its sources numbered through."""
@@ -54,6 +63,11 @@ class ImageTangents:
                  for p, step in zip(positions, self.steps, strict=True)]  # fmt: skip
         return 8 * (3 * sum(sizes) + _BESIDE * max(sizes)) + 16 * 8 * BLOCK
 
+    def matrices(self, positions: Sequence[int]) -> int:
+        """Entries of all matrices over positions that an image has."""
+        pairs = zip(positions, self.steps, strict=True)
+        return sum(p * positions[self.sources(k)[0]] for k, (p, step) in enumerate(pairs) if step.op.name == "mix")
+
     def positions(self, spatial: Sequence[tuple[int, ...]]) -> list[int]:
         """Positions of every value, those of the inputs given."""
         found = [math.prod(s) for s in spatial]
@@ -69,6 +83,18 @@ def unit_of(tangents: ImageTangents, x: Sequence[Array]) -> float:
     return math.ldexp(1.0, math.frexp(longest)[1]) if longest > 0 else 1.0
 
 
+class Images:
+    """The images of one side of a batch, (n, *spatial axes, channels) of every input, and what stands beside them."""
+
+    def __init__(self, arrays: Sequence[Array], beside: Beside, batch: int) -> None:
+        self.arrays, self._beside, self._batch = arrays, beside, batch
+
+    def of(self, at: Any) -> tuple[list[Array], list[Array | None], Any]:
+        """Arrays, masks and patterns of some images."""
+        masks, pattern, _ = self._beside.of(self._batch, at)
+        return [x[at] for x in self.arrays], masks, pattern
+
+
 class Side:
     """Images of one side, divided by their lengths, and their planes for each step.
 
@@ -81,22 +107,31 @@ class Side:
     pixels : list of array (n, positions, channels)
     q : dict of array (n, positions)
         Variances by step; of :meth:`of_variances` alone.
+    hidden, before : list of array (n, positions) of bool, or None
+        Masked positions of each step's result, and of its first source.
     tables : tuple, optional
         What compiled text reads of it.
     """
 
     def __init__(
-        self, tangents: ImageTangents, x: Sequence[Array], spatial: Sequence[tuple[int, ...]], chunk: int, unit: float
-    ) -> None:
+        self, tangents: ImageTangents, x: Sequence[Array], spatial: Sequence[tuple[int, ...]], chunk: int, unit: float,
+        masks: Sequence[Flags | None] = (), pattern: Any = None,
+    ) -> None:  # fmt: skip
         with np.errstate(all="ignore"):
-            side, _, lengths = _alone(tangents.steps, x, spatial, chunk, np.float64)
+            side, _, lengths = _alone(tangents.steps, x, spatial, chunk, np.float64, masks, pattern)
             self._keep(side.planes, Side.divided(x, lengths), lengths, unit)
+            self._keep_masks(*_masked(tangents.steps, masks))
 
     def _keep(self, planes: list[Planes], pixels: list[Array], lengths: Array, unit: float) -> None:
         self.n, self.unit, self.planes, self.pixels = len(lengths), unit, planes, pixels
         self.scale = lengths / unit
+        self._keep_masks([None] * len(planes), [None] * len(planes))
+        self._means: dict[int, Array] | None = None
         self.q: dict[int, Array] = {}
         self.tables: tuple[Array, Array] | None = None
+
+    def _keep_masks(self, hidden: list[Flags | None], before: list[Flags | None]) -> None:
+        self.hidden, self.before = hidden, before
 
     @staticmethod
     def divided(x: Sequence[Array], lengths: Array) -> list[Array]:
@@ -130,3 +165,17 @@ class Side:
         side._keep(planes, pixels, lengths, unit)
         side.q = q
         return side
+
+    def means(self, tangents: ImageTangents) -> dict[int, Array]:
+        """E y of every value, (n, positions), as sums have it; of those that are missing 0."""
+        if self._means is None:
+            self._means = {}
+            for k, step in enumerate(tangents.steps):
+                if k < tangents.n_inputs or step.op.name == "store":
+                    continue
+                sources, planes = tangents.sources(k), self.planes[k]
+                before = [self._means.get(s) for s in sources]
+                found = mean_behind(step, planes[: len(sources)], before, planes)
+                if found is not None:
+                    self._means[k] = found
+        return self._means

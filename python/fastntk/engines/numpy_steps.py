@@ -91,7 +91,8 @@ def of_image(
     if isinstance(step.op.map, Attention):
         k, _, linear = sources[-1]
         s = np.sqrt(q[-1])
-        found = [step.op.map.of_covariances(k if linear else s[:, :, None] * s[:, None, :] * rho_of(k), barred)]
+        k = k if linear else s[:, :, None] * s[:, None, :] * rho_of(k)
+        found = [step.op.map.of_covariances(k, step.numbers[0], barred)]
     else:
         assert graphs is not None
         # copies, as pairs have: products round by strides

@@ -6,7 +6,7 @@ import enum
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -90,6 +90,8 @@ class GlobalSelfAttention(Placed):
     ----------
     Hron, Bahri, Sohl-Dickstein and Novak (2020), arXiv:2006.10540.
     """
+
+    rigid: ClassVar[tuple[str, ...]] = ("pos_emb_p_norm",)
 
     n_chan_out: int
     n_chan_key: int
@@ -245,8 +247,8 @@ class GlobalSelfAttention(Placed):
         b2 = (self.b_std or 0.0) ** 2
         out: dict[str, Any] = {"gaussian": True, "channels": self.n_chan_out}
         if self.linear_scaling:
-            own = Attention(self.attention_mechanism, self.W_key_std * self.W_query_std, size, self.allowed)
-            mixed = builder.emit("mix", read, whole, map=own)
+            own = Attention(self.attention_mechanism, size, self.allowed)
+            mixed = builder.emit("mix", read, whole, params=(self.W_key_std * self.W_query_std,), map=own)
             w2 = (self.W_value_std * self.W_out_std) ** 2
             return builder.emit("dense", mixed, params=(w2, b2, 2 * w2, b2), **out)
         if self.attention_mechanism != "IDENTITY" or self.allowed is not None:

@@ -130,22 +130,21 @@ class Graph:
 
 @dataclass(frozen=True)
 class Attention:
-    """Attention's matrices, of each input its own: ``mechanism(scale K(x, x))``, K that of the op's second source."""
+    """Attention's matrices, of each input its own: ``mechanism(scale K(x, x))``, K that of the op's second source.
+
+    The scale is the op's number.
+    """
 
     mechanism: str
-    scale: float
     size_out: int
     allowed: Constant | None = None  # which position may read which
     largest = 1.0
 
-    def of_covariances(self, k: Array, hidden: npt.NDArray[np.bool_] | None) -> Array:
+    def of_covariances(self, k: Array, scale: float, hidden: npt.NDArray[np.bool_] | None) -> Array:
         """(n, positions out, positions in) from K(x, x) of every image, (n, P, P); ``hidden``: masked positions."""
-        soft = self.mechanism == "SOFTMAX"
-        k = self.scale * k
-        barred = None if self.allowed is None else (self.allowed.array == 0)[None]
-        if hidden is not None:
-            barred = hidden[:, None, :] if barred is None else barred | hidden[:, None, :]
-        if soft:
+        k = scale * k
+        barred = self._barred(hidden)
+        if self.mechanism == "SOFTMAX":
             if barred is not None:
                 k = np.where(barred, -np.inf, k)
             largest = k.max(axis=2, keepdims=True)
@@ -157,6 +156,24 @@ class Attention:
         elif self.mechanism == "RELU":
             k = np.maximum(k, 0)
         return k if barred is None else np.where(barred, 0, k)
+
+    def back(self, A: Array, k: Array, scale: float, hidden: npt.NDArray[np.bool_] | None, bar: Array) -> Array:
+        """Derivatives in ``scale K`` from those in the matrices A, all (n, P, P)."""
+        if self.mechanism == "SOFTMAX":
+            return np.asarray(A * (bar - (A * bar).sum(axis=2, keepdims=True)))
+        if self.mechanism == "ABS":
+            bar = bar * np.sign(scale * k)
+        elif self.mechanism == "RELU":
+            bar = bar * np.heaviside(scale * k, 0.5)
+        barred = self._barred(hidden)
+        return bar if barred is None else np.where(barred, 0, bar)
+
+    def _barred(self, hidden: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_] | None:
+        """What no position may read, (n or 1, P or 1, P)."""
+        barred = None if self.allowed is None else (self.allowed.array == 0)[None]
+        if hidden is None:
+            return barred
+        return hidden[:, None, :] if barred is None else barred | hidden[:, None, :]
 
 
 @dataclass(frozen=True)
@@ -204,6 +221,15 @@ class Mean:
             total = np.where(seen, q.reshape(shape), 0).sum(axis=axes, keepdims=True)
             mean = total / np.maximum(seen.sum(axis=axes, keepdims=True), 1)
         return np.broadcast_to(mean, shape).reshape(len(q), -1)
+
+    def back(self, bar: Array, hidden: npt.NDArray[np.bool_] | None) -> Array:
+        """The transpose of the mean."""
+        shape = (len(bar), *self.spatial)
+        axes = tuple(1 + a for a in self.axes)
+        seen = np.ones(shape, np.bool_) if hidden is None else ~hidden.reshape(shape)
+        count = np.maximum(seen.sum(axis=axes, keepdims=True), 1)
+        spread = bar.reshape(shape).sum(axis=axes, keepdims=True) / count
+        return np.asarray(np.where(seen, spread, 0).reshape(len(bar), -1))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ conv        w2, b2, f, g            K -> w2 A(K) + b2,  NTK -> w2 A(NTK) + f A(K
 transposed  w2, b2, f, g            the same over a window that ConvTranspose has
 local                               K -> K at p = p', 0 elsewhere; the NTK likewise
 gather                              K(P, P') -> K(p(P), p(P')), 0 where a position has no source; the NTK likewise
-mix                                 K -> A K A'^T,  NTK -> A NTK A'^T;  A constant, or of one input: a graph, attention
+mix         scale of attention      K -> A K A'^T,  NTK -> A NTK A'^T;  A constant, or of one input: a graph, attention
 embed       a, c                    K -> a K + c R,  NTK -> a NTK + c R;  R is the same for all pairs of inputs
 drop        p                       K -> K / p,  NTK -> NTK / p  of an input with itself, at p = p'; all else stays
 pool        scale                   K -> s s' P(K),  NTK -> s s' P(NTK);  s = scale, or 1 / taps inside at each position

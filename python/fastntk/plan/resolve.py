@@ -137,7 +137,7 @@ def _range_behind(op: Op, own: Sequence[float], sources: Sequence[Range]) -> Ran
         return own[0] * low + own[1] * float(extra.min()), own[0] * high + own[1] * float(extra.max())
     if op.name == "mix":
         if isinstance(op.map, Attention) and op.map.mechanism != "SOFTMAX":
-            return 0.0, (op.map.scale * op.map.size_out * sources[-1][1]) ** 2 * high
+            return 0.0, (own[0] * op.map.size_out * sources[-1][1]) ** 2 * high
         return 0.0, op.map.largest**2 * high
     if op.name == "pool":
         assert op.window is not None
