@@ -90,7 +90,7 @@ def test_masks_are_those_of_the_call():
         (stax.Slice[..., 0], NotImplementedError, "channels, axis 3"),
         (stax.Slice[:, :, :, :, 0], IndexError, "4 axes, given 5"),
         ("a", TypeError, "slices, integers"),
-        (stax.Slice[:, 9], IndexError, "out of bounds"),
+        (stax.Slice[:, 9], IndexError, "out of range"),
     ],
 )
 def test_indices_are_refused(idx, error, words):

@@ -391,6 +391,17 @@ REFUSED = [
      r"pattern has shape \(1, 3, 4\), expected \(1, 4, 4\)"),
     (lambda: stax.Aggregate().kernel_fn(TEXT1, pattern=GRAPH1), TypeError, r"pattern must be \(of x1, of x2\)"),
     (lambda: stax.Aggregate().kernel_fn(TEXT1, pattern=(np.ones((2, 4, 4)), None)), ValueError, r"graphs of 1 samples"),
+    (lambda: stax.Aggregate().kernel_fn(TEXT1, pattern=(np.full((1, 4, 4), "a"), None)), TypeError,
+     r"\[Aggregate\] pattern must hold real numbers"),
+    (lambda: stax.Index(True), TypeError, r"\[Index\] idx must hold integers and slices, given True"),
+    (lambda: attending(pos_emb_p_norm=np.nan), ValueError, r"\[GlobalSelfAttention\] pos_emb_p_norm"),
+    (lambda: stax.Identity().kernel_fn(A, batch_axis=3), ValueError, r"channel_axis = \(3, -1\) do not fit"),
+    (lambda: dense().apply_fn(dense().init_fn(0, A.shape)[1], A, mask_constant=0.0), NotImplementedError,
+     r"\[apply_fn\] mask_constant was given"),
+    (lambda: conv().kernel_fn(IMAGE1)[:, 4], IndexError, r"\[Kernel\] index 4 is out of range for axis 1"),
+    (lambda: conv().kernel_fn(IMAGE1).mask(np.ones((1, 3, 4, 1)), None), ValueError, r"a mask must broadcast to"),
+    (lambda: conv().kernel_fn(IMAGE1).dot_general(np.ones(7), None, False, (((1,), (0,)), ((), ()))), ValueError,
+     r"\[Kernel\] axis 1 of outputs of shape \(1, 4, 4, 1\) does not fit axis 0 of a factor of shape \(7,\)"),
     (lambda: stax.Aggregate(implementation="SPARSE").kernel_fn(TEXT1, pattern=(np.array([[[0, 4]]]), None)), ValueError,
      r"names vertex 4"),
     (lambda: stax.Aggregate().apply_fn((), TEXT1), TypeError, r"\[Aggregate\] apply_fn needs pattern="),
@@ -453,5 +464,6 @@ def test_keywords_that_change_nothing():
         diagonal_spatial=False, batch_axis=0, channel_axis=-1,
     )  # fmt: skip
     np.testing.assert_array_equal(given, plain)
+    np.testing.assert_array_equal(net.kernel_fn(A, B, "ntk", batch_axis=-2, channel_axis=1), plain)
     turned = stax.Identity().kernel_fn(TEXT1.swapaxes(1, 2), TEXT2.swapaxes(1, 2), "nngp", channel_axis=1)
     np.testing.assert_array_equal(turned, stax.Identity().kernel_fn(TEXT1, TEXT2, "nngp"))

@@ -180,6 +180,11 @@ class Kernel:
             raise NotImplementedError(
                 f"[Kernel] samples, axis {batch}, stay an axis: index by a slice, given {samples}"
             )
+        for axis, entry in enumerate(entries):
+            if not isinstance(entry, slice) and not -self.shape1[axis] <= entry < self.shape1[axis]:
+                raise IndexError(
+                    f"[Kernel] index {entry} is out of range for axis {axis} of {self.shape1[axis]} positions"
+                )
         own = [entries[a] for a in range(len(entries)) if a not in (batch, channel)]
         pairs = [e for entry in own for e in self._per * (entry,)]
         both = (1 if self.diagonal_batch else 2) * (samples,)
@@ -267,7 +272,8 @@ class Kernel:
             return None
         mask = np.asarray(mask, bool)
         batch, channel = self._axes
-        if mask.ndim != len(shape) or mask.shape[channel] != 1:
+        fits = all(m in (1, n) for m, n in zip(mask.shape, shape, strict=False))
+        if mask.ndim != len(shape) or mask.shape[channel] != 1 or not fits:
             raise ValueError(f"[Kernel] a mask must broadcast to {shape} with 1 channel, given shape {mask.shape}")
         wide = np.broadcast_to(mask, tuple(1 if a == channel else n for a, n in enumerate(shape)))
         wide = np.moveaxis(wide, (batch, channel), (0, -1))[..., 0]
@@ -312,6 +318,13 @@ class Kernel:
             raise ValueError(f"[Kernel] a product along channels, axis {channel}, is no map of positions")
         if batch in summed:
             raise NotImplementedError(f"[Kernel] a sum over samples, axis {batch}, leaves no kernel of them")
+        for other in known:
+            for a, b in zip((*summed, *shared), (*others, *shared_others), strict=True):
+                if a != batch and np.shape(other)[b] != self.shape1[a]:
+                    raise ValueError(
+                        f"[Kernel] axis {a} of outputs of shape {self.shape1} does not fit axis {b} of a factor of "
+                        f"shape {np.shape(other)}"
+                    )
         kept = [a for a in range(rank) if a not in (*summed, *shared)]
         free = [("other", b) for b in range(count) if b not in (*others, *shared_others)]
         order: list[Any] = [*shared, *(free + kept if is_lhs else kept + free)]

@@ -15,7 +15,7 @@ from ..base.arrays import as_input
 from ..base.kernel import Kernel
 from ..base.place import HOST, Place
 from ..engines.masked import Given
-from ..network.combinators import Parallel, Serial
+from ..network.combinators import Identity, Parallel, Serial
 from ..network.layer import Layer
 from ..network.positions import Flatten
 from ..network.program import Listed, Value
@@ -58,8 +58,8 @@ class Input:
         return found
 
 
-def axes_of(layer: Layer, given: tuple[int | None, int | None] = (None, None)) -> tuple[int, int]:
-    """(batch_axis, channel_axis) of inputs: the layers', else those of the call.
+def axes_of(layer: Layer, given: tuple[int | None, int | None] = (None, None), rank: int = 0) -> tuple[int, int]:
+    """(batch_axis, channel_axis) of inputs, of so many axes: the layers', else those of the call.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def axes_of(layer: Layer, given: tuple[int | None, int | None] = (None, None)) -
     if own is None:
         return (0 if given[0] is None else given[0], -1 if given[1] is None else given[1])
     for name, asked, known in zip(("batch_axis", "channel_axis"), given, own, strict=True):
-        if asked is not None and asked != known:
+        if asked is not None and asked not in (known, known + rank, known - rank):
             raise ValueError(f"[kernel_fn] {name}={asked} was given, the network's layers have {known}")
     return own
 
@@ -165,9 +165,9 @@ def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int, place: P
     if a.ndim != b.ndim:
         raise ValueError(f"[{what}] {name} has {a.ndim} dims, x2 has {b.ndim}: shapes {a.shape}, {b.shape}")
     rank = a.ndim - batch_dims
-    axes = axes_of(layer, given=asked.axes)
+    axes = axes_of(layer, asked.axes, rank)
     if not all(-rank <= axis < rank for axis in axes):
-        raise ValueError(_rank_text(layer, what, name, arrays[0].shape, batch_dims))
+        raise ValueError(_rank_text(layer, what, name, arrays[0].shape, batch_dims, axes))
     batch_axis, channel_axis = (axis % rank for axis in axes)
     if batch_axis == channel_axis:
         raise ValueError(f"[{what}] batch_axis and channel_axis are the same axis, {batch_axis}")
@@ -212,13 +212,15 @@ def _arrays(layer: Layer, x1: Any, x2: Any, name: str, batch_dims: int, place: P
     )
 
 
-def _rank_text(layer: Layer, what: str, name: str, shape: tuple[int, ...], batch_dims: int) -> str:
+def _rank_text(
+    layer: Layer, what: str, name: str, shape: tuple[int, ...], batch_dims: int, given: tuple[int, int]
+) -> str:
     """What to say where inputs have too few axes for the layer that names them first."""
     own = shape[batch_dims:]
     while isinstance(layer, (Serial, Parallel)):
-        layer = next(part for part in layer.layers if part.axes() is not None)
+        layer = next((part for part in layer.layers if part.axes() is not None), Identity())
     if not isinstance(layer, Conv):
-        return f"[{what}] batch_axis, channel_axis = {layer.axes()} do not fit {name} of shape {own}, {len(own)} axes"
+        return f"[{what}] batch_axis, channel_axis = {given} do not fit {name} of shape {own}, {len(own)} axes"
     axes = layer.dimension_numbers[0]  # type: ignore[index]
     hint = (
         "x[..., None] adds the axis of one channel"

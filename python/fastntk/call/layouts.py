@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..base.arraylike import DEEPEST, is_numbers
 from ..base.kernel import Kernel
 from ..base.place import HOST, place_of
 from ..engines.numpy_images import at_equal_positions, plan_of
@@ -20,13 +21,13 @@ from .results import named
 Array = npt.NDArray[Any]
 
 
-def kernels_of(tree: Any) -> Iterator[Kernel]:
+def kernels_of(tree: Any, depth: int = 0) -> Iterator[Kernel]:
     """Kernels among arguments."""
     if isinstance(tree, Kernel):
         yield tree
-    elif isinstance(tree, (tuple, list)) and not hasattr(tree, "dtype"):
+    elif isinstance(tree, (tuple, list)) and depth <= DEEPEST and not is_numbers(tree):
         for part in tree:
-            yield from kernels_of(part)
+            yield from kernels_of(part, depth + 1)
 
 
 def usual(k: Kernel) -> bool:

@@ -63,6 +63,8 @@ class Index(Choosing):
                 found.append(("slice", one.start, one.stop, one.step))  # slices do not hash in all Pythons
             elif one is Ellipsis:
                 found.append("...")
+            elif isinstance(one, (bool, np.bool_)):
+                raise TypeError(f"[Index] idx must hold integers and slices, given {one!r}")
             else:
                 found.append(integer("Index", "idx", one, least=None))
         if found.count("...") > 1:

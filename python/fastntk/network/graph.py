@@ -106,6 +106,8 @@ class Aggregate(Placed):
             found = np.asarray(pattern if self.to_dense is None else self.to_dense(pattern))
             if found.shape != (n, *sizes, *sizes):
                 raise ValueError(f"[Aggregate] pattern has shape {found.shape}, expected {(n, *sizes, *sizes)}")
+            if found.dtype.kind not in "iufb":
+                raise TypeError(f"[Aggregate] pattern must hold real numbers, given dtype {found.dtype}")
             return found.astype(np.float64).reshape(n, count, count)
         edges = np.asarray(pattern)
         if edges.ndim == 3 and len(sizes) == 1:

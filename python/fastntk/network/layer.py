@@ -181,7 +181,13 @@ class Layer:
         ------
         TypeError
             For a keyword that a layer needs and was not given.
+        NotImplementedError
+            For ``mask_constant``, but None.
         """
+        if keywords.get("mask_constant") is not None:
+            raise NotImplementedError(
+                "[apply_fn] mask_constant was given: finite networks take whole inputs, kernel_fn masked ones"
+            )
         xp = library(inputs)
         if keywords.get("rng") is not None:
             keywords["rng"] = source(keywords["rng"], "apply_fn")
