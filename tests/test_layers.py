@@ -240,6 +240,17 @@ def test_sparse_graphs_are_dense_ones():
     np.testing.assert_allclose(net.apply_fn(params, TEXT1, pattern=sparse[0]), expected, rtol=1e-15)
 
 
+def test_graphs_that_are_not_given_join_nothing():
+    x = np.asarray(TEXT1, np.float64)
+    net, without = (serial(dense(), *layer, Relu(), GlobalAvgPool()) for layer in ((stax.Aggregate(),), ()))
+    np.testing.assert_array_equal(stax.Aggregate().apply_fn((), x), x)
+    for pattern in ({}, {"pattern": (None, None)}):
+        found = net.kernel_fn(x, None, "ntk", **pattern)
+        np.testing.assert_allclose(
+            found, without.kernel_fn(x, None, "ntk"), rtol=1e-6 if x.dtype == np.float32 else 1e-12
+        )
+
+
 def test_graphs_over_one_axis_of_two():
     rng = np.random.default_rng(6)
     x, graph = rng.standard_normal((2, 3, 4, 5)), rng.integers(0, 2, (2, 4, 4)).astype(float)
@@ -404,7 +415,6 @@ REFUSED = [
      r"\[Kernel\] axis 1 of outputs of shape \(1, 4, 4, 1\) does not fit axis 0 of a factor of shape \(7,\)"),
     (lambda: stax.Aggregate(implementation="SPARSE").kernel_fn(TEXT1, pattern=(np.array([[[0, 4]]]), None)), ValueError,
      r"names vertex 4"),
-    (lambda: stax.Aggregate().apply_fn((), TEXT1), TypeError, r"\[Aggregate\] apply_fn needs pattern="),
     (lambda: stax.Dropout(0.5).apply_fn((), TEXT1), TypeError, r"\[Dropout\] apply_fn needs rng="),
     (lambda: stax.Dropout(1.5), ValueError, r"\[Dropout\] rate .*1\.5"),
     (lambda: stax.Dropout(0.5, "eval"), ValueError, r"\[Dropout\] mode .*'eval'"),

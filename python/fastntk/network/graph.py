@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..base.checks import integer
 from ..base.libraries import placed
-from .layer import Placed, Shape, keyword
+from .layer import Placed, Shape, optional_keyword
 from .maps import Graph
 from .program import Builder, Value, Values
 
@@ -58,7 +58,7 @@ class Aggregate(Placed):
     Notes
     -----
     ``K' = A^T K A'`` with the patterns A and A' of both samples, and so the NTK's. Without patterns the layer is the
-    identity. ``apply_fn(params, x, pattern=A)`` takes that of its inputs.
+    identity, as ``apply_fn`` is; ``apply_fn(params, x, pattern=A)`` takes that of its inputs.
 
     References
     ----------
@@ -128,7 +128,9 @@ class Aggregate(Placed):
         return found
 
     def apply(self, params: Any, inputs: Any, xp: Any) -> Any:
-        pattern = keyword("pattern", "Aggregate", "the graph of each sample")
+        pattern = optional_keyword("pattern")
+        if pattern is None:
+            return inputs
         joined = self._joined(inputs.ndim, "Aggregate")
         batch = self.batch_axis % inputs.ndim
         sizes = tuple(inputs.shape[a] for a in joined)

@@ -31,10 +31,15 @@ def keyword(name: str, layer: str, why: str) -> Any:
     TypeError
         Where it was not given.
     """
-    value = _KEYWORDS.get({}).get(name)
+    value = optional_keyword(name)
     if value is None:
         raise TypeError(f"[{layer}] apply_fn needs {name}= {why}")
     return value
+
+
+def optional_keyword(name: str) -> Any:
+    """A keyword of the call of ``apply_fn`` that is running; None where it was not given."""
+    return _KEYWORDS.get({}).get(name)
 
 
 def is_one(shape: Any) -> bool:
