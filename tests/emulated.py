@@ -105,8 +105,7 @@ class Module:
         return bounded(name, found) if name in LAUNCHING else found
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests() -> None:
+def install() -> None:
     """For good: the stand-in as ``cupy``, and the module on the emulator, which makes the backend available."""
     import fake_cupy
     from fastntk.engines import select
@@ -133,6 +132,11 @@ def pytest_load_initial_conftests() -> None:
     import on_host
 
     on_host.EMULATED = True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests() -> None:
+    install()
 
 
 @pytest.hookimpl(wrapper=True)

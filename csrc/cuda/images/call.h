@@ -46,7 +46,8 @@ constexpr int64_t kSame = 1, kDiagonal = 2;  // one image twice; of a symmetric 
 namespace FNTK_ISA {
 
 // Teams: each(n, work) deals out a pass and ends when all have done their part, places(rows, lanes, work) that of a
-// plane, work(y, x); meet() waits for what each one has written on its own.
+// plane, work(y, x), strides(n, work) those of which a thread takes one after the other, work(k, whether it is the
+// first one, which is first(n)); meet() waits for what each one has written on its own.
 //
 // All of a team's work on the host; backwards, to show that no element waits for another one of its pass.
 struct HostTeam {
@@ -59,6 +60,11 @@ struct HostTeam {
   template <class Work>
   FNTK_TEAM void places(int rows, int lanes, const Work& work) const {
     each(long(rows) * lanes, [&](int k) { work(k / lanes, k % lanes); });
+  }
+  FNTK_TEAM int first(int n) const { return backwards ? n - 1 : 0; }
+  template <class Work>
+  FNTK_TEAM void strides(int n, const Work& work) const {
+    each(n, [&](int k) { work(k, k == first(n)); });
   }
   FNTK_TEAM void meet() const {}
 };
@@ -95,6 +101,22 @@ struct BlockTeam {
   FNTK_TEAM void places(int rows, int lanes, const Work& work) const {
 #if defined(__CUDA_ARCH__)
     own_places(int(threadIdx.x), int(blockDim.x), rows, lanes, work);
+#endif
+    meet();
+  }
+  FNTK_TEAM int first(int) const {
+#if defined(__CUDA_ARCH__)
+    return int(threadIdx.x);
+#else
+    return 0;
+#endif
+  }
+  template <class Work>
+  FNTK_TEAM void strides(int n, const Work& work) const {
+#if defined(__CUDA_ARCH__)
+    const int thread = int(threadIdx.x);
+    FNTK_ROLLED
+    for (int k = thread; k < n; k += int(blockDim.x)) work(k, k == thread);
 #endif
     meet();
   }

@@ -65,7 +65,7 @@ struct Builder {
   void records(const ImageGrid& g, size_t grid, const ImageStep& step, StepCode& s) {
     Records own = {};
     if (s.taps_in > 0 && step.in != Form::cov)
-      window_arrays(s.taps_in, s.taps_out, step.bias, own);
+      window_arrays(s.taps_in, s.taps_out, s.low, step.bias, own);
     else if (step.kind == Kind::dual && step.dual < kDuals)
       nonlinear_arrays(step.n_arrays, own);
     else
@@ -76,7 +76,7 @@ struct Builder {
     own.from = g.table + s.arrays;
     own.stride = s.stride;
     own.to = s.records = code.chain_size;
-    code.chain_size += g.rows * own.quads * g.lanes * kQuad;
+    code.chain_size += own.size();
     code.records.push_back(own);
   }
 

@@ -103,11 +103,16 @@ __global__ void __launch_bounds__(kElementThreads) chain_tables_kernel(const Cha
 
 template <class T>
 FNTK_HD void record_number(const ChainTables<T>& c, const Records& own, long at) {
-  const long image = at / c.size, in_image = at % c.size, line = in_image / kQuad / own.lanes;
-  const long x = in_image / kQuad % own.lanes, y = line / own.quads;
-  const int array = own.arrays[line % own.quads * kQuad + in_image % kQuad];
-  const T* table = c.tables + image * c.table_size + own.from + y * own.stride + x;
-  c.chains[image * c.chain_size + own.to + in_image] = array < 0 ? T(0) : table[array * own.lanes];
+  const long image = at / c.size, in_image = at % c.size, line = in_image / (kRecordLanes * kQuad),
+             quad = line % own.quads;
+  const long block = line / own.quads, blocks = own.lanes / kRecordLanes, y = block / blocks - own.back[quad];
+  const long row = y < 0 ? y + own.rows : y < own.rows ? y : y - own.rows;
+  const long x = block % blocks * kRecordLanes + in_image / kQuad % kRecordLanes;
+  const int array = own.arrays[quad * kQuad + in_image % kQuad];
+  const T* table = c.tables + image * c.table_size + own.from + row * own.stride + x;
+  // rows beyond one turn are nobody's
+  const bool none = array < 0 || row < 0 || row >= own.rows;
+  c.chains[image * c.chain_size + own.to + in_image] = none ? T(0) : table[array * own.lanes];
 }
 
 template <class T>
@@ -140,7 +145,7 @@ void run_grid(const ImageLaunch<T>& c, const ImagePairsCall<T>& call, const Plac
   FNTK_CHECK(room > 0, "scratch for ", call.scratch_size, " numbers, ", g.scratch, " are needed");
   const unsigned blocks = blocks_for(std::min(units, room));
   const size_t space = shared ? bytes : 0;
-  const long columns = (g.rows + kStretch - 1) / kStretch * g.lanes;
+  const long columns = ((g.rows + kStretch - 1) / kStretch + 1) * g.lanes;
   const unsigned threads = unsigned(std::clamp<long>((columns + 31) / 32 * 32, kLeastThreads, kElementThreads));
   if (g.every)
     grid_kernel<T, true><<<blocks, threads, space, stream_of(place)>>>(c, shared);
@@ -212,7 +217,7 @@ void chain_tables(const ImageCode& code, const ChainTablesCall<T>& call, const P
   }
   for (const Records& own : code.records) {
     if (size_t(own.grid) < call.first_grid || size_t(own.grid) >= call.last_grid) continue;
-    const long size = own.rows * own.quads * own.lanes * kQuad, all = call.n * size;
+    const long size = own.size(), all = call.n * size;
     const ChainTables<T> c = {nullptr, call.tables, call.chains, call.table_size, code.chain_size,
                               0,       0,           0,           call.n,          size};
     if (place.device == kOnHost) {

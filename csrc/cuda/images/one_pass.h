@@ -15,7 +15,7 @@ struct OnePass {
   std::vector<int32_t> reads, row_reads;  // as StepCode has them
 };
 
-// Of each lane how far what it reads lies, in numbers of a slot; or to the zeros behind the row. False where a read
+// Of each lane how far what it reads lies, or the zeros behind the row. False where a read
 // counts more than once, or there are more than taps.
 template <class T>
 bool lane_reads(const ImageGrid& g, const Reads<T>& reads, int taps, std::vector<int32_t>& found) {
@@ -24,14 +24,16 @@ bool lane_reads(const ImageGrid& g, const Reads<T>& reads, int taps, std::vector
     found.resize(begin + size_t(taps * g.lanes));
     for (long x = 0; x < g.lanes; ++x) {
       int count = 0;
-      const auto put = [&](long from) { found[begin + size_t(count++ * g.lanes + x)] = int32_t(kPlaceSize * from); };
+      const auto put = [&](long distance) {
+        found[begin + size_t(x * taps + count++)] = int32_t(distance * kPlaceSize * long(sizeof(T)));
+      };
       for (size_t tap = 0; tap < reads.shift_in.size(); ++tap) {
         const T weight = mask[tap * size_t(g.lanes) + size_t(x)];
         if (weight == T(0)) continue;
         if (weight != T(1) || count == taps) return false;
-        put(x + reads.shift_in[tap]);
+        put(reads.shift_in[tap]);
       }
-      while (count < taps) put(g.lanes);
+      while (count < taps) put(g.lanes - x);
     }
   }
   return true;
@@ -45,6 +47,8 @@ bool row_reads(const ImageGrid& g, const Reads<T>& reads, int taps, OnePass& fou
   for (const auto& mask : reads.mask_out) {
     const size_t begin = found.row_reads.size();
     found.row_reads.resize(begin + size_t(g.rows + taps - 1), 0);
+    for (long y = found.low; found.wraps && y < g.rows + taps - 1; y += g.rows)
+      found.row_reads[begin + size_t(y)] = kTurns;
     for (size_t tap = 0; tap < reads.shift_out.size(); ++tap)
       for (long y = 0; y < g.rows; ++y) {
         const T weight = mask[tap * size_t(g.rows) + size_t(y)];
@@ -72,9 +76,11 @@ bool one_pass(const ImageGrid& g, const Reads<T>& reads, int taps, OnePass& foun
 }
 
 // Where a window in one pass has each array in its records.
-inline void window_arrays(int taps_in, int taps_out, bool bias, Records& records) {
+inline void window_arrays(int taps_in, int taps_out, int low, bool bias, Records& records) {
   const int inner = taps_in > 1 ? quads_of(taps_in) : 0, spread = taps_out > 1 ? taps_out : 0;
   records.quads = inner + quads_of(spread + 3);
+  records.halo = taps_out - 1;
+  for (int k = 0; k < records.quads; ++k) records.back[k] = k < inner ? low : taps_out - 1;
   for (int& own : records.arrays) own = -1;
   int array = 0;
   for (int k = 0; k < taps_in && taps_in > 1; ++k) records.arrays[k] = array++;

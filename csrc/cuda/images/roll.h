@@ -58,33 +58,51 @@ FNTK_HD void add(Sums<T>& to, const Sums<T>& more) {
   if constexpr (form == Form::both_defects) to.p += more.p;
 }
 
-// Rows of one image's records, one after the other; those of the second image start anew behind the last one.
+// A number that the compiler does not make again wherever it is asked for: it waits in a register.
+FNTK_HD long held(long x) {
+#if defined(__CUDA_ARCH__)
+  long same;
+  asm("mov.b64 %0, %1;" : "=l"(same) : "l"(x));
+  return same;
+#else
+  return x;
+#endif
+}
+template <class T>
+FNTK_HD void advance(T*& p, long bytes) {
+  p = reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(p) + uintptr_t(bytes));
+}
+
+// Both images' records of a lane, row by row.
 template <class T>
 struct RecordWalk {
-  const T* at;
-  long row, quad;  // numbers in a row, and between quads of a lane
-  template <int n>
-  FNTK_HD void load(int first, T (&out)[n]) const {
-    FNTK_UNROLL
-    for (int k = 0; k < n / kQuad; ++k) load_quad(at + (first + k) * quad, out + k * kQuad);
-  }
-};
-
-// What both images' walks of a pass have in common: row y of the first one, and the row of the second one that it
-// meets.
-template <class T>
-struct Records2 {
-  RecordWalk<T> a, b;
-  int other, rows;
+  const T *a, *b;
+  long bytes;  // of a row
   FNTK_HD void next() {
-    a.at += a.row;
-    b.at += b.row;
-    if (++other == rows) other = 0, b.at -= rows * b.row;
+    advance(a, bytes);
+    advance(b, bytes);
+  }
+  // Quads from `from` on.
+  template <int n>
+  FNTK_HD void load(int from, T (&first)[n], T (&second)[n]) const {
+    FNTK_UNROLL
+    for (int k = 0; k < n / kQuad; ++k) {
+      load_quad(a + (from + k) * kRecordLanes * kQuad, first + k * kQuad);
+      load_quad(b + (from + k) * kRecordLanes * kQuad, second + k * kQuad);
+    }
   }
 };
 
-// A window of NI taps along the inner axes and NO along axis 0. Every number that is read is added as often as it
-// counts, which is once: sums along the inner axes, row by row, then `sums` of the rows above that await this one.
+// Rows of one lane: begin on, `count` of them.
+struct Column {
+  int begin, count, x;
+  int at;                // its first place, in numbers of a slot
+  int block1, block2;    // of both images' records
+  int within1, within2;  // numbers within these
+};
+
+// A window of NI taps along the inner axes and NO along axis 0. Every number that is read counts once: sums along the
+// inner axes, row by row, are added to those of the rows that still await this one, and the first of them is done.
 template <class T, Form form, int NI, int NO>
 struct Roll {
   static constexpr int kInner = NI > 1 ? quads_of(NI) : 0, kSpread = NO > 1 ? NO : 0, kOuter = quads_of(kSpread + 3),
@@ -92,75 +110,69 @@ struct Roll {
   static constexpr bool tables = form != Form::cov;
   Weights<T> weights;
   bool bias, wraps;
-  int rows, low, shift;
+  int rows, low;
   long row_size;
-  const T* in;
+  const T* in;  // at the first place that is done
   T* out;
-  const int32_t *reads, *row_reads;  // of the lane; of all rows
-  long reads_step;                   // lanes
-  RecordWalk<T> a, b;                // row 0, at the lane's places
+  const int32_t *reads, *row_reads;  // of the lane; from the first row on
+  RecordWalk<T> records;             // from that row on, of what is read `low` rows before and of what is then done
 
-  // The rows from begin on, before end.
-  FNTK_HD void column(int begin, int end) const {
-    int y = begin - low;  // the row that is read, and that of the second image
-    if (wraps && y < 0) y += rows;
-    int other = y + shift < rows ? y + shift : y + shift - rows;
-    if (wraps && other < 0) other += rows;
+  // A column's rows from `begin` on, `count` of them.
+  FNTK_HD void column(int begin, int count) const {
+    const long bytes = held(row_size * long(sizeof(T)));
     const T* from[NI];
-    FNTK_UNROLL
-    for (int k = 0; k < NI; ++k) from[k] = in + y * row_size + reads[k * reads_step];
-    Records2<T> inner = {{a.at + y * a.row, a.row, a.quad}, {b.at + other * b.row, b.row, b.quad}, other, rows};
-    const int own_other = begin + shift < rows ? begin + shift : begin + shift - rows;
-    Records2<T> outer = {{a.at + begin * a.row + kInner * a.quad, a.row, a.quad},
-                         {b.at + own_other * b.row + kInner * b.quad, b.row, b.quad},
-                         own_other,
-                         rows};
-    T* to = out + begin * row_size;
-    const int32_t* read_by = row_reads + begin;
+    {
+      const T* first = in;
+      advance(first, (wraps && begin <= low ? rows - low : -low) * bytes);
+      FNTK_UNROLL
+      for (int k = 0; k < NI; ++k) from[k] = first, advance(from[k], reads[k]);
+    }
+    T* to = out;
+    RecordWalk<T> own = records;
+    own.bytes = held(own.bytes);
+    const int32_t* read_by = row_reads;
     Sums<T> sums[NO] = {};
     FNTK_ROLLED
-    for (int left = end - begin + NO - 1; left > 0; --left) {
+    for (int left = count + NO - 1; left > 0; --left) {
       const int bits = *read_by++;
-      Sums<T> own = {T(0), T(0), T(0)};
-      if (bits) own = row(from, inner);
       if (bits == (1 << NO) - 1) {
+        const Sums<T> read = row(from, own);
         FNTK_UNROLL
-        for (int k = NO - 1; k > 0; --k) sums[k] = sums[k - 1], add<form>(sums[k], own);
-        sums[0] = own;
+        for (int k = NO - 1; k > 0; --k) sums[k] = sums[k - 1], add<form>(sums[k], read);
+        sums[0] = read;
       } else {
+        if (bits & kTurns) {
+          FNTK_UNROLL
+          for (int k = 0; k < NI; ++k) advance(from[k], -rows * bytes);
+        }
+        const int done = count + NO - 1 - left;  // of those that the row is read by, the ones of this stretch
+        const int wanted = bits & ((2 << done) - 1) & ~((1 << (done >= count ? done - count + 1 : 0)) - 1) & ~kTurns;
+        Sums<T> read = {T(0), T(0), T(0)};
+        if (wanted) read = row(from, own);
         FNTK_UNROLL
         for (int k = NO - 1; k >= 0; --k) {
           sums[k] = k > 0 ? sums[k > 0 ? k - 1 : 0] : Sums<T>{T(0), T(0), T(0)};
-          if (bits >> k & 1) add<form>(sums[k], own);
+          if (wanted >> k & 1) add<form>(sums[k], read);
         }
       }
-      if (left <= end - begin) {
-        put(to, outer, sums[NO - 1]);
-        to += row_size;
-        if constexpr (tables) outer.next();
+      if (left <= count) {
+        put(to, own, sums[NO - 1]);
+        advance(to, bytes);
       }
-      if constexpr (tables) inner.next();
-      const bool turns = wraps && ++y == rows;
+      if constexpr (tables) own.next();
       FNTK_UNROLL
-      for (int k = 0; k < NI; ++k) from[k] += row_size;
-      if (turns) {
-        y = 0;
-        if constexpr (tables) inner.a.at -= rows * a.row;
-        FNTK_UNROLL
-        for (int k = 0; k < NI; ++k) from[k] -= rows * row_size;
-      }
+      for (int k = 0; k < NI; ++k) advance(from[k], bytes);
     }
   }
 
  private:
-  FNTK_HD Sums<T> row(const T* const (&from)[NI], const Records2<T>& inner) const {
+  FNTK_HD Sums<T> row(const T* const (&from)[NI], const RecordWalk<T>& own) const {
     Sums<T> found = load_place<form>(from[0]);
     FNTK_UNROLL
     for (int k = 1; k < NI; ++k) add<form>(found, load_place<form>(from[k]));
     if constexpr (tables && NI > 1) {
       T first[kInner * kQuad], second[kInner * kQuad];
-      inner.a.load(0, first);
-      inner.b.load(0, second);
+      own.load(0, first, second);
       const T more = apart<NI>(first, second);
       found.v += more;
       if constexpr (form == Form::both_defects) found.p += more;
@@ -175,12 +187,11 @@ struct Roll {
     for (int k = 1; k < n - 1; ++k) more = fma(first[k] - second[k], first[k] - second[k], more);
     return (first[n - 1] * second[n - 1]) * more;
   }
-  FNTK_HD void put(T* to, const Records2<T>& outer, Sums<T> found) const {
+  FNTK_HD void put(T* to, const RecordWalk<T>& own, Sums<T> found) const {
     const Store<T> sink(to, to + 2, to + 1);
     if constexpr (tables) {
       T first[kOuter * kQuad], second[kOuter * kQuad];
-      outer.a.load(0, first);
-      outer.b.load(0, second);
+      own.load(kInner, first, second);
       if constexpr (NO > 1) {
         const T more = apart<NO>(first, second);
         found.v += more;
@@ -203,18 +214,20 @@ struct Bent {
   static constexpr int kQuads = quads_of(2 + Phi<T>::n_rows);
   Phi<T> phi;
   long row_size;
-  FNTK_HD void column(const T* in, T* out, Records2<T> rows, int count) const {
+  // `count` rows.
+  FNTK_HD void column(const T* in, T* out, RecordWalk<T> records, int count) const {
+    const long bytes = held(row_size * long(sizeof(T)));
+    records.bytes = held(records.bytes);
     FNTK_ROLLED
     for (int left = count; left > 0; --left) {
       const Sums<T> own = load_place<form>(in);
       T first[kQuads * kQuad], second[kQuads * kQuad];
-      rows.a.load(0, first);
-      rows.b.load(0, second);
+      records.load(0, first, second);
       T* const to[3] = {out, out + 2, out + 1};
       Apply<Phi, T, cov, true>(phi, first, second, to, 1).template put<form, false>(0, own.v, own.p, own.t, T(0));
-      in += row_size;
-      out += row_size;
-      rows.next();
+      advance(in, bytes);
+      advance(out, bytes);
+      records.next();
     }
   }
 };

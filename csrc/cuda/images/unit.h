@@ -19,7 +19,9 @@ struct ImageUnit {
   T* scratch;
   long pair, group;
 
-  const T *table1 = nullptr, *table2 = nullptr;
+  const T *table1 = nullptr, *table2 = nullptr, *records1 = nullptr, *records2 = nullptr;
+  int n_columns = 0;         // of a plane, in stretches
+  Column first_column = {};  // that this thread takes
   int64_t flags = 0;
   int shift = 0;                        // along axis 0
   long shift_at = 0;                    // its place among the grid's
@@ -71,6 +73,8 @@ struct ImageUnit {
     table1 = c.tables1 + first() * c.table_size + c.grid.table;
     table2 = c.tables2 + second() * c.table_size + c.grid.table;
     flags = c.pairs[3 * pair + 2];
+    records1 = chain1();
+    records2 = chain2();
     for (int k = 0; k < c.grid.n_steps; ++k) {
       if (step(k).kind != int(Kind::join)) continue;
       double* out = joined(link(step(k).dst));
@@ -108,6 +112,11 @@ struct ImageUnit {
   FNTK_TEAM void set_shift(long k) {
     shift_at = k;
     shift = at<int32_t>(c.grid.shifts)[k];
+    if constexpr (Team::rolls) {
+      const int turn = int(c.grid.rows) - shift;
+      n_columns = ((turn + kStretch - 1) / kStretch + (shift + kStretch - 1) / kStretch) * int(c.grid.lanes);
+      if (team.first(n_columns) < n_columns) first_column = column_of(team.first(n_columns));
+    }
   }
 
   FNTK_TEAM void run_step(const StepCode& s) {
@@ -259,41 +268,56 @@ struct ImageUnit {
 
   template <Form form, int NI, int NO>
   FNTK_TEAM void roll(const StepCode& s) {
-    const GridCode& g = c.grid;
-    const int rows = int(g.rows), lanes = int(g.lanes), slot = source(s), last_row = rows + NO - 1;
-    const T *in = plane(slot, 0), *a = records1(s), *b = records2(s);
+    const int rows = int(c.grid.rows);
+    const T* in = plane(source(s), 0);
     T* const out = plane(s.dst, 0);
-    const long quad = kQuad * g.lanes, row = Roll<T, form, NI, NO>::kQuads * quad;
-    const int32_t *reads = at<int32_t>(s.reads) + group * NI * lanes,
-                  *row_reads = at<int32_t>(s.row_reads) + shift_at * last_row;
-    columns([&](int x, int begin, int end) {
-      const Roll<T, form, NI, NO> own = {weights(s),
-                                         s.bias != 0,
-                                         s.wraps != 0,
-                                         rows,
-                                         s.low,
-                                         shift,
-                                         g.row_size,
-                                         in,
-                                         out + x * kPlaceSize,
-                                         reads + x,
-                                         row_reads,
-                                         lanes,
-                                         {a + x * kQuad, row, quad},
-                                         {b + from(x) * kQuad, row, quad}};
-      own.column(begin, end);
+    const int32_t *reads = at<int32_t>(s.reads) + group * NI * c.grid.lanes,
+                  *row_reads = at<int32_t>(s.row_reads) + shift_at * (rows + NO - 1);
+    columns([&](const Column& own) {
+      const Roll<T, form, NI, NO> pass = {weights(s),
+                                          s.bias != 0,
+                                          s.wraps != 0,
+                                          rows,
+                                          s.low,
+                                          c.grid.row_size,
+                                          in + own.at,
+                                          out + own.at,
+                                          reads + own.x * NI,
+                                          row_reads + own.begin,
+                                          records<Roll<T, form, NI, NO>::kQuads>(s, own)};
+      pass.column(own.begin, own.count);
     });
   }
-  FNTK_HD const T* records1(const StepCode& s) const { return chain1() + s.records; }
-  FNTK_HD const T* records2(const StepCode& s) const { return chain2() + s.records; }
-  // work(x, begin, end) for all columns of a plane, in stretches of rows.
+  template <int quads>
+  FNTK_HD RecordWalk<T> records(const StepCode& s, const Column& own) const {
+    constexpr int block = quads * kQuad * kRecordLanes;
+    return {records1 + s.records + (own.block1 * block + own.within1),
+            records2 + s.records + (own.block2 * block + own.within2),
+            long(c.grid.lanes / kRecordLanes * block * sizeof(T))};
+  }
+  // work(column) for stretches of all columns of a plane; none goes on where the second image's rows begin anew.
   template <class Work>
   FNTK_TEAM void columns(const Work& work) const {
-    const int rows = int(c.grid.rows), lanes = int(c.grid.lanes);
-    team.places((rows + kStretch - 1) / kStretch, lanes, [&](int k, int x) {
-      const int begin = k * kStretch;
-      work(x, begin, begin + kStretch < rows ? begin + kStretch : rows);
+    Column own = first_column;
+    team.strides(n_columns, [&](int k, bool begins) {
+      if (!begins) own = column_of(k);
+      work(own);
     });
+  }
+  FNTK_HD Column column_of(int k) const {
+    const int rows = int(c.grid.rows), lanes = int(c.grid.lanes), blocks = lanes / kRecordLanes;
+    const int stretch = k / lanes, x = k - stretch * lanes;
+    const int turn = rows - shift, before = (turn + kStretch - 1) / kStretch;
+    const int begin = stretch < before ? stretch * kStretch : turn + (stretch - before) * kStretch;
+    const int last = stretch < before ? turn : rows, other = from(x);
+    return {begin,
+            begin + kStretch < last ? kStretch : last - begin,
+            x,
+            at(begin, x),
+            begin * blocks + x / kRecordLanes,
+            met(begin) * blocks + other / kRecordLanes,
+            x % kRecordLanes * kQuad,
+            other % kRecordLanes * kQuad};
   }
 
   // Any window: one stage, then the other.
@@ -380,16 +404,11 @@ struct ImageUnit {
     const Phi<T> phi(s.params);
     const int slot = source(s);
     if constexpr (Team::rolls) {
-      const long quad = kQuad * c.grid.lanes, row = Bent<Phi, T, form, cov>::kQuads * quad;
-      const T *in = plane(slot, 0), *a = records1(s), *b = records2(s);
+      using Pass = Bent<Phi, T, form, cov>;
+      const T* in = plane(slot, 0);
       T* const out = plane(s.dst, 0);
-      columns([&](int x, int begin, int end) {
-        const int other = met(begin), to = at(begin, x);
-        const Records2<T> own = {{a + begin * row + x * kQuad, row, quad},
-                                 {b + other * row + from(x) * kQuad, row, quad},
-                                 other,
-                                 int(c.grid.rows)};
-        Bent<Phi, T, form, cov>{phi, c.grid.row_size}.column(in + to, out + to, own, end - begin);
+      columns([&](const Column& own) {
+        Pass{phi, c.grid.row_size}.column(in + own.at, out + own.at, records<Pass::kQuads>(s, own), own.count);
       });
     } else {
       const long lanes = c.grid.lanes;
