@@ -225,6 +225,23 @@ def test_a_budget_too_small_is_refused(cuda):
 
 
 @pytest.mark.parametrize("where", ["host", "device"])
+def test_half_of_the_free_memory_is_the_budget(where, cuda, monkeypatch):
+    kernel_fn, x = NETWORKS["residual, gap"].kernel_fn, images(7, dtype=np.float32)
+    given = x if where == "host" else cuda[0].asarray(x)
+    expected = kernel_fn(given, None, BOTH, backend="cuda")
+    monkeypatch.setattr(fake_cupy.Device, "memory", 3_000_000)
+    before = calls(cuda[1])
+    for found, wanted in zip(kernel_fn(given, None, BOTH, backend="cuda"), expected, strict=True):
+        np.testing.assert_array_equal(*(k if where == "host" else k.get() for k in (found, wanted)))
+    assert calls(cuda[1]) - before > 1, "more than one batch"
+    monkeypatch.setattr(fake_cupy.Device, "memory", 200_000)
+    with pytest.raises(MemoryError, match=r"a pair of images takes .* memory_budget is 97.7 KiB"):
+        kernel_fn(given, None, BOTH, backend="cuda")
+    with pytest.raises(MemoryError, match=r"memory_budget is 97.7 KiB"):
+        kernel_fn.diagonal(given, backend="cuda")
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
 def test_pairs_that_lack_digits_are_done_again(where, cuda):
     """Near-duplicates behind a pool, in float64, where float32 has lost their difference."""
     x = images(4, (8, 8, 2), dtype=np.float32)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy.typing as npt
 
 from ..base.arraylike import describe
+from ..engines.memory import BUDGET
 from ..network.layer import Layer
 from ..network.parameters import check_names, known_parameters, parameters_of, with_parameters
 from .asked import NOTHING, Asked, asked
-from .gram import BUDGET
 from .reverse import (
     FIELDS,
     Call,

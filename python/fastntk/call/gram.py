@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..base.progress import Report, bar
 from ..engines.engine import Engine, Job, Known, Layout, Machine, Outputs, Tile, Tiling
 from ..engines.masked import Beside
+from ..engines.memory import BUDGET
 from ..network.amplify import loses
 from ..network.program import Lowered
 from ..plan.extremes import beyond
@@ -20,8 +21,6 @@ from ..plan.resolve import joined, resolve, unresolved
 from .inputs import Input
 
 Array = npt.NDArray[Any]  # or of the engine's library, Engine.xp
-
-BUDGET = 256 << 20  # bytes, beside inputs and outputs
 
 
 def layout_of(inputs: Sequence[Input], planes: bool) -> Layout:

@@ -15,7 +15,8 @@ from ..base.arrays import FLOATS, allocate
 from ..base.checks import integer
 from ..base.door import door
 from ..base.place import HOST, Place, place_of
-from ..engines.engine import Outputs
+from ..engines.engine import Engine, Outputs
+from ..engines.memory import BUDGET
 from ..engines.numpy_images import at_equal_positions
 from ..engines.select import Work, lacking, needs_positions, select
 from ..network.layer import Layer
@@ -26,7 +27,7 @@ from .asked import NOTHING, Asked, asked
 from .differentiable import Differentiable
 from .explain import Explanation, explain
 from .explain_positions import PositionsExplanation, explain_positions
-from .gram import BUDGET, fill, layout_of, prepare, variances
+from .gram import fill, layout_of, prepare, variances
 from .inputs import Input, as_pairs, axes_of, check_inputs, values_of
 from .layouts import in_layout, kernels_of, usual
 from .results import Results, check_get, check_targets, named, tree_of
@@ -65,7 +66,7 @@ class KernelFn(Differentiable):
         self, x1: Any = None, x2: Any = None, get: str | Sequence[str] | None = None, *, pattern: Any = None,
         mask_constant: float | None = None, diagonal_batch: bool | None = None, diagonal_spatial: bool | None = None,
         batch_axis: int | None = None, channel_axis: int | None = None, batch_dims: int = 0, out: Any = None,
-        backend: str | None = None, num_threads: int | None = None, memory_budget: int = BUDGET,
+        backend: str | None = None, num_threads: int | None = None, memory_budget: int | None = None,
         progress: bool = False, x1_or_kernel: Any = None,
     ) -> Any:  # fmt: skip
         """Kernels between the samples of x1 and x2.
@@ -106,9 +107,9 @@ class KernelFn(Differentiable):
             PyTorch's; on a device arrays that lie there.
         backend, num_threads : optional
             As for :func:`fastntk.options`.
-        memory_budget : int
-            Inputs with spatial axes, backend 'cpu': bytes that the call may take beside inputs and outputs, however
-            many samples.
+        memory_budget : int, optional
+            Inputs with spatial axes: bytes that the call may take beside inputs and outputs, however many samples; on
+            backend 'cuda' of the device's memory. Default: 256 MiB, on 'cuda' half of what is free there.
         progress : bool
             Inputs with spatial axes: show pairs done, by tqdm where it is installed.
         x1_or_kernel
@@ -160,7 +161,8 @@ class KernelFn(Differentiable):
         x1 = x1_or_kernel if x1 is None else x1
         keywords = pattern, mask_constant, diagonal_batch, diagonal_spatial, batch_axis, channel_axis
         extras = NOTHING if all(given is None for given in keywords) else asked(*keywords)
-        if isinstance(memory_budget, bool) or not isinstance(memory_budget, (int, np.integer)) or memory_budget < 1:
+        whole = isinstance(memory_budget, (int, np.integer)) and not isinstance(memory_budget, bool)
+        if memory_budget is not None and not (whole and memory_budget >= 1):
             raise ValueError(f"[kernel_fn] memory_budget must be a positive number of bytes, given {memory_budget!r}")
         if not isinstance(progress, (bool, np.bool_)):
             raise TypeError(f"[kernel_fn] progress must be True or False, given {progress!r}")
@@ -188,7 +190,8 @@ class KernelFn(Differentiable):
 
     def _call(
         self, x1: Any, x2: Any, get: Any, names: tuple[str, ...] | None, batch_dims: int, out: Any,
-        backend: str | None, num_threads: int | None, memory_budget: int, progress: bool, place: Place, extras: Asked,
+        backend: str | None, num_threads: int | None, memory_budget: int | None, progress: bool, place: Place,
+        extras: Asked,
     ) -> Any:  # fmt: skip
         inputs, tree = check_inputs(self.layer, x1, x2, batch_dims, place, extras)
         (lowered, values), first = self._lowered(values_of(tree)), inputs[0]
@@ -213,14 +216,15 @@ class KernelFn(Differentiable):
         with engine.call():
             call = prepare(engine, lowered, inputs, images)
             outputs = _outputs(targets, len(shapes), inputs, images)
-            fill(call, outputs, first.symmetric, memory_budget, progress)
-            results.variances = variances(call, results.asked(len(shapes)), outputs, memory_budget)
+            budget = _budget(memory_budget, engine, images)
+            fill(call, outputs, first.symmetric, budget, progress)
+            results.variances = variances(call, results.asked(len(shapes)), outputs, budget)
         return tree_of(lowered.outputs, results.of)
 
     def diagonal(
         self, x: Any, get: str | Sequence[str] | None = None, *, pattern: Any = None,
         mask_constant: float | None = None, batch_dims: int = 0, backend: str | None = None,
-        num_threads: int | None = None, memory_budget: int = BUDGET,
+        num_threads: int | None = None, memory_budget: int | None = None,
     ) -> Any:  # fmt: skip
         """K(x, x) and NTK(x, x) of each sample alone, in O(n).
 
@@ -259,7 +263,7 @@ class KernelFn(Differentiable):
 
     def _diagonal(
         self, x: Any, get: Any, names: tuple[str, ...], batch_dims: int, backend: str | None,
-        num_threads: int | None, memory_budget: int, place: Place, extras: Asked,
+        num_threads: int | None, memory_budget: int | None, place: Place, extras: Asked,
     ) -> Any:  # fmt: skip
         inputs, tree = check_inputs(self.layer, x, None, batch_dims, place, extras)
         if any(i.x1 is None for i in inputs):
@@ -275,7 +279,7 @@ class KernelFn(Differentiable):
         with engine.call():
             call = prepare(engine, lowered, inputs, images)
             outputs = _outputs(found, len(values), inputs, images)
-            call.machine.diagonal(call.one, outputs, memory_budget)
+            call.machine.diagonal(call.one, outputs, _budget(memory_budget, engine, images))
         return tree_of(lowered.outputs, Results(lowered, inputs, images, get, names, found, ()).of)
 
     def depths(
@@ -410,6 +414,13 @@ def _outputs(targets: Mapping[tuple[int, str], Array], count: int, inputs: Seque
     names = PLANES[:2] if images else PLANES
     batch = {key: array if inputs[0].batch else array[None] for key, array in targets.items()}
     return [[batch.get((k, name)) for name in names] for k in range(count)]
+
+
+def _budget(asked: int | None, engine: Engine, images: bool) -> int:
+    """Bytes beside inputs and outputs; of points, who keep to none, nobody asks a device how many it has."""
+    if asked is not None:
+        return int(asked)
+    return engine.budget() if images else BUDGET
 
 
 def _known_ntk(inputs: Sequence[Input], planes: list[str], required: bool) -> list[str]:

@@ -71,6 +71,11 @@ class CudaEngine(WhereTheyLie):
         assert self._place.ordinal is not None
         return self._place.ordinal, int(self._place.stream.ptr)
 
+    def budget(self) -> int:
+        """Half of what is free, where results lie already."""
+        free, _ = self.xp.cuda.Device().mem_info
+        return (int(free) + int(self.xp.get_default_memory_pool().free_bytes())) // 2
+
     def tile_size(
         self, shape: tuple[int, int, int], dtype: np.dtype[Any], outputs: Sequence[Sequence[Array | None]],
         symmetric: bool,

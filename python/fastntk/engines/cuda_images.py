@@ -126,7 +126,7 @@ class CudaPlanes(CompiledPlanes):
     def _take(self, spare: int) -> None:
         """A quarter to scratch memory, a quarter to pairs, the rest to tables."""
         most = int(_FLOPS / max(1.0, self._plan.flops()))
-        self._batch = 1 + min(most, _PAIRS, spare // 4 // self._pair)
+        self._batch = 1 + min(most, _PAIRS, spare // 4 // self._pair, self._asked**2)
         wanted = self._batch * max(groups for groups, _ in self._pairs_plan.grids)
         self._units_kept = _LEAST_UNITS + min(_UNITS, wanted, spare // 4 // self._unit)
         used = (self._batch - 1) * self._pair + (self._units_kept - _LEAST_UNITS) * self._unit

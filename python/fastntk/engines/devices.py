@@ -113,6 +113,9 @@ class Devices:
                 found.append(work(k))
         return found
 
+    def budget(self) -> int:
+        return min(map(int, self.on_each(lambda k: self._engines[k].budget())))
+
     @contextmanager
     def call(self) -> Iterator[None]:
         with ExitStack() as stack:

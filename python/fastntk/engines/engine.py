@@ -144,6 +144,9 @@ class Engine(Protocol):
     isa: str
     xp: Any
 
+    def budget(self) -> int:
+        """Bytes that images may take beside inputs and outputs, where a call does not say."""
+
     def call(self) -> AbstractContextManager[Any]:
         """Holds what one call needs; outputs are complete when it ends, or on a device are so in the stream's order."""
 

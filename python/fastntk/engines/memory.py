@@ -16,6 +16,7 @@ from .masked import Beside
 from .points import Points, PointSide
 
 Array = npt.NDArray[Any]  # or CuPy's
+BUDGET = 256 << 20  # bytes, beside inputs and outputs, of a call that names no number of them
 _PRODUCT_FLOPS = 2e10  # of one call of NumPy's BLAS: a fraction of a second, after which Ctrl-C is seen
 
 
@@ -37,6 +38,10 @@ class WhereTheyLie:
         kind: Any = self.planes if layout.planes else Points
         found: Machine = kind(self, lowered, layout, dtype)
         return found
+
+    def budget(self) -> int:
+        """Bytes that images may take beside inputs and outputs, where a call does not say."""
+        return BUDGET
 
     def call(self) -> AbstractContextManager[Any]:
         return nullcontext()
