@@ -210,3 +210,32 @@ def test_attention_and_what_is_dropped():
         return fj.kernel(net, x, y, BOTH, parameters={"2.W_key_std": W, "4.rate": W / 2})
 
     reverse(jax.jit(kernel), (rows(2, 3, 2, 2), rows(2, 3, 2, 2, seed=1), 1.1))
+
+
+@pytest.mark.parametrize("make", [stax.Activation, stax.Elementwise, stax.ElementwiseNumerical])
+@pytest.mark.parametrize("fn", [(jnp.tanh, np.tanh), (jax.nn.softplus, lambda x: np.logaddexp(0, x))])
+def test_functions_of_jax_make_layers(make, fn):
+    """Of 64 bits for kernels, whatever JAX is set to; of the inputs' library and dtype in finite networks."""
+    x = np.random.default_rng(0).standard_normal((4, 3))
+    found, expected = (stax.serial(stax.Dense(8), make(f), stax.Dense(1)) for f in fn)
+    for get in ("nngp", "ntk"):
+        np.testing.assert_allclose(found.kernel_fn(x, None, get), expected.kernel_fn(x, None, get), rtol=1e-12)
+    gradients = [net.kernel_fn.vjp(x, None, cotangents={"ntk": np.ones((4, 4))}).x1 for net in (found, expected)]
+    np.testing.assert_allclose(*gradients, rtol=1e-9, atol=1e-9)
+    params = found.init_fn(0, x.shape)[1]
+    outputs = found.apply_fn(params, x)
+    assert isinstance(outputs, np.ndarray)
+    np.testing.assert_allclose(outputs, expected.apply_fn(params, x), rtol=1e-12)
+    assert isinstance(found.apply_fn(params, jnp.asarray(x, jnp.float32)), jax.Array)
+
+
+def test_duals_written_with_jax():
+    def nngp(q12, q11, q22):
+        size = jnp.sqrt(q11 * q22)
+        return size * jnp.exp(q12 / size - 1)
+
+    x1, x2 = (np.random.default_rng(k).standard_normal((3, 4)).astype(np.float32) for k in (0, 1))
+    nets = (stax.serial(stax.Dense(1), layer) for layer in (stax.Elementwise(nngp_fn=nngp), stax.ExpNormalized()))
+    one, other = (net.kernel_fn(x1, x2, ("nngp", "ntk")) for net in nets)
+    for field in ("nngp", "ntk"):
+        np.testing.assert_allclose(getattr(one, field), getattr(other, field), rtol=2e-6)

@@ -252,3 +252,17 @@ def test_attention_and_masks_of_the_network_itself():
         return ft.kernel(net, x, y, BOTH, input_shape=(3, 2, 2), parameters={"2.W_key_std": W, "4.rate": W / 2})
 
     assert torch.autograd.gradcheck(kernel, (x, y, W))
+
+
+@pytest.mark.parametrize(
+    "fn", [(torch.tanh, np.tanh), (torch.nn.SiLU(), lambda x: x / (1 + np.exp(-x)))], ids=["function", "module"]
+)
+def test_functions_of_torch_make_layers(fn):
+    x = np.random.default_rng(0).standard_normal((4, 3))
+    found, expected = (stax.serial(stax.Dense(8), stax.Activation(f), stax.Dense(1)) for f in fn)
+    np.testing.assert_allclose(found.kernel_fn(x, None, "ntk"), expected.kernel_fn(x, None, "ntk"), rtol=1e-12)
+    params = found.init_fn(0, x.shape)[1]
+    np.testing.assert_allclose(found.apply_fn(params, x), expected.apply_fn(params, x), rtol=1e-12)
+    assert isinstance(found.apply_fn(params, torch.from_numpy(x)), torch.Tensor)
+    with pytest.raises(TypeError, match="must take an array and give one of its shape"):
+        stax.Activation(lambda x: torch.tanh("x"))

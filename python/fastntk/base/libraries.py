@@ -1,8 +1,11 @@
-"""Arrays of other libraries, for the finite networks of ``apply_fn``."""
+"""Other libraries: their arrays in the finite networks of ``apply_fn``, their functions on NumPy's arrays."""
 
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,46 @@ import numpy.typing as npt
 from .arraylike import describe as describe
 
 Array = npt.NDArray[Any]
+
+
+# ---------------------------------------------------------------- functions of other libraries, on NumPy's arrays
+
+
+def jax_in_float64() -> AbstractContextManager[Any]:
+    """JAX with 64 bits, whatever the program's own setting."""
+    import jax
+
+    if hasattr(jax, "enable_x64"):
+        found: AbstractContextManager[Any] = jax.enable_x64(True)
+        return found
+    from jax.experimental import enable_x64  # its place before 0.8
+
+    return enable_x64(True)  # type: ignore[no-any-return]
+
+
+def is_of(x: Any, *libraries: str) -> bool:
+    """Whether an object's class comes from one of these libraries."""
+    return type(x).__module__.split(".")[0] in libraries
+
+
+def of_user(fn: Callable[..., Any], *arrays: Any, **keywords: Any) -> Any:
+    """A user's function of NumPy arrays, which may be made of JAX's or PyTorch's functions: in float64 there, too."""
+    try:
+        with jax_in_float64() if "jax" in sys.modules else nullcontext():
+            found = fn(*arrays, **keywords)
+            return np.asarray(found) if is_of(found, "jax", "jaxlib") else found
+    except (TypeError, AttributeError):
+        if "torch" not in sys.modules or not all(isinstance(a, np.ndarray) for a in arrays):
+            raise
+        torch = sys.modules["torch"]
+        try:
+            with torch.no_grad():
+                found = fn(*(torch.from_numpy(np.array(a)) for a in arrays), **keywords)
+        except (TypeError, AttributeError):
+            found = None
+        if not is_of(found, "torch"):
+            raise
+        return found.numpy()
 
 
 # ---------------------------------------------------------------- other libraries, for apply_fn

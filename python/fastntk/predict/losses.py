@@ -15,6 +15,7 @@ from scipy.linalg import helmert
 from scipy.optimize import linprog
 
 from ..base.arraylike import describe
+from ..base.libraries import jax_in_float64
 from .linalg import namespace, to_host
 from .targets import Targets
 from .units import unit_of
@@ -288,14 +289,10 @@ def _differentiated(loss: Callable[[Any, Any], Any], y: Array, targets: Targets)
 def _by_jax(loss: Callable[[Any, Any], Any]) -> Callable[[Array, Array], Array]:
     import jax
 
-    if not hasattr(jax, "enable_x64"):  # its place before 0.8
-        from jax.experimental import enable_x64 as double
-    else:
-        double = jax.enable_x64
     derivative = jax.jit(jax.grad(loss))
 
     def gradient(fx: Array, y: Array) -> Array:
-        with double(True):
+        with jax_in_float64():
             return np.asarray(derivative(to_host(fx), to_host(y)))
 
     return gradient

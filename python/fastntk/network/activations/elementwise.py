@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...base.arraylike import describe
+from ...base.libraries import of_user
 from ..program import Builder, Value, Values
 from .general import Activation, check_function
 from .nonlinearity import Array, Correlation, Nonlinearity, defines_dual, signed_defect
@@ -28,7 +29,8 @@ class Elementwise(Nonlinearity):
     fn : callable, optional
         The function, for ``apply_fn``; without ``nngp_fn`` the layer is :class:`Activation` of it.
     nngp_fn : callable, optional
-        ``nngp_fn(q12, q11, q22)``, ``E fn(u) fn(v)``, element by element for float64 arrays of one shape.
+        ``nngp_fn(q12, q11, q22)``, ``E fn(u) fn(v)``, element by element for float64 arrays of one shape; by NumPy,
+        JAX or PyTorch.
     d_nngp_fn : callable, optional
         Its derivative in ``q12``, which is ``E fn'(u) fn'(v)``. Without, ``nngp_fn`` must take complex ``q12``.
 
@@ -79,7 +81,7 @@ class Elementwise(Nonlinearity):
 
     def _nngp(self, q12: Any, q11: Array, q22: Array) -> Any:
         assert self.nngp_fn is not None
-        found = np.asarray(self.nngp_fn(q12, q11, q22))
+        found = np.asarray(of_user(self.nngp_fn, q12, q11, q22))
         if found.shape != q11.shape or found.dtype.kind not in "fc":
             raise TypeError(
                 f"[stax.Elementwise] nngp_fn must give floats of its arguments' shape {q11.shape}, given {found.dtype} "
@@ -89,7 +91,7 @@ class Elementwise(Nonlinearity):
 
     def _slope(self, q12: Array, q11: Array, q22: Array) -> Array:
         if self.d_nngp_fn is not None:
-            return np.asarray(self.d_nngp_fn(q12, q11, q22), dtype=np.float64)
+            return np.asarray(of_user(self.d_nngp_fn, q12, q11, q22), dtype=np.float64)
         try:
             found = self._nngp(q12 + 1j * _STEP, q11, q22)
         except Exception as error:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...base.arraylike import describe
 from ...base.checks import finite
+from ...base.libraries import of_user
 from ..kinks import Kink, kinks_of
 from .fitted import General
 
@@ -44,7 +45,8 @@ class Activation(General):
     ----------
     fn : callable
         From an array to an array of its shape, of NumPy (float64) for kernels, of the inputs' library in
-        ``apply_fn``; a second argument named ``xp`` gets that library. Smooth, with a kink at 0, or of straight
+        ``apply_fn``; a second argument named ``xp`` gets that library, and functions of JAX's or PyTorch's are run on
+        arrays of theirs in float64. Smooth, with a kink at 0, or of straight
         pieces with kinks anywhere; varying on a scale of about 1 or more; growing less than ``exp(x^2 / (4 q))``, q
         the largest variance of an input.
     dfn : callable, optional
@@ -107,7 +109,9 @@ class Activation(General):
     @staticmethod
     def call(fn: Callable[..., Any], x: Any, xp: Any) -> Any:
         """A user's function of arrays of the library ``xp``, which it may ask for."""
-        return fn(x, xp=xp) if _takes_xp(fn) else fn(x)
+        if _takes_xp(fn):
+            return fn(x, xp=xp)
+        return of_user(fn, x) if xp is np else fn(x)
 
     def kinks(self) -> tuple[Kink, ...]:
         return _kinks_of(self)
