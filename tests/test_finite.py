@@ -12,6 +12,7 @@ import numpy as np
 import oracles
 import pytest
 from fastntk import stax
+from fastntk.network.activations import GENERAL, NONLINEARITIES
 
 Dense = stax.Dense
 SIGMAS = 4
@@ -175,6 +176,19 @@ def test_nonlinearities_by_hand(layer, function, dtype):
     assert found.dtype == dtype
     exact = np.array([function(float(value)) for value in v[:, 0]])[:, None]
     np.testing.assert_allclose(found, exact, rtol=4 * np.finfo(dtype).eps, atol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("name", [*NONLINEARITIES, *GENERAL])
+def test_every_nonlinearity_keeps_the_dtype(name, dtype):
+    kind, args = NONLINEARITIES[name] if name in NONLINEARITIES else (GENERAL[name], ())
+    v = np.linspace(-2, 2, 9).astype(dtype)[:, None]
+    layer = kind(*args)
+    if isinstance(layer, stax.ExpNormalized):  # a kernel without a function
+        return
+    found = layer.apply_fn((), v)
+    assert found.dtype == dtype
+    exact = layer.apply_fn((), v.astype(np.float64))
+    np.testing.assert_allclose(found, exact, rtol=20 * np.finfo(dtype).eps, atol=20 * np.finfo(dtype).eps)
 
 
 def test_branches_by_hand(x):

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..base.checks import generator, integer
-from ..network.activation_like import plain_names
+from ..network.activation_like import named, plain_names
+from ..network.activations import Relu
 from ..quadrature import TANH, smooth
 from .parameterization import Array, Parameterization
 
@@ -40,7 +41,9 @@ ACTIVATIONS = {
 
 
 def activation_of(activation: Any, what: str) -> Activation:
-    """By its name, or an object with ``phi`` and ``dphi`` (:class:`fastntk.quadrature.Smooth`), whose gain is 1.
+    """By its name, or an object with ``phi`` and ``dphi`` (:class:`fastntk.quadrature.Smooth`), or a layer.
+
+    The gain is 2 of a rectifier, however it is given, and 1 of others.
 
     Raises
     ------
@@ -52,11 +55,13 @@ def activation_of(activation: Any, what: str) -> Activation:
     if isinstance(activation, Activation):
         return activation
     if isinstance(activation, str):
-        if activation in ACTIVATIONS:
-            return ACTIVATIONS[activation]
-        if activation not in plain_names():
+        if activation.lower() in ACTIVATIONS:
+            return ACTIVATIONS[activation.lower()]
+        if activation.lower() not in plain_names():
             names = ", ".join(dict.fromkeys((*ACTIVATIONS, *plain_names())))
             raise ValueError(f"[{what}] activation must be one of {names}, given {activation!r}")
+    if named(activation) == Relu():  # by its name or not, it has its gain
+        return ACTIVATIONS["relu"]
     given = smooth(activation, what)
     return Activation(given.name, lambda x: np.asarray(given.phi(x)), lambda x: np.asarray(given.dphi(x)))
 

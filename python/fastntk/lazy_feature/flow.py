@@ -15,6 +15,7 @@ from ..base.checks import generator, integer, positive
 from ..base.options import one_blas_thread
 from ..network.activation_like import named, plain_names
 from ..network.activations import Nonlinearity
+from ..network.activations.nonlinearity import derivative
 from ..network.layer import Layer
 from ..quadrature import expectation, smooth
 from .networks import of_network, refuse_beside_network, samples_for
@@ -45,27 +46,33 @@ _NAMED: dict[str, tuple[Function, Function]] = {
 }
 
 
-def _of_layer(layer: Any) -> tuple[Function, Function]:
-    """phi and phi' of a nonlinearity of fastntk.stax, or of what its name stands for."""
-    given = smooth(layer)
-    own: Any = layer if hasattr(layer, "dphi") and isinstance(layer, Nonlinearity) else None
-    phi: Function = (lambda xp, z: layer.apply((), z, xp)) if own else (lambda xp, z: given.phi(z))
-    return phi, (lambda xp, z: own.dphi(z, xp)) if own else (lambda xp, z: given.dphi(z))
+def _of_layer(layer: Nonlinearity) -> tuple[Function, Function]:
+    """phi and phi' of a nonlinearity of fastntk.stax."""
+
+    def dphi(xp: Any, z: Any) -> Any:
+        if xp is np:
+            return derivative(layer, z)
+        at = z.detach().requires_grad_()
+        with xp.enable_grad():
+            (found,) = xp.autograd.grad(layer.apply((), at, xp).sum(), at)
+        return found
+
+    return (lambda xp, z: layer.apply((), z, xp)), dphi
 
 
 def _activation(act: Any, what: str) -> tuple[Function, Function]:
     """phi and phi', over the root of ``E phi(z)^2``."""
     if isinstance(act, str):
-        if act not in (*_NAMED, *plain_names()):
+        if act.lower() not in (*_NAMED, *plain_names()):
             names = ", ".join(dict.fromkeys((*_NAMED, *plain_names())))
             raise ValueError(f"[{what}] act must be one of {names}, given {act!r}")
-        phi, dphi = _NAMED[act] if act in _NAMED else _of_layer(named(act))
+        phi, dphi = _NAMED[act.lower()] if act.lower() in _NAMED else _of_layer(named(act))
     elif isinstance(named(act), Nonlinearity):
         phi, dphi = _of_layer(named(act))
     else:
         given = smooth(act, what)
         phi, dphi = (lambda xp, z: given.phi(z)), (lambda xp, z: given.dphi(z))
-    moment = 0.5 if act == "relu" else float(expectation(lambda z: np.asarray(phi(np, z)) ** 2, what=what))
+    moment = 0.5 if phi is _NAMED["relu"][0] else float(expectation(lambda z: np.asarray(phi(np, z)) ** 2, what=what))
     if not moment > 0:
         raise ValueError(f"[{what}] act is 0 everywhere: it has no second moment to divide by")
     scale = moment**-0.5
@@ -199,8 +206,10 @@ def _library(problem: Problem) -> tuple[Any, Callable[[Array], Any]]:
         import torch
     except ImportError as error:
         raise ImportError(f"[{problem.what}] device= needs PyTorch (pip install 'fastntk[torch]')") from error
-    if not isinstance(problem.act, str):
-        raise TypeError(f"[{problem.what}] device= takes an act by its name, given {type(problem.act).__name__}")
+    if not isinstance(problem.act, str) and not isinstance(named(problem.act), Nonlinearity):
+        raise TypeError(
+            f"[{problem.what}] device= takes an act by its name or as a layer, given {type(problem.act).__name__}"
+        )
     return torch, lambda a: torch.tensor(a, dtype=torch.float64, device=problem.device)
 
 

@@ -20,6 +20,7 @@ from ..base.checks import generator, integer, positive
 from ..base.files import write_whole
 from ..base.options import one_blas_thread
 from ..base.progress import bar
+from ..network.activation_like import smooth_like
 from .flow import Problem
 from .results import STATUS, Array, Run, Unfinished
 from .workers import in_processes, refuse_in_worker
@@ -185,7 +186,9 @@ class _Store:
 def _fingerprint(problem: Problem) -> str:
     """Of all that decides what a run gives, besides h, alpha and the seed."""
     z = np.linspace(-4, 4, 81)
-    act = problem.act if isinstance(problem.act, str) else np.asarray(problem.act.phi(z), dtype=np.float64).tolist()
+    act = problem.act
+    if not isinstance(act, str):
+        act = np.asarray(smooth_like(act, problem.what).phi(z), dtype=np.float64).tolist()
     parts = [
         problem.x.tolist(), problem.y.tolist(), None if problem.x_test is None else problem.x_test.tolist(), act,
         problem.L, problem.loss, problem.stop, problem.t1_at, problem.step, problem.max_steps,

@@ -17,13 +17,12 @@ import numpy.typing as npt
 
 from .. import dual as compiled
 from .. import quadrature
-from ..network.activation_like import smooth_of
-from ..network.activations import GENERAL, NONLINEARITIES, ABRelu, Correlation, General, Nonlinearity, of_input, rho_of
+from ..network.activation_like import named, plain_names, smooth_of
+from ..network.activations import ABRelu, Correlation, General, Nonlinearity, of_input, rho_of
 from ..network.activations import signed_defect as signed_defect
 
 Array = npt.NDArray[np.float64]
 
-NAMES = {"tanh": quadrature.TANH}
 _RTOL = 1e-14  # share of E phi^2 that a Hermite series may leave out
 _CLOSE = 0.1  # defects below it, where a series leaves out more, are taken by differences
 _MOST = 2**11  # nodes for these
@@ -318,13 +317,10 @@ def statistics_of(act: Any, what: str) -> Statistics:
     ValueError
         An unknown name; phi and dphi as :func:`fastntk.quadrature.smooth`.
     """
+    if isinstance(act, str) and act.lower() not in plain_names():
+        raise ValueError(f"[{what}] no nonlinearity is called {act!r}; there are {list(plain_names())}")
     if isinstance(act, str):
-        if act in NAMES:
-            return _Quadrature(NAMES[act])
-        plain = [name for name, (_, args) in NONLINEARITIES.items() if not args]
-        if act not in (*plain, *GENERAL):
-            raise ValueError(f"[{what}] no nonlinearity is called {act!r}; there are {sorted([*GENERAL, *plain])}")
-        act = GENERAL[act]() if act in GENERAL else NONLINEARITIES[act][0]()
+        act = named(act)
     if isinstance(act, General) and not act.kinks():
         return _Quadrature(smooth_of(act))
     if isinstance(act, Nonlinearity):

@@ -32,6 +32,7 @@ from ..base.arraylike import describe
 from ..base.checks import Array, between, count, generator, number, points, positive, rows
 from ..base.progress import bar
 from ..dual import dual
+from ..network.activation_like import layer_named
 from ..network.activations import Nonlinearity, Relu
 from .families import Iid
 from .kernels import Layer, factor
@@ -51,6 +52,7 @@ def zipf(alpha: float, n: int) -> Array:
 
 
 def _activation(activation: Any, what: str) -> Layer:
+    activation = layer_named(activation)
     if not isinstance(activation, Nonlinearity):
         raise TypeError(f"[{what}] activation must be a nonlinearity such as stax.Relu(), given {describe(activation)}")
     return Layer(Iid(), activation)  # for phi and its derivative
@@ -85,7 +87,7 @@ class Shallow:
         Sum of the variances of all other nodes, infinitely many.
     sigma_w2 : float
         Variance of the weights at initialisation.
-    activation : nonlinearity of fastntk.stax
+    activation : nonlinearity of fastntk.stax, or the name of one
     """
 
     weights: Array
@@ -94,6 +96,9 @@ class Shallow:
     bulk: float = 0.0
     sigma_w2: float = 1.0
     activation: Nonlinearity = field(default_factory=Relu)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "activation", _activation(self.activation, "Shallow").activation)
 
     @property
     def outputs(self) -> int:
@@ -161,7 +166,7 @@ def init(
         ``lamt``, not negative, of sum at most 1; what its sum lacks is spread over all nodes too.
     rng : numpy.random.Generator or int
     sigma_w2 : float
-    activation : nonlinearity of fastntk.stax
+    activation : nonlinearity of fastntk.stax, or the name of one
         None: ``stax.Relu()``.
     outputs : int
         o, each with signs of its own.

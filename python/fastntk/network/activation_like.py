@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,9 +54,14 @@ def _sech2(x: Array) -> Array:
 TANH = Smooth(np.tanh, _sech2, "tanh")
 
 
-def plain_names() -> list[str]:
-    """Names of nonlinearities without arguments."""
-    return sorted({*GENERAL, *(name for name, (_, args) in NONLINEARITIES.items() if not args)})
+@lru_cache(maxsize=1)
+def plain_names() -> tuple[str, ...]:
+    """Names of nonlinearities that need no arguments, in small letters; callers take them in any."""
+
+    def plain(kind: Any) -> bool:
+        return all(p.default is not inspect.Parameter.empty for p in inspect.signature(kind).parameters.values())
+
+    return tuple(sorted({*GENERAL, *(name for name, (kind, _) in NONLINEARITIES.items() if plain(kind))}))
 
 
 def named(activation: Any) -> Any:

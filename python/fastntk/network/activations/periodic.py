@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...base.checks import finite
+from ...base.jet import Jet
 from .nonlinearity import Array, Correlation, Nonlinearity, defines_dual, registered, signed_defect, split
 
 __all__ = ["Cos", "Sin"]
@@ -135,6 +136,12 @@ def _mean_less(M: Array, less: Array, least: Array, across: Array) -> Array:
     return less * slope + across * (l2 + 3 * l3 * M + l4 * (6 * M**2 + across) + 5 * l5 * M * (2 * M**2 + across))
 
 
+def _turned(c: Any) -> tuple[Any, Any]:
+    """Cosine and sine of a phase, as numbers of Python's: NumPy's would make float64 of float32."""
+    found = np.cos(c), np.sin(c)
+    return found if isinstance(c, Jet) else (float(found[0]), float(found[1]))
+
+
 class _Part(Wave):
     """A wave whose other part is missing: fewer rows."""
 
@@ -208,7 +215,7 @@ class Sin(Wave):
 
     def __init__(self, a: float = 1.0, b: float = 1.0, c: float = 0.0) -> None:
         c = finite(type(self).__name__, "c", c)
-        super().__init__(a, b, np.cos(c), np.sin(c))
+        super().__init__(a, b, *_turned(c))
         object.__setattr__(self, "c", c)
 
     @property
@@ -239,7 +246,8 @@ class Cos(Wave):
 
     def __init__(self, a: float = 1.0, b: float = 1.0, c: float = 0.0) -> None:
         c = finite(type(self).__name__, "c", c)
-        super().__init__(a, b, -np.sin(c), np.cos(c))
+        cos, sin = _turned(c)
+        super().__init__(a, b, -sin, cos)
         object.__setattr__(self, "c", c)
 
     @property
