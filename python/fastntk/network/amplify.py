@@ -117,6 +117,8 @@ def _of_dual(layer: Nonlinearity, q: float) -> tuple[float, float]:
             row = of_input(layer.rows(np.array([q])))
         except ValueError:  # beyond its range: the call says so
             return q, 0.0
+        if not variance > 0:
+            return variance, 0.0
         if layer.jumps:
             return variance, math.inf
         slope = float(layer.pair(Correlation.of_defect(np.zeros(1)), row, row)[2][0]) * q / variance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -47,7 +48,15 @@ def kinks_of(fn: Function, places: tuple[float, ...] | None, what: str) -> tuple
     ValueError
         A jump of the function itself: its derivative has no mean square.
     """
-    found = _unresolved(fn) if places is None else [(place, place) for place in sorted(places)]
+    found = _unresolved(fn)
+    if places is not None:
+        others = [(low, high) for low, high in found if not any(low <= place <= high for place in places)]
+        if others:
+            raise ValueError(
+                f"[{what}] has kinks beside those of breaks = {places}, given none between {others[0][0]:.3g} and "
+                f"{others[0][1]:.3g}; without breaks they are looked for"
+            )
+        found = [(place, place) for place in sorted(places)]
     kinks = []
     for k, (low, high) in enumerate(found):
         left = found[k - 1][1] if k else -np.inf
@@ -66,31 +75,48 @@ def _coefficients(fn: Function, low: Any, high: Any) -> tuple[Any, Any]:
 
 
 def _unresolved(fn: Function) -> list[tuple[float, float]]:
-    """Narrow intervals on which the function is no polynomial."""
+    """Intervals on which the function is no polynomial, as narrow as they can be told."""
     low = np.arange(-REACH, REACH, _WIDTH) + 0.0823754
     high = low + _WIDTH
-    least: Any = 0.0
-    while len(low):
-        with np.errstate(all="ignore"):
-            fits, size = _coefficients(fn, low, high)
-            # What is small beside its own slope is measured by that.
-            size = np.maximum(size, np.abs(fits[1]) / (high - low))
-            if high[0] - low[0] == _WIDTH:
-                least = _NOTHING * _largest_within(np.abs(low + high), size)
-            size = np.maximum(size, least)
-            rough = np.isfinite(size) & (np.abs(fits[-3:]).max(axis=0) > _SMALL * size)
-        low, high, least = low[rough], high[rough], np.repeat(least[rough], 2)
-        if not len(low) or high[0] - low[0] <= _NARROW:
-            break
+    # Far out a function may be what rounding leaves: what it is beside itself near 0, or at no larger |x|.
+    size = _size(fn, low, high)
+    near = float(_size(fn, np.array([-2.0]), np.array([2.0]))[0])
+    least = np.maximum(_NOTHING * _largest_within(np.abs(low + high), size), near if math.isfinite(near) else 0.0)
+    rough, left = _rough(fn, low, high, least)
+    low, high, left, least = low[rough], high[rough], left[rough], least[rough]
+    found: list[tuple[float, float]] = []
+    while len(low) and high[0] - low[0] > _NARROW:
         middle = (low + high) / 2
-        low, high = np.column_stack([low, middle]).ravel(), np.column_stack([middle, high]).ravel()
+        halves = np.column_stack([low, middle]).ravel(), np.column_stack([middle, high]).ravel()
+        least = np.repeat(least, 2)
+        rough, now = _rough(fn, *halves, least)
+        # What jumps in a high derivative is lost in narrow panels; what varies fast leaves 2^-16 of it in each half.
+        lost = ~(rough[::2] | rough[1::2]) & (np.maximum(now[::2], now[1::2]) > left / 256)
+        found += zip(low[lost].tolist(), high[lost].tolist(), strict=True)
+        low, high, left, least = halves[0][rough], halves[1][rough], now[rough], least[rough]
     joined: list[tuple[float, float]] = []
-    for a, b in zip(low, high, strict=True):
+    for a, b in sorted([*found, *zip(low.tolist(), high.tolist(), strict=True)]):
         if joined and a - joined[-1][1] < _NARROW:
-            joined[-1] = joined[-1][0], float(b)
+            joined[-1] = joined[-1][0], b
         else:
-            joined.append((float(a), float(b)))
+            joined.append((a, b))
     return joined
+
+
+def _size(fn: Function, low: Array, high: Array) -> Array:
+    """The largest value on each panel; what is small beside its own slope is measured by that."""
+    with np.errstate(all="ignore"):
+        fits, size = _coefficients(fn, low, high)
+        return np.asarray(np.maximum(size, np.abs(fits[1]) / (high - low)))
+
+
+def _rough(fn: Function, low: Array, high: Array, least: Array) -> tuple[npt.NDArray[np.bool_], Array]:
+    """Which panels no polynomial fits, and what is left of each; ``least``: by what they are measured at least."""
+    with np.errstate(all="ignore"):
+        fits, size = _coefficients(fn, low, high)
+        size = np.maximum(np.maximum(size, np.abs(fits[1]) / (high - low)), least)
+        left = np.abs(fits[-3:]).max(axis=0)
+        return np.isfinite(size) & (left > _SMALL * size), left
 
 
 def _largest_within(distance: Array, size: Array) -> Array:
@@ -114,26 +140,40 @@ def _kink(fn: Function, low: float, high: float, left: float, right: float, what
         return float(above.deriv(order)(x) - below.deriv(order)(x)) if order else float(above(x) - below(x))
 
     size = 1 + abs(float(below(low)))
-    for order in (1, 2):  # of the first derivative that jumps: the one below it is continuous, and 0 where it does
+    if max(float(np.abs(side.coef[-3:]).max()) for side in (below, above)) > 1e-9 * size and low < high:
+        raise ValueError(
+            f"[{what}] is not smooth on both sides of x = {round((low + high) / 2, 2) + 0.0:g}, or varies too fast "
+            "there: pieces must be analytic up to where they meet"
+        )
+    for order in (1, 2, 3, 4):  # of the first derivative that jumps: the one below is continuous, and 0 where it does
         place = (low + high) / 2
-        for _ in range(8 if low < high else 0):
+        for _ in range(48 if low < high else 0):  # halves what is left where higher ones jump
             slope = step(order, place)
             place = min(max(place - step(order - 1, place) / slope if slope else place, low), high)
         if abs(step(0, place)) > 1e-7 * size:
             raise ValueError(
-                f"[{what}] jumps at x = {place:.6g}: a derivative that is infinite there has no mean square"
+                f"[{what}] jumps at x = {_jump(fn, low, high):.6g}: a derivative that is infinite there has no mean "
+                "square"
             )
-        if abs(step(order, place)) > 1e-4 * size:
-            first = _short(step(1, place), 1e-9) if order == 1 else 0.0
-            further = (_short(step(order, place), error) for order, error in ((2, 1e-7), (3, 1e-5), (4, 1e-3)))
-            return Kink(_short(place, 1e-8), first, *further)
+        if abs(step(order, place)) > (1e-4, 1e-4, 1e-3, 1e-1)[order - 1] * size:
+            jumps = [_short(step(n, place), 10.0 ** (2 * n - 11)) if n >= order else 0.0 for n in (1, 2, 3, 4)]
+            return Kink(_short(place, 1e-8), *jumps)
     return Kink((low + high) / 2, 0.0, 0.0)
 
 
 def _short(x: float, error: float) -> float:
     """A number of few decimals, where one is within the error."""
-    short = round(x, 6) + 0.0
+    short = round(x, min(6, max(0, -math.floor(math.log10(error)) - 1))) + 0.0
     return short if abs(x - short) < error else x
+
+
+def _jump(fn: Function, low: float, high: float) -> float:
+    """Where a function jumps: the half with the larger step."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        a, b, c = call(fn, np.array([low, middle, high]))
+        low, high = (low, middle) if abs(b - a) > abs(c - b) else (middle, high)
+    return round((low + high) / 2, 9) + 0.0
 
 
 # ---------------------------------------------------------------- expectations in pieces
@@ -159,12 +199,8 @@ def _breaks(fn: Function) -> list[float]:
     for low, high in _unresolved(fn):
         try:
             found.append(_kink(fn, low, high, _NARROW, _NARROW, "").place)
-        except ValueError:  # a jump: the half with the larger step
-            for _ in range(60):
-                middle = (low + high) / 2
-                a, b, c = call(fn, np.array([low, middle, high]))
-                low, high = (low, middle) if abs(b - a) > abs(c - b) else (middle, high)
-            found.append((low + high) / 2)
+        except ValueError:
+            found.append(_jump(fn, low, high))
     return found
 
 

@@ -18,7 +18,7 @@ from .hinges import hinge_parts
 Array = npt.NDArray[np.float64]
 Slopes = Callable[[Array], tuple[Array, Array]]  # of w: kdot q / V at rho = 1 - w and at rho = w - 1
 
-_DEGREES = (6, 8, 10, 12, 16, 20, 24, 28, 32, 36)
+DEGREES = (6, 8, 10, 12, 16, 20, 24, 28, 32, 36)
 _FRESH = ((np.arange(97) + 0.5) / 97) ** 1.5  # of s = sqrt(w)
 
 
@@ -50,18 +50,20 @@ class Shared:
     error: float
 
 
-def shared_of(slopes: Slopes, moments: tuple[float, float, float, float], single: bool) -> Shared | None:
-    """Polynomials for a map with these slopes; None where no degree is enough.
+def shared_of(
+    slopes: Slopes, moments: tuple[float, float, float, float], single: bool, degrees: tuple[int, ...] = DEGREES
+) -> Shared | None:
+    """Polynomials of one of these degrees for a map with these slopes; None where none is enough.
 
     ``moments``: q, variance, mean and power.
     """
     rtol = 3e-7 if single else 5e-13
-    fresh = slopes(_FRESH**2)
-    for degree in _DEGREES:
-        found = [_polynomial(slopes, which, degree) for which in (0, 1)]
+    s = _FRESH if degrees == DEGREES else _FRESH[::4]
+    fresh = slopes(s**2)
+    for degree in degrees:
+        found = _polynomials(slopes, degree)
         error = max(
-            float(np.abs(_horner(own, _FRESH) - part).max())
-            for own, part in zip(found, _by_parity(*fresh), strict=True)
+            float(np.abs(_horner(own, s) - part).max()) for own, part in zip(found, _by_parity(*fresh), strict=True)
         )
         if error <= rtol:
             odd, even = (tuple(own.tolist()) if np.abs(own).max() > 1e-14 else () for own in found)
@@ -81,9 +83,12 @@ def _horner(coefficients: Any, s: Any) -> Any:
     return found
 
 
-def _polynomial(slopes: Slopes, which: int, degree: int) -> Any:
+def _polynomials(slopes: Slopes, degree: int) -> list[Any]:
     place = np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1))
-    values = _by_parity(*slopes(((place + 1) / 2) ** 2))[which]
+    return [_polynomial(place, values, degree) for values in _by_parity(*slopes(((place + 1) / 2) ** 2))]
+
+
+def _polynomial(place: Array, values: Array, degree: int) -> Any:
     series = np.polynomial.chebyshev.chebfit(place, values, degree)
     # To powers of s in longer numbers: what cancels there is lost here.
     own = [np.longdouble(c) for c in series]

@@ -361,10 +361,10 @@ def _interpolation(
     a /= np.where(np.append(by_root, source.kinked and bool(offset))[:, None], root, q)
     table: Array = chebyshev.chebfit(_places(n), a.T, n - 1)
     # Errors of a_l relative to sqrt(V), at variances where that is worst.
-    least, largest = math.sqrt((variance / q).min()), math.sqrt(q.max())
+    least, largest = math.sqrt(max((variance / q).min(), 1e-300)), math.sqrt(q.max())
     last = np.abs(table[-3:]).max(axis=0)
     last[:-1] *= np.where(by_root, 1, largest) / least
-    last[-1] *= (1 if source.kinked and offset else largest) / (least * math.sqrt(variance.max()))
+    last[-1] *= (1 if source.kinked and offset else largest) / (least * math.sqrt(max(variance.max(), 1e-300)))
     return table, float(last.max())
 
 

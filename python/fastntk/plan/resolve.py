@@ -70,8 +70,7 @@ def largest_pixel(x: Array) -> float:
 @lru_cache(maxsize=256)
 def depends_on_ranges(program: Program) -> bool:
     """Whether the ops that stand for functions have text in all backends for some variances and not for others."""
-    general = (op.layer for op in program.ops if isinstance(op.layer, General))
-    return any(kink.place for layer in general for kink in layer.kinks())
+    return any(isinstance(op.layer, General) and bool(op.layer.kinks()) for op in program.ops)
 
 
 def range_of_rows(x: Array) -> Range:

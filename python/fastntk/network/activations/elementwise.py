@@ -87,6 +87,14 @@ class Elementwise(Nonlinearity):
                 f"[stax.Elementwise] nngp_fn must give floats of its arguments' shape {q11.shape}, given {found.dtype} "
                 f"{found.shape}"
             )
+        lost = ~np.isfinite(found) & np.isfinite(q12) & np.isfinite(q11) & np.isfinite(q22)
+        if lost.any():
+            at = np.unravel_index(int(np.argmax(lost)), lost.shape)
+            found_at = np.asarray(q12)[at]
+            raise ValueError(
+                f"[stax.Elementwise] nngp_fn must be finite, given {found[at]} at q12 = {found_at.real:.6g}, "
+                f"q11 = {q11[at]:.6g}, q22 = {q22[at]:.6g}"
+            )
         return found
 
     def _slope(self, q12: Array, q11: Array, q22: Array) -> Array:

@@ -18,17 +18,19 @@ import numpy as np
 from ..expectations import call
 from ..hermite import NO_HINGES, Hinges
 from ..kinks import Kink
-from ..one_variance import Shared, Slopes, moments_of, series_slopes, shared_of
+from ..one_variance import DEGREES, Shared, Slopes, moments_of, series_slopes, shared_of
 from ..short_series import Fit, fit
 from .angular import Angular
 from .hinged import Hinged, HingedTwice, OfFit
 from .nonlinearity import Array, Correlation, Nonlinearity, defines_dual, of_input
 from .pieces import Pieces
 from .series import Curve, Series
+from .spline import Spline
 from .straight import MOST, Straight
 
 LEAST_HIGH = 1.0  # largest variance of the narrowest range that is fitted
 _MOST_HIGH = 4.0**10
+_LOST = 1e-6  # of what float32 may lose of a dual, before float64 stands in for it
 
 
 @defines_dual
@@ -83,21 +85,30 @@ class General(Nonlinearity):
 
         ``moving``: where derivatives in variances are asked for.
         """
+        shared = None
         if low > 0 and high - low <= (2.5e-7 if single else 1e-14) * high:
-            found = _shared(self, (low + high) / 2, single)
-            if found is not None:
-                return found
-        places = {kink.place for kink in self.kinks()}
-        if places - {0.0}:
-            own = _in_pieces(self)
-            closed = _closed(own) if isinstance(own, Angular) and not moving else None
+            shared = _shared(self, (low + high) / 2, single)
+        if shared is not None and not shared.loses:
+            return shared
+        found = self._of_range(low, high, single, moving)
+        return found if shared is None or (found.compiled and not found.rough) else shared
+
+    def _of_range(self, low: float, high: float, single: bool, moving: bool) -> Nonlinearity:
+        """The same for any variances between these."""
+        kinks = self.kinks()
+        own = _in_pieces(self) if kinks else None
+        if isinstance(own, Angular):
+            closed = None if moving else _closed(own)
             if closed is None or not closed.keeps(low, high, False):
                 return own
             return replace(closed, loses=single and not closed.keeps(low, high, True))
-        series = _fitted(self, high_of(high, self.label), single)
-        if series.orders > 1:
-            return HingedTwice(self, series)
-        return Hinged(self, series) if series.hinges.first or series.hinges.second else Fitted(self, series)
+        if own is None or not any(kink.place for kink in kinks):
+            series = _fitted(self, high_of(high, self.label), single)
+            if own is None or series.error <= _owed(single):
+                return _standing(self, series, single)
+        if isinstance(own, Spline) and not own.keeps(low, high):
+            return Pieces(self, kinks)
+        return own
 
 
 def high_of(variance: float, what: str) -> float:
@@ -116,13 +127,30 @@ def _fitted(layer: General, high: float, single: bool) -> Fit:
     if any(kink.place for kink in kinks):
         raise ValueError(f"[{layer.label}] has kinks at x = {_places(kinks)}: series are for those at 0")
     found = fit(layer.smooth_phi, high, single, _hinges(kinks), bool(kinks), layer.label)
-    owed = 2e-6 if single else 1e-12
-    if not found.error <= owed:
+    if not kinks and not found.error <= _owed(single):
         raise ValueError(
             f"[{layer.label}] for variances up to {high:.6g} its series of {len(found.degrees)} terms is off by "
-            f"{found.error:.1e}, where {owed:.0e} is owed: normalise the inputs, or give kinks by breaks="
+            f"{found.error:.1e}, where {_owed(single):.0e} is owed: normalise the inputs, or give kinks by breaks="
         )
     return found
+
+
+def _owed(single: bool) -> float:
+    return 2e-6 if single else 1e-12
+
+
+@lru_cache(maxsize=256)
+def _standing(layer: General, series: Fit, single: bool) -> Nonlinearity:
+    kind = HingedTwice if series.orders > 1 else Hinged if series.hinges.first or series.hinges.second else Fitted
+    found = kind(layer, series)
+    q = series.high * np.array([1.0, 0.3, 0.05, 1e-3])
+    if not single or loss_in_single(found, q) <= _LOST:
+        return found
+    if kind is not Fitted:  # hinges that are larger than the function cancel: degrees up to 60,000 may do without
+        plain = Fitted(layer, fit(layer.smooth_phi, series.high, single, NO_HINGES, True, layer.label))
+        if plain.own.error <= _LOST / 2 and loss_in_single(plain, q) <= _LOST:
+            return plain
+    return replace(found, loses=True)
 
 
 def _places(kinks: tuple[Kink, ...]) -> str:
@@ -134,8 +162,8 @@ def _hinges(kinks: tuple[Kink, ...]) -> Hinges:
 
 
 @lru_cache(maxsize=64)
-def _in_pieces(layer: General) -> Angular | Pieces:
-    """A function with kinks elsewhere than at 0; of straight pieces its line left of all kinks, and these."""
+def _in_pieces(layer: General) -> Angular | Spline | Pieces:
+    """A function with kinks; of straight pieces its line left of all kinks, and these; of polynomials these."""
     kinks = layer.kinks()
     x = np.linspace(-8.0, 8.0, 401) + 0.00713
     rest = call(layer.smooth_phi, x)
@@ -144,7 +172,7 @@ def _in_pieces(layer: General) -> Angular | Pieces:
     slope = (rest[-1] - rest[0]) / (x[-1] - x[0])
     offset = float(np.mean(rest - slope * x))
     if not np.abs(rest - slope * x - offset).max() <= 1e-9 * (1 + np.abs(rest).max()):
-        return Pieces(layer, kinks)
+        return Spline.of(layer, kinks) or Pieces(layer, kinks)
     slope, offset = (0.0 if abs(c) < 1e-14 else float(c) for c in (slope, offset))
     return Angular(layer, slope, offset, kinks)
 
@@ -159,8 +187,12 @@ def _closed(pieces: Angular) -> Straight | None:
 def _shared(layer: General, q: float, single: bool) -> OneVariance | None:
     high_of(q, layer.label)
     kinks = layer.kinks()
+    degrees: tuple[int, ...] = DEGREES
     if any(kink.place for kink in kinks):
         own = _in_pieces(layer)
+        if isinstance(own, Spline) and not own.keeps(q, q):
+            own = Pieces(layer, kinks)
+        degrees = (16, 36) if isinstance(own, Pieces) else DEGREES
         variance, mean = own.variance(np.array([q])), own.mean(np.array([q]))
         step = own.variance(q * np.array([1 + 1e-4, 1 - 1e-4]))
         power = math.log(step[0] / step[1]) / math.log((1 + 1e-4) / (1 - 1e-4)) if variance[0] > 0 else 0.0
@@ -171,11 +203,33 @@ def _shared(layer: General, q: float, single: bool) -> OneVariance | None:
         moments = moments_of(layer.smooth_phi, q, bool(kinks), layer.label)
     if not moments[1] > 0:
         return None
-    found = shared_of(slopes, moments, single)
-    return None if found is None else OneVariance(layer, found)
+    shared = shared_of(slopes, moments, single, degrees)
+    if shared is None:
+        return None
+    found = OneVariance(layer, shared)
+    return replace(found, loses=True) if single and loss_in_single(found, np.array([q])) > _LOST else found
 
 
-def _angular_slopes(own: Angular | Pieces, q: float, variance: float) -> Slopes:
+def loss_in_single(layer: Nonlinearity, q: Array) -> float:
+    """What a dual loses in float32, between variances q: of the root of ``1 - |rho'|``, of rho', of kdot."""
+    w = np.concatenate([np.logspace(-6, -1, 11), np.linspace(0.15, 1, 11)])
+    v = np.concatenate([w, -w])[:, None, None]
+    exact, found = layer.rows(q), []
+    with np.errstate(all="ignore"):
+        for dtype in (np.float32, np.float64):
+            rows: dict[str, Any] = {name: np.asarray(row, dtype=dtype) for name, row in exact.items()}
+            one, two = (of_input(rows, place) for place in ((slice(None), None), (None, slice(None))))
+            parts = layer.pair(Correlation.of_defect(v.astype(dtype)), one, two)
+            found.append([np.asarray(part, np.float64) for part in parts])
+        at_one = layer.pair(Correlation.of_defect(np.zeros(1)), of_input(exact), of_input(exact))[2]
+    (v1, rho1, kdot1), (v2, rho2, kdot2) = found
+    same = (v1 < 0) == (v2 < 0)
+    angle = np.where(same, np.sqrt(np.abs(v1)) - np.sqrt(np.abs(v2)), 0)
+    size = np.sqrt(np.maximum(np.outer(at_one, at_one), 1e-300))
+    return float(max(np.abs(angle).max(), np.abs(rho1 - rho2).max(), np.abs((kdot1 - kdot2) / size).max()))
+
+
+def _angular_slopes(own: Angular | Spline | Pieces, q: float, variance: float) -> Slopes:
     row = of_input(own.rows(np.array([q])))
 
     def slopes(w: Array) -> tuple[Array, Array]:
@@ -191,6 +245,7 @@ class Fitted(OfFit, Series):
 
     layer: General
     own: Fit
+    loses: bool = False
 
     @property
     def degrees(self) -> tuple[float, ...]:
@@ -207,6 +262,11 @@ class OneVariance(Curve):
 
     layer: General
     own: Shared
+    loses: bool = False  # in float32 the digits that are owed
+
+    @property
+    def rough(self) -> bool:
+        return self.loses
 
     @property
     def odd_share(self) -> float:

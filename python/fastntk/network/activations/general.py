@@ -59,8 +59,9 @@ class Activation(General):
     Raises
     ------
     TypeError, ValueError
-        A function that does not take arrays, is not real, not finite on [-1, 1], or jumps. In a call of the kernel
-        function, where it is not finite, grows too fast, or varies too fast for the variances that come.
+        A function that does not take arrays, is not real, not finite on [-1, 1], or of float32; a ``dfn`` that is not
+        its derivative. In a call of the kernel function, one that jumps, ``breaks`` that leave kinks out, or where it
+        is not finite, grows too fast, or varies too fast for the variances that come.
 
     Notes
     -----
@@ -68,7 +69,8 @@ class Activation(General):
     for all variances up to a power of 4 that holds those of the call: made once for each such range, in 10 ms to a
     second, and kept (:meth:`fit` shows it). Where all inputs have one variance, by polynomials of the correlation. A
     kink at 0 adds closed forms; functions of straight pieces are closed forms alone; kinks of curved functions
-    elsewhere are integrals over the plane, by NumPy alone unless all inputs have one variance. Two calls whose
+    elsewhere are integrals over the angle (pieces that are polynomials) or the plane, by NumPy alone unless all inputs
+    have one variance. Two calls whose
     variances lie in different ranges may differ by the fit's error, 3e-7 of kdot in float32, 5e-13 in float64.
 
     References
@@ -96,6 +98,24 @@ class Activation(General):
         for label, f in (("fn", self.phi), ("dfn", self.dphi if self.dfn else None)):
             if f is not None:
                 check_function(f, label, self.label)
+        if self.dfn is not None:
+            self._check_derivative()
+
+    def _check_derivative(self) -> None:
+        """Refuse another function's derivative, by differences of fn between kinks."""
+        x, step = np.linspace(-1.9, 1.9, 14) + 0.0137, 1e-5
+        with np.errstate(all="ignore"):
+            given = np.asarray(self.dphi(x), dtype=np.float64)
+            low, middle, high = (np.asarray(self.phi(x + k * step), dtype=np.float64) for k in (-1, 0, 1))
+            sides = (middle - low) / step, (high - middle) / step
+            wrong = np.minimum(*(np.abs(side - given) for side in sides)) > 1e-3 * (1 + np.abs(given))
+        smooth = np.abs(sides[0] - sides[1]) <= 1e-3 * (1 + np.abs(sides[0]))
+        if (wrong & smooth).any():
+            at = int(np.argmax(wrong & smooth))
+            raise ValueError(
+                f"[{self.label}] dfn must be the derivative of fn, given {given[at]:.6g} at x = {x[at]:.6g}, where fn "
+                f"has the slope {sides[0][at]:.6g}"
+            )
 
     @property
     def _kind(self) -> str:
@@ -147,6 +167,11 @@ class ElementwiseNumerical(Activation):
             raise ValueError(f"[{self._kind}] deg must be a positive integer, given {deg!r}")
         super().__post_init__()
 
+    @property
+    def df(self) -> Callable[..., Any] | None:
+        """The derivative, by the name that it was given by."""
+        return self.dfn
+
 
 @lru_cache(maxsize=256)
 def _takes_xp(fn: Callable[..., Any]) -> bool:
@@ -168,6 +193,7 @@ def check_function(f: Callable[..., Any], label: str, what: str) -> None:
         with np.errstate(all="ignore"):
             y = np.asarray(f(x.copy()))
             other = np.asarray(f(x[::-1].T.copy()))
+            part = np.asarray(f(x[:2].copy()))
     except Exception as error:
         raise TypeError(
             f"[{what}] {label} must take an array and give one of its shape; given one of shape {x.shape} it raised "
@@ -177,10 +203,15 @@ def check_function(f: Callable[..., Any], label: str, what: str) -> None:
         raise TypeError(
             f"[{what}] {label} must give real numbers of its argument's shape {x.shape}, given {y.dtype} {y.shape}"
         )
+    if y.dtype.kind == "f" and y.dtype.itemsize < 8:
+        raise TypeError(
+            f"[{what}] {label} must keep float64, given {y.dtype}: kernels are made of more digits than it has"
+        )
     if not np.isfinite(y).all():
         at = np.unravel_index(int(np.argmax(~np.isfinite(y))), y.shape)
         raise ValueError(f"[{what}] {label} must be finite, given {y[at]} at x = {x[at]:.6g}")
     apart = np.abs(other.T[::-1] - y) if other.shape == x.T.shape else np.full(y.shape, np.inf)
+    apart[:2] = np.maximum(apart[:2], np.abs(part - y[:2]) if part.shape == (2, 4) else np.inf)
     if not (apart <= 1e-12 * np.maximum(1.0, np.abs(y))).all():
         at = np.unravel_index(int(np.argmax(apart)), y.shape)
         raise ValueError(

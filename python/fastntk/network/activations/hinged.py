@@ -25,6 +25,11 @@ class OfFit(Nonlinearity):
 
     layer: Nonlinearity
     own: Fit
+    loses: bool  # in float32 the digits that are owed
+
+    @property
+    def rough(self) -> bool:
+        return self.loses
 
     @property
     def signed_degrees(self) -> tuple[float, ...]:
@@ -53,6 +58,7 @@ class Hinged(OfFit):
 
     layer: Nonlinearity
     own: Fit
+    loses: bool = False
     dual_name: ClassVar[str] = "hinged"
     counted: ClassVar[bool] = True
     orders: ClassVar[int] = 1  # hinges of each parity
