@@ -328,3 +328,45 @@ def test_refused(options, words):
         finite.empirical_ntk_fn(net, implementation="FAST")
     with pytest.raises(NotImplementedError, match="vmap_axes must be 0"):
         finite.empirical_ntk_fn(net, vmap_axes=1)(x, None, params)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize("vmap_axes", [None, ((0, 0), [0, 0], {})])
+def test_trees_of_inputs_and_outputs(library, vmap_axes):
+    """As a function of the inputs side by side, one output after the other."""
+    network = stax.serial(
+        stax.parallel(stax.Dense(6), stax.Dense(6)), stax.FanInSum(), stax.Relu(), stax.FanOut(2),
+        stax.parallel(stax.Dense(3), stax.serial(stax.Dense(5), stax.Erf(), stax.Dense(2))),
+    )  # fmt: skip
+    of = {"numpy": np.asarray, "torch": torch.from_numpy, "jax": jax.numpy.asarray}[library]
+    rng = np.random.default_rng(0)
+    wide1, wide2 = rng.standard_normal((4, 5)), rng.standard_normal((3, 5))
+    x1, x2 = ((of(w[:, :3].copy()), of(w[:, 3:].copy())) for w in (wide1, wide2))
+    params = finite.backends.mapped(network.init_fn(1, ((4, 3), (4, 2)))[1], of)
+
+    def host(a):
+        return a.numpy() if isinstance(a, torch.Tensor) else np.asarray(a, np.float64)
+
+    found = finite.empirical_kernel_fn(network, vmap_axes=vmap_axes)(x1, x2, None, params)
+    for k, shape in enumerate(((4, 3), (4, 3))):
+        values = finite.backends.mapped(params, lambda p: torch.from_numpy(host(p)))
+        one = finite.empirical_kernel_fn(lambda p, x, k=k: network.apply_fn(p, (x[:, :3], x[:, 3:]))[k])
+        expected = one(torch.from_numpy(wide1), torch.from_numpy(wide2), None, values)
+        for field in ("nngp", "ntk"):
+            tree = getattr(found, field)
+            assert isinstance(tree, (tuple, list))
+            assert tree[k].shape == shape
+            np.testing.assert_allclose(host(tree[k]), host(expected._asdict()[field]), rtol=2e-5, atol=2e-6)
+
+
+def test_draws_of_networks_with_two_inputs():
+    network = stax.serial(
+        stax.parallel(stax.Dense(256), stax.Dense(256, 1.5)), stax.FanInSum(), stax.Relu(), stax.Dense(1)
+    )
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, 4)), rng.standard_normal((3, 2))
+    means = finite.monte_carlo_kernel_fn(*network[:2], 0, [1, 60], vmap_axes=((0, 0), 0, {}))(x)
+    one, mean = list(means)
+    exact = network.kernel_fn(x, None, ("nngp", "ntk"))
+    assert np.abs(mean.ntk / exact.ntk - 1).max() < 0.1
+    assert one.ntk.shape == mean.nngp.shape == (3, 3)

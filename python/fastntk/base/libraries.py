@@ -28,7 +28,8 @@ def jax_in_float64() -> AbstractContextManager[Any]:
         return found
     from jax.experimental import enable_x64  # its place before 0.8
 
-    return enable_x64(True)  # type: ignore[no-any-return]
+    earlier: AbstractContextManager[Any] = enable_x64(True)
+    return earlier
 
 
 def is_of(x: Any, *libraries: str) -> bool:

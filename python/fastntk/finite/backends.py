@@ -40,6 +40,16 @@ def mapped(tree: Tree, f: Callable[..., Any], *others: Tree) -> Tree:
     return None if tree is None else f(tree, *others)
 
 
+def count(tree: Tree) -> int:
+    """Samples of a tree of inputs."""
+    return len(next(leaves(tree)))
+
+
+def some(tree: Tree, at: Any) -> Tree:
+    """Some samples of a tree of inputs."""
+    return mapped(tree, lambda a: a[at])
+
+
 def _is_jax(array: Any) -> bool:
     return type(array).__module__.split(".")[0] in ("jax", "jaxlib")
 
@@ -135,7 +145,7 @@ class Torch:
             return f(mapped(params, lambda _: next(rest)), batch, **keywords)
 
         if each:
-            one = torch.func.jacrev(lambda values, sample: of(values, sample[None])[0])
+            one = torch.func.jacrev(lambda values, sample: of(values, some(sample, None))[0])
             rows = torch.func.vmap(one, (None, 0), randomness="same")(flat, x)
         else:
             rows = torch.func.jacrev(lambda values: of(values, x))(flat)
@@ -204,7 +214,7 @@ class Jax:
             return f(jax.tree_util.tree_unflatten(tree, values), batch, **keywords)
 
         if each:
-            rows = jax.vmap(jax.jacrev(lambda values, sample: of(values, sample[None])[0]), (None, 0))(flat, x)
+            rows = jax.vmap(jax.jacrev(lambda values, sample: of(values, some(sample, None))[0]), (None, 0))(flat, x)
         else:
             rows = jax.jacrev(lambda values: of(values, x))(flat)
         return [r.reshape(*r.shape[: r.ndim - leaf.ndim], -1) for r, leaf in zip(rows, flat, strict=True)]

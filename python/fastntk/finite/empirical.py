@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import math
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..base.checks import integer
 from ..call.results import named
-from .backends import Bound, Tree, bound, leaves, mapped
+from .backends import Bound, Tree, bound, count, leaves, mapped, some
 from .structured import structured_ntk
 
 _FIELDS = ("nngp", "ntk")
@@ -89,15 +91,36 @@ def _tiles(n: int, size: int) -> list[slice]:
 
 
 def _each(vmap_axes: Any, one: Bound, what: str) -> bool:
-    """Whether samples are independent, along the first axis."""
+    """Whether samples are independent, along the first axis of all inputs and outputs."""
     if vmap_axes is None:
         return one.layer is not None
-    flat = [a for a in (vmap_axes if isinstance(vmap_axes, (tuple, list)) else [vmap_axes]) if not isinstance(a, dict)]
-    if any(a != 0 for a in flat):
+
+    def flat(axes: Any) -> Iterator[Any]:
+        if isinstance(axes, (tuple, list)):
+            for own in axes:
+                yield from flat(own)
+        elif not isinstance(axes, dict):
+            yield axes
+
+    if any(a != 0 for a in flat(vmap_axes)):
         raise NotImplementedError(
             f"[{what}] vmap_axes must be 0, the first axis of x and of outputs, given {vmap_axes}"
         )
-    return True
+    return not (isinstance(vmap_axes, tuple) and vmap_axes and isinstance(vmap_axes[-1], dict) and vmap_axes[-1])
+
+
+def _by_outputs(one: Bound, probe: Tree, make: Callable[[Bound], Any]) -> Tree:
+    """What is made of a function with one output, of each output of a tree."""
+    if not isinstance(probe, (tuple, list, dict)):
+        return one.give(make(one))
+    numbers = itertools.count()
+
+    def of(_: Any) -> Any:
+        k = next(numbers)
+        own = replace(one, f=lambda p, x, **keywords: list(leaves(one.f(p, x, **keywords)))[k], layer=None)
+        return one.give(make(own))
+
+    return mapped(probe, of)
 
 
 def empirical_ntk_fn(
@@ -118,8 +141,9 @@ def empirical_ntk_fn(
         Axes of the outputs over which the kernel is averaged.
     diagonal_axes : tuple of int
         Axes of which entries with themselves alone are wanted; with 0 both inputs are as long.
-    vmap_axes : 0 or None
-        0: samples do not see each other. None: that is known of networks of stax alone.
+    vmap_axes : 0, None or a tree of 0
+        0: samples do not see each other, in inputs and outputs, whose trees it may have. None: that is known of
+        networks of stax alone.
     implementation : NtkImplementation, its name or number
     memory_budget : int
         Bytes of Jacobians that are held at a time, where samples are independent.
@@ -149,10 +173,12 @@ def empirical_ntk_fn(
     def ntk_fn(x1: Any, x2: Any, params: Tree, **keywords: Any) -> Any:
         one = bound(f, params, (x1, x2), what)
         library = one.library
-        a, b = library.array(x1), None if x2 is None else library.array(x2)
-        values = mapped(params, library.array)
+        a, b, values = (mapped(tree, library.array) for tree in (x1, x2, params))
         each = _each(vmap_axes, one, what)
-        return one.give(_ntk(one, a, b, values, keywords, trace_axes, diagonal_axes, each, chosen, budget, what))
+        probe = library.call(one.f, values, some(a, slice(1)) if each else a, keywords)
+        return _by_outputs(one, probe, lambda own: _ntk(
+            own, a, b, values, keywords, trace_axes, diagonal_axes, each, chosen, budget, what
+        ))  # fmt: skip
 
     return ntk_fn
 
@@ -162,15 +188,18 @@ def _ntk(
     each: bool, chosen: NtkImplementation, budget: int, what: str,
 ) -> Any:  # fmt: skip
     library = one.library
-    probe = library.call(one.f, params, x1[:1] if each else x1, keywords)
+    n1 = count(x1)
+    n2 = n1 if x2 is None else count(x2)
+    probe = library.call(one.f, params, some(x1, slice(1)) if each else x1, keywords)
     layout = Layout(probe.ndim, trace_axes, diagonal_axes, what)
-    shape = [len(x1), *probe.shape[1:]]
-    if layout.together and x2 is not None and len(x2) != len(x1):
-        raise ValueError(f"[{what}] axis 0 goes together, given {len(x1)} and {len(x2)} samples")
+    shape = [n1, *probe.shape[1:]]
+    if layout.together and n1 != n2:
+        raise ValueError(f"[{what}] axis 0 goes together, given {n1} and {n2} samples")
     scale = layout.size(shape)
     if chosen in (NtkImplementation.AUTO, NtkImplementation.STRUCTURED_DERIVATIVES):
         found = None
-        if one.layer is not None and library.name == "torch" and not keywords and probe.ndim == 2:
+        plain = library.name == "torch" and not keywords and not isinstance(x1, (tuple, list))
+        if one.layer is not None and plain and probe.ndim == 2:
             found = structured_ntk(one.layer, params, x1, x2, layout, budget)
         if found is not None:
             return found / scale
@@ -185,8 +214,8 @@ def _ntk(
     rows = max(1, budget // (2 * max(1, math.prod(shape[1:]) * numbers) * probe.dtype.itemsize))
     second = x1 if x2 is None else x2
     whole = not each
-    tiles = [slice(0, len(x1))] if whole else _tiles(len(x1), rows)
-    others = [slice(0, len(second))] if whole else _tiles(len(second), rows)
+    tiles = [slice(0, n1)] if whole else _tiles(n1, rows)
+    others = [slice(0, n2)] if whole else _tiles(n2, rows)
 
     def jacobian(x: Any) -> list[Any]:
         return list(library.jacobian(one.f, params, x, keywords, each))
@@ -199,11 +228,11 @@ def _ntk(
 
     lines = []
     for i in tiles:
-        left = jacobian(x1[i])
+        left = jacobian(some(x1, i))
         if layout.together:
             lines.append(contract(left, left if x2 is None else jacobian(second[i])))
             continue
-        parts = [contract(left, left if x2 is None and i == j else jacobian(second[j])) for j in others]
+        parts = [contract(left, left if x2 is None and i == j else jacobian(some(second, j))) for j in others]
         lines.append(parts[0] if len(parts) == 1 else library.concatenate(parts, 1))
     if 0 in layout.trace:
         return sum(lines[1:], lines[0]) / scale
@@ -254,13 +283,16 @@ def empirical_nngp_fn(f: Any, trace_axes: Any = (-1,), diagonal_axes: Any = ()) 
     def nngp_fn(x1: Any, x2: Any, params: Tree, **keywords: Any) -> Any:
         one = bound(f, params, (x1, x2), what)
         library = one.library
-        values = mapped(params, library.array)
-        first = library.call(one.f, values, library.array(x1), keywords)
-        second = first if x2 is None else library.call(one.f, values, library.array(x2), keywords)
-        layout = Layout(first.ndim, trace_axes, diagonal_axes, what)
-        if layout.together and len(first) != len(second):
-            raise ValueError(f"[{what}] axis 0 goes together, given {len(first)} and {len(second)} samples")
-        return one.give(layout.contracted(library, first, second) / layout.size(first.shape))
+        a, b, values = (mapped(tree, library.array) for tree in (x1, x2, params))
+        outputs = library.call(one.f, values, a, keywords)
+
+        def products(first: Any, second: Any) -> Any:
+            layout = Layout(first.ndim, trace_axes, diagonal_axes, what)
+            if layout.together and len(first) != len(second):
+                raise ValueError(f"[{what}] axis 0 goes together, given {len(first)} and {len(second)} samples")
+            return one.give(layout.contracted(library, first, second) / layout.size(first.shape))
+
+        return mapped(outputs, products, outputs if x2 is None else library.call(one.f, values, b, keywords))
 
     return nngp_fn
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from ..base.checks import integer
-from .backends import Tree, is_module, mapped
+from .backends import Tree, is_module, leaves, mapped
 from .empirical import BUDGET, NtkImplementation, as_asked, empirical_kernel_fn, kernels_asked
 
 
@@ -65,9 +66,9 @@ def monte_carlo_kernel_fn(
         for done, own in enumerate(_keys(key, counts[-1], what), 1):
             params = _drawn(init_fn, own, x1) if module is None else _redrawn(module, own, what)
             found = one(x1, x2, names, params, **keywords)
-            totals = list(found) if not totals else [a + b for a, b in zip(totals, found, strict=True)]
+            totals = mapped(list(found), operator.add, totals) if totals else list(found)
             if done in counts:
-                yield as_asked(get, [total / done for total in totals], names)
+                yield as_asked(get, mapped(totals, lambda total, done=done: total / done), names)
 
     def kernel_fn(x1: Any, x2: Any = None, get: Any = None, **keywords: Any) -> Any:
         found = estimates(x1, x2, get, keywords)
@@ -91,7 +92,7 @@ def _keys(key: Any, count: int, what: str) -> Iterator[Any]:
 
 def _drawn(init_fn: Callable[..., Any], key: Any, x: Any) -> Tree:
     """Parameters; NumPy's in the library, dtype and on the device of the inputs."""
-    params = init_fn(key, tuple(x.shape))[1]
+    params, x = init_fn(key, mapped(x, lambda a: tuple(a.shape)))[1], next(leaves(x))
     if type(x).__module__.split(".")[0] == "torch":
         return mapped(params, lambda p: x.new_tensor(p) if isinstance(p, np.ndarray) else p)
     if isinstance(x, np.ndarray) and x.dtype.kind == "f":
