@@ -427,10 +427,22 @@ class Check:
             self.same("cpu, copies", self.call("cpu", np.float64, some, self.every), cross, ENGINES)
             rounded = Check(self.case.rounded()).call("cpu", np.float64, self.every, None)
             self.same("float32", self.call("cpu", np.float32, self.every, None), rounded, SINGLE)
+            self.near(some)
         if not self.case.drops:
             self.same("two sets", [k[:3] for k in whole], cross, ENGINES)
         self.continued(some, cross)
         return whole
+
+    def near(self, some: slice) -> None:
+        """Near-duplicates, and what is nearly opposite, in float32."""
+        given, x = self.case.of(some, self.every), self.case.x
+        close = x * (1 + 1e-6 * np.random.default_rng(1).standard_normal(x.shape))
+        for sign in (1, -1):
+            other = np.where(x == self.case.keywords.get("mask_constant"), x, sign * close).astype(np.float32)
+            one = self.case.some(some).astype(np.float32)
+            found = self.net.kernel_fn(one, other, BOTH, backend="cpu", **given)
+            expected = self.net.kernel_fn(one.astype(float), other.astype(float), BOTH, backend="numpy", **given)
+            self.same(f"float32, {'near' if sign > 0 else 'opposite'}", found, expected, SINGLE)
 
     def continued(self, some: slice, cross: Any) -> None:
         """The network cut behind each of its layers."""

@@ -271,7 +271,7 @@ def bad_case(rng: np.random.Generator) -> Case:
         "images of other channels": lambda: image(pixels, np.ones((2, 5, 5, 3))),
         "images of another size": lambda: image(pixels, np.ones((2, 5, 4, 2))),
         "a window that does not fit": lambda: image(pixels[:, :2]),
-        "depths of images": lambda: image.depths(pixels),
+        "depths of no layer": lambda: stax.Flatten().kernel_fn.depths(pixels),
         "diagonal of a Kernel": lambda: call.diagonal(call(x)),
         "an unknown instruction set": lambda: _on("abacus", lambda: call(x)),
     }

@@ -252,8 +252,3 @@ def test_what_planes_do_not_carry_goes_over_pairs_of_positions():
     expected = net.kernel_fn(x, None, "ntk", backend="numpy")
     assert np.isfinite(expected).all()
     np.testing.assert_allclose(net.kernel_fn(x, None, "ntk", backend="cpu"), expected, rtol=1e-12)
-
-
-def test_depths_are_refused():
-    with pytest.raises(NotImplementedError, match="depths"):
-        POOLED.kernel_fn.depths(np.ones((2, 4, 4, 1)))

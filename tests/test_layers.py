@@ -384,6 +384,25 @@ def test_lists_where_neural_tangents_has_them():
     np.testing.assert_allclose(again[0], serial(dense(), Relu()).kernel_fn(A, B, "ntk"), rtol=1e-14)
 
 
+@pytest.mark.parametrize("backend", [None, "numpy"])
+def test_depths_of_images_are_cuts_of_the_network(backend):
+    x1, x2 = np.concatenate([IMAGE1, IMAGE2, -IMAGE1]), IMAGE2
+    parts = [conv(), Relu(), stax.AvgPool((2, 2)), conv(), Relu(), attention(), Flatten(), dense(), Relu(), Dense(1)]
+    ends = [1, 4, 6, 8, 10]
+    for second, get in ((x2, ("nngp", "ntk")), (None, "ntk")):
+        found = serial(*parts).kernel_fn.depths(x1, second, get, backend=backend)
+        for name in (get,) if isinstance(get, str) else get:
+            own = found if isinstance(get, str) else getattr(found, name)
+            assert [k.ndim for k in own] == [6, 6, 6, 2, 2]
+            for end, k in zip(ends, own, strict=True):
+                np.testing.assert_allclose(k, serial(*parts[:end]).kernel_fn(x1, second, name), rtol=1e-11, atol=1e-13)
+    text = serial(Conv(1, (3,), padding="SAME", W_std=1.4), Relu(), GlobalAvgPool(), Dense(1))
+    masked = np.concatenate([TEXT1, TEXT2])
+    masked[0, 2:] = np.nan
+    *_, last = text.kernel_fn.depths(masked, None, "ntk", mask_constant=np.nan, backend=backend)
+    np.testing.assert_allclose(last, text.kernel_fn(masked, None, "ntk", mask_constant=np.nan), rtol=1e-12)
+
+
 # ---------------------------------------------------------------- bad input
 
 

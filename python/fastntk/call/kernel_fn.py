@@ -283,21 +283,23 @@ class KernelFn(Differentiable):
         return tree_of(lowered.outputs, Results(lowered, inputs, images, get, names, found, ()).of)
 
     def depths(
-        self, x1: Any, x2: Any = None, get: str | Sequence[str] = ("nngp", "ntk"), *, batch_dims: int = 0,
-        backend: str | None = None, num_threads: int | None = None,
+        self, x1: Any, x2: Any = None, get: str | Sequence[str] = ("nngp", "ntk"), *, pattern: Any = None,
+        mask_constant: float | None = None, batch_dims: int = 0, backend: str | None = None,
+        num_threads: int | None = None, memory_budget: int | None = None,
     ) -> Any:  # fmt: skip
-        """Kernels behind every Gaussian layer (Dense, FanInSum) of a ``serial`` stack, in one pass.
+        """Kernels behind every Gaussian layer (Dense, Conv, FanInSum, ...) of a ``serial`` stack, in one pass.
 
         Parameters
         ----------
-        x1, x2, batch_dims, backend, num_threads
+        x1, x2, pattern, mask_constant, batch_dims, backend, num_threads, memory_budget
             As in :meth:`__call__`.
         get : 'nngp', 'ntk' or a tuple of these
 
         Returns
         -------
-        numpy.ndarray (depths, n1, n2), or (depths, batch, n1, n2); a named tuple for a tuple. Entry k is the kernel of
-        the network cut behind its k-th Gaussian layer, bit for bit.
+        numpy.ndarray (depths, n1, n2), or (depths, batch, n1, n2); of inputs with spatial axes a tuple of arrays, which
+        have positions where their layers do. A named tuple for a tuple of names. Entry k is the kernel of the network
+        cut behind its k-th Gaussian layer: bit for bit, and over positions to rounding.
 
         Raises
         ------
@@ -307,29 +309,32 @@ class KernelFn(Differentiable):
         names = check_get(get)
         if names is None or set(names) - {"nngp", "ntk"}:
             raise ValueError(f"[depths] get must name 'nngp' and 'ntk', given {get!r}")
+        extras = NOTHING if pattern is None and mask_constant is None else asked(pattern, mask_constant, *4 * [None])
         place = place_of("depths", x1=x1, x2=x2)
         with place.current():
-            return self._depths(x1, x2, get, names, batch_dims, backend, num_threads, place)
-
-    def _depths(
-        self, x1: Any, x2: Any, get: Any, names: tuple[str, ...], batch_dims: int, backend: str | None,
-        num_threads: int | None, place: Place,
-    ) -> Any:  # fmt: skip
-        inputs, tree = check_inputs(self.layer, x1, x2, batch_dims, place)
-        if "ntk" in names:
-            _known_ntk(inputs, list(names), required=True)
-        if any(i.value.spatial for i in inputs):
-            raise NotImplementedError("[depths] inputs with spatial axes are not taken: cut the network instead")
-        lowered = lower(self.layer, values_of(tree), depths=True)
-        count = lowered.program.n_outputs
-        first = inputs[0]
-        shapes = [(count, *first.batch, first.n1, first.n2)] * len(names)
-        stacks = allocate(shapes, [first.dtype] * len(names), "depths", place)
-        targets = {(k, name): stack[k] for name, stack in zip(names, stacks, strict=True) for k in range(count)}
-        engine = select(backend, num_threads, place, work_of(lowered, inputs, False))
-        with engine.call():
-            fill(prepare(engine, lowered, inputs, False), _outputs(targets, count, inputs, False), first.symmetric)
-        given = [place.give(stack) for stack in stacks]
+            inputs, tree = check_inputs(self.layer, x1, x2, batch_dims, place, extras)
+            lowered, first = lower(self.layer, values_of(tree), depths=True), inputs[0]
+            if "ntk" in names:
+                _known_ntk(inputs, list(names), required=True)
+            images = over_positions(lowered, inputs)
+            if images:
+                as_pairs(inputs)
+                lowered = _resolved(lowered, inputs)
+            shapes = [_shape(value, first, first.n1, first.n2) for value in leaves(lowered.outputs)]
+            stacked, count = not any(i.value.spatial for i in inputs), len(shapes)
+            wanted = [(count, *shapes[0])] if stacked else shapes
+            made = allocate(wanted * len(names), [first.dtype] * len(wanted) * len(names), "depths", place)
+            found = [
+                [made[k][depth] for depth in range(count)] if stacked else made[k * count : (k + 1) * count]
+                for k in range(len(names))
+            ]
+            targets = {(k, name): own[k] for name, own in zip(names, found, strict=True) for k in range(count)}
+            engine = select(backend, num_threads, place, work_of(lowered, inputs, images))
+            with engine.call():
+                call = prepare(engine, lowered, inputs, images)
+                budget = _budget(memory_budget, engine, images)
+                fill(call, _outputs(targets, count, inputs, images), first.symmetric, budget)
+            given = [place.give(own) for own in made] if stacked else [tuple(map(place.give, own)) for own in found]
         return given[0] if isinstance(get, str) else named(names)(*given)
 
     def explain(

@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]  # or CuPy's
 
 _LAYERS = {
     "norm": "LayerNorm", "product": "FanInProd", "drop": "Dropout", "transposed": "ConvTranspose", "local": "ConvLocal",
-    "embed": "GlobalSelfAttention", "gather": "a layer that moves positions",
+    "embed": "GlobalSelfAttention", "gather": "Index, or another layer that moves positions",
     "sum": "FanInSum of branches with means",
 }  # fmt: skip
 _POINTS_ALONE = ("norm", "product")  # of the ops that the compiled modules have
