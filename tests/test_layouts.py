@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from fastntk import stax
-from fastntk.stax import Conv, Dense, Flatten, GlobalAvgPool, Relu, serial
+from fastntk.stax import Conv, Dense, FanInSum, Flatten, GlobalAvgPool, Relu, serial
 from layers_inputs import GRAPH1, GRAPH2, TEXT1, TEXT2, conv, dense
 
 X1 = np.random.default_rng(0).standard_normal((3, 4, 5, 2))
@@ -104,9 +104,30 @@ def test_refused():
             rest.kernel_fn(alone)
     with pytest.raises(ValueError, match="batch_dims must be 0"):
         dense().kernel_fn(X1, batch_dims=1, **FULL)
-    with pytest.raises(NotImplementedError, match="take NumPy's arrays"):
+    with pytest.raises(NotImplementedError, match="take arrays in host memory"):
         dense().kernel_fn(X1[:, 0, 0], None, "nngp", out=np.empty((3, 3)), **FULL)
     with pytest.raises(TypeError, match="diagonal_batch must be True, False or None"):
         dense().kernel_fn(X1, diagonal_batch="yes")
     with pytest.raises(NotImplementedError, match="reads pairs of positions"):
         alone.dot_general(np.ones(3), np.ones(3), False, (((1,), (0,)), ((), ())))
+
+
+@pytest.mark.rivals
+@pytest.mark.parametrize("library", ["torch", "jax.numpy"])
+def test_arrays_of_other_libraries(library):
+    module = pytest.importorskip(library)
+    of = module.from_numpy if library == "torch" else module.asarray
+    rng = np.random.default_rng(0)
+    x1, x2 = (rng.standard_normal((n, 3, 4, 2)).astype(np.float32) for n in (2, 3))
+    net = serial(Conv(1, (2, 3), padding="SAME"), Relu(), Conv(1, (2, 3), padding="SAME"))
+    for layout in (FULL, ALONE, {}):
+        k, theirs = net.kernel_fn(x1, x2, **layout), net.kernel_fn(of(x1), of(x2), **layout)
+        for field in ("nngp", "ntk", "cov1", "cov2"):
+            assert type(getattr(theirs, field)) is type(of(x1))
+            np.testing.assert_array_equal(np.asarray(getattr(theirs, field)), getattr(k, field))
+        some = net.kernel_fn(of(x1), of(x2), ("cov1", "nngp"), **layout)
+        np.testing.assert_array_equal(np.asarray(some.cov1), k.cov1)
+    further = serial(Relu(), Flatten(), Dense(1)).kernel_fn
+    np.testing.assert_array_equal(np.asarray(further(theirs).ntk), further(k).ntk)  # a kernel of theirs, continued
+    with pytest.raises(NotImplementedError, match="random by the same weights"):
+        FanInSum().kernel_fn([serial(net, Relu()).kernel_fn(of(x1), of(x2)) for _ in range(2)])  # one random function

@@ -70,7 +70,8 @@ def check_positions(k: Kernel, name: str, what: str, place: Place) -> tuple[Kern
         if (np.diagonal(own, axis1=1, axis2=2) < 0).any():
             raise ValueError(f"[{what}] {name}.{field} holds variances below 0")
     theta = by_pairs(fields["ntk"], 2) if "ntk" in fields else None
-    return k, Given(by_pairs(nngp, 2), theta, cov[0], cov[1])
+    given = Given(by_pairs(nngp, 2), theta, cov[0], cov[1])
+    return k.replace(**{field: own for field, own in fields.items() if getattr(k, field) is not None}), given
 
 
 def of_points(k: Kernel) -> Given:

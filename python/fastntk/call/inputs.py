@@ -281,14 +281,16 @@ def values_of(tree: Any) -> Any:
 def _number(found: Sequence[Input], k: Kernel) -> int:
     """That of a kernel among inputs: the one that it repeats, whose weights it is random by, or a new one."""
     for number, own in enumerate(found):
-        if own.kernel is not None and (own.kernel is k or _alike(own.kernel.nngp, k.nngp)):
+        if own.kernel is not None and (own.kernel is k or _alike(own.kernel.nngp, k.nngp, own.place)):
             return number
     return len(found)
 
 
-def _alike(a: Any, b: Any) -> bool:
-    known = isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
-    return a is b or (known and np.array_equal(a, b) and bool(a.any()))  # zeros, of masked samples, say nothing
+def _alike(a: Any, b: Any, place: Place) -> bool:
+    if a is b or place.ordinal is not None:
+        return a is b
+    a, b = np.asarray(a), np.asarray(b)
+    return np.array_equal(a, b) and bool(a.any())  # zeros, of masked samples, say nothing
 
 
 def as_pairs(inputs: Sequence[Input]) -> None:

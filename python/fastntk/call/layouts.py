@@ -41,7 +41,16 @@ def mapped(f: Callable[..., Any], *trees: Any) -> Any:
     if not isinstance(first, (tuple, list)):
         return f(*trees)
     parts = [[None] * len(first) if tree is None else tree for tree in trees]
-    return type(first)(mapped(f, *own) for own in zip(*parts, strict=True))
+    made = [mapped(f, *own) for own in zip(*parts, strict=True)]
+    return type(first)(*made) if hasattr(first, "_fields") else type(first)(made)
+
+
+def _each_array(f: Callable[[Any], Any], a: Any) -> Any:
+    """A function of an array, or of the arrays of a kernel."""
+    if not isinstance(a, Kernel):
+        return None if a is None else f(a)
+    held = {name: getattr(a, name) for name in ("nngp", "ntk", "cov1", "cov2", "mask1", "mask2")}
+    return a.replace(**{name: f(array) for name, array in held.items() if array is not None})
 
 
 def whole(k: Any) -> Any:
@@ -91,12 +100,17 @@ def in_layout(
         For ``batch_dims=1``; ``full_batch`` of a Kernel that holds variances alone; a network that reads pairs of
         positions of a Kernel that holds none.
     NotImplementedError
-        For arrays that are not NumPy's, and ``out``.
+        For arrays on a device or that are not there yet, and ``out``.
     """
-    if place_of("kernel_fn", x1=x1, x2=x2, out=keywords["out"]) is not HOST or keywords["out"] is not None:
+    place = place_of("kernel_fn", x1=x1, x2=x2, out=keywords["out"])
+    if place.ordinal is not None or place.lazy or keywords["out"] is not None:
         raise NotImplementedError(
-            "[kernel_fn] diagonal_batch=False and diagonal_spatial=True take NumPy's arrays, and give new ones"
+            "[kernel_fn] diagonal_batch=False and diagonal_spatial=True take arrays in host memory, and give new ones"
         )
+    if place is not HOST:  # of a library beside NumPy: as NumPy's, and back
+        one, two = (mapped(lambda a: _each_array(np.asarray, a), x) if x is not None else None for x in (x1, x2))
+        found = in_layout(kernel_fn, one, two, get, names, full_batch, at_equal, keywords)
+        return mapped(lambda a: _each_array(place.give, a), found)
     if keywords["batch_dims"]:
         raise ValueError(
             "[kernel_fn] diagonal_batch=False and diagonal_spatial=True are of one Gram: batch_dims must be 0"
