@@ -205,3 +205,21 @@ def test_the_compiled_way_back_is_numpys(name):
         for a, b in ((found.x1, plain.x1), (found.x2, plain.x2)):
             assert np.abs(a - b).max() < 1e-12 * np.abs(b).max()
         assert found.parameters == pytest.approx(plain.parameters, rel=1e-11, abs=1e-11)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_every_entry_goes_back_in_compiled_loops_as_in_numpys(name):
+    make, args = NONLINEARITIES[name]
+    net = mixed(make(*args))
+    rng = np.random.default_rng(9)
+    x, y = rng.standard_normal((5, 3)), rng.standard_normal((280, 3))
+    y[:5] = x[0], -x[1], x[2] + 1e-9 * x[3], 0 * x[0], 3 * x[4]
+    paths = [path for path in net.kernel_fn.parameters if path.endswith("_std")]
+    groups = [*paths, tuple(path for path in paths if path.endswith("W_std"))]
+    for isa in (name for name, there in MODULE.isas() if there):
+        for x2, get in ((y, "ntk"), (y, "nngp"), (None, "ntk")):
+            with options(isa=isa):
+                found = net.kernel_fn.jacobian(x, x2, get, parameters=groups)
+            plain = net.kernel_fn.jacobian(x, x2, get, parameters=groups, backend="numpy")
+            assert np.abs(found - plain).max() < 1e-12 * np.abs(plain).max()
+            assert np.isfinite(found).all()

@@ -43,14 +43,12 @@ double* writable(Matrix& x, long rows, long cols, const char* what) {
   return x.mutable_data();
 }
 
-void adjoint(const AdjointProgram& program, const Matrix& q1, const Matrix& q2, const Matrix& rows1,
-             const Matrix& rows2, const std::vector<Matrix>& defects, const std::vector<std::array<py::object, 2>>& on,
-             std::vector<Matrix> P, Matrix line_sums, Matrix col_sums, Matrix totals, bool ntk,
-             const std::string& isa) {
+// What a tile reads, checked.
+AdjointTile tile_of(const AdjointProgram& program, const Matrix& q1, const Matrix& q2, const Matrix& rows1,
+                    const Matrix& rows2, const std::vector<Matrix>& defects, bool ntk) {
   FNTK_CHECK(q1.ndim() == 2 && q2.ndim() == 2, "variances must be values x rows");
   const long lines = long(q1.shape(1)), cols = long(q2.shape(1));
-  FNTK_CHECK(defects.size() == size_t(program.n_inputs) && P.size() == defects.size(), "one defect an input");
-  FNTK_CHECK(on.size() == size_t(program.n_outputs), "cotangents of each output");
+  FNTK_CHECK(defects.size() == size_t(program.n_inputs), "one defect an input");
   AdjointTile tile{};
   tile.lines = lines;
   tile.cols = cols;
@@ -64,6 +62,17 @@ void adjoint(const AdjointProgram& program, const Matrix& q1, const Matrix& q2, 
   tile.rows1 = matrix(rows1, program.n_rows, lines, "rows1");
   tile.rows2 = matrix(rows2, program.n_rows, cols, "rows2");
   for (const Matrix& v : defects) tile.defects.push_back(matrix(v, lines, cols, "a defect"));
+  return tile;
+}
+
+void adjoint(const AdjointProgram& program, const Matrix& q1, const Matrix& q2, const Matrix& rows1,
+             const Matrix& rows2, const std::vector<Matrix>& defects, const std::vector<std::array<py::object, 2>>& on,
+             std::vector<Matrix> P, Matrix line_sums, Matrix col_sums, Matrix totals, bool ntk,
+             const std::string& isa) {
+  AdjointTile tile = tile_of(program, q1, q2, rows1, rows2, defects, ntk);
+  const long lines = tile.lines, cols = tile.cols;
+  FNTK_CHECK(P.size() == defects.size(), "P of each input");
+  FNTK_CHECK(on.size() == size_t(program.n_outputs), "cotangents of each output");
   std::vector<Matrix> held;  // views of cotangents stay alive
   for (const auto& pair : on)
     for (size_t k = 0; k < 2; ++k) {
@@ -82,6 +91,29 @@ void adjoint(const AdjointProgram& program, const Matrix& q1, const Matrix& q2, 
   released([&] { run_adjoint(program.ops, tile, table); });
 }
 
+// planes (groups, lines, cols), which are added to: derivatives of every entry of the one output.
+void adjoint_entries(const AdjointProgram& program, const Matrix& q1, const Matrix& q2, const Matrix& rows1,
+                     const Matrix& rows2, const std::vector<Matrix>& defects, const Matrix& pull1, const Matrix& pull2,
+                     const Matrix& slopes, Matrix planes, bool ntk, const std::string& isa) {
+  AdjointTile tile = tile_of(program, q1, q2, rows1, rows2, defects, ntk);
+  const long lines = tile.lines, cols = tile.cols, ops = long(program.ops.size());
+  FNTK_CHECK(program.n_outputs == 1, "entries are those of one output");
+  FNTK_CHECK(planes.ndim() == 3 && planes.shape(1) == lines && planes.shape(2) == cols, "planes must be groups x ",
+             lines, " x ", cols);
+  const long groups = long(planes.shape(0));
+  const AdjointEntries entries{int(groups), matrix(pull1, program.n_values, lines, "pull1"),
+                               matrix(pull2, program.n_values, cols, "pull2"),
+                               matrix(slopes, 4 * ops, groups, "slopes"), planes.mutable_data()};
+  const std::vector<double> ones(size_t(lines * cols), 1.0);
+  std::vector<double> unread(size_t(program.n_inputs) * size_t(lines * cols));
+  for (long k = 0; k < program.n_inputs; ++k) tile.P.push_back(unread.data() + k * lines * cols);
+  tile.on_k = {ntk ? nullptr : ones.data()};
+  tile.on_theta = {ntk ? ones.data() : nullptr};
+  tile.entries = &entries;
+  const Isa& table = find_isa(isa);
+  released([&] { run_adjoint(program.ops, tile, table); });
+}
+
 }  // namespace
 
 void bind_adjoint(py::module_& m) {
@@ -91,6 +123,9 @@ void bind_adjoint(py::module_& m) {
   m.def("adjoint", &adjoint, py::arg("program"), py::arg("q1"), py::arg("q2"), py::arg("rows1"), py::arg("rows2"),
         py::arg("defects"), py::arg("on"), py::arg("P").noconvert(), py::arg("line_sums").noconvert(),
         py::arg("col_sums").noconvert(), py::arg("totals").noconvert(), py::arg("ntk"), py::arg("isa"));
+  m.def("adjoint_entries", &adjoint_entries, py::arg("program"), py::arg("q1"), py::arg("q2"), py::arg("rows1"),
+        py::arg("rows2"), py::arg("defects"), py::arg("pull1"), py::arg("pull2"), py::arg("slopes"),
+        py::arg("planes").noconvert(), py::arg("ntk"), py::arg("isa"));
 }
 
 }  // namespace fntk

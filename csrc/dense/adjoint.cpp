@@ -1,6 +1,8 @@
 // Loops of the reverse pass, line by line of a tile: compiled once per instruction set, into its own namespace.
 #include "dense/adjoint.h"
 
+#include <algorithm>
+
 #include "math/differentiable.h"
 #include "math/jet.h"
 #include "math/ops.h"
@@ -24,12 +26,25 @@ struct Line {
   double* P(int value) const { return plane(value, 2); }
   double* T(int value) const { return plane(value, 3); }
   double* extra(int which) const { return plane(tile.n_values, 0) + which * kAdjointCols; }
+  double* D(int value, int side) const { return extra(kAdjointExtra + kAdjointSides * value + side); }
   double q1(int value) const { return tile.q1[value * tile.lines + i]; }
+  const double* q2(int value) const { return tile.q2 + value * tile.cols + j0; }
   const double* s2(int value) const { return roots2 + value * tile.cols + j0; }
   double row1(int row) const { return tile.rows1[row * tile.lines + i]; }
   const double* row2(int row) const { return tile.rows2 + row * tile.cols + j0; }
   double& line_sum(int sum) const { return tile.line_sums[sum * tile.lines + i]; }
   double* col_sum(int sum) const { return tile.col_sums + sum * tile.cols + j0; }
+  // Add to a group's plane what a number of an op is worth.
+  void give(size_t op, int number, const double* bar) const {
+    const AdjointEntries& entries = *tile.entries;
+    for (int group = 0; group < entries.n_groups; ++group) {
+      const double slope = entries.slopes[(4 * op + size_t(number)) * size_t(entries.n_groups) + size_t(group)];
+      if (slope == 0.0) continue;
+      double* to = entries.planes + (group * tile.lines + i) * tile.cols + j0;
+      FNTK_LANES
+      for (int k = 0; k < cols; ++k) to[k] = fma(slope, bar[k], to[k]);
+    }
+  }
 
   // Eight accumulators, in one order for every instruction set.
   double add(const double* x) const {
@@ -206,7 +221,7 @@ void back_dual(const AdjointOp& op, const Line& line) {
   const double *s2 = line.s2(s), *after2 = line.s2(op.dst), *v = line.v(s), *theta = line.theta(s);
   const double *P = line.P(op.dst), *T = line.T(op.dst);
   double *P_out = line.P(s), *T_out = line.T(s), *product = line.extra(0);
-  double* columns = n > 0 ? line.col_sum(op.first_sum) : line.extra(1);
+  double* columns = n > 0 && !line.tile.entries ? line.col_sum(op.first_sum) : line.extra(1);
   JetRow<Number, n ? 1 : 0> rows1[n_rows] = {};
   JetRow<Number, n ? 2 : 0> rows2[n_rows] = {};
   for (int r = 0; r < n; ++r) {
@@ -230,7 +245,119 @@ void back_dual(const AdjointOp& op, const Line& line) {
       columns[k] += fma(lean, d.v.d[2], flow * d.kdot.d[2]);
     }
   }
-  if constexpr (n > 0) line.line_sum(op.first_sum) += line.add(product);
+  if constexpr (n > 0) {
+    if (line.tile.entries) {
+      double *D1 = line.D(s, 0), *D2 = line.D(s, 1);
+      FNTK_LANES
+      for (int k = 0; k < line.cols; ++k) {
+        D1[k] += product[k];
+        D2[k] += columns[k];
+      }
+    } else {
+      line.line_sum(op.first_sum) += line.add(product);
+    }
+  }
+}
+
+// ---------------------------------------------------------------- every pair by itself
+
+void entries_store(const AdjointOp& op, size_t, const Line& line) {
+  const int s = op.src[0];
+  const long at = line.i * line.tile.cols + line.j0;
+  if (const double* given = line.tile.on_k[size_t(op.dst)]) {
+    const double s1 = sqrt(line.q1(s)), *s2 = line.s2(s), *v = line.v(s), *on = given + at;
+    double *P = line.P(s), *D1 = line.D(s, 0), *D2 = line.D(s, 1);
+    FNTK_LANES
+    for (int k = 0; k < line.cols; ++k) {
+      const double half = 0.5 * on[k] * covariance(s1, s2[k], v[k]);
+      P[k] += on[k];
+      D1[k] += half;
+      D2[k] += half;
+    }
+  }
+  if (const double* given = line.tile.on_theta[size_t(op.dst)]) {
+    double* T = line.T(s);
+    for (int k = 0; k < line.cols; ++k) T[k] += given[at + k];
+  }
+}
+
+// x / y, and 0 where y is 0.
+FNTK_HD double ratio(double x, double y) { return select(y == 0.0, 0.0, x / select(y == 0.0, 1.0, y)); }
+
+void entries_dense(const AdjointOp& op, size_t number, const Line& line) {
+  const int s = op.src[0];
+  const double w2 = op.params[0], b2 = op.params[1], f = op.params[2];
+  const double q1 = line.q1(s), s1 = sqrt(q1), over1 = ratio(1, line.q1(op.dst));
+  const double part1 = ratio(w2 * q1, line.q1(op.dst));  // 1 where nothing is done: D goes through bit by bit
+  const double *q2 = line.q2(s), *new2 = line.q2(op.dst), *s2 = line.s2(s), *v = line.v(s), *theta = line.theta(s);
+  const double *P = line.P(op.dst), *T = line.T(op.dst), *after1 = line.D(op.dst, 0), *after2 = line.D(op.dst, 1);
+  double *P_out = line.P(s), *T_out = line.T(s), *D1 = line.D(s, 0), *D2 = line.D(s, 1);
+  double *on_w2 = line.extra(0), *on_b2 = line.extra(1), *on_f = line.extra(2);
+  FNTK_LANES
+  for (int k = 0; k < line.cols; ++k) {
+    const Gaps gap = gaps(s1, s2[k], v[k]);
+    const double over2 = ratio(1, new2[k]);
+    const double e1 = -0.5 * over1 * P[k] * gap.first, e2 = -0.5 * over2 * P[k] * gap.second;
+    const double share1 = over1 * after1[k], share2 = over2 * after2[k];
+    const double product = T[k] * covariance(s1, s2[k], v[k]);
+    const double part2 = ratio(w2 * q2[k], new2[k]);
+    D1[k] += fma(part1, after1[k], fma(w2 * b2, e1, 0.5 * f * product));
+    D2[k] += fma(part2, after2[k], fma(w2 * b2, e2, 0.5 * f * product));
+    on_w2[k] = fma(T[k], theta[k], fma(b2, e1 + e2, fma(q1, share1, q2[k] * share2)));
+    on_b2[k] = share1 + share2 - w2 * (e1 + e2);
+    on_f[k] = product;
+    P_out[k] = fma(w2, P[k], fma(f, T[k], P_out[k]));
+    T_out[k] = fma(w2, T[k], T_out[k]);
+  }
+  line.give(number, 0, on_w2);
+  line.give(number, 1, on_b2);
+  line.give(number, 2, on_f);
+  line.give(number, 3, T);
+}
+
+void entries_sum(const AdjointOp& op, size_t, const Line& line) {
+  const double *P = line.P(op.dst), *T = line.T(op.dst), *after1 = line.D(op.dst, 0), *after2 = line.D(op.dst, 1);
+  double *all1 = line.extra(0), *all2 = line.extra(1);
+  for (int k = 0; k < line.cols; ++k) all1[k] = all2[k] = 0;
+  for (const int s : op.src) {
+    const double s1 = sqrt(line.q1(s)), *s2 = line.s2(s), *v = line.v(s);
+    FNTK_LANES
+    for (int k = 0; k < line.cols; ++k) {
+      const Gaps gap = gaps(s1, s2[k], v[k]);
+      all1[k] += gap.first;
+      all2[k] += gap.second;
+    }
+  }
+  for (size_t b = 0; b < op.src.size(); ++b) {
+    const int s = op.src[b], row = op.first_row + int(b);
+    const double s1 = sqrt(line.q1(s)), *s2 = line.s2(s), *v = line.v(s);
+    const double p1 = line.row1(row), *p2 = line.row2(row);
+    double *P_out = line.P(s), *T_out = line.T(s), *D1 = line.D(s, 0), *D2 = line.D(s, 1);
+    FNTK_LANES
+    for (int k = 0; k < line.cols; ++k) {
+      const Gaps gap = gaps(s1, s2[k], v[k]);
+      const double share1 = p1 * p1, share2 = p2[k] * p2[k];
+      D1[k] += fma(share1, after1[k], 0.5 * P[k] * fma(share1, all1[k], -gap.first));
+      D2[k] += fma(share2, after2[k], 0.5 * P[k] * fma(share2, all2[k], -gap.second));
+      P_out[k] += P[k];
+      T_out[k] += T[k];
+    }
+  }
+}
+
+// What goes back of the rows' variances; the rest is the pairs'.
+void entries_dual(const AdjointOp& op, const Line& line) {
+  const int s = op.src[0];
+  const double pull1 = line.tile.entries->pull1[op.dst * line.tile.lines + line.i];
+  const double* pull2 = line.tile.entries->pull2 + op.dst * line.tile.cols + line.j0;
+  const double *after1 = line.D(op.dst, 0), *after2 = line.D(op.dst, 1);
+  double *D1 = line.D(s, 0), *D2 = line.D(s, 1), *columns = line.extra(1);
+  FNTK_LANES
+  for (int k = 0; k < line.cols; ++k) {
+    D1[k] = fma(pull1, after1[k], D1[k]);
+    D2[k] = fma(pull2[k], after2[k], D2[k]);
+    columns[k] = 0;
+  }
 }
 
 using LineOp = void (*)(const AdjointOp& op, const Line& line);
@@ -241,10 +368,18 @@ constexpr LineOp kForward[] = {forward_dense, forward_sum, nullptr, FNTK_DIFFERE
 constexpr LineOp kBack[] = {back_dense, back_sum, back_store, FNTK_DIFFERENTIABLE(FNTK_BACK)};
 #undef FNTK_FORWARD
 #undef FNTK_BACK
+constexpr void (*kEntries[])(const AdjointOp&, size_t, const Line&) = {entries_dense, entries_sum, entries_store};
+
+void back(const std::vector<AdjointOp>& ops, size_t k, const Line& line) {
+  const AdjointOp& op = ops[k];
+  if (line.tile.entries && op.code < kAdjointDual) return kEntries[op.code](op, k, line);
+  if (line.tile.entries) entries_dual(op, line);
+  kBack[op.code](op, line);
+}
 
 }  // namespace
 
-// scratch: (kAdjointPlanes n_values + kAdjointExtra) kAdjointCols numbers.
+// scratch: (kAdjointPlanes n_values + kAdjointExtra) kAdjointCols numbers, and 2 n_values kAdjointCols for entries.
 void adjoint_lines(const std::vector<AdjointOp>& ops, const AdjointTile& tile, const double* roots2, double* scratch) {
   for (long j0 = 0; j0 < tile.cols; j0 += kAdjointCols) {
     const int cols = int(tile.cols - j0 < kAdjointCols ? tile.cols - j0 : kAdjointCols);
@@ -253,13 +388,14 @@ void adjoint_lines(const std::vector<AdjointOp>& ops, const AdjointTile& tile, c
       for (int s = 0; s < tile.n_values; ++s)
         for (int plane = s < tile.n_inputs ? 1 : 2; plane < kAdjointPlanes; ++plane)
           for (int k = 0; k < cols; ++k) line.plane(s, plane)[k] = 0;
+      if (tile.entries) std::fill_n(line.D(0, 0), size_t(kAdjointSides) * size_t(tile.n_values) * kAdjointCols, 0.0);
       for (int s = 0; s < tile.n_inputs; ++s) {
         const double* from = tile.defects[size_t(s)] + i * tile.cols + j0;
         for (int k = 0; k < cols; ++k) line.v(s)[k] = from[k];
       }
       for (const AdjointOp& op : ops)
         if (op.code != kAdjointStore) kForward[op.code](op, line);
-      for (size_t k = ops.size(); k-- > 0;) kBack[ops[k].code](ops[k], line);
+      for (size_t k = ops.size(); k-- > 0;) back(ops, k, line);
       for (int s = 0; s < tile.n_inputs; ++s) {
         double* to = tile.P[size_t(s)] + i * tile.cols + j0;
         for (int k = 0; k < cols; ++k) to[k] = line.P(s)[k];

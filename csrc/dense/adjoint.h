@@ -28,6 +28,15 @@ struct AdjointOp {
   bool bias, guard, gap;
 };
 
+// Every pair's own derivatives in what numbers of dense steps depend on: groups, one plane each. Nothing is added up,
+// and the rows' part of the way back is gone with each pair: D = dL/d ln q of both its rows.
+struct AdjointEntries {
+  int n_groups;
+  const double *pull1, *pull2;  // of the value behind a dual d ln V / d ln q: values x lines, values x cols
+  const double* slopes;         // of (w2, b2, f, g) of each op in each group: ops x 4 x groups
+  double* planes;               // groups x lines x cols
+};
+
 struct AdjointTile {
   long lines, cols;
   int n_inputs, n_values, n_sums, n_totals;
@@ -38,6 +47,7 @@ struct AdjointTile {
   std::vector<const double*> on_k, on_theta;  // of each output, or null
   std::vector<double*> P;                     // of the inputs, lines x cols
   double *line_sums, *col_sums, *totals;
+  const AdjointEntries* entries;  // or null; then the sums are no one's
 };
 
 // Place of a nonlinearity among FNTK_DIFFERENTIABLE, -1 for none.
@@ -52,5 +62,6 @@ using AdjointLines = void (*)(const std::vector<AdjointOp>& ops, const AdjointTi
 constexpr int kAdjointCols = 256;  // of a block
 constexpr int kAdjointPlanes = 4;  // v, theta, P, T of a value
 constexpr int kAdjointExtra = 4;   // planes beside those of the values
+constexpr int kAdjointSides = 2;   // of a value's D, behind them where entries are asked for
 
 }  // namespace fntk

@@ -28,7 +28,8 @@ int adjoint_of(const std::string& name) {
 void run_adjoint(const std::vector<AdjointOp>& ops, const AdjointTile& tile, const Isa& isa) {
   std::vector<double> roots2(size_t(tile.n_values) * size_t(tile.cols));
   for (size_t k = 0; k < roots2.size(); ++k) roots2[k] = std::sqrt(tile.q2[k]);
-  std::vector<double> scratch((size_t(kAdjointPlanes) * size_t(tile.n_values) + kAdjointExtra) * kAdjointCols);
+  const size_t planes = size_t(kAdjointPlanes + (tile.entries ? kAdjointSides : 0)) * size_t(tile.n_values);
+  std::vector<double> scratch((planes + kAdjointExtra) * kAdjointCols);
   const std::string name = isa.name;
 #if defined(FNTK_X86_ISAS)
   if (name == "avx512") return avx512::adjoint_lines(ops, tile, roots2.data(), scratch.data());

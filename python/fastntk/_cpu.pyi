@@ -246,6 +246,20 @@ def adjoint(
     ntk: bool,
     isa: str,
 ) -> None: ...
+def adjoint_entries(
+    program: AdjointProgram,
+    q1: numpy.typing.NDArray[numpy.float64],
+    q2: numpy.typing.NDArray[numpy.float64],
+    rows1: numpy.typing.NDArray[numpy.float64],
+    rows2: numpy.typing.NDArray[numpy.float64],
+    defects: collections.abc.Sequence[numpy.typing.NDArray[numpy.float64]],
+    pull1: numpy.typing.NDArray[numpy.float64],
+    pull2: numpy.typing.NDArray[numpy.float64],
+    slopes: numpy.typing.NDArray[numpy.float64],
+    planes: numpy.typing.NDArray[numpy.float64],
+    ntk: bool,
+    isa: str,
+) -> None: ...
 def dual(
     name: str,
     params: collections.abc.Sequence[float],

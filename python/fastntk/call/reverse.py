@@ -403,6 +403,28 @@ def run_diagonal_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: boo
     return Gradients(call.given_back(False, found) if wanted else None, None, call.parameters(bars))
 
 
+def _entries(
+    call: Call, side: Side, tile: tuple[slice, slice], defects: Sequence[Array], get: str,
+    groups: Sequence[tuple[str, ...]],
+) -> Iterator[Array]:  # fmt: skip
+    """Every entry's own derivatives in the parameters of each group, over one tile."""
+    lines, others = tile
+    if call.compiled is not None:
+        slopes = [
+            {place: sum(of.get(name, 0.0) for name in names) for place, of in enumerate(call.sloped.slopes) if of}
+            for names in groups
+        ]
+        yield from call.compiled.entries(side, lines, others, defects, get == "ntk", slopes)
+        return
+    parts = side.part(lines, 0, "q1"), side.part(others, 1, "q2")
+    one = np.ones(defects[0].shape)
+    sweep = Sweep(call.tangents, *parts, defects, get == "ntk", call.same(lines, others))
+    _, left = sweep.back({0: (one, None) if get == "nngp" else (None, one)}, Apart())
+    pulled = call.sloped.pull(chain(call.tangents, parts, left, Apart().all)[1])
+    for names in groups:
+        yield np.broadcast_to(sum(pulled.get(name, 0.0) for name in names), defects[0].shape)
+
+
 def run_jacobian(call: Call, get: str, groups: Sequence[tuple[str, ...]], budget: int) -> Array:
     """Each entry's own derivatives: (groups, *batch, n1, n2), those in all parameters of a group together."""
     if call.sloped.program.n_outputs != 1:
@@ -418,13 +440,7 @@ def run_jacobian(call: Call, get: str, groups: Sequence[tuple[str, ...]], budget
         for lines, columns in call.tiles():
             others = call.columns(columns)
             defects = [Pairs(r, r, lines, others, call.tiny).defect for r in rows]
-            parts = side.part(lines, 0, "q1"), side.part(others, 1, "q2")
-            one = np.ones(defects[0].shape)
-            sweep = Sweep(call.tangents, *parts, defects, get == "ntk", call.same(lines, others))
-            _, left = sweep.back({0: (one, None) if get == "nngp" else (None, one)}, Apart())
-            pulled = call.sloped.pull(chain(call.tangents, parts, left, Apart().all)[1])
-            for k, names in enumerate(groups):
-                plane = np.broadcast_to(sum(pulled.get(name, 0.0) for name in names), defects[0].shape)
+            for k, plane in enumerate(_entries(call, side, (lines, others), defects, get, groups)):
                 if call.symmetric and lines == columns:
                     plane = np.triu(plane) + np.triu(plane, 1).T
                 out[k, b, lines, columns] = plane

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..base.jet import slope_of, value_of
+from ..base.jet import over, slope_of, value_of
 from ..network.activations import of_dual
 from ..plan.rows import rows_of
 from .numpy_adjoint import LINEAR, PairSums
@@ -126,3 +126,34 @@ class CompiledAdjoint:
         found = PairSums(totals=dict(zip(self._totals, totals[0].tolist(), strict=True)))
         found.tables = self._sums, by_line, by_column
         return P, found
+
+    def _pulls(self, side: Side) -> Array:
+        """Of each value behind a dual d ln V / d ln q, (values, rows)."""
+        found = np.zeros((len(self._values), side.q[self._values[0]].size))
+        for k, value in enumerate(self._values):
+            if value in side.variances:
+                V = side.variances[value]
+                found[k] = over(slope_of(V, "q"), value_of(V))
+        return found
+
+    def entries(
+        self, side: Side, lines: slice, columns: slice, defects: Sequence[Array], ntk: bool,
+        groups: Sequence[Mapping[int, float]],
+    ) -> Array:  # fmt: skip
+        """Every entry's own derivatives, (groups, lines, columns).
+
+        ``groups``: of each the slopes of the numbers that it moves, by their places.
+        """
+        q, rows = self._arrays(side)
+        pulls = self._pulls(side)
+        slopes = np.zeros((len(self._tangents.steps), 4, len(groups)))
+        for step, own in zip(self._tangents.steps, slopes, strict=True):
+            for at, place in enumerate(step.op.numbers if step.op.name == "dense" else ()):
+                own[at] = [group.get(place, 0.0) for group in groups]
+        planes = np.zeros((len(groups), lines.stop - lines.start, columns.stop - columns.start))
+        cut = [np.ascontiguousarray(a[:, s]) for a in (q, rows) for s in (lines, columns)]
+        self._module.adjoint_entries(
+            self._program, *cut, [np.ascontiguousarray(v) for v in defects], np.ascontiguousarray(pulls[:, lines]),
+            np.ascontiguousarray(pulls[:, columns]), slopes.reshape(-1, len(groups)), planes, ntk, self._isa,
+        )  # fmt: skip
+        return planes
