@@ -146,3 +146,16 @@ def test_what_nngp_fn_gives_is_looked_at():
     net = stax.serial(stax.Dense(1), stax.Elementwise(None, lambda c, a, b: c / 0.0, lambda c, a, b: c), stax.Dense(1))
     with np.errstate(all="ignore"), pytest.raises(ValueError, match="nngp_fn must be finite, given inf at q12 = "):
         net.kernel_fn(np.ones((1, 2)), None, "nngp", backend="numpy")
+
+
+@pytest.mark.parametrize("layer", [stax.Exp(1.0, 3.0), stax.Monomial(9), stax.Polynomial([0.0] * 9 + [1.0])])
+def test_results_beyond_float32_are_refused(layer):
+    """Not infinite, and not NaN where one is multiplied by 0; float64 holds them."""
+    x = np.random.default_rng(0).standard_normal((4, 6)) * (5.0 if isinstance(layer, stax.Exp) else 1e5)
+    net = stax.serial(stax.Dense(1), layer, stax.Dense(1))
+    with pytest.raises(
+        ValueError, match=rf"\[{type(layer).__name__}\] the variance of an output is .* float32 ends at"
+    ):
+        net.kernel_fn(x.astype(np.float32), None, ("nngp", "ntk"))
+    assert np.isfinite(net.kernel_fn(x, None, "nngp")).all()
+    assert np.isfinite(net.kernel_fn((x / 1e5).astype(np.float32), None, "nngp")).all()

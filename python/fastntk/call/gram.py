@@ -16,7 +16,7 @@ from ..engines.masked import Beside
 from ..engines.memory import BUDGET
 from ..network.amplify import loses
 from ..network.program import Lowered
-from ..plan.extremes import beyond
+from ..plan.extremes import beyond, grows, refuse_overflow
 from ..plan.resolve import joined, resolve, unresolved
 from .inputs import Input
 
@@ -94,6 +94,8 @@ def prepare(engine: Engine, lowered: Lowered, inputs: Sequence[Input], planes: b
     if unresolved(lowered.program):
         ranges = tuple(joined([side.range(k) for side in (one, two)]) for k in range(len(inputs)))
         lowered = resolve(lowered, ranges, first.dtype == np.float32)
+    if not planes and first.dtype == np.float32 and first.place.ordinal is None and grows(lowered):
+        refuse_overflow(lowered, [[side.range(k)[1] for k in range(len(inputs))] for side in (one, two)])
     machine = engine.prepare(lowered, layout, first.dtype)
     near = None
     if not planes and first.dtype == np.float32 and loses(lowered):

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..network.activations import is_homogeneous
+from ..network.activations import is_dual, is_homogeneous, of_op
 from ..network.program import Lowered, Program
-from .rows import row_pass
+from .rows import layout_of, row_pass
 
 Array = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
@@ -88,6 +88,43 @@ def rough_layer(lowered: Lowered) -> str:
     """The first nonlinearity of which float32 would lose too many digits; "" where there is none."""
     layers = (op.layer for op in lowered.program.ops if op.layer is not None)
     return next((str(getattr(own, "layer", own)) for own in layers if own.rough), "")
+
+
+@lru_cache(maxsize=256)
+def grows(lowered: Lowered) -> Any:
+    """The last nonlinearity whose output's variance grows faster than its input's; None where there is none."""
+    found = [of_op(op, op.own(lowered.numbers)) for op in lowered.program.ops if is_dual(op.name)]
+    return next((layer for layer in reversed(found) if layer.largest_variance < math.inf), None)
+
+
+def refuse_overflow(lowered: Lowered, largest: Sequence[Sequence[float]]) -> None:
+    """Refuse results that float32 cannot hold, behind functions that grow fast.
+
+    Parameters
+    ----------
+    lowered : Lowered
+        On points.
+    largest : sequence of sequence of float
+        Of each side the largest variance of each input.
+
+    Raises
+    ------
+    ValueError
+        Named by the layer, with the variance of an output.
+    """
+    layer, most = grows(lowered), float(np.finfo(np.float32).max)
+    if layer is None or not all(math.isfinite(q) for own in largest for q in own):
+        return
+    found = [row_pass(lowered).values([np.array([q]) for q in own]).q for own in largest]
+    for op, sources in zip(lowered.program.ops, layout_of(lowered.program).sources, strict=True):
+        if op.name == "store":
+            size = math.sqrt(math.prod(float(q[sources[0]][0]) for q in (found[0], found[-1])))
+            if size > most:
+                raise ValueError(
+                    f"[{type(layer).__name__}] the variance of an output is {size:.6g} where that of an input is "
+                    f"{max(map(max, largest)):.6g}, and float32 ends at {most:.6g}: give float64, or normalise the "
+                    f"inputs; given {layer}"
+                )
 
 
 def outside(sizes: Array, least: float, most: float) -> Flags:
