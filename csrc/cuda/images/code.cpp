@@ -59,22 +59,23 @@ struct Builder {
     s.wraps = found.wraps;
     s.reads = append(found.reads);
     s.row_reads = append(found.row_reads);
+    s.fused = step.fused && step.in != Form::cov && s.taps_in == 3 && cheap((&step)[1]);
   }
 
   // Tables of windows in one pass and of nonlinearities, in fours.
-  void records(const ImageGrid& g, size_t grid, const ImageStep& step, StepCode& s) {
+  void records(const ImageGrid& g, size_t grid, size_t index, std::vector<StepCode>& steps) {
+    const auto nonlinear = [&](size_t k) { return g.steps[k].kind == Kind::dual && g.steps[k].dual < kDuals; };
+    StepCode& s = steps[index];
     Records own = {};
-    if (s.taps_in > 0 && step.in != Form::cov)
-      window_arrays(s.taps_in, s.taps_out, s.low, step.bias, own);
-    else if (step.kind == Kind::dual && step.dual < kDuals)
-      nonlinear_arrays(step.n_arrays, own);
-    else
+    if (s.taps_in > 0 && g.steps[index].in != Form::cov)
+      window_quads(s, g.table, own);
+    else if (!nonlinear(index) || (index > 0 && steps[index - 1].fused))
       return;
+    const size_t last = index + size_t(s.fused);
+    if (nonlinear(last)) add_quads(steps[last], g.table, 0, g.steps[last].n_arrays, 0, own.halo, own);
     own.grid = int(grid);
     own.rows = g.rows;
     own.lanes = g.lanes;
-    own.from = g.table + s.arrays;
-    own.stride = s.stride;
     own.to = s.records = code.chain_size;
     code.chain_size += own.size();
     code.records.push_back(own);
@@ -433,7 +434,7 @@ struct Builder {
     place_slots(g, apart, own);
     for (size_t k = 0; k < steps.size(); ++k) {
       steps[k].spare = g.n_slots;
-      if (!apart) records(g, index, g.steps[k], steps[k]);
+      if (!apart) records(g, index, k, steps);
     }
     if (!apart) exchange(g, code.bytes.data(), steps);
     own.steps = append(steps);

@@ -26,6 +26,7 @@ struct StepCode {
   int spare;              // conv: a slot that holds nothing
   int taps_in, taps_out;  // conv: of a window that goes in one pass (cuda/images/roll.h), else 0
   int low, wraps;         // rows before its own that it reads then; they lie on a circle
+  int fused;              // the next step, a nonlinearity, is done in that pass
   long reads;             // int32, groups x lanes x taps_in: how many bytes from a place those lie that it reads
   long row_reads;         // int32, shifts x (rows + taps_out - 1): bit k of row y - low: row y - k reads it; kTurns
   long records;           // of a window in one pass, or a nonlinearity: its Records
@@ -118,17 +119,17 @@ constexpr int kTurns = 1 << 30;  // the row comes behind the last one
 
 constexpr int kPlaceSize = 4;  // of slots between windows in one pass: s s' - K or K, NTK, s s' + K, 0
 
-constexpr int kMaxQuads = 4, kQuad = 4, kRecordLanes = 16;
+constexpr int kMaxQuads = 8, kQuad = 4, kRecordLanes = 16;
 constexpr int quads_of(int n) { return (n + kQuad - 1) / kQuad; }
 
 // Tables of a step, as its pass reads them: rows x lanes / 16 x quads x 16 x 4 numbers, four of a lane side by side.
 struct Records {
-  int grid, quads, halo;          // halo: rows more than the grid has
-  int arrays[kMaxQuads * kQuad];  // which of the step's arrays, -1: 0
-  int back[kMaxQuads];            // of row y, the row y - back; on a circle
+  int grid, quads, halo;                    // halo: rows more than the grid has
+  int arrays[kMaxQuads * kQuad];            // which of a step's arrays, -1: 0
+  int back[kMaxQuads];                      // of row y, the row y - back; on a circle
+  long from[kMaxQuads], stride[kMaxQuads];  // of an image's tables: where the step's begin, numbers in a row
   long rows, lanes;
-  long from, stride;  // of an image's tables: where the step's begin, numbers in a row
-  long to;            // in an image's chain tables
+  long to;  // in an image's chain tables
   long size() const { return (rows + halo) * quads * lanes * kQuad; }
 };
 

@@ -109,7 +109,7 @@ FNTK_HD void record_number(const ChainTables<T>& c, const Records& own, long at)
   const long row = y < 0 ? y + own.rows : y < own.rows ? y : y - own.rows;
   const long x = block % blocks * kRecordLanes + in_image / kQuad % kRecordLanes;
   const int array = own.arrays[quad * kQuad + in_image % kQuad];
-  const T* table = c.tables + image * c.table_size + own.from + row * own.stride + x;
+  const T* table = c.tables + image * c.table_size + own.from[quad] + row * own.stride[quad] + x;
   // rows beyond one turn are nobody's
   const bool none = array < 0 || row < 0 || row >= own.rows;
   c.chains[image * c.chain_size + own.to + in_image] = none ? T(0) : table[array * own.lanes];

@@ -75,23 +75,27 @@ bool one_pass(const ImageGrid& g, const Reads<T>& reads, int taps, OnePass& foun
   return false;
 }
 
-// Where a window in one pass has each array in its records.
-inline void window_arrays(int taps_in, int taps_out, int low, bool bias, Records& records) {
-  const int inner = taps_in > 1 ? quads_of(taps_in) : 0, spread = taps_out > 1 ? taps_out : 0;
-  records.quads = inner + quads_of(spread + 3);
-  records.halo = taps_out - 1;
-  for (int k = 0; k < records.quads; ++k) records.back[k] = k < inner ? low : taps_out - 1;
-  for (int& own : records.arrays) own = -1;
-  int array = 0;
-  for (int k = 0; k < taps_in && taps_in > 1; ++k) records.arrays[k] = array++;
-  int* outer = records.arrays + inner * kQuad;
-  for (int k = 0; k < spread; ++k) outer[k] = array++;
-  for (int k = bias ? 0 : 2; k < 3; ++k) outer[spread + k] = array++;
+// Adds `count` numbers of a step to its records, in quads of their own: its arrays from `array` on, or none for the
+// first `skipped`; of the row `back` rows before.
+inline void add_quads(const StepCode& s, long table, int array, int count, int skipped, int back, Records& records) {
+  int* arrays = records.arrays + records.quads * kQuad;
+  for (int k = 0; k < quads_of(count) * kQuad; ++k) arrays[k] = k < skipped || k >= count ? -1 : array + k - skipped;
+  for (int k = 0; k < quads_of(count); ++k, ++records.quads) {
+    records.back[records.quads] = back;
+    records.from[records.quads] = table + s.arrays;
+    records.stride[records.quads] = s.stride;
+  }
 }
 
-inline void nonlinear_arrays(int n_arrays, Records& records) {
-  records.quads = quads_of(n_arrays);
-  for (int k = 0; k < kMaxQuads * kQuad; ++k) records.arrays[k] = k < n_arrays ? k : -1;
+// Of a window in one pass, as Roll (cuda/images/roll.h) reads them: coordinates and factor of the stage along the inner
+// axes, of that along axis 0, bias, deviation.
+inline void window_quads(const StepCode& s, long table, Records& records) {
+  const int inner = s.taps_in > 1 ? s.taps_in : 0, outer = s.taps_out > 1 ? s.taps_out : 0, back = s.taps_out - 1;
+  records.halo = back;
+  add_quads(s, table, 0, inner, 0, s.low, records);
+  add_quads(s, table, inner, outer + 3, 0, back, records);
+  int* own = records.arrays + quads_of(inner) * kQuad + outer;
+  if (!s.bias) own[2] = own[0], own[0] = own[1] = -1;
 }
 
 // Planes one after the other, or the numbers of a place side by side and zeros behind each row.

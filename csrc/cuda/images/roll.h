@@ -101,13 +101,42 @@ struct Column {
   int within1, within2;  // numbers within these
 };
 
+// What becomes of a place's numbers: a slot takes them as they are, or behind a nonlinearity.
+struct Kept {
+  static constexpr int kQuads = 0;
+  template <Form form, bool known, class T>
+  FNTK_HD void put(T* const (&to)[3], const T*, const T*, T v, T p, T t, T) const {
+    Store<T>(to[0], to[1], to[2]).template put<form>(0, v, p, t);
+  }
+};
+template <template <class> class Phi, class T, bool cov>
+struct Bent {
+  static constexpr int kQuads = quads_of(2 + Phi<T>::n_rows);
+  Phi<T> phi;
+  template <Form form, bool known>
+  FNTK_HD void put(T* const (&to)[3], const T* a, const T* b, T v, T p, T t, T r) const {
+    if constexpr (form != Form::cov)
+      Apply<Phi, T, cov, true>(phi, a, b, to, 1).template put<form, known>(0, v, p, t, r);
+  }
+};
+// What follows the sums, for what comes then.
+template <class T>
+struct Caught {
+  T* of;
+  template <Form form, bool known = false>
+  FNTK_HD void put(long, T v, T p, T t, T r = T(0)) const {
+    of[0] = v, of[1] = p, of[2] = t, of[3] = r;
+  }
+};
+
 // A window of NI taps along the inner axes and NO along axis 0. Every number that is read counts once: sums along the
 // inner axes, row by row, are added to those of the rows that still await this one, and the first of them is done.
-template <class T, Form form, int NI, int NO>
+template <class T, Form form, int NI, int NO, class Then>
 struct Roll {
   static constexpr int kInner = NI > 1 ? quads_of(NI) : 0, kSpread = NO > 1 ? NO : 0, kOuter = quads_of(kSpread + 3),
-                       kQuads = kInner + kOuter;
+                       kQuads = kInner + kOuter + Then::kQuads;
   static constexpr bool tables = form != Form::cov;
+  Then then;
   Weights<T> weights;
   bool bias, wraps;
   int rows, low;
@@ -188,31 +217,34 @@ struct Roll {
     return (first[n - 1] * second[n - 1]) * more;
   }
   FNTK_HD void put(T* to, const RecordWalk<T>& own, Sums<T> found) const {
-    const Store<T> sink(to, to + 2, to + 1);
+    T* const planes[3] = {to, to + 2, to + 1};
     if constexpr (tables) {
-      T first[kOuter * kQuad], second[kOuter * kQuad];
-      own.load(kInner, first, second);
+      constexpr int n = kOuter * kQuad;
+      T a[n + Then::kQuads * kQuad], b[n + Then::kQuads * kQuad];
+      own.load(kInner, a, b);
       if constexpr (NO > 1) {
-        const T more = apart<NO>(first, second);
+        const T more = apart<NO>(a, b);
         found.v += more;
         if constexpr (form == Form::both_defects) found.p += more;
       }
+      T of[4];
+      const Caught<T> sink = {of};
       if (bias)
-        finish<T, form, true>(sink, weights, first + kSpread, second + kSpread, 1, 0, found.v, found.p, found.t);
+        finish<T, form, true>(sink, weights, a + kSpread, b + kSpread, 1, 0, found.v, found.p, found.t);
       else
-        finish<T, form, false>(sink, weights, first + kSpread + 2, second + kSpread + 2, 1, 0, found.v, found.p,
-                               found.t);
+        finish<T, form, false>(sink, weights, a + kSpread + 2, b + kSpread + 2, 1, 0, found.v, found.p, found.t);
+      then.template put<form, true>(planes, a + n, b + n, of[0], of[1], of[2], of[3]);
     } else {
-      finish<T, form, false>(sink, weights, nullptr, nullptr, 1, 0, found.v, T(0), found.t);
+      finish<T, form, false>(Store<T>(planes[0], planes[1], planes[2]), weights, nullptr, nullptr, 1, 0, found.v, T(0),
+                             found.t);
     }
   }
 };
 
-// A nonlinearity, from a slot to another or the same.
-template <template <class> class Phi, class T, Form form, bool cov>
-struct Bent {
-  static constexpr int kQuads = quads_of(2 + Phi<T>::n_rows);
-  Phi<T> phi;
+// A nonlinearity alone, from a slot to another or the same.
+template <class T, Form form, class Then>
+struct Single {
+  Then then;
   long row_size;
   // `count` rows.
   FNTK_HD void column(const T* in, T* out, RecordWalk<T> records, int count) const {
@@ -221,10 +253,10 @@ struct Bent {
     FNTK_ROLLED
     for (int left = count; left > 0; --left) {
       const Sums<T> own = load_place<form>(in);
-      T first[kQuads * kQuad], second[kQuads * kQuad];
-      records.load(0, first, second);
-      T* const to[3] = {out, out + 2, out + 1};
-      Apply<Phi, T, cov, true>(phi, first, second, to, 1).template put<form, false>(0, own.v, own.p, own.t, T(0));
+      T a[Then::kQuads * kQuad], b[Then::kQuads * kQuad];
+      records.load(0, a, b);
+      T* const planes[3] = {out, out + 2, out + 1};
+      then.template put<form, false>(planes, a, b, own.v, own.p, own.t, T(0));
       advance(in, bytes);
       advance(out, bytes);
       records.next();

@@ -179,7 +179,7 @@ struct ImageUnit {
         return true;
       }
       const StepCode& s = step(next);
-      ++next;
+      next += Team::rolls && s.fused ? 2 : 1;
       run_step(s);
     }
   }
@@ -259,7 +259,7 @@ struct ImageUnit {
   template <Form form>
   FNTK_TEAM void conv(const StepCode& s) {
     if constexpr (Team::rolls) {
-      if (s.taps_in == 3 && s.taps_out == 3) return roll<form, 3, 3>(s);
+      if (s.taps_in == 3) return roll<form, 3, 3>(s);
       if (s.taps_in == 5) return roll<form, 5, 5>(s);
       if (s.taps_in == 1) return roll<form, 1, 1>(s);
     }
@@ -268,23 +268,43 @@ struct ImageUnit {
 
   template <Form form, int NI, int NO>
   FNTK_TEAM void roll(const StepCode& s) {
+    if (!s.fused) return roll_then<form, NI, NO>(s, Kept());
+    if constexpr (form != Form::cov) {
+      const StepCode& after = (&s)[1];
+      const bool cov = after.out == int(Form::cov);
+      int index = -1;
+#define FNTK_APPLY(Phi, name)                                                           \
+  ++index;                                                                              \
+  if constexpr (Phi<T>::cheap && NI == 3)                                               \
+    if (after.dual == index)                                                            \
+      return cov ? roll_then<form, NI, NO>(s, Bent<Phi, T, true>{Phi<T>(after.params)}) \
+                 : roll_then<form, NI, NO>(s, Bent<Phi, T, false>{Phi<T>(after.params)});
+      FNTK_DUALS(FNTK_APPLY)
+#undef FNTK_APPLY
+    }
+  }
+
+  template <Form form, int NI, int NO, class Then>
+  FNTK_TEAM void roll_then(const StepCode& s, const Then& then) {
+    using Pass = Roll<T, form, NI, NO, Then>;
     const int rows = int(c.grid.rows);
     const T* in = plane(source(s), 0);
     T* const out = plane(s.dst, 0);
     const int32_t *reads = at<int32_t>(s.reads) + group * NI * c.grid.lanes,
                   *row_reads = at<int32_t>(s.row_reads) + shift_at * (rows + NO - 1);
     columns([&](const Column& own) {
-      const Roll<T, form, NI, NO> pass = {weights(s),
-                                          s.bias != 0,
-                                          s.wraps != 0,
-                                          rows,
-                                          s.low,
-                                          c.grid.row_size,
-                                          in + own.at,
-                                          out + own.at,
-                                          reads + own.x * NI,
-                                          row_reads + own.begin,
-                                          records<Roll<T, form, NI, NO>::kQuads>(s, own)};
+      const Pass pass = {then,
+                         weights(s),
+                         s.bias != 0,
+                         s.wraps != 0,
+                         rows,
+                         s.low,
+                         c.grid.row_size,
+                         in + own.at,
+                         out + own.at,
+                         reads + own.x * NI,
+                         row_reads + own.begin,
+                         records<Pass::kQuads>(s, own)};
       pass.column(own.begin, own.count);
     });
   }
@@ -404,11 +424,12 @@ struct ImageUnit {
     const Phi<T> phi(s.params);
     const int slot = source(s);
     if constexpr (Team::rolls) {
-      using Pass = Bent<Phi, T, form, cov>;
+      using Then = Bent<Phi, T, cov>;
       const T* in = plane(slot, 0);
       T* const out = plane(s.dst, 0);
       columns([&](const Column& own) {
-        Pass{phi, c.grid.row_size}.column(in + own.at, out + own.at, records<Pass::kQuads>(s, own), own.count);
+        const Single<T, form, Then> pass = {{phi}, c.grid.row_size};
+        pass.column(in + own.at, out + own.at, records<Then::kQuads>(s, own), own.count);
       });
     } else {
       const long lanes = c.grid.lanes;
