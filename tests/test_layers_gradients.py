@@ -199,13 +199,11 @@ def test_against_neural_tangents(name, kind):
         assert np.abs(mine - expected).max() < 1e-12 * np.abs(expected).max()
 
 
-def test_the_norm_of_distances_has_no_derivative_and_says_so():
+def test_the_norm_of_distances_is_no_parameter():
     kernel_fn = inputs.embedded("SUM", pos_emb_decay_fn=inputs.decay, pos_emb_p_norm=1.5).kernel_fn
-    x, y, _ = _inputs("")
-    on = {"ntk": np.ones((2, 2))}
-    with pytest.raises(NotImplementedError, match=r"1\.pos_emb_p_norm goes into a function of the user's"):
-        kernel_fn.vjp(x, y, cotangents=on)
-    assert np.isfinite(kernel_fn.vjp(x, y, cotangents=on, wrt=("x1", "1.W_pos_emb_std")).x1).all()
+    assert "1.W_pos_emb_std" in kernel_fn.parameters
+    assert not any(path.endswith("p_norm") for path in kernel_fn.parameters)
+    inputs.compare_with_differences(kernel_fn, *_inputs(""), 1e-7)
 
 
 # ---------------------------------------------------------------- the tests above notice a broken formula

@@ -173,11 +173,6 @@ class Call:
                     f"[{what}] {name} bends a function without closed form, in which there is no gradient: wrt= names "
                     "what is wanted"
                 )
-            if name.rpartition(".")[2] in layer_of(layer, name).rigid:
-                raise NotImplementedError(
-                    f"[{what}] {name} goes into a function of the user's, in which there is no gradient: wrt= names "
-                    "what is wanted"
-                )
         plain = type(x1) is np.ndarray and (x2 is None or type(x2) is np.ndarray)
         self.place = HOST if plain else place_of(what, x1=x1, x2=x2)
         if self.place.ordinal is not None:

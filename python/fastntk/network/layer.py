@@ -52,7 +52,7 @@ class Layer:
     """Base of all layers; ``init_fn, apply_fn, kernel_fn = layer`` works for each."""
 
     kernel_fn: ClassVar[Any]  # the infinite network's kernels: a property that call/kernel_fn.py sets, from above
-    rigid: ClassVar[tuple[str, ...]] = ()  # arguments in which kernels have no derivative
+    rigid: ClassVar[tuple[str, ...]] = ()  # floats that are no parameters: kernels have no derivative in them
     _doors = ("init_fn", "apply_fn")  # the rest runs behind those of the kernel function, many times a call
 
     def __init_subclass__(cls, **keywords: Any) -> None:

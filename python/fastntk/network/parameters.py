@@ -39,10 +39,11 @@ def _parts(layer: Layer) -> tuple[Layer, ...] | None:
 
 
 def parameters_of(layer: Layer, path: str = "") -> dict[str, float]:
-    """Every float that a layer of the network was given, in the order of the layers."""
+    """Every float that a layer of the network was given and kernels have derivatives in, in the order of the layers."""
     parts = _parts(layer)
     if parts is None:
-        return {path + name: value for name, value in _own(layer).items() if isinstance(value, float)}
+        own = _own(layer).items()
+        return {path + name: value for name, value in own if isinstance(value, float) and name not in layer.rigid}
     found: dict[str, float] = {}
     for index, part in enumerate(parts):
         found |= parameters_of(part, f"{path}{index}.")
