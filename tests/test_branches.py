@@ -261,7 +261,12 @@ def test_arguments_are_checked():
     assert stax.FanInConcat().output_shape(((2, 3), (2, 4))) == (2, 7)
 
 
-def test_gradients_are_refused_by_name():
-    net = stax.serial(Z, stax.Relu(), stax.Dropout(0.5), stax.Dense(1))
-    with pytest.raises(NotImplementedError, match="op 'drop', whose gradient is not there yet"):
-        net.kernel_fn.jacobian(points()[:2])
+def test_gradients_behind_dropout_of_points():
+    own = stax.serial(Z, stax.Relu(), stax.Dropout(0.5), stax.Dense(1), stax.Relu(), stax.Dense(1)).kernel_fn
+    x, step = points()[:2], 1e-6
+    found = own.jacobian(x, get="ntk")
+    assert len(found) == len(own.parameters)
+    for part, (name, value) in zip(found, own.parameters.items(), strict=True):
+        ends = [own.with_parameters({name: value + sign * step}) for sign in (1, -1)]
+        more, less = (end(x, None, "ntk") for end in ends)
+        np.testing.assert_allclose(part, (more - less) / (2 * step), rtol=1e-7, err_msg=name)

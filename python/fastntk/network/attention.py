@@ -129,7 +129,7 @@ class GlobalSelfAttention(Placed):
                     f"[{name}] {field} must be one of {list(kind.__members__)}, given {getattr(self, field)!r}"
                 )
             object.__setattr__(self, field, given)
-        object.__setattr__(self, "pos_emb_p_norm", std(name, "pos_emb_p_norm", self.pos_emb_p_norm))
+        std(name, "pos_emb_p_norm", self.pos_emb_p_norm)
         if self.pos_emb_decay_fn is not None and not callable(self.pos_emb_decay_fn):
             raise TypeError(
                 f"[{name}] pos_emb_decay_fn must be a function of the distance, given {self.pos_emb_decay_fn!r}"
