@@ -528,3 +528,22 @@ def test_tails_of_roundings_are_no_kinks(fn):
     k = network(x, None, "nngp", backend="numpy")
     exact = [(weight * fn(abs(own) * z) ** 2).sum() for own in x[:, 0]]
     np.testing.assert_allclose(np.diag(k), exact, rtol=1e-12)
+
+
+def test_a_dual_with_roots_at_equal_inputs():
+    """Its derivative there is that beside it: sqrt(1 - rho^2) has none."""
+
+    def nngp(q12, q11, q22):
+        rho = q12 / np.sqrt(q11 * q22)
+        return np.sqrt(q11 * q22) / (2 * np.pi) * (np.sqrt(1 - rho**2) + (np.pi - np.arccos(rho)) * rho)
+
+    x = np.random.default_rng(0).standard_normal((4, 5))
+    x = np.vstack([x, x[:1], -x[1:2]])
+    found, exact = (
+        stax.serial(stax.Dense(1), layer, stax.Dense(1)).kernel_fn(x, None, "ntk")
+        for layer in (stax.Elementwise(nngp_fn=nngp), stax.Relu())
+    )
+    np.testing.assert_allclose(found, exact, rtol=0, atol=5e-8)
+    layer = stax.Elementwise(nngp_fn=nngp, d_nngp_fn=lambda q12, q11, q22: q12 * np.nan)
+    with pytest.raises(ValueError, match="d_nngp_fn is NaN at q12"):
+        stax.serial(stax.Dense(1), layer, stax.Dense(1)).kernel_fn(x, None, "ntk")

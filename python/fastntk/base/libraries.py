@@ -57,6 +57,23 @@ def of_user(fn: Callable[..., Any], *arrays: Any, **keywords: Any) -> Any:
         return found.numpy()
 
 
+def gives_jax(fn: Callable[..., Any], *arrays: Any) -> bool:
+    """Whether a function of NumPy arrays is one of JAX's, as what it gives says."""
+    if "jax" not in sys.modules:
+        return False
+    with jax_in_float64():
+        return is_of(fn(*arrays), "jax", "jaxlib")
+
+
+def slope_by_jax(fn: Callable[..., Any], x: Any, *others: Any) -> Any:
+    """The derivative of a function of JAX's, entry by entry, in its first argument: in float64, as NumPy's."""
+    import jax
+
+    with jax_in_float64():
+        x = jax.numpy.asarray(x)
+        return np.asarray(jax.jvp(lambda x: fn(x, *others), (x,), (jax.numpy.ones_like(x),))[1])
+
+
 # ---------------------------------------------------------------- other libraries, for apply_fn
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...base.arraylike import describe
-from ...base.libraries import of_user
+from ...base.libraries import gives_jax, of_user, slope_by_jax
 from ..program import Builder, Value, Values
 from .general import Activation, check_function
 from .nonlinearity import Array, Correlation, Nonlinearity, defines_dual, signed_defect
@@ -17,6 +17,7 @@ from .nonlinearity import Array, Correlation, Nonlinearity, defines_dual, signed
 __all__ = ["Elementwise"]
 
 _STEP = 1e-150  # of a derivative along the imaginary axis: nothing is subtracted
+_INSIDE = 2.0**-50  # at correlations of +-1 roots of 1 - rho^2 have no derivative
 
 
 @defines_dual
@@ -32,7 +33,8 @@ class Elementwise(Nonlinearity):
         ``nngp_fn(q12, q11, q22)``, ``E fn(u) fn(v)``, element by element for float64 arrays of one shape; by NumPy,
         JAX or PyTorch.
     d_nngp_fn : callable, optional
-        Its derivative in ``q12``, which is ``E fn'(u) fn'(v)``. Without, ``nngp_fn`` must take complex ``q12``.
+        Its derivative in ``q12``, which is ``E fn'(u) fn'(v)``. Without, JAX differentiates
+        an ``nngp_fn`` of its functions; others must take complex ``q12``.
 
     Raises
     ------
@@ -45,7 +47,8 @@ class Elementwise(Nonlinearity):
     -----
     Covariances are all that ``nngp_fn`` sees, so that ``1 - rho' = 1 - nngp / sqrt(V V')`` is a difference: right to
     2e-16 absolutely, in float64 throughout, where other layers are right to 1e-15 of it. Inputs closer than a distance
-    of 1e-8 become one behind it. :class:`Activation` of the function itself has all digits.
+    of 1e-8 become one behind it. Derivatives that are not given are those at correlations up to 1 - 1e-15: of functions
+    with kinks 2e-8 off at equal inputs. :class:`Activation` of the function itself has all digits.
     """
 
     fn: Callable[..., Any] | None = None
@@ -98,8 +101,28 @@ class Elementwise(Nonlinearity):
         return found
 
     def _slope(self, q12: Array, q11: Array, q22: Array) -> Array:
+        found = self._differentiated(q12, q11, q22)
+        lost = np.isnan(found) & ~np.isnan(q12) & ~np.isnan(q11) & ~np.isnan(q22)
+        if lost.any():
+            at = np.unravel_index(int(np.argmax(lost)), lost.shape)
+            which = (
+                "d_nngp_fn is"
+                if self.d_nngp_fn is not None
+                else "the derivative of nngp_fn, which d_nngp_fn= gives, is"
+            )
+            raise ValueError(
+                f"[stax.Elementwise] {which} NaN at q12 = {q12[at]:.6g}, q11 = {q11[at]:.6g}, q22 = {q22[at]:.6g}"
+            )
+        return found
+
+    def _differentiated(self, q12: Array, q11: Array, q22: Array) -> Array:
         if self.d_nngp_fn is not None:
             return np.asarray(of_user(self.d_nngp_fn, q12, q11, q22), dtype=np.float64)
+        most = np.sqrt(q11) * np.sqrt(q22) * (1 - _INSIDE)
+        q12 = np.clip(q12, -most, most)
+        assert self.nngp_fn is not None
+        if gives_jax(self.nngp_fn, q12, q11, q22):
+            return np.asarray(slope_by_jax(self.nngp_fn, q12, q11, q22))
         try:
             found = self._nngp(q12 + 1j * _STEP, q11, q22)
         except Exception as error:
