@@ -459,7 +459,7 @@ def test_node_scaling_refuses(make, words):
     ("make", "words"),
     [
         (
-            lambda: node_scaling.init(5, 2, 0.5, [0.5], 0, activation="relu"),
+            lambda: node_scaling.init(5, 2, 0.5, [0.5], 0, activation=3),
             "activation must be a nonlinearity such as",
         ),
         (lambda: node_scaling.init(2.5, 2, 0.5, [0.5], 0), "[node_scaling.init] m must be an integer, given float"),
