@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tolerances
 from oracles import Exact
 
@@ -99,3 +103,22 @@ def assert_same(found: Any, expected: Any) -> None:
 def five_points(f: Any, h: float = 1e-3) -> Any:
     """The derivative of ``f`` at 0 by differences: h^4 / 30 of the fifth derivative is left."""
     return (f(-2 * h) - 8 * f(-h) + 8 * f(h) - f(2 * h)) / (12 * h)
+
+
+def script(path: Path) -> Any:
+    """A script that is no part of the package, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # where dataclasses look
+    spec.loader.exec_module(module)
+    return module
+
+
+def counting_script(name: str) -> Any:
+    """A script of bench/ that counts instructions, with the counts that are committed beside it."""
+    module = script(Path(__file__).resolve().parent.parent / "bench" / name)
+    if not module.RESULT.exists():
+        pytest.skip(f"no {module.RESULT.name} beside this source")  # an sdist has no results
+    return module

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
+from helpers import counting_script
 
-BENCH = Path(__file__).resolve().parent.parent / "bench" / "cuda_code.py"
 ROOM = 1.05  # what a count may grow by
 
 
 @pytest.fixture(scope="module")
 def cuda_code():
-    spec = importlib.util.spec_from_file_location("cuda_code", BENCH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["cuda_code"] = module  # where dataclasses look
-    spec.loader.exec_module(module)
-    if not module.RESULT.exists():
-        pytest.skip(f"no {module.RESULT.name} beside this source")  # an sdist has no results
-    return module
+    return counting_script("cuda_code.py")
 
 
 def grown(found, committed):

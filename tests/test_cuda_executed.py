@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import sys
-from pathlib import Path
 
 import emulated
 import on_host
 import pytest
+from helpers import counting_script
 
-BENCH = Path(__file__).resolve().parent.parent / "bench" / "cuda_executed.py"
 ROOM = 1.05  # what a count may grow by
 
 
 @pytest.fixture(scope="module")
 def executed():
-    spec = importlib.util.spec_from_file_location("cuda_executed", BENCH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["cuda_executed"] = module
-    spec.loader.exec_module(module)
-    if not module.RESULT.exists():
-        pytest.skip(f"no {module.RESULT.name} beside this source")  # an sdist has no results
-    return module
+    return counting_script("cuda_executed.py")
 
 
 @pytest.fixture

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
+from helpers import counting_script
 
-BENCH = Path(__file__).resolve().parent.parent / "bench" / "cuda_image_code.py"
 ROOM = 1.05  # what a count may grow by
 KEYS = {"registers", "stack_bytes", "spill_bytes", "shared_bytes"}
 
 
 @pytest.fixture(scope="module")
 def code():
-    spec = importlib.util.spec_from_file_location("cuda_image_code", BENCH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["cuda_image_code"] = module
-    spec.loader.exec_module(module)
-    if not module.RESULT.exists():
-        pytest.skip(f"no {module.RESULT.name} beside this source")  # an sdist has no results
-    return module
+    return counting_script("cuda_image_code.py")
 
 
 def hold(code, kernels):

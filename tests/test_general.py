@@ -545,5 +545,5 @@ def test_a_dual_with_roots_at_equal_inputs():
     )
     np.testing.assert_allclose(found, exact, rtol=0, atol=5e-8)
     layer = stax.Elementwise(nngp_fn=nngp, d_nngp_fn=lambda q12, q11, q22: q12 * np.nan)
-    with pytest.raises(ValueError, match="d_nngp_fn is NaN at q12"):
+    with pytest.raises(ValueError, match="d_nngp_fn, must be a number, given nan at q12"):
         stax.serial(stax.Dense(1), layer, stax.Dense(1)).kernel_fn(x, None, "ntk")

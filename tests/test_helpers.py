@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import conftest
@@ -102,16 +101,8 @@ def test_record_keeps_the_worst_and_failures():
     assert helpers.LARGEST_RATIO["nngp 10", "float64"] == pytest.approx(3, rel=1e-3)
 
 
-def table_module():
-    path = Path(__file__).parents[1] / "bench" / "accuracy_table.py"
-    spec = importlib.util.spec_from_file_location("accuracy_table", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_table_of_a_run():
-    table = table_module()
+    table = helpers.script(Path(__file__).parents[1] / "bench" / "accuracy_table.py")
     for backend, error in (("cpu:baseline", 1e-7), ("numpy", 3e-8)):
         for quantity, dtype in table.columns():
             helpers.WORST[Key("relu", quantity, dtype, backend)] = error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import re
 import shlex
 import sys
@@ -15,6 +14,7 @@ import pytest
 from fastntk import cli
 from fastntk.base.version import __version__
 from fastntk.engines import compiled
+from helpers import script
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -96,13 +96,6 @@ def test_all_commands_were_asked():
 
 
 # ---------------------------------------------------------------- the site's check
-
-
-def script(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 PAGE = '<html lang="en"><head><title>t</title><meta name="viewport"></head><body>{}</body></html>'

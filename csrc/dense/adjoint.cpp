@@ -181,9 +181,8 @@ void back_dense(const AdjointOp& op, const Line& line) {
   line.tile.totals[op.first_total + 1] += line.add(T);
 }
 
-void back_sum(const AdjointOp& op, const Line& line) {
-  const double *P = line.P(op.dst), *T = line.T(op.dst);
-  double *all1 = line.extra(0), *all2 = line.extra(1), *product = line.extra(2);
+// Of all parts of a sum together.
+void all_gaps(const AdjointOp& op, const Line& line, double* all1, double* all2) {
   for (int k = 0; k < line.cols; ++k) all1[k] = all2[k] = 0;
   for (const int s : op.src) {
     const double s1 = sqrt(line.q1(s)), *s2 = line.s2(s), *v = line.v(s);
@@ -194,6 +193,12 @@ void back_sum(const AdjointOp& op, const Line& line) {
       all2[k] += gap.second;
     }
   }
+}
+
+void back_sum(const AdjointOp& op, const Line& line) {
+  const double *P = line.P(op.dst), *T = line.T(op.dst);
+  double *all1 = line.extra(0), *all2 = line.extra(1), *product = line.extra(2);
+  all_gaps(op, line, all1, all2);
   for (size_t b = 0; b < op.src.size(); ++b) {
     const int s = op.src[b], row = op.first_row + int(b), sum = op.first_sum + int(b);
     const double s1 = sqrt(line.q1(s)), *s2 = line.s2(s), *v = line.v(s);
@@ -318,16 +323,7 @@ void entries_dense(const AdjointOp& op, size_t number, const Line& line) {
 void entries_sum(const AdjointOp& op, size_t, const Line& line) {
   const double *P = line.P(op.dst), *T = line.T(op.dst), *after1 = line.D(op.dst, 0), *after2 = line.D(op.dst, 1);
   double *all1 = line.extra(0), *all2 = line.extra(1);
-  for (int k = 0; k < line.cols; ++k) all1[k] = all2[k] = 0;
-  for (const int s : op.src) {
-    const double s1 = sqrt(line.q1(s)), *s2 = line.s2(s), *v = line.v(s);
-    FNTK_LANES
-    for (int k = 0; k < line.cols; ++k) {
-      const Gaps gap = gaps(s1, s2[k], v[k]);
-      all1[k] += gap.first;
-      all2[k] += gap.second;
-    }
-  }
+  all_gaps(op, line, all1, all2);
   for (size_t b = 0; b < op.src.size(); ++b) {
     const int s = op.src[b], row = op.first_row + int(b);
     const double s1 = sqrt(line.q1(s)), *s2 = line.s2(s), *v = line.v(s);

@@ -12,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .arraylike import describe as describe
+from .arraylike import library_of
 
 Array = npt.NDArray[Any]
+
+_JAX = ("jax", "jaxlib")  # packages that its arrays' classes come from
 
 
 # ---------------------------------------------------------------- functions of other libraries, on NumPy's arrays
@@ -32,17 +35,12 @@ def jax_in_float64() -> AbstractContextManager[Any]:
     return earlier
 
 
-def is_of(x: Any, *libraries: str) -> bool:
-    """Whether an object's class comes from one of these libraries."""
-    return type(x).__module__.split(".")[0] in libraries
-
-
 def of_user(fn: Callable[..., Any], *arrays: Any, **keywords: Any) -> Any:
     """A user's function of NumPy arrays, which may be made of JAX's or PyTorch's functions: in float64 there, too."""
     try:
         with jax_in_float64() if "jax" in sys.modules else nullcontext():
             found = fn(*arrays, **keywords)
-            return np.asarray(found) if is_of(found, "jax", "jaxlib") else found
+            return np.asarray(found) if library_of(found) in _JAX else found
     except (TypeError, AttributeError):
         if "torch" not in sys.modules or not all(isinstance(a, np.ndarray) for a in arrays):
             raise
@@ -52,7 +50,7 @@ def of_user(fn: Callable[..., Any], *arrays: Any, **keywords: Any) -> Any:
                 found = fn(*(torch.from_numpy(np.array(a)) for a in arrays), **keywords)
         except (TypeError, AttributeError):
             found = None
-        if not is_of(found, "torch"):
+        if library_of(found) != "torch":
             raise
         return found.numpy()
 
@@ -62,7 +60,7 @@ def gives_jax(fn: Callable[..., Any], *arrays: Any) -> bool:
     if "jax" not in sys.modules:
         return False
     with jax_in_float64():
-        return is_of(fn(*arrays), "jax", "jaxlib")
+        return library_of(fn(*arrays)) in _JAX
 
 
 def slope_by_jax(fn: Callable[..., Any], x: Any, *others: Any) -> Any:

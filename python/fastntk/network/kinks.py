@@ -66,12 +66,16 @@ def kinks_of(fn: Function, places: tuple[float, ...] | None, what: str) -> tuple
 
 
 def _coefficients(fn: Function, low: Any, high: Any) -> tuple[Any, Any]:
-    """Chebyshev coefficients on panels, (_NODES, panels), and the largest value on each; NaN where it is not finite."""
+    """Chebyshev coefficients on panels, (_NODES, panels), and the function's size on each; NaN where it is not finite.
+
+    That is the largest value; what is small beside its own slope is measured by that.
+    """
     place = np.cos(np.pi * (np.arange(_NODES) + 0.5) / _NODES)
     x = (low + high) / 2 + (high - low) / 2 * place[:, None]
     with np.errstate(all="ignore"):
         y = call(fn, x)
-    return chebyshev.chebfit(place, y, _NODES - 1), np.abs(y).max(axis=0)
+        fits = chebyshev.chebfit(place, y, _NODES - 1)
+        return fits, np.maximum(np.abs(y).max(axis=0), np.abs(fits[1]) / (high - low))
 
 
 def _unresolved(fn: Function) -> list[tuple[float, float]]:
@@ -79,8 +83,8 @@ def _unresolved(fn: Function) -> list[tuple[float, float]]:
     low = np.arange(-REACH, REACH, _WIDTH) + 0.0823754
     high = low + _WIDTH
     # Far out a function may be what rounding leaves: what it is beside itself near 0, or at no larger |x|.
-    size = _size(fn, low, high)
-    near = float(_size(fn, np.array([-2.0]), np.array([2.0]))[0])
+    _, size = _coefficients(fn, low, high)
+    near = float(_coefficients(fn, np.array([-2.0]), np.array([2.0]))[1][0])
     least = np.maximum(_NOTHING * _largest_within(np.abs(low + high), size), near if math.isfinite(near) else 0.0)
     rough, left = _rough(fn, low, high, least)
     low, high, left, least = low[rough], high[rough], left[rough], least[rough]
@@ -103,19 +107,11 @@ def _unresolved(fn: Function) -> list[tuple[float, float]]:
     return joined
 
 
-def _size(fn: Function, low: Array, high: Array) -> Array:
-    """The largest value on each panel; what is small beside its own slope is measured by that."""
-    with np.errstate(all="ignore"):
-        fits, size = _coefficients(fn, low, high)
-        return np.asarray(np.maximum(size, np.abs(fits[1]) / (high - low)))
-
-
 def _rough(fn: Function, low: Array, high: Array, least: Array) -> tuple[npt.NDArray[np.bool_], Array]:
     """Which panels no polynomial fits, and what is left of each; ``least``: by what they are measured at least."""
     with np.errstate(all="ignore"):
         fits, size = _coefficients(fn, low, high)
-        size = np.maximum(np.maximum(size, np.abs(fits[1]) / (high - low)), least)
-        left = np.abs(fits[-3:]).max(axis=0)
+        size, left = np.maximum(size, least), np.abs(fits[-3:]).max(axis=0)
         return np.isfinite(size) & (left > _SMALL * size), left
 
 

@@ -90,29 +90,12 @@ class Elementwise(Nonlinearity):
                 f"[stax.Elementwise] nngp_fn must give floats of its arguments' shape {q11.shape}, given {found.dtype} "
                 f"{found.shape}"
             )
-        lost = ~np.isfinite(found) & np.isfinite(q12) & np.isfinite(q11) & np.isfinite(q22)
-        if lost.any():
-            at = np.unravel_index(int(np.argmax(lost)), lost.shape)
-            found_at = np.asarray(q12)[at]
-            raise ValueError(
-                f"[stax.Elementwise] nngp_fn must be finite, given {found[at]} at q12 = {found_at.real:.6g}, "
-                f"q11 = {q11[at]:.6g}, q22 = {q22[at]:.6g}"
-            )
+        _refuse("nngp_fn must be finite", found, ~np.isfinite(found), q12, q11, q22)
         return found
 
     def _slope(self, q12: Array, q11: Array, q22: Array) -> Array:
         found = self._differentiated(q12, q11, q22)
-        lost = np.isnan(found) & ~np.isnan(q12) & ~np.isnan(q11) & ~np.isnan(q22)
-        if lost.any():
-            at = np.unravel_index(int(np.argmax(lost)), lost.shape)
-            which = (
-                "d_nngp_fn is"
-                if self.d_nngp_fn is not None
-                else "the derivative of nngp_fn, which d_nngp_fn= gives, is"
-            )
-            raise ValueError(
-                f"[stax.Elementwise] {which} NaN at q12 = {q12[at]:.6g}, q11 = {q11[at]:.6g}, q22 = {q22[at]:.6g}"
-            )
+        _refuse("the derivative of nngp_fn, d_nngp_fn, must be a number", found, np.isnan(found), q12, q11, q22)
         return found
 
     def _differentiated(self, q12: Array, q11: Array, q22: Array) -> Array:
@@ -121,7 +104,7 @@ class Elementwise(Nonlinearity):
         most = np.sqrt(q11) * np.sqrt(q22) * (1 - _INSIDE)
         q12 = np.clip(q12, -most, most)
         assert self.nngp_fn is not None
-        if gives_jax(self.nngp_fn, q12, q11, q22):
+        if gives_jax(self.nngp_fn, *3 * (np.ones(1),)):
             return np.asarray(slope_by_jax(self.nngp_fn, q12, q11, q22))
         try:
             found = self._nngp(q12 + 1j * _STEP, q11, q22)
@@ -157,3 +140,14 @@ class Elementwise(Nonlinearity):
         found = np.where((c.w == 0) & c.near & (q1 == q2) & (size > 0), 1, found)  # whatever its rounding is
         v = np.where(found < 0, signed_defect(np.asarray(False), 1 + found), 1 - found)
         return v, found, self._slope(q12, q1, q2)
+
+
+def _refuse(must: str, found: Array, lost: Array, q12: Any, q11: Array, q22: Array) -> None:
+    """Refuse what a user's function loses where covariances are finite."""
+    lost = lost & np.isfinite(q12) & np.isfinite(q11) & np.isfinite(q22)
+    if lost.any():
+        at = np.unravel_index(int(np.argmax(lost)), lost.shape)
+        raise ValueError(
+            f"[stax.Elementwise] {must}, given {found[at]} at q12 = {q12[at].real:.6g}, q11 = {q11[at]:.6g}, "
+            f"q22 = {q22[at]:.6g}"
+        )
