@@ -131,3 +131,11 @@ def test_arrays_of_other_libraries(library):
     np.testing.assert_array_equal(np.asarray(further(theirs).ntk), further(k).ntk)  # a kernel of theirs, continued
     with pytest.raises(NotImplementedError, match="random by the same weights"):
         FanInSum().kernel_fn([serial(net, Relu()).kernel_fn(of(x1), of(x2)) for _ in range(2)])  # one random function
+
+
+def test_lists_and_views():
+    x = np.random.default_rng(0).standard_normal((3, 4))
+    net = serial(Dense(1), Relu(), Dense(1)).kernel_fn
+    expected = net(x, **FULL).cov1
+    np.testing.assert_array_equal(net(x.tolist(), **FULL).cov1, expected)
+    np.testing.assert_array_equal(net(np.asfortranarray(x), x[::-1], **FULL).cov2, expected[::-1, ::-1])

@@ -36,9 +36,9 @@ def usual(k: Kernel) -> bool:
 
 
 def mapped(f: Callable[..., Any], *trees: Any) -> Any:
-    """A function of the leaves of trees alike; None where a tree has None."""
+    """A function of the leaves of trees alike, lists of numbers among them; None where a tree has None."""
     first = next(tree for tree in trees if tree is not None)
-    if not isinstance(first, (tuple, list)):
+    if not isinstance(first, (tuple, list)) or is_numbers(first):
         return f(*trees)
     parts = [[None] * len(first) if tree is None else tree for tree in trees]
     made = [mapped(f, *own) for own in zip(*parts, strict=True)]
