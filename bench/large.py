@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +63,19 @@ def rmse(found: np.ndarray, true: np.ndarray) -> float:
     return float(np.sqrt(np.mean((found - true) ** 2)))
 
 
-def solve(given: argparse.Namespace, folder: str) -> dict[str, Any]:
+@contextlib.contextmanager
+def cluster(workers: int) -> Iterator[Any]:
+    """A client of workers on this machine, one thread each."""
+    from distributed import Client, LocalCluster
+
+    kwargs = {"threads_per_worker": 1, "processes": True, "dashboard_address": None, "memory_limit": None}
+    with LocalCluster(n_workers=workers, **kwargs) as local, Client(local) as client:
+        yield client
+
+
+def solve(given: argparse.Namespace, folder: str, client: Any = None) -> dict[str, Any]:
     """What the child does."""
-    from fastntk import predict
+    from fastntk import predict, scale
 
     x, y, x_test, y_test = (a.astype(given.dtype) for a in DATA[given.data](given))
     kernel_fn = network(given.depth)
@@ -71,10 +83,12 @@ def solve(given: argparse.Namespace, folder: str) -> dict[str, Any]:
     before = memory.status("self")
     store = Path(folder, "blocks") if given.store == "file" else given.store
     common = {"diag_reg": given.reg, "memory_budget": given.memory_budget, "progress": True}
+    how = {"tol": given.tol, "rank": given.rank, "max_iter": given.max_iter, **common}
     try:
-        solved = predict.conjugate_gradient(
-            kernel_fn, x, y, given.get, tol=given.tol, rank=given.rank, max_iter=given.max_iter, store=store, **common
-        )
+        if client is None:
+            solved = predict.conjugate_gradient(kernel_fn, x, y, given.get, store=store, **how)
+        else:
+            solved = scale.conjugate_gradient(kernel_fn, x, y, given.get, client=client, **how)
     except predict.ConvergenceError as error:
         sys.exit(f"{error}\nresiduals: {error.residuals.max(axis=1).tolist()}")
     start = time.perf_counter()
@@ -93,6 +107,7 @@ def solve(given: argparse.Namespace, folder: str) -> dict[str, Any]:
         "rmse": rmse(mean, y_test),
         "anon_before": before["RssAnon"],
         "peak_resident": memory.status("self")["VmHWM"],
+        "peak_of_workers": [] if client is None else list(client.run(memory.status, "self").values()),
         "gram_bytes": len(x) ** 2 * x.itemsize,
     }
     if given.landmarks:
@@ -125,6 +140,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rank", type=int, help="of the preconditioner; default: conjugate_gradient's own")
     made.add_argument("--max-iter", type=int, default=1000)
     made.add_argument("--store", choices=("memory", "file"), help="default: compute blocks in each iteration")
+    made.add_argument("--workers", type=int, default=0, help="processes of a Dask cluster; 0: this process")
     made.add_argument("--memory-budget", type=int, default=256 * 2**20, help="bytes of blocks")
     made.add_argument("--landmarks", type=int, default=0, help="a Nystrom posterior beside it, with so many")
     made.add_argument("--exact", action="store_true", help=f"an exact solve beside it, up to {EXACT} points")
@@ -137,8 +153,12 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     given = parser().parse_args()
     if given.child:
-        print(json.dumps(solve(given, given.child)))
+        with cluster(given.workers) if given.workers else contextlib.nullcontext() as client:
+            found = solve(given, given.child, client)
+        print(json.dumps(found))
         return 0
+    if given.workers and given.store:
+        sys.exit("--workers computes blocks in each iteration, given --store too")
     if given.exact and given.n > EXACT:
         sys.exit(f"--exact is for at most {EXACT} points, given {given.n}")
     report = surroundings()
@@ -146,16 +166,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=given.scratch) as folder:
         command = [sys.executable, __file__, *sys.argv[1:], "--child", folder]
         found, anon = memory.watch(command, f"large {given.data}")
-    # The other solves run in the same child, after it.
-    found["peak_anonymous"] = None if given.exact or given.landmarks else anon
+    # The other solves run in the same child, after it; of workers it sees nothing.
+    found["peak_anonymous"] = None if given.exact or given.landmarks or given.workers else anon
+    found["peak_of_workers"] = [own["VmHWM"] for own in found["peak_of_workers"]]
     found["others_busy"] = others(before)
     report["parameters"] = {k: v for k, v in vars(given).items() if k not in ("out", "child", "scratch")}
     report["large"] = found
     seconds = ", ".join(f"{k} {v:.4g} s" for k, v in found["seconds"].items())
     print(f"n = {found['n']}, d = {found['d']}: {found['iterations']} iterations, rank {found['rank']}; {seconds}")
     print(f"  a pass over the kernel: {found['seconds_a_pass']:.4g} s; last residual {found['residuals'][-1]:.3g}")
+    of_workers = "".join(f" + {peak / 2**20:.0f}" for peak in found["peak_of_workers"])
     mib = {k: found[k] / 2**20 for k in ("peak_resident", "gram_bytes")}
-    print(f"  peak of resident memory {mib['peak_resident']:.0f} MiB; the matrix takes {mib['gram_bytes']:.0f} MiB")
+    print(f"  peak of resident memory {mib['peak_resident']:.0f} MiB{of_workers}; the matrix takes {mib['gram_bytes']:.0f} MiB")
     print(f"  RMSE {found['rmse']:.4g}; " + json.dumps({k: found[k] for k in ("nystrom", "exact") if k in found}))
     if (found["others_busy"] or 0) > NOISY:
         print(f"  not quiet: other processes kept {found['others_busy']} processors busy")

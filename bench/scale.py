@@ -41,7 +41,7 @@ def images_network() -> Any:
 def cases(small: bool) -> dict[str, tuple[Any, np.ndarray, int]]:
     """Network, inputs, rows of a block."""
     rng = np.random.default_rng(SEED)
-    n_rows, n_images = (1000, 24) if small else (12096, 160)
+    n_rows, n_images = (1000, 24) if small else (24192, 320)
     rows = rng.standard_normal((n_rows, 784)).astype(np.float32)
     images = rng.standard_normal((n_images, 16, 16, 3)).astype(np.float32)
     return {
@@ -124,7 +124,7 @@ def solve_case(clients: dict[int, Any], small: bool) -> dict[str, Any]:
     from fastntk import scale, stax
 
     rng = np.random.default_rng(SEED)
-    n = 1000 if small else 16000
+    n = 1000 if small else 32000
     x = rng.standard_normal((n, 20)).astype(np.float32)
     y = np.sin(x[:, :1]) + 0.1 * rng.standard_normal((n, 1))
     hidden = [layer for _ in range(3) for layer in (stax.Dense(1, 2**0.5, 0.1), stax.Relu())]
@@ -132,7 +132,7 @@ def solve_case(clients: dict[int, Any], small: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"n": n, "d": 20, "depth": 3, "tol": 1e-4, "diag_reg": 0.01}
     for k, client in clients.items():
         solved = scale.conjugate_gradient(
-            kernel_fn, x, y, "ntk", 0.01, tol=1e-4, rank=min(n, 400), client=client, chunks=256 if small else 1024
+            kernel_fn, x, y, "ntk", 0.01, tol=1e-4, rank=min(n, 400), client=client, chunks=256 if small else 2016
         )
         found[f"{k} worker{'s' * (k > 1)}"] = {
             "seconds_of": solved.seconds_of, "iterations": solved.iterations, "passes": solved.passes,

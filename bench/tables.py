@@ -35,6 +35,8 @@ KEPT = {
     "cuda-images": "cuda-images-sm90.json",
     "cuda-executed": "cuda-executed.json",
     "scale": "scale.json",
+    "killed": "killed.json",
+    "large": "large-synthetic-200000.json",
     "predict": "predict-avx512.json",
     "predict-real": "real-predict.json",
 }
@@ -242,13 +244,14 @@ def small(report: dict[str, Any]) -> str:
     return where(report) + table(["call", "fastntk", "goal"], rows)
 
 
-def workers(report: dict[str, Any]) -> str:
-    """Gram matrices in stores by one process and by workers, solves, and a run that was killed."""
+def workers(report: dict[str, Any], killed: dict[str, Any], large: dict[str, Any]) -> str:
+    """Gram matrices in stores by one process and by workers, solves, and runs that were killed."""
     rows = []
     for name, own in report["gram"].items():
         median = {way: statistics.median(seconds) for way, seconds in own["seconds"].items()}
         rows += [[f"{name}, {own['n']:,}, {own['blocks']} blocks", way, f"{s:.3g} s"] for way, s in median.items()]
-    solve, task, killed = report["solve"], report["task"], report["killed"]
+    solve, task, long = report["solve"], report["task"], large["large"]
+    peaks = [long["peak_resident"], *long["peak_of_workers"]]
     said = [
         *(
             f"- {name}: two workers are {own['two_workers_over_one']:.2f} times as fast as one with a store, and take "
@@ -258,8 +261,17 @@ def workers(report: dict[str, Any]) -> str:
         f"- A block that costs nothing takes {task['milliseconds_a_block']:.1f} ms of scheduler, store and journal.",
         f"- Conjugate gradients, n = {solve['n']:,}, d = {solve['d']}, to {solve['tol']}: two workers "
         f"{solve['two_workers_over_one']:.2f} times as fast as one.",
-        f"- {killed['n']} images, {len(killed['killed'])} kills at random: {killed['runs']} runs, "
-        f"{'the same bits' if killed['equal'] else 'OTHER BITS'} as one call.",
+        f"- {long['n']:,} points, d = {long['d']}, to {large['parameters']['tol']}, over "
+        f"{len(long['peak_of_workers'])} workers ({large['machine']['cpu']}, commit {large['git']['hash'][:10]}): "
+        f"{long['seconds']['preconditioner']:.0f} s for the preconditioner of rank {long['rank']:,}, "
+        f"{long['iterations']} iterations, {long['passes']} passes over the kernel of {long['seconds_a_pass']:.1f} s, "
+        f"{long['seconds']['solve'] / 60:.0f} min; {sum(peaks) / 2**30:.1f} GiB at the peaks of all processes together, "
+        f"where the matrix alone would take {long['gram_bytes'] / 2**30:.0f} GiB.",
+        *(
+            f"- {own['n']:,} images, {len(own['killed'])} kills at random of workers and of the command (scheduler and "
+            f"client): {own['runs']} runs, {'the same bits' if own['equal'] else 'OTHER BITS'} as one call."
+            for own in (report["killed"], killed["killed"])
+        ),
     ]
     return where(report) + table(["matrix", "by", "time"], rows) + "\n\n" + "\n".join(said)
 
@@ -278,7 +290,7 @@ TABLES: dict[str, tuple[str, tuple[str, ...], Callable[..., str]]] = {  # page, 
     "small-calls": ("docs/speed.md", ("small-calls",), small),
     "gpu": ("docs/speed.md", ("gpu",), gpu_table.gpu),
     "gpu-model": ("docs/gpu.md", ("cuda", "cuda-images", "cuda-executed"), model.gpu),
-    "scale": ("docs/scale.md", ("scale",), workers),
+    "scale": ("docs/scale.md", ("scale", "killed", "large"), workers),
     "scale-model": ("docs/scale.md", ("scale", "images", "cuda", "cuda-images"), model.scale),
     "accuracy": ("docs/accuracy.md", ("accuracy",), accuracy_table.markdown),
     "predict": ("docs/prediction.md", ("predict",), predict_table.speed),
