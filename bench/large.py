@@ -177,7 +177,8 @@ def main() -> int:
     print(f"  a pass over the kernel: {found['seconds_a_pass']:.4g} s; last residual {found['residuals'][-1]:.3g}")
     of_workers = "".join(f" + {peak / 2**20:.0f}" for peak in found["peak_of_workers"])
     mib = {k: found[k] / 2**20 for k in ("peak_resident", "gram_bytes")}
-    print(f"  peak of resident memory {mib['peak_resident']:.0f} MiB{of_workers}; the matrix takes {mib['gram_bytes']:.0f} MiB")
+    print(f"  peak of resident memory {mib['peak_resident']:.0f} MiB{of_workers}")
+    print(f"  the matrix takes {mib['gram_bytes']:.0f} MiB")
     print(f"  RMSE {found['rmse']:.4g}; " + json.dumps({k: found[k] for k in ("nystrom", "exact") if k in found}))
     if (found["others_busy"] or 0) > NOISY:
         print(f"  not quiet: other processes kept {found['others_busy']} processors busy")

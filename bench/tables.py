@@ -265,7 +265,7 @@ def workers(report: dict[str, Any], killed: dict[str, Any], large: dict[str, Any
         f"{len(long['peak_of_workers'])} workers ({large['machine']['cpu']}, commit {large['git']['hash'][:10]}): "
         f"{long['seconds']['preconditioner']:.0f} s for the preconditioner of rank {long['rank']:,}, "
         f"{long['iterations']} iterations, {long['passes']} passes over the kernel of {long['seconds_a_pass']:.1f} s, "
-        f"{long['seconds']['solve'] / 60:.0f} min; {sum(peaks) / 2**30:.1f} GiB at the peaks of all processes together, "
+        f"{long['seconds']['solve'] / 60:.0f} min; {sum(peaks) / 2**30:.1f} GiB at all processes' peaks together, "
         f"where the matrix alone would take {long['gram_bytes'] / 2**30:.0f} GiB.",
         *(
             f"- {own['n']:,} images, {len(own['killed'])} kills at random of workers and of the command (scheduler and "

@@ -12,8 +12,8 @@ import gradient_oracle
 import numpy as np
 import pytest
 from fastntk import Kernel, options, stax
-from fastntk.call import differentiable, pairing, reverse
-from fastntk.engines import numpy_adjoint, numpy_chain, select
+from fastntk.call import differentiable, reverse
+from fastntk.engines import numpy_adjoint, numpy_chain, numpy_pairs, select
 from fastntk.network.activations import NONLINEARITIES, Nonlinearity
 from gradient_inputs import ON_K, ON_THETA, VALUES, X1, X2, dense, mixed_branches, residual
 
@@ -265,6 +265,41 @@ def test_arguments_exchanged_a_copy_and_the_upper_half(make):
         assert value == pytest.approx(twice.parameters[name], rel=1e-12)
 
 
+def many(n1, n2, d):
+    """Rows of several units, some of them near others or opposite to them, on both sides of a boundary between units."""
+    rng = np.random.default_rng(4)
+    x1, x2 = rng.standard_normal((n1, d)), rng.standard_normal((n2, d))
+    x2[3], x2[300], x2[-1] = x1[70] + 1e-9 * rng.standard_normal(d), -2 * x1[0] + 1e-7, x1[-1]
+    x1[64] = x1[2] * 1e-200
+    x1[-2] = 0
+    return x1, x2
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("make", [residual, lambda: dense(stax.Gelu())], ids=["residual", "gelu"])
+def test_units_of_a_tile(make, symmetric):
+    """More lines, columns and features than a unit has: the definition's gradients, and the same bits by any threads."""
+    kernel_fn = make().kernel_fn
+    x1, x2 = many(150, 320, 70)
+    x1, x2 = (np.concatenate([x1, x2]), None) if symmetric else (x1, x2)
+    n2 = len(x1) if symmetric else len(x2)
+    on = dict(zip(KINDS, np.random.default_rng(5).standard_normal((2, len(x1), n2)), strict=True))
+    want = kernel_fn.vjp(x1, x2, cotangents=on, backend="numpy")
+    for choice in everywhere()[1:]:
+        with choice:
+            found = [kernel_fn.vjp(x1, x2, cotangents=on, num_threads=threads) for threads in (1, 3)]
+        for own, other, expected in zip(*map(tuple, (vars(f).values() for f in (*found, want))), strict=True):
+            if isinstance(own, dict):
+                assert own == other
+                own, expected = np.array(list(own.values())), np.array(list(expected.values()))
+            elif own is None:
+                continue
+            else:
+                assert np.array_equal(own, other)
+            size = np.abs(expected).max(axis=-1, keepdims=True)
+            assert np.all(np.abs(own - expected) <= 1e-11 * size)
+
+
 def test_tiles_change_nothing_but_rounding(monkeypatch):
     rng = np.random.default_rng(6)
     kernel_fn = residual().kernel_fn
@@ -272,6 +307,7 @@ def test_tiles_change_nothing_but_rounding(monkeypatch):
     c = {n: rng.standard_normal((40, 40)) for n in KINDS}
     whole, planes = kernel_fn.vjp(x, cotangents=c), kernel_fn.jacobian(x, get="ntk")
     other = kernel_fn.vjp(x, x[:9], cotangents={n: v[:, :9] for n, v in c.items()})
+    monkeypatch.setattr(reverse, "_COMPILED_PAIRS", 49)
     monkeypatch.setattr(reverse, "_TAPE", 0)
     monkeypatch.setattr(reverse, "max", lambda *a: 49 if a[0] == 1024 else max(*a), raising=False)
     parts = kernel_fn.vjp(x, cotangents=c)
@@ -590,7 +626,7 @@ PAIRING = {
     "np.where(w <= tiny, 0, w)": "w + 1e-20",
 }
 BROKEN = [((numpy_adjoint, numpy_chain), *each) for each in ADJOINT.items()]
-BROKEN += [((pairing,), *each) for each in PAIRING.items()]
+BROKEN += [((numpy_pairs,), *each) for each in PAIRING.items()]
 
 
 def test_nothing_is_broken():

@@ -1,4 +1,4 @@
-// The reverse pass: arrays of Python's in, one call of dense/adjoint.h, sums into arrays that Python allocated.
+// The reverse pass: arrays of Python's in, one call of dense/adjoint.h, sums and gradients into arrays of Python's.
 #include "bind/cpu_adjoint.h"
 
 #include "dense/adjoint.h"
@@ -43,12 +43,48 @@ double* writable(Matrix& x, long rows, long cols, const char* what) {
   return x.mutable_data();
 }
 
-// What a tile reads, checked.
-AdjointTile tile_of(const AdjointProgram& program, const Matrix& q1, const Matrix& q2, const Matrix& rows1,
-                    const Matrix& rows2, const std::vector<Matrix>& defects, bool ntk) {
+const double* vector(const Matrix& x, long n, const char* what) {
+  FNTK_CHECK(x.ndim() == 1 && x.shape(0) == n, what, " must be ", n, " numbers");
+  return x.data();
+}
+
+// Units, rows times powers of two, these powers, lengths: of side 1 and side 2; gradients of both, or None.
+using PyRows = std::tuple<std::array<Matrix, 4>, std::array<Matrix, 4>, std::array<py::object, 2>>;
+
+double* gradient(const py::object& x, long n, long d) {
+  if (x.is_none()) return nullptr;
+  auto own = py::reinterpret_borrow<py::array>(x);
+  FNTK_CHECK(Matrix::check_(own) && own.writeable(), "gradients must be contiguous and writable, of float64");
+  return const_cast<double*>(matrix(py::reinterpret_borrow<Matrix>(own), n, d, "a gradient"));
+}
+
+AdjointRows rows_of(const PyRows& given, long lines, long cols) {
+  const auto& [one, two, gradients] = given;
+  FNTK_CHECK(one[0].ndim() == 2, "rows must be matrices");
+  AdjointRows rows{};
+  const long d = rows.d = long(one[0].shape(1));
+  rows.unit1 = matrix(one[0], lines, d, "unit rows 1");
+  rows.unit2 = matrix(two[0], cols, d, "unit rows 2");
+  rows.scaled1 = matrix(one[1], lines, d, "rows 1");
+  rows.scaled2 = matrix(two[1], cols, d, "rows 2");
+  rows.scale1 = vector(one[2], lines, "scales 1");
+  rows.scale2 = vector(two[2], cols, "scales 2");
+  rows.length1 = vector(one[3], lines, "lengths 1");
+  rows.length2 = vector(two[3], cols, "lengths 2");
+  rows.gradient1 = gradient(gradients[0], lines, d);
+  rows.gradient2 = gradient(gradients[1], cols, d);
+  return rows;
+}
+
+// What a tile reads, checked: variances and row arrays of both sides, rows of each input; same, tiny, close.
+using PyTables = std::array<Matrix, 4>;
+
+AdjointTile tile_of(const AdjointProgram& program, const PyTables& tables, const std::vector<PyRows>& rows,
+                    const std::tuple<bool, double, double>& kind, bool ntk, AdjointCall& call) {
+  const auto& [q1, q2, rows1, rows2] = tables;
   FNTK_CHECK(q1.ndim() == 2 && q2.ndim() == 2, "variances must be values x rows");
   const long lines = long(q1.shape(1)), cols = long(q2.shape(1));
-  FNTK_CHECK(defects.size() == size_t(program.n_inputs), "one defect an input");
+  FNTK_CHECK(rows.size() == size_t(program.n_inputs), "rows of each input");
   AdjointTile tile{};
   tile.lines = lines;
   tile.cols = cols;
@@ -61,17 +97,18 @@ AdjointTile tile_of(const AdjointProgram& program, const Matrix& q1, const Matri
   tile.q2 = matrix(q2, program.n_values, cols, "q2");
   tile.rows1 = matrix(rows1, program.n_rows, lines, "rows1");
   tile.rows2 = matrix(rows2, program.n_rows, cols, "rows2");
-  for (const Matrix& v : defects) tile.defects.push_back(matrix(v, lines, cols, "a defect"));
+  for (const PyRows& own : rows) call.rows.push_back(rows_of(own, lines, cols));
+  std::tie(call.same, call.tiny, call.close) = kind;
+  FNTK_CHECK(!call.same || lines == cols, "a tile of the same rows must be square");
   return tile;
 }
 
-void adjoint(const AdjointProgram& program, const Matrix& q1, const Matrix& q2, const Matrix& rows1,
-             const Matrix& rows2, const std::vector<Matrix>& defects, const std::vector<std::array<py::object, 2>>& on,
-             std::vector<Matrix> P, Matrix line_sums, Matrix col_sums, Matrix totals, bool ntk,
-             const std::string& isa) {
-  AdjointTile tile = tile_of(program, q1, q2, rows1, rows2, defects, ntk);
+void adjoint(const AdjointProgram& program, const PyTables& tables, const std::vector<PyRows>& rows,
+             const std::tuple<bool, double, double>& kind, const std::vector<std::array<py::object, 2>>& on,
+             std::array<Matrix, 3> sums, bool ntk, const std::string& isa, int threads) {
+  AdjointCall call{};
+  AdjointTile tile = tile_of(program, tables, rows, kind, ntk, call);
   const long lines = tile.lines, cols = tile.cols;
-  FNTK_CHECK(P.size() == defects.size(), "P of each input");
   FNTK_CHECK(on.size() == size_t(program.n_outputs), "cotangents of each output");
   std::vector<Matrix> held;  // views of cotangents stay alive
   for (const auto& pair : on)
@@ -83,35 +120,33 @@ void adjoint(const AdjointProgram& program, const Matrix& q1, const Matrix& q2, 
       }
       (k == 0 ? tile.on_k : tile.on_theta).push_back(data);
     }
-  for (Matrix& out : P) tile.P.push_back(writable(out, lines, cols, "P"));
-  tile.line_sums = writable(line_sums, program.n_sums, lines, "line_sums");
-  tile.col_sums = writable(col_sums, program.n_sums, cols, "col_sums");
-  tile.totals = writable(totals, 1, program.n_totals, "totals");
+  call.line_sums = writable(sums[0], program.n_sums, lines, "line_sums");
+  call.col_sums = writable(sums[1], program.n_sums, cols, "col_sums");
+  call.totals = writable(sums[2], 1, program.n_totals, "totals");
   const Isa& table = find_isa(isa);
-  released([&] { run_adjoint(program.ops, tile, table); });
+  released([&] { run_adjoint(program.ops, tile, call, table, threads, signalled); });
 }
 
 // planes (groups, lines, cols), which are added to: derivatives of every entry of the one output.
-void adjoint_entries(const AdjointProgram& program, const Matrix& q1, const Matrix& q2, const Matrix& rows1,
-                     const Matrix& rows2, const std::vector<Matrix>& defects, const Matrix& pull1, const Matrix& pull2,
-                     const Matrix& slopes, Matrix planes, bool ntk, const std::string& isa) {
-  AdjointTile tile = tile_of(program, q1, q2, rows1, rows2, defects, ntk);
+void adjoint_entries(const AdjointProgram& program, const PyTables& tables, const std::vector<PyRows>& rows,
+                     const std::tuple<bool, double, double>& kind, const std::array<Matrix, 2>& pulls,
+                     const Matrix& slopes, Matrix planes, bool ntk, const std::string& isa, int threads) {
+  AdjointCall call{};
+  AdjointTile tile = tile_of(program, tables, rows, kind, ntk, call);
   const long lines = tile.lines, cols = tile.cols, ops = long(program.ops.size());
   FNTK_CHECK(program.n_outputs == 1, "entries are those of one output");
   FNTK_CHECK(planes.ndim() == 3 && planes.shape(1) == lines && planes.shape(2) == cols, "planes must be groups x ",
              lines, " x ", cols);
   const long groups = long(planes.shape(0));
-  const AdjointEntries entries{int(groups), matrix(pull1, program.n_values, lines, "pull1"),
-                               matrix(pull2, program.n_values, cols, "pull2"),
+  const AdjointEntries entries{int(groups), matrix(pulls[0], program.n_values, lines, "pull1"),
+                               matrix(pulls[1], program.n_values, cols, "pull2"),
                                matrix(slopes, 4 * ops, groups, "slopes"), planes.mutable_data()};
   const std::vector<double> ones(size_t(lines * cols), 1.0);
-  std::vector<double> unread(size_t(program.n_inputs) * size_t(lines * cols));
-  for (long k = 0; k < program.n_inputs; ++k) tile.P.push_back(unread.data() + k * lines * cols);
   tile.on_k = {ntk ? nullptr : ones.data()};
   tile.on_theta = {ntk ? ones.data() : nullptr};
   tile.entries = &entries;
   const Isa& table = find_isa(isa);
-  released([&] { run_adjoint(program.ops, tile, table); });
+  released([&] { run_adjoint(program.ops, tile, call, table, threads, signalled); });
 }
 
 }  // namespace
@@ -120,12 +155,11 @@ void bind_adjoint(py::module_& m) {
   py::class_<AdjointProgram>(m, "AdjointProgram", py::module_local())
       .def(py::init(&make_adjoint), py::arg("ops"), py::arg("counts"));
   m.def("has_adjoint", [](const std::string& name) { return adjoint_of(name) >= 0; });
-  m.def("adjoint", &adjoint, py::arg("program"), py::arg("q1"), py::arg("q2"), py::arg("rows1"), py::arg("rows2"),
-        py::arg("defects"), py::arg("on"), py::arg("P").noconvert(), py::arg("line_sums").noconvert(),
-        py::arg("col_sums").noconvert(), py::arg("totals").noconvert(), py::arg("ntk"), py::arg("isa"));
-  m.def("adjoint_entries", &adjoint_entries, py::arg("program"), py::arg("q1"), py::arg("q2"), py::arg("rows1"),
-        py::arg("rows2"), py::arg("defects"), py::arg("pull1"), py::arg("pull2"), py::arg("slopes"),
-        py::arg("planes").noconvert(), py::arg("ntk"), py::arg("isa"));
+  m.def("adjoint", &adjoint, py::arg("program"), py::arg("tables"), py::arg("rows"), py::arg("kind"), py::arg("on"),
+        py::arg("sums").noconvert(), py::arg("ntk"), py::arg("isa"), py::arg("threads"));
+  m.def("adjoint_entries", &adjoint_entries, py::arg("program"), py::arg("tables"), py::arg("rows"), py::arg("kind"),
+        py::arg("pulls"), py::arg("slopes"), py::arg("planes").noconvert(), py::arg("ntk"), py::arg("isa"),
+        py::arg("threads"));
 }
 
 }  // namespace fntk

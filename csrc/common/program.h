@@ -145,6 +145,9 @@ template <class T>
 struct Products {
   void (*pack)(const T* x, const double* first, const double* second, long rows, long d, T* panel);
   void (*product)(const T* left, const T* right, long lines, long d, T* out, long stride);
+  // out[l][k] += sum over c < count of left[c][l] right[c][k], of kPanel, width and width numbers a row; lines are
+  // rounded up to 4, k runs to the width, a multiple of 32. Of double alone.
+  void (*accumulate)(const T* left, const T* right, long lines, long count, long width, T* out);
 };
 
 }  // namespace fntk

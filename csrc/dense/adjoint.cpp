@@ -15,25 +15,27 @@ namespace {
 struct Line {
   const std::vector<AdjointOp>& ops;
   const AdjointTile& tile;
+  const AdjointUnit& unit;
   const double* roots2;  // standard deviations, values x cols
   double* state;
   long i, j0;
   int cols;
 
-  double* plane(int value, int which) const { return state + (kAdjointPlanes * value + which) * kAdjointCols; }
+  double* plane(int value, int which) const { return state + (kAdjointPlanes * value + which) * kAdjointLane; }
   double* v(int value) const { return plane(value, 0); }
   double* theta(int value) const { return plane(value, 1); }
   double* P(int value) const { return plane(value, 2); }
   double* T(int value) const { return plane(value, 3); }
-  double* extra(int which) const { return plane(tile.n_values, 0) + which * kAdjointCols; }
+  double* kdot(int value) const { return plane(value, 4); }  // of the dual that made it
+  double* extra(int which) const { return plane(tile.n_values, 0) + which * kAdjointLane; }
   double* D(int value, int side) const { return extra(kAdjointExtra + kAdjointSides * value + side); }
   double q1(int value) const { return tile.q1[value * tile.lines + i]; }
   const double* q2(int value) const { return tile.q2 + value * tile.cols + j0; }
   const double* s2(int value) const { return roots2 + value * tile.cols + j0; }
   double row1(int row) const { return tile.rows1[row * tile.lines + i]; }
   const double* row2(int row) const { return tile.rows2 + row * tile.cols + j0; }
-  double& line_sum(int sum) const { return tile.line_sums[sum * tile.lines + i]; }
-  double* col_sum(int sum) const { return tile.col_sums + sum * tile.cols + j0; }
+  double& line_sum(int sum) const { return unit.line_sums[sum * tile.lines + i]; }
+  double* col_sum(int sum) const { return unit.col_sums + sum * tile.cols + j0; }
   // Add to a group's plane what a number of an op is worth.
   void give(size_t op, int number, const double* bar) const {
     const AdjointEntries& entries = *tile.entries;
@@ -118,11 +120,12 @@ void forward_dual(const AdjointOp& op, const Line& line) {
   }
   const auto x1 = Phi<double>::load(rows1, line.i);
   const double *v = line.v(op.src[0]), *theta = line.theta(op.src[0]);
-  double *v_out = line.v(op.dst), *theta_out = line.theta(op.dst);
+  double *v_out = line.v(op.dst), *theta_out = line.theta(op.dst), *kdot = line.kdot(op.dst);
   FNTK_LANES
   for (int k = 0; k < line.cols; ++k) {
     const Dual<double> d = phi.pair(correlation(v[k]), x1, Phi<double>::load(rows2, k));
     v_out[k] = d.v;
+    kdot[k] = d.kdot;
     theta_out[k] = theta[k] * d.kdot;
   }
 }
@@ -177,8 +180,8 @@ void back_dense(const AdjointOp& op, const Line& line) {
     T_out[k] = fma(w2, T[k], T_out[k]);
   }
   line.line_sum(op.first_sum + 1) += line.add(product);
-  line.tile.totals[op.first_total] += line.add(other);
-  line.tile.totals[op.first_total + 1] += line.add(T);
+  line.unit.totals[op.first_total] += line.add(other);
+  line.unit.totals[op.first_total + 1] += line.add(T);
 }
 
 // Of all parts of a sum together.
@@ -224,7 +227,7 @@ void back_dual(const AdjointOp& op, const Line& line) {
   const int s = op.src[0];
   const double s1 = sqrt(line.q1(s)), after1 = sqrt(line.q1(op.dst));
   const double *s2 = line.s2(s), *after2 = line.s2(op.dst), *v = line.v(s), *theta = line.theta(s);
-  const double *P = line.P(op.dst), *T = line.T(op.dst);
+  const double *P = line.P(op.dst), *T = line.T(op.dst), *kdot = line.kdot(op.dst);
   double *P_out = line.P(s), *T_out = line.T(s), *product = line.extra(0);
   double* columns = n > 0 && !line.tile.entries ? line.col_sum(op.first_sum) : line.extra(1);
   JetRow<Number, n ? 1 : 0> rows1[n_rows] = {};
@@ -242,8 +245,8 @@ void back_dual(const AdjointOp& op, const Line& line) {
     const double r = s1 * s2[k], slope = select(c.near, -d.kdot.d[0], d.kdot.d[0]);
     const double kddot = select(r == 0.0, 0.0, slope / select(r == 0.0, 1.0, r));
     const double flow = T[k] * theta[k];
-    P_out[k] = fma(d.kdot.v, P[k], fma(kddot, flow, P_out[k]));
-    T_out[k] = fma(d.kdot.v, T[k], T_out[k]);
+    P_out[k] = fma(kdot[k], P[k], fma(kddot, flow, P_out[k]));
+    T_out[k] = fma(kdot[k], T[k], T_out[k]);
     if constexpr (n > 0) {
       const double lean = -after1 * after2[k] * P[k];
       product[k] = fma(lean, d.v.d[1], flow * d.kdot.d[1]);
@@ -375,29 +378,26 @@ void back(const std::vector<AdjointOp>& ops, size_t k, const Line& line) {
 
 }  // namespace
 
-// scratch: (kAdjointPlanes n_values + kAdjointExtra) kAdjointCols numbers, and 2 n_values kAdjointCols for entries.
-void adjoint_lines(const std::vector<AdjointOp>& ops, const AdjointTile& tile, const double* roots2, double* scratch) {
-  for (long j0 = 0; j0 < tile.cols; j0 += kAdjointCols) {
-    const int cols = int(tile.cols - j0 < kAdjointCols ? tile.cols - j0 : kAdjointCols);
-    for (long i = 0; i < tile.lines; ++i) {
-      const Line line{ops, tile, roots2, scratch, i, j0, cols};
+// scratch: (kAdjointPlanes n_values + kAdjointExtra) kAdjointLane numbers, and 2 n_values kAdjointLane for entries.
+void adjoint_unit(const std::vector<AdjointOp>& ops, const AdjointTile& tile, const AdjointUnit& unit,
+                  const double* roots2, double* scratch) {
+  for (long j0 = unit.j0; j0 < unit.j1; j0 += kAdjointLane)
+    for (long i = unit.i0; i < unit.i1; ++i) {
+      const int cols = int(unit.j1 - j0 < kAdjointLane ? unit.j1 - j0 : kAdjointLane);
+      const Line line{ops, tile, unit, roots2, scratch, i, j0, cols};
+      const long at = (i - unit.i0) * kAdjointCols + j0 - unit.j0;  // in the unit
       for (int s = 0; s < tile.n_values; ++s)
-        for (int plane = s < tile.n_inputs ? 1 : 2; plane < kAdjointPlanes; ++plane)
+        for (int plane = s < tile.n_inputs ? 1 : 2; plane < 4; ++plane)
           for (int k = 0; k < cols; ++k) line.plane(s, plane)[k] = 0;
-      if (tile.entries) std::fill_n(line.D(0, 0), size_t(kAdjointSides) * size_t(tile.n_values) * kAdjointCols, 0.0);
-      for (int s = 0; s < tile.n_inputs; ++s) {
-        const double* from = tile.defects[size_t(s)] + i * tile.cols + j0;
-        for (int k = 0; k < cols; ++k) line.v(s)[k] = from[k];
-      }
+      if (tile.entries) std::fill_n(line.D(0, 0), size_t(kAdjointSides) * size_t(tile.n_values) * kAdjointLane, 0.0);
+      for (int s = 0; s < tile.n_inputs; ++s)
+        std::copy_n(unit.defects + s * kAdjointLines * kAdjointCols + at, cols, line.v(s));
       for (const AdjointOp& op : ops)
         if (op.code != kAdjointStore) kForward[op.code](op, line);
       for (size_t k = ops.size(); k-- > 0;) back(ops, k, line);
-      for (int s = 0; s < tile.n_inputs; ++s) {
-        double* to = tile.P[size_t(s)] + i * tile.cols + j0;
-        for (int k = 0; k < cols; ++k) to[k] = line.P(s)[k];
-      }
+      for (int s = 0; s < tile.n_inputs; ++s)
+        std::copy_n(line.P(s), cols, unit.P + s * kAdjointLines * kAdjointCols + at);
     }
-  }
 }
 
 }  // namespace FNTK_ISA

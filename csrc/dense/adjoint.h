@@ -1,11 +1,14 @@
-// The reverse pass over a tile of pairs: what python/fastntk/engines/numpy_adjoint.py defines, in blocks that stay in
+// The reverse pass over a tile of pairs: what python/fastntk/engines/numpy_adjoint.py defines, in units that stay in
 // cache. Everything of one row is in arrays that Python has made; what belongs to rows alone goes back to it as sums.
+// A unit begins with products of its rows and ends with gradients in them (numpy_pairs.py).
 #pragma once
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "common/isa.h"
+#include "common/parallel.h"
+#include "common/program.h"
 
 namespace fntk {
 
@@ -43,24 +46,75 @@ struct AdjointTile {
   bool ntk;
   const double *q1, *q2;                      // variances, values x lines and values x cols
   const double *rows1, *rows2;                // arrays x lines and arrays x cols
-  std::vector<const double*> defects;         // of the inputs, lines x cols
-  std::vector<const double*> on_k, on_theta;  // of each output, or null
-  std::vector<double*> P;                     // of the inputs, lines x cols
-  double *line_sums, *col_sums, *totals;
-  const AdjointEntries* entries;  // or null; then the sums are no one's
+  std::vector<const double*> on_k, on_theta;  // of each output, lines x cols, or null
+  const AdjointEntries* entries;              // or null; with them the sums are no one's
+};
+
+// Some lines and at most kAdjointCols columns of a tile. Defects of the inputs in, and dL/d of them out, each
+// input x kAdjointLines x kAdjointCols; sums are added to arrays of the whole tile.
+struct AdjointUnit {
+  long i0, i1, j0, j1;
+  const double* defects;
+  double* P;
+  double *line_sums, *col_sums, *totals;  // sums x lines, sums x cols, n_totals
+};
+
+// Rows of one input of the program, lines x d and cols x d: of length 1, and as given times powers of two.
+struct AdjointRows {
+  long d;
+  const double *unit1, *unit2, *scaled1, *scaled2, *scale1, *scale2, *length1, *length2;
+  double *gradient1, *gradient2;  // are added to; or null
+};
+
+// What a whole tile is asked for. Rows 1 are rows 2 where it is the `same`, and pairs below the diagonal are left out.
+struct AdjointCall {
+  std::vector<AdjointRows> rows;
+  bool same;
+  double tiny, close;                     // defects: of rounding, and those that are taken from the rows themselves
+  double *line_sums, *col_sums, *totals;  // are added to
+};
+
+// Pairs near rho = +-1: in the tile, the product of their unit rows, dL/d rho.
+struct ClosePair {
+  long i, j;
+  double product, P;
+};
+
+// Of some rows of one side, which meet some of the other one; `far`: dL/d rho of the pairs of the tile.
+struct AdjointBack {
+  long d, first, last, other_first, other_last;
+  const double* far;
+  long own_step, other_step;
+  const double *unit, *along, *other_unit, *other_length;
+  double* gradient;
+};
+
+// What is compiled for each instruction set.
+struct AdjointLoops {
+  void (*unit)(const std::vector<AdjointOp>& ops, const AdjointTile& tile, const AdjointUnit& unit,
+               const double* roots2, double* scratch);
+  long (*defects)(const AdjointCall& call, const AdjointRows& rows, const AdjointUnit& unit, double* v,
+                  ClosePair* close, double* part);
+  void (*weights)(const AdjointTile& tile, const AdjointRows& rows, const AdjointUnit& unit, const double* v, double* P,
+                  ClosePair* close, long count, double* far, double* along1, double* along2);
+  void (*gradient)(const Products<double>& products, const AdjointBack& back, double* scratch);
+  void (*close)(const AdjointCall& call, const AdjointRows& rows, const ClosePair& pair, bool second, double* part);
 };
 
 // Place of a nonlinearity among FNTK_DIFFERENTIABLE, -1 for none.
 int adjoint_of(const std::string& name);
 
-void run_adjoint(const std::vector<AdjointOp>& ops, const AdjointTile& tile, const Isa& isa);
+void run_adjoint(const std::vector<AdjointOp>& ops, const AdjointTile& tile, const AdjointCall& call, const Isa& isa,
+                 int threads, const Interrupt& interrupt);
 
-// Lines first .. last of a tile; sums over lines are added up in col_sums and totals.
-using AdjointLines = void (*)(const std::vector<AdjointOp>& ops, const AdjointTile& tile, const double* roots2,
-                              double* scratch);
-
-constexpr int kAdjointCols = 256;  // of a block
-constexpr int kAdjointPlanes = 4;  // v, theta, P, T of a value
+constexpr int kAdjointLines = int(kPanel), kAdjointCols = int(kMaxCols);  // of a unit
+constexpr int kAdjointLane = 128;                 // columns that all steps go through before the next
+constexpr long kRowsWidth = 256, kRowsStep = 32;  // features of a gradient that are made at a time, and a step of these
+inline long rows_scratch(long own, long others, long d) {
+  const long width = std::min(kRowsWidth, (d + kRowsStep - 1) / kRowsStep * kRowsStep), most = std::min(kPanel, others);
+  return most * (kPanel + width) + std::min(kPanel, (own + 3) / 4 * 4) * width;
+}
+constexpr int kAdjointPlanes = 5;  // v, theta, P, T, kdot of a value
 constexpr int kAdjointExtra = 4;   // planes beside those of the values
 constexpr int kAdjointSides = 2;   // of a value's D, behind them where entries are asked for
 

@@ -23,9 +23,9 @@ constexpr int kVectors = 8;
 constexpr long kFeatures = 64;  // of a partial sum: two panels of so many features fit in L1
 constexpr int kLineGroup = 4;
 
-// out[r][c] (+)= sum over `d` features of left[k][r] right[k][c], for 4 lines and one strip of columns.
+// out[r][c] (+)= sum over k < d of left[k][r] right[k][c], for 4 lines and one strip of columns; `step`: of `right`.
 template <class T>
-FNTK_HD void strip(const T* left, const T* right, long d, bool first, T* out, long stride) {
+FNTK_HD void strip(const T* left, const T* right, long d, bool first, T* out, long stride, long step = kPanel) {
   using V = Vector<T>;
   constexpr int N = int(sizeof(V) / sizeof(T));
   V sums[kLineGroup][kVectors];
@@ -33,7 +33,7 @@ FNTK_HD void strip(const T* left, const T* right, long d, bool first, T* out, lo
     for (int v = 0; v < kVectors; ++v) sums[l][v] = V{};
   for (long k = 0; k < d; ++k) {
     V columns[kVectors];
-    for (int v = 0; v < kVectors; ++v) std::memcpy(&columns[v], right + k * kPanel + v * N, sizeof(V));
+    for (int v = 0; v < kVectors; ++v) std::memcpy(&columns[v], right + k * step + v * N, sizeof(V));
     for (int l = 0; l < kLineGroup; ++l)
       for (int v = 0; v < kVectors; ++v) sums[l][v] += left[k * kPanel + l] * columns[v];
   }
@@ -62,6 +62,16 @@ void product(const T* left, const T* right, long lines, long d, T* out, long str
   }
 }
 
+// See Products.
+template <class T>
+void accumulate(const T* left, const T* right, long lines, long count, long width, T* out) {
+  constexpr long strips = kVectors * long(sizeof(Vector<T>) / sizeof(T));
+  static_assert(32 % strips == 0);
+  for (long r = 0; r < lines; r += kLineGroup)
+    for (long c = 0; c < width; c += strips)
+      strip(left + r, right + c, count, false, out + r * width + c, width, width);
+}
+
 // panel[k][r] = x[r][k] scale[r] for r < rows, 0 for the other rows of the panel.
 template <class T>
 void pack(const T* x, const double* first, const double* second, long rows, long d, T* panel) {
@@ -77,8 +87,8 @@ void pack(const T* x, const double* first, const double* second, long rows, long
 
 extern const Products<float> products_float;
 extern const Products<double> products_double;
-const Products<float> products_float = {pack<float>, product<float>};
-const Products<double> products_double = {pack<double>, product<double>};
+const Products<float> products_float = {pack<float>, product<float>, nullptr};
+const Products<double> products_double = {pack<double>, product<double>, accumulate<double>};
 
 }  // namespace FNTK_ISA
 }  // namespace fntk

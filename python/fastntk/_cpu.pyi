@@ -24,6 +24,7 @@ __all__: list[str] = [
     "Program",
     "Window",
     "adjoint",
+    "adjoint_entries",
     "dual",
     "has_adjoint",
     "has_image_adjoint",
@@ -233,32 +234,38 @@ class ImageAdjoint:
 
 def adjoint(
     program: AdjointProgram,
-    q1: numpy.typing.NDArray[numpy.float64],
-    q2: numpy.typing.NDArray[numpy.float64],
-    rows1: numpy.typing.NDArray[numpy.float64],
-    rows2: numpy.typing.NDArray[numpy.float64],
-    defects: collections.abc.Sequence[numpy.typing.NDArray[numpy.float64]],
+    tables: typing.Annotated[collections.abc.Sequence[numpy.typing.NDArray[numpy.float64]], "FixedSize(4)"],
+    rows: collections.abc.Sequence[
+        tuple[
+            typing.Annotated[collections.abc.Sequence[numpy.typing.NDArray[numpy.float64]], "FixedSize(4)"],
+            typing.Annotated[collections.abc.Sequence[numpy.typing.NDArray[numpy.float64]], "FixedSize(4)"],
+            typing.Annotated[collections.abc.Sequence[typing.Any], "FixedSize(2)"],
+        ]
+    ],
+    kind: tuple[bool, float, float],
     on: collections.abc.Sequence[typing.Annotated[collections.abc.Sequence[typing.Any], "FixedSize(2)"]],
-    P: list[numpy.typing.NDArray[numpy.float64]],
-    line_sums: numpy.typing.NDArray[numpy.float64],
-    col_sums: numpy.typing.NDArray[numpy.float64],
-    totals: numpy.typing.NDArray[numpy.float64],
+    sums: typing.Annotated[list[numpy.typing.NDArray[numpy.float64]], "FixedSize(3)"],
     ntk: bool,
     isa: str,
+    threads: int,
 ) -> None: ...
 def adjoint_entries(
     program: AdjointProgram,
-    q1: numpy.typing.NDArray[numpy.float64],
-    q2: numpy.typing.NDArray[numpy.float64],
-    rows1: numpy.typing.NDArray[numpy.float64],
-    rows2: numpy.typing.NDArray[numpy.float64],
-    defects: collections.abc.Sequence[numpy.typing.NDArray[numpy.float64]],
-    pull1: numpy.typing.NDArray[numpy.float64],
-    pull2: numpy.typing.NDArray[numpy.float64],
+    tables: typing.Annotated[collections.abc.Sequence[numpy.typing.NDArray[numpy.float64]], "FixedSize(4)"],
+    rows: collections.abc.Sequence[
+        tuple[
+            typing.Annotated[collections.abc.Sequence[numpy.typing.NDArray[numpy.float64]], "FixedSize(4)"],
+            typing.Annotated[collections.abc.Sequence[numpy.typing.NDArray[numpy.float64]], "FixedSize(4)"],
+            typing.Annotated[collections.abc.Sequence[typing.Any], "FixedSize(2)"],
+        ]
+    ],
+    kind: tuple[bool, float, float],
+    pulls: typing.Annotated[collections.abc.Sequence[numpy.typing.NDArray[numpy.float64]], "FixedSize(2)"],
     slopes: numpy.typing.NDArray[numpy.float64],
     planes: numpy.typing.NDArray[numpy.float64],
     ntk: bool,
     isa: str,
+    threads: int,
 ) -> None: ...
 def dual(
     name: str,

@@ -17,6 +17,7 @@ from ..base.kernel import Kernel
 from ..base.place import HOST, place_of
 from ..engines.numpy_adjoint import Apart, Diagonal, PairSums, Summed, Sweep
 from ..engines.numpy_chain import chain
+from ..engines.numpy_pairs import Pairs, Rows
 from ..engines.numpy_tangents import Side, Tangents
 from ..engines.select import needs_positions, select
 from ..network.activations import General
@@ -27,13 +28,13 @@ from ..plan.resolve import Range, largest_pixel, resolve, unresolved
 from .asked import NOTHING, Asked
 from .image_reverse import run_image_diagonal_vjp, run_image_jacobian, run_image_vjp
 from .inputs import Input, axes_of, check_inputs
-from .pairing import Pairs, Rows
 
 Array = npt.NDArray[Any]
 FIELDS = ("nngp", "ntk")
 
 _TAPE = 1 << 26  # bytes that a tile may keep between its two passes
 _PAIRS = 1 << 15  # of a tile at most
+_COMPILED_PAIRS = 1 << 19  # of one that C++ goes through in units of its own
 _TINY = {dtype: 16 * float(np.finfo(dtype).eps) ** 2 for dtype in FLOATS}
 
 
@@ -100,8 +101,9 @@ class Cotangents:
         return found
 
     def _tile(self, batch: int, lines: slice, columns: slice) -> Array:
+        """To be read only."""
         if self._factors is None:
-            return np.array(self._plane[batch, lines, columns], dtype=np.float64)
+            return self._plane[batch, lines, columns].astype(np.float64, copy=False)
         u, v = (factor[batch].astype(np.float64, copy=False) for factor in self._factors)
         product: Array = u[lines] @ v[columns].T
         return product
@@ -197,8 +199,10 @@ class Call:
         self.shape = (*first.batch, first.n1, first.n2)
         self.batches = math.prod(first.batch)
         self.tiny = _TINY[first.dtype]
-        # of a pair and op: both planes, and the derivatives of a dual
+        # of a pair and op: both planes, and the derivatives of a dual; compiled nothing but dL/d rho
         self.pairs = max(1024, min(_PAIRS, _TAPE // (80 * len(self.tangents.steps))))
+        if self.compiled is not None:
+            self.pairs, self.threads = _COMPILED_PAIRS, engine.threads  # type: ignore[attr-defined]
 
     def rows(self, batch: int) -> list[Rows]:
         """Rows of both sides, x2 behind x1, of each input."""
@@ -214,14 +218,27 @@ class Call:
         return slice(columns.start + offset, columns.stop + offset)
 
     def sweep(
-        self, side1: Side, side2: Side, lines: slice, columns: slice, defects: Sequence[Array], put: Any, ntk: bool
-    ) -> tuple[list[Array], PairSums]:
-        """There and back over one tile: P of each input, and sums for rows."""
+        self, side: Side, rows: Sequence[Rows], lines: slice, columns: slice, put: Any, ntk: bool,
+        wanted: tuple[bool, bool],
+    ) -> PairSums:  # fmt: skip
+        """There and back over one tile, with gradients in the rows where ``wanted``: sums for rows."""
         if self.compiled is not None:
-            found: tuple[list[Array], PairSums] = self.compiled.sweep(side1, side2, lines, columns, defects, put, ntk)
+            found: PairSums = self.compiled.sweep(
+                side, rows, lines, columns, self.kind(lines, columns), put, ntk, wanted, self.threads
+            )
             return found
-        parts = side1.part(lines, 0, "q1"), side2.part(columns, 1, "q2")
-        return Sweep(self.tangents, *parts, defects, ntk, self.same(lines, columns)).back(put, Summed())
+        pairs = [Pairs(r, r, lines, columns, self.tiny) for r in rows]
+        parts = side.part(lines, 0, "q1"), side.part(columns, 1, "q2")
+        sweep = Sweep(self.tangents, *parts, [p.defect for p in pairs], ntk, self.same(lines, columns))
+        P, found = sweep.back(put, Summed())
+        if any(wanted):
+            for each, of_pairs in zip(pairs, P, strict=True):
+                each.add(of_pairs, wanted)
+        return found
+
+    def kind(self, lines: slice, columns: slice) -> tuple[bool, float]:
+        """Whether a tile has the same rows on both sides, and the defect that is none."""
+        return self.symmetric and lines == columns, self.tiny
 
     def same(self, lines: slice, columns: slice) -> Array | None:
         """Which pairs of a tile are an input with itself; None: none."""
@@ -344,16 +361,11 @@ def run_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: tuple[bool, 
         side, sums = Side(call.tangents, [r.q for r in rows]), PairSums(({},))
         for lines, columns in call.tiles():
             others = call.columns(columns)
-            pairs = [Pairs(r, r, lines, others, call.tiny) for r in rows]
             put = {
                 k: tuple(of[n].tile(b, lines, columns, call.symmetric) if n in of else None for n in FIELDS)
                 for k, of in enumerate(given)
             }
-            P, left = call.sweep(side, side, lines, others, [p.defect for p in pairs], put, ntk)
-            sums.add(left, lines, others, n)
-            if any(both):
-                for each, of_pairs in zip(pairs, P, strict=True):
-                    each.add(of_pairs, both)
+            sums.add(call.sweep(side, rows, lines, others, put, ntk, both), lines, others, n)
         (D,), numbers = chain(call.tangents, (side,), sums, Summed().all)
         for place, bar in numbers.items():
             bars[place] = bars.get(place, 0.0) + float(bar)
@@ -399,7 +411,7 @@ def run_diagonal_vjp(call: Call, given: list[dict[str, Cotangents]], wanted: boo
 
 
 def _entries(
-    call: Call, side: Side, tile: tuple[slice, slice], defects: Sequence[Array], get: str,
+    call: Call, side: Side, rows: Sequence[Rows], tile: tuple[slice, slice], get: str,
     groups: Sequence[tuple[str, ...]],
 ) -> Iterator[Array]:  # fmt: skip
     """Every entry's own derivatives in the parameters of each group, over one tile."""
@@ -409,8 +421,10 @@ def _entries(
             {place: sum(of.get(name, 0.0) for name in names) for place, of in enumerate(call.sloped.slopes) if of}
             for names in groups
         ]
-        yield from call.compiled.entries(side, lines, others, defects, get == "ntk", slopes)
+        kind = call.kind(lines, others)
+        yield from call.compiled.entries(side, rows, lines, others, kind, get == "ntk", slopes, call.threads)
         return
+    defects = [Pairs(r, r, lines, others, call.tiny).defect for r in rows]
     parts = side.part(lines, 0, "q1"), side.part(others, 1, "q2")
     one = np.ones(defects[0].shape)
     sweep = Sweep(call.tangents, *parts, defects, get == "ntk", call.same(lines, others))
@@ -434,8 +448,7 @@ def run_jacobian(call: Call, get: str, groups: Sequence[tuple[str, ...]], budget
         side = Side(call.tangents, [r.q for r in rows])
         for lines, columns in call.tiles():
             others = call.columns(columns)
-            defects = [Pairs(r, r, lines, others, call.tiny).defect for r in rows]
-            for k, plane in enumerate(_entries(call, side, (lines, others), defects, get, groups)):
+            for k, plane in enumerate(_entries(call, side, rows, (lines, others), get, groups)):
                 if call.symmetric and lines == columns:
                     plane = np.triu(plane) + np.triu(plane, 1).T
                 out[k, b, lines, columns] = plane

@@ -12,6 +12,8 @@ from ..base.jet import over, slope_of, value_of
 from ..network.activations import of_dual
 from ..plan.rows import rows_of
 from .numpy_adjoint import LINEAR, PairSums
+from .numpy_pairs import Rows
+from .numpy_rows import CLOSE
 from .numpy_tangents import Side, Tangents
 
 Array = npt.NDArray[Any]
@@ -108,24 +110,29 @@ class CompiledAdjoint:
         side.arrays = q, made
         return side.arrays
 
+    def _tables(self, side: Side, lines: slice, columns: slice) -> tuple[Array, ...]:
+        """Variances and row arrays of a tile, of both its sides."""
+        return tuple(np.ascontiguousarray(a[:, s]) for a in self._arrays(side) for s in (lines, columns))
+
     def sweep(
-        self, side1: Side, side2: Side, lines: slice, columns: slice, defects: Sequence[Array], put: Any, ntk: bool
-    ) -> tuple[list[Array], PairSums]:
-        """There and back over one tile: P of each input, and sums for rows."""
-        (q1, rows1), (q2, rows2) = self._arrays(side1), self._arrays(side2)
+        self, side: Side, rows: Sequence[Rows], lines: slice, columns: slice, kind: tuple[bool, float], put: Any,
+        ntk: bool, wanted: tuple[bool, bool], threads: int,
+    ) -> PairSums:  # fmt: skip
+        """There and back over one tile: sums for rows; gradients are added to those of the rows where ``wanted``.
+
+        ``kind``: whether both sides are the same rows, and the defect that is none.
+        """
         m, n = lines.stop - lines.start, columns.stop - columns.start
-        P = [np.empty((m, n)) for _ in defects]
         by_line, by_column = np.zeros((len(self._sums), m)), np.zeros((len(self._sums), n))
         totals = np.zeros((1, len(self._totals)))
-        cut = [np.ascontiguousarray(a[:, s]) for a, s in ((q1, lines), (q2, columns), (rows1, lines), (rows2, columns))]
-        given = [list(put.get(k, (None, None))) for k in range(self._outputs)]
+        given = [put.get(k, (None, None)) for k in range(self._outputs)]
         self._module.adjoint(
-            self._program, *cut, [np.ascontiguousarray(v) for v in defects], given, P, by_line, by_column, totals, ntk,
-            self._isa,
+            self._program, self._tables(side, lines, columns), _given(rows, lines, columns, wanted), (*kind, CLOSE),
+            given, (by_line, by_column, totals), ntk, self._isa, threads,
         )  # fmt: skip
         found = PairSums(totals=dict(zip(self._totals, totals[0].tolist(), strict=True)))
         found.tables = self._sums, by_line, by_column
-        return P, found
+        return found
 
     def _pulls(self, side: Side) -> Array:
         """Of each value behind a dual d ln V / d ln q, (values, rows)."""
@@ -137,23 +144,34 @@ class CompiledAdjoint:
         return found
 
     def entries(
-        self, side: Side, lines: slice, columns: slice, defects: Sequence[Array], ntk: bool,
-        groups: Sequence[Mapping[int, float]],
+        self, side: Side, rows: Sequence[Rows], lines: slice, columns: slice, kind: tuple[bool, float], ntk: bool,
+        groups: Sequence[Mapping[int, float]], threads: int,
     ) -> Array:  # fmt: skip
         """Every entry's own derivatives, (groups, lines, columns).
 
-        ``groups``: of each the slopes of the numbers that it moves, by their places.
+        ``groups``: of each the slopes of the numbers that it moves, by their places. Of the same rows on both sides
+        those below the diagonal are left out.
         """
-        q, rows = self._arrays(side)
         pulls = self._pulls(side)
         slopes = np.zeros((len(self._tangents.steps), 4, len(groups)))
         for step, own in zip(self._tangents.steps, slopes, strict=True):
             for at, place in enumerate(step.op.numbers if step.op.name == "dense" else ()):
                 own[at] = [group.get(place, 0.0) for group in groups]
         planes = np.zeros((len(groups), lines.stop - lines.start, columns.stop - columns.start))
-        cut = [np.ascontiguousarray(a[:, s]) for a in (q, rows) for s in (lines, columns)]
+        cut = tuple(np.ascontiguousarray(pulls[:, s]) for s in (lines, columns))
         self._module.adjoint_entries(
-            self._program, *cut, [np.ascontiguousarray(v) for v in defects], np.ascontiguousarray(pulls[:, lines]),
-            np.ascontiguousarray(pulls[:, columns]), slopes.reshape(-1, len(groups)), planes, ntk, self._isa,
+            self._program, self._tables(side, lines, columns), _given(rows, lines, columns, (False, False)),
+            (*kind, CLOSE), cut, slopes.reshape(-1, len(groups)), planes, ntk, self._isa, threads,
         )  # fmt: skip
         return planes
+
+
+def _given(rows: Sequence[Rows], lines: slice, columns: slice, wanted: tuple[bool, bool]) -> list[Any]:
+    """Rows of a tile as C++ takes them, of each input."""
+    return [
+        (
+            *((own.unit[s], own.scaled[s], own.scale[s], own.length[s]) for s in (lines, columns)),
+            tuple(own.gradient[s] if asked else None for s, asked in zip((lines, columns), wanted, strict=True)),
+        )
+        for own in rows
+    ]

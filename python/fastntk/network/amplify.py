@@ -11,7 +11,7 @@ import numpy as np
 
 from ..base.jet import value_of
 from .activations import Correlation, General, Nonlinearity, is_dual, of_input, of_op
-from .program import Lowered, Op
+from .program import Lowered, Op, Program
 
 _LINEAR = ("dense", "sum", "product", "norm", "store")
 _STEADY = ("relu", "abrelu")  # leave a small defect as it is
@@ -19,17 +19,26 @@ _LOST = 1000.0  # times that one may grow behind other ops, before it reaches wh
 _MOST = 30.0  # times that a defect may grow behind a bias before the rounding of its row numbers shows in float32
 
 
-def amplifying(ops: Sequence[Op], numbers: Sequence[Any], n_inputs: int) -> set[int]:
+def amplifying(program: Program, numbers: Sequence[Any]) -> set[int]:
     """Dense ops with a bias behind which the network makes a small ``1 - rho`` more than 30 times larger.
 
     What a bias adds to ``1 - rho`` of inputs whose variances differ is a difference of row numbers, of which float32
     has rounded off what lies between its numbers. Each nonlinearity multiplies it by ``kdot q / V``, a function that
     jumps takes its root. The variances are those of inputs of variance 1; on points alone.
     """
-    if not any(op.kind == "bias" for op in ops) or all(op.name in _LINEAR or op.name in _STEADY for op in ops):
+    biases, steady = _traits(program)
+    if not biases or steady:
         return set()
-    ahead = _ahead(ops, numbers, n_inputs)
-    return {k for k, op in enumerate(ops) if op.kind == "bias" and ahead[k] > math.log(_MOST)}
+    ahead = _ahead(program.ops, numbers, program.n_inputs)
+    return {k for k in biases if ahead[k] > math.log(_MOST)}
+
+
+@lru_cache(maxsize=256)
+def _traits(program: Program) -> tuple[tuple[int, ...], bool]:
+    """Ops with a bias, and whether no op makes a small defect larger."""
+    ops = program.ops
+    biases = tuple(k for k, op in enumerate(ops) if op.kind == "bias")
+    return biases, all(op.name in _LINEAR or op.name in _STEADY for op in ops)
 
 
 @lru_cache(maxsize=256)
@@ -39,9 +48,9 @@ def loses(lowered: Lowered) -> bool:
     They are those of nonlinearities that see by how much variances differ, and shares of sums. Near pairs, which alone
     have less of a difference than the network makes of it, are computed in float64 then (engines/points.py).
     """
-    ops = lowered.program.ops
-    if all(op.name in _LINEAR or op.name in _STEADY for op in ops):
+    if _traits(lowered.program)[1]:
         return False
+    ops = lowered.program.ops
     ahead = _ahead(ops, lowered.numbers, lowered.program.n_inputs)
     return any(
         growth > math.log(_LOST) and (op.name == "sum" or _sees_variances(op, op.own(lowered.numbers)))

@@ -224,6 +224,8 @@ class Placed(Layer):
     channel_axis: int
 
     def _check_axes(self) -> None:
+        if type(self.batch_axis) is type(self.channel_axis) is int:
+            return
         for name in ("batch_axis", "channel_axis"):
             object.__setattr__(self, name, integer(type(self).__name__, name, getattr(self, name), least=None))
 

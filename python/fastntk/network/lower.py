@@ -26,7 +26,7 @@ def finish(builder: Builder, n_inputs: int, outputs: Values) -> Lowered:
 
 
 def _with_numbers(program: Program, numbers: tuple[Any, ...], outputs: Values) -> Lowered:
-    if fine := amplifying(program.ops, numbers, program.n_inputs):
+    if fine := amplifying(program, numbers):
         ops = tuple(op._replace(kind="fine") if k in fine else op for k, op in enumerate(program.ops))
         program = program_of(ops, program.n_inputs, program.n_slots, program.n_outputs)
     return Lowered(program, numbers, outputs)

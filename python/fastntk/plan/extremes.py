@@ -139,8 +139,8 @@ def _gains(lowered: Lowered) -> tuple[float, float]:
     """
     start, values, rows = 1.0, None, row_pass(lowered)
     if rows.plain:  # numbers, where nothing asks for more: the first call of every network comes here
-        met = [1.0, *map(math.sqrt, rows.values([start] * lowered.program.n_inputs).q)]  # type: ignore[list-item]
-        return max(met), min([q for q in met if q > 0])
+        q: list[Any] = [*rows.values([start] * lowered.program.n_inputs).q, 1.0]  # type: ignore[list-item]
+        return math.sqrt(max(q)), math.sqrt(min(q) or min(filter(None, q)))
     with np.errstate(all="ignore"):
         while values is None:
             try:

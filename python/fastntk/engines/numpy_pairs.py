@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base.jet import over
-from ..engines.numpy_rows import CLOSE, normalise
 from ..network.activations import rho_of, signed_defect
+from .numpy_rows import CLOSE, normalise
 
 Array = npt.NDArray[Any]
 
