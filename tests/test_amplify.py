@@ -8,6 +8,7 @@ import numpy as np
 import oracles
 import pytest
 from fastntk import stax
+from fastntk.engines import planes, select
 from fastntk.network.amplify import loses
 from fastntk.network.lower import lower
 from fastntk.network.program import Value
@@ -119,6 +120,39 @@ def test_near_pairs_are_the_same_whatever_stands_beside_them(backend):
     whole = kernel_fn(x, None, "ntk")
     np.testing.assert_array_equal(whole, whole.T)
     np.testing.assert_array_equal(kernel_fn(x[2:7], x[:30], "ntk"), whole[2:7, :30])
+
+
+IMAGES = {"sign": (stax.Sign(), 10, 1e-6), "sin": (stax.Sin(1.0, 2.0), 16, 1e-6), "erf": (stax.Erf(1.0, 3.0), 16, 3e-6)}
+
+
+def images():
+    x = np.random.default_rng(0).standard_normal((5, 3, 4, 2))
+    for k, factor in enumerate((1 + 2.0**-23, 1 + 2.0**-20, -1 - 2.0**-21), start=1):
+        x[k] = factor * x[0]
+    return x.astype(np.float32)
+
+
+def errors_of_images(name, end, backend="cpu"):
+    """Of the largest entry, against the definition in float64."""
+    layer, depth, _ = IMAGES[name]
+    layers = [stax.Conv(1, (3, 3), padding="SAME", W_std=1.0, b_std=0.3), layer] * depth
+    kernel_fn = stax.serial(*layers, getattr(stax, end)(), stax.Dense(1)).kernel_fn
+    found = kernel_fn(images(), None, ("nngp", "ntk"), backend=backend)
+    exact = kernel_fn(images().astype(np.float64), None, ("nngp", "ntk"), backend="numpy")
+    return max(np.abs(own - of).max() / np.abs(of).max() for own, of in zip(found, exact, strict=True))
+
+
+@pytest.mark.parametrize("end", ["Flatten", "GlobalAvgPool"])
+@pytest.mark.parametrize("name", IMAGES)
+def test_images_that_are_multiples_of_each_other(name, end):
+    assert errors_of_images(name, end, None) < IMAGES[name][2]
+
+
+def test_images_in_float32_alone_are_off(monkeypatch):
+    if select.load("cpu")[0] is None:
+        pytest.skip("no compiled module")
+    monkeypatch.setattr(planes, "near_pairs", lambda x1, x2: np.zeros((len(x1), len(x2)), np.bool_))
+    assert errors_of_images("sign", "Flatten") > 1e-5
 
 
 def test_gradients_of_such_networks():

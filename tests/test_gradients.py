@@ -266,7 +266,7 @@ def test_arguments_exchanged_a_copy_and_the_upper_half(make):
 
 
 def many(n1, n2, d):
-    """Rows of several units, some of them near others or opposite to them, on both sides of a boundary between units."""
+    """Rows of several units, some of them near others or opposite to them, in different units too."""
     rng = np.random.default_rng(4)
     x1, x2 = rng.standard_normal((n1, d)), rng.standard_normal((n2, d))
     x2[3], x2[300], x2[-1] = x1[70] + 1e-9 * rng.standard_normal(d), -2 * x1[0] + 1e-7, x1[-1]
@@ -278,7 +278,7 @@ def many(n1, n2, d):
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("make", [residual, lambda: dense(stax.Gelu())], ids=["residual", "gelu"])
 def test_units_of_a_tile(make, symmetric):
-    """More lines, columns and features than a unit has: the definition's gradients, and the same bits by any threads."""
+    """More lines, columns and features than a unit has: as the definition, and the same bits by any threads."""
     kernel_fn = make().kernel_fn
     x1, x2 = many(150, 320, 70)
     x1, x2 = (np.concatenate([x1, x2]), None) if symmetric else (x1, x2)

@@ -54,7 +54,7 @@ class Call:
     two: Any
     dtype: np.dtype[Any]
     shape: tuple[int, int, int]  # (batch, n1, n2)
-    near: Lowered | None = None  # for near pairs of points, where float32 would tell them apart wrongly
+    near: Lowered | None = None  # for near pairs, where float32 would tell them apart wrongly
 
     @property
     def sides(self) -> list[Any]:
@@ -98,7 +98,7 @@ def prepare(engine: Engine, lowered: Lowered, inputs: Sequence[Input], planes: b
         refuse_overflow(lowered, [[side.range(k)[1] for k in range(len(inputs))] for side in (one, two)])
     machine = engine.prepare(lowered, layout, first.dtype)
     near = None
-    if not planes and first.dtype == np.float32 and loses(lowered):
+    if first.dtype == np.float32 and loses(lowered):
         near = _in_float64(given, lowered, ranges)
     return Call(lowered, machine, one, two, first.dtype, (math.prod(first.batch), first.n1, first.n2), near)
 

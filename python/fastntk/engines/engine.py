@@ -90,7 +90,7 @@ class Job:
     apart: bool = False  # some are written by way of buffers
     budget: int = 0  # bytes, beside inputs and outputs; of machines of planes
     wide: tuple[Flags, Flags] | None = None  # samples (batch, n) whose pairs are done again, see plan/extremes.py
-    near: Lowered | None = None  # by this program near pairs of points are done again too: see network/amplify.py
+    near: Lowered | None = None  # of points by this program, near pairs are done again too: network/amplify.py
 
 
 class Side(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,13 @@ from ..plan.extremes import beyond
 from ..plan.lanes import make_turned_plan, symmetric_output, turned_input, turned_output
 from .engine import Cost, Job, Layout, Outputs, Tile, Tiling
 from .images import ImageSide, spatial_of
+from .near import near_pairs
 from .numpy_planes import further, further_alone, further_variances
 
 Array = npt.NDArray[Any]  # or CuPy's
 
 _ALL = 1 << 62
+_AGAIN = 256  # lines and columns of pairs that are looked at for what is done again
 
 
 def size_text(count: int) -> str:
@@ -161,7 +163,8 @@ class CompiledPlanes:
         """The budget goes to buffers of results and of threads, two images' tables each, what is left to tables."""
         _, n1, n2 = job.shape
         single = self._dtype == np.float32
-        twice = single and (job.wide is not None or any(all(grid.self_need) for grid in self._plan.grids))
+        once_more = job.wide is not None or job.near is not None
+        twice = single and (once_more or any(all(grid.self_need) for grid in self._plan.grids))
         machines = [self]
         if twice:
             self._double = type(self)(self._engine, self._lowered, self._layout, np.dtype(np.float64))
@@ -230,14 +233,29 @@ class CompiledPlanes:
         if self._dtype == np.float64:
             further(self._lowered, self._layout, self._dtype, one, two, job)
             return
-        assert job.wide is not None
         assert self._double is not None
-        for b, (wide1, wide2) in enumerate(zip(*job.wide, strict=True)):
-            pairs = np.argwhere(wide1[:, None] | wide2)
+        for b in range(job.shape[0]):
+            pairs = np.concatenate(list(self._again(one, two, b, job)))
             if job.symmetric:
                 pairs = pairs[pairs[:, 0] <= pairs[:, 1]]
             planes = [[None if p is None else p[b] for p in of] for of in job.outputs]
             self._double.listed(one, two, b, pairs, pairs, planes, job.symmetric)
+
+    @staticmethod
+    def _again(one: ImageSide, two: ImageSide, batch: int, job: Job) -> Iterator[Array]:
+        """Pairs (m, 2) of a batch that are computed once more: of samples out of range, and near ones."""
+        look = job.near is not None and one.on_host and two.on_host
+        _, n1, n2 = job.shape
+        for i, j in ((i, j) for i in range(0, n1, _AGAIN) for j in range(0, n2, _AGAIN)):
+            lines, cols = slice(i, min(i + _AGAIN, n1)), slice(j, min(j + _AGAIN, n2))
+            if job.symmetric and cols.stop <= i:
+                continue
+            wanted = np.zeros((lines.stop - i, cols.stop - j), np.bool_)
+            if job.wide is not None:
+                wanted |= job.wide[0][batch][lines, None] | job.wide[1][batch][cols]
+            for x1, x2 in zip(one.part(batch, lines), two.part(batch, cols), strict=True) if look else ():
+                wanted |= near_pairs(*(x.reshape(len(x), -1).astype(np.float64) for x in (x1, x2)))
+            yield np.argwhere(wanted) + np.array([i, j])
 
     # ---------------------------------------------------------------- images with themselves
 

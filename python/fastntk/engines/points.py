@@ -17,11 +17,11 @@ from ..plan.extremes import Flags, Limits, beyond, outside
 from ..plan.resolve import bounds_of
 from ..plan.rows import layout_of
 from .engine import Cost, Job, Known, Layout, Outputs, PointEngine, Tile, TileInput, Tiling
+from .near import near_pairs
 
 Array = npt.NDArray[Any]  # or of the engine's library, Engine.xp
 
 _APART = 1 << 20  # pairs of a tile that engines write to a buffer first
-_NEAR = 0.004  # 1 - |rho| of pairs that a network which pulls them apart has computed in float64
 _AGAIN = 256, 512  # lines and columns that are computed again at a time: whole panels
 
 
@@ -354,20 +354,10 @@ class Points:
     def _find_near(
         self, one: PointSide, two: PointSide, batch: int, lines: slice, cols: slice, wanted: Flags
     ) -> None:  # fmt: skip
-        """Mark pairs with ``1 - |rho| < 0.004`` in an input, but for copies.
-
-        Of others what float32 does not see of a difference is below 1e-6 of it.
-        """
+        """Mark pairs that are near in an input."""
         for units1, units2 in zip(one.units, two.units, strict=True):
-            if units1 is None or units2 is None:
-                continue
-            x1, x2 = (own.again(batch, at)[0] for own, at in ((units1, lines), (units2, cols)))
-            with np.errstate(all="ignore"):
-                a, c = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (x1, x2))
-                product = a.astype(np.float32) @ c.astype(np.float32).T
-                for i, j in np.argwhere(np.abs(product) > 1 - 1.1 * _NEAR).tolist():  # whatever a product's rounding is
-                    defect = np.square(a[i] - math.copysign(1.0, product[i, j]) * c[j]).sum() / 2
-                    wanted[i, j] |= bool(defect < _NEAR) and not np.array_equal(x1[i], x2[j])
+            if units1 is not None and units2 is not None:
+                wanted |= near_pairs(units1.again(batch, lines)[0], units2.again(batch, cols)[0])
 
     def _compute_again(
         self, further: Points, one: PointSide, two: PointSide, place: tuple[int, slice, slice], wanted: Flags,

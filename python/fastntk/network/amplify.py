@@ -13,7 +13,8 @@ from ..base.jet import value_of
 from .activations import Correlation, General, Nonlinearity, is_dual, of_input, of_op
 from .program import Lowered, Op, Program
 
-_LINEAR = ("dense", "sum", "product", "norm", "store")
+_LINEAR = ("dense", "conv", "local", "pool", "gather", "sum", "product", "norm", "store")
+_OF_IMAGES = ("conv", "pool")
 _STEADY = ("relu", "abrelu")  # leave a small defect as it is
 _LOST = 1000.0  # times that one may grow behind other ops, before it reaches what float32 owes
 _MOST = 30.0  # times that a defect may grow behind a bias before the rounding of its row numbers shows in float32
@@ -26,34 +27,38 @@ def amplifying(program: Program, numbers: Sequence[Any]) -> set[int]:
     has rounded off what lies between its numbers. Each nonlinearity multiplies it by ``kdot q / V``, a function that
     jumps takes its root. The variances are those of inputs of variance 1; on points alone.
     """
-    biases, steady = _traits(program)
-    if not biases or steady:
+    biases, steady, images = _traits(program)
+    if not biases or steady or images:
         return set()
     ahead = _ahead(program.ops, numbers, program.n_inputs)
     return {k for k in biases if ahead[k] > math.log(_MOST)}
 
 
 @lru_cache(maxsize=256)
-def _traits(program: Program) -> tuple[tuple[int, ...], bool]:
-    """Ops with a bias, and whether no op makes a small defect larger."""
+def _traits(program: Program) -> tuple[tuple[int, ...], bool, bool]:
+    """Ops with a bias, whether no op makes a small defect larger, and whether there are convolutions or pools."""
     ops = program.ops
     biases = tuple(k for k, op in enumerate(ops) if op.kind == "bias")
-    return biases, all(op.name in _LINEAR or op.name in _STEADY for op in ops)
+    steady = all(op.name in _LINEAR or op.name in _STEADY for op in ops)
+    return biases, steady, any(op.name in _OF_IMAGES for op in ops)
 
 
 @lru_cache(maxsize=256)
 def loses(lowered: Lowered) -> bool:
     """Whether float32 tells near inputs apart wrongly: what row numbers of one part leave grows more than 1,000 times.
 
-    They are those of nonlinearities that see by how much variances differ, and shares of sums. Near pairs, which alone
-    have less of a difference than the network makes of it, are computed in float64 then (engines/points.py).
+    They are those of nonlinearities that see by how much variances differ, and shares of sums; of convolutions their
+    biases too, from 30 times on, as those of points come in two parts then. Near pairs, which alone have less of a
+    difference than the network makes of it, are computed in float64 (engines/points.py, engines/planes.py).
     """
-    if _traits(lowered.program)[1]:
+    _, steady, images = _traits(lowered.program)
+    if steady:
         return False
     ops = lowered.program.ops
     ahead = _ahead(ops, lowered.numbers, lowered.program.n_inputs)
     return any(
-        growth > math.log(_LOST) and (op.name == "sum" or _sees_variances(op, op.own(lowered.numbers)))
+        (growth > math.log(_MOST) and images and op.kind == "bias")
+        or (growth > math.log(_LOST) and (op.name == "sum" or _sees_variances(op, op.own(lowered.numbers))))
         for op, growth in zip(ops, ahead, strict=True)
     )
 
@@ -102,9 +107,11 @@ def _ahead(ops: Sequence[Op], numbers: Sequence[Any], n_inputs: int) -> list[flo
 
 def _behind(op: Op, own: tuple[float, ...], q: list[float]) -> tuple[float, float]:
     """The variance behind an op, and the logarithm of what it multiplies a small defect by."""
-    if op.name == "dense":
+    if op.name in ("dense", "conv") and own:
         total = own[0] * q[0] + own[1]
         return total, math.log(max(own[0] * q[0], 1e-300) / max(total, 1e-300))
+    if op.name in ("conv", "local", "pool", "gather"):
+        return q[0], 0.0
     if op.name == "sum":
         return sum(q), 0.0
     if op.name == "product":
