@@ -16,7 +16,7 @@ struct Line {
   const std::vector<AdjointOp>& ops;
   const AdjointTile& tile;
   const AdjointUnit& unit;
-  const double* roots2;  // standard deviations, values x cols
+  const double* roots2;  // standard deviations, values x cols, and then inverse_root() of each
   double* state;
   long i, j0;
   int cols;
@@ -32,6 +32,7 @@ struct Line {
   double q1(int value) const { return tile.q1[value * tile.lines + i]; }
   const double* q2(int value) const { return tile.q2 + value * tile.cols + j0; }
   const double* s2(int value) const { return roots2 + value * tile.cols + j0; }
+  const double* inverse2(int value) const { return s2(tile.n_values + value); }
   double row1(int row) const { return tile.rows1[row * tile.lines + i]; }
   const double* row2(int row) const { return tile.rows2 + row * tile.cols + j0; }
   double& line_sum(int sum) const { return unit.line_sums[sum * tile.lines + i]; }
@@ -226,7 +227,8 @@ void back_dual(const AdjointOp& op, const Line& line) {
   const Phi<Number> phi(op.params.data());
   const int s = op.src[0];
   const double s1 = sqrt(line.q1(s)), after1 = sqrt(line.q1(op.dst));
-  const double *s2 = line.s2(s), *after2 = line.s2(op.dst), *v = line.v(s), *theta = line.theta(s);
+  const double inverse1 = inverse_root(s1), *inverse2 = line.inverse2(s), *after2 = line.s2(op.dst);
+  const double *v = line.v(s), *theta = line.theta(s);
   const double *P = line.P(op.dst), *T = line.T(op.dst), *kdot = line.kdot(op.dst);
   double *P_out = line.P(s), *T_out = line.T(s), *product = line.extra(0);
   double* columns = n > 0 && !line.tile.entries ? line.col_sum(op.first_sum) : line.extra(1);
@@ -242,8 +244,7 @@ void back_dual(const AdjointOp& op, const Line& line) {
   for (int k = 0; k < line.cols; ++k) {
     const Correlation<Number> c = jet_correlation<Number>(v[k]);
     const Dual<Number> d = phi.pair(c, x1, Phi<Number>::load(rows2, k));
-    const double r = s1 * s2[k], slope = select(c.near, -d.kdot.d[0], d.kdot.d[0]);
-    const double kddot = select(r == 0.0, 0.0, slope / select(r == 0.0, 1.0, r));
+    const double kddot = select(c.near, -d.kdot.d[0], d.kdot.d[0]) * inverse1 * inverse2[k];
     const double flow = T[k] * theta[k];
     P_out[k] = fma(kdot[k], P[k], fma(kddot, flow, P_out[k]));
     T_out[k] = fma(kdot[k], T[k], T_out[k]);

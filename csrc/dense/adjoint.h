@@ -9,6 +9,7 @@
 #include "common/isa.h"
 #include "common/parallel.h"
 #include "common/program.h"
+#include "math/vmath.h"
 
 namespace fntk {
 
@@ -110,12 +111,13 @@ void run_adjoint(const std::vector<AdjointOp>& ops, const AdjointTile& tile, con
 constexpr int kAdjointLines = int(kPanel), kAdjointCols = int(kMaxCols);  // of a unit
 constexpr int kAdjointLane = 128;                 // columns that all steps go through before the next
 constexpr long kRowsWidth = 256, kRowsStep = 32;  // features of a gradient that are made at a time, and a step of these
-inline long rows_scratch(long own, long others, long d) {
-  const long width = std::min(kRowsWidth, (d + kRowsStep - 1) / kRowsStep * kRowsStep), most = std::min(kPanel, others);
-  return most * (kPanel + width) + std::min(kPanel, (own + 3) / 4 * 4) * width;
-}
 constexpr int kAdjointPlanes = 5;  // v, theta, P, T, kdot of a value
 constexpr int kAdjointExtra = 4;   // planes beside those of the values
 constexpr int kAdjointSides = 2;   // of a value's D, behind them where entries are asked for
+
+namespace FNTK_ISA {
+// Of a standard deviation; 0 of one whose square is no normal number, where products of two would overflow.
+FNTK_HD double inverse_root(double s) { return select(s < 1e-153, 0.0, 1 / s); }
+}  // namespace FNTK_ISA
 
 }  // namespace fntk

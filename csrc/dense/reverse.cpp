@@ -40,6 +40,12 @@ const AdjointLoops& loops_of(const Isa& isa) {
   return baseline::adjoint_loops;
 }
 
+// Numbers that gradients of some rows are made in.
+long rows_scratch(long own, long others, long d) {
+  const long width = std::min(kRowsWidth, (d + kRowsStep - 1) / kRowsStep * kRowsStep), most = std::min(kPanel, others);
+  return most * (kPanel + width) + std::min(kPanel, (own + 3) / 4 * 4) * width;
+}
+
 long groups_of(long n, long size) { return (n + size - 1) / size; }
 
 // A tile of pairs. Units of pairs first, which leave their sums side by side; these are then added up in one order, and
@@ -57,8 +63,12 @@ class TileBack {
         interrupt_(interrupt),
         bands_(groups_of(tile.lines, kAdjointLines)),
         blocks_(groups_of(tile.cols, kAdjointCols)),
-        roots2_(size_t(tile.n_values * tile.cols)) {
-    for (size_t k = 0; k < roots2_.size(); ++k) roots2_[k] = std::sqrt(tile.q2[k]);
+        roots2_(size_t(2 * tile.n_values * tile.cols)) {
+    const size_t count = roots2_.size() / 2;
+    for (size_t k = 0; k < count; ++k) {
+      roots2_[k] = std::sqrt(tile.q2[k]);
+      roots2_[count + k] = generic::inverse_root(roots2_[k]);
+    }
     for (const AdjointRows& rows : call.rows) longest_ = std::max(longest_, rows.d);
   }
 

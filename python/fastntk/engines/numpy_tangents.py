@@ -69,7 +69,7 @@ class Tangents:
     def _layer(self, step: Step) -> Any:
         places = zip(step.own, step.op.numbers, strict=True)
         if step.op.layer is not None:
-            return step.op.layer if step.op.layer.compiled else Differenced(step.op.layer)
+            return step.op.layer if step.op.layer.compiled or step.op.layer.takes_jets else Differenced(step.op.layer)
         own: list[Any] = [Jet(v, {p: 1.0}) if p in self.moving else v for v, p in places]
         return of_dual(step.op.name, own)
 

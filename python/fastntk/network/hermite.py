@@ -115,10 +115,20 @@ class Coefficients:
         reach = self._reach if reach is None else reach
         return Nodes.panels(degree, self._scale, reach) if self.kinked else Nodes.trapezoid(degree, self._fine, reach)
 
+    def nodes_of(self, degree: int) -> int:
+        """How many values of the function a coefficient of this degree takes."""
+        return len(self._nodes(degree).z)
+
     def square(self, q: Array) -> Array:
         """``E phi(sqrt(q) z)^2``."""
         nodes = self._nodes(64)
         return _values(self.fn, np.sqrt(q), nodes.z, self._what) ** 2 @ (nodes.root * nodes.weight)
+
+    def slope_of_square(self, q: Array) -> Array:
+        """Its derivative in q, ``E phi(sqrt(q) z)^2 (z^2 - 1) / (2 q)``."""
+        nodes = self._nodes(64)
+        weight = nodes.root * nodes.weight * (nodes.z**2 - 1)
+        return _values(self.fn, np.sqrt(q), nodes.z, self._what) ** 2 @ weight / (2 * q)
 
     def at(self, q: Array, degrees: npt.NDArray[np.int64]) -> Array:
         """``a_l(q)``, (degrees, variances); degrees ascending."""
@@ -233,15 +243,19 @@ class Whole:
         self.parts = self._part(0), self._part(1)
 
     def _smooth(self, q: Array, rtol: float, what: str) -> Array:
-        terms = 64
+        terms, size = 64, self.source.square(q)
         while True:  # until those left out carry less than rtol / 10 of kdot at rho = 1
             table = self.source.at(q, np.arange(terms + 1))
             left = (np.arange(terms + 1)[:, None] * table**2)[::-1].cumsum(0)[::-1]
             small = (left <= rtol / 10 * left[0] + 1e-24 * (table**2).sum(0)).all(1)
-            if small[: 3 * terms // 4].any():  # an odd function has every other one 0: the last one says little
+            # All of the function is there: of a wave the first terms may be 0, and tell nothing of what comes.
+            full = ((table**2).sum(0) >= size * (1 - max(1e-10, rtol / 100))).all()
+            # An odd function has every other one 0: the last one says little.
+            if full and small[: 3 * terms // 4].any():
                 return table[: max(int(np.argmax(small)), 3)]
             terms *= 2
-            slow = terms > 2048 and (left[terms // 4] > 0.1 * left[0]).any()  # no end in sight
+            ends = small.any() or not full
+            slow = not ends and terms > 2048 and (left[terms // 4] > 0.1 * left[0]).any()  # no end in sight
             if terms > MOST or slow:
                 raise ValueError(
                     f"[{what}] its inputs have variances up to {q.max():.6g}, where its Hermite series has more than "

@@ -8,6 +8,7 @@ by pivoted Gram-Schmidt, weights by least squares. Derived.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,8 +25,10 @@ Array = npt.NDArray[np.float64]
 _DENSE = 96  # every degree up to here is offered, beyond them a geometric sequence
 _RATIO = 1.05
 _FARTHEST = 60000, 1000000  # degree offered for functions with a kink, in float32 and in float64
-_MOST_TERMS = 140  # that compiled code takes
-_TINY = 1e-36  # a variance of 0 counts as this, so that directions exist
+MOST_TERMS = 140  # that compiled code takes
+_BETWEEN = [0.97, 0.86, 0.7, 0.52, 0.33, 0.2, 0.13, 0.07, 0.02]  # of the largest variance: where errors are taken
+_FLAT = 1e-2  # kdot q / V of functions next to a constant: below it a slope's error shows in no NTK
+TINY = 1e-36  # a variance of 0 counts as this, so that directions exist
 
 
 def _falls(defects: Array, degrees: Array) -> Array:
@@ -41,20 +44,24 @@ def _slopes(defects: Array, degrees: Array) -> Array:
 class Sums:
     """``sum p_l (1 - a^l)`` and ``sum l p_l a^(l - 1)`` for all pairs of the variances and some defects, by parity.
 
-    The first relative to the sum of ``|p_l|`` in its place, the second to its diagonal.
+    The first relative to the sum of ``|p_l|`` in its place and ``1 - rho'`` of equal directions, the second to its
+    diagonal, or a hundredth of that of the identity.
     """
 
     def __init__(self, whole: Whole, hinges: Array, defects: Array) -> None:
         self._whole, self._defects = whole, defects
         self._i, self._j = np.triu_indices(len(whole.q))
         self._hinges = hinges / whole.size  # by parity and order
+        # What directions that are equal differ by, as variances do: where that is much, the sum itself counts little.
+        apart = np.square(whole.table[0, self._i] - whole.table[0, self._j]) / 2
         size, diagonal = np.zeros((len(defects), len(self._i))), np.zeros(len(whole.q))
         for part in whole.parts:
             counts = part.counts[:, None]
             size += _falls(defects, part.degrees) @ np.abs(counts * self._products(part.g))
+            apart = apart + (counts * np.square(part.g[:, self._i] - part.g[:, self._j])).sum(0) / 2
             diagonal += (counts * part.degrees[:, None] * part.g**2).sum(0)
-        self._fall = 1 / np.maximum(size, 1e-300)
-        root = np.sqrt(np.maximum(diagonal, 1e-300))
+        self._fall = 1 / np.maximum(size + np.maximum(apart, 0), 1e-300)
+        root = np.sqrt(np.maximum(diagonal, _FLAT))
         self._slope = 1 / (root[self._i] * root[self._j])
 
     def _products(self, g: Array) -> Array:
@@ -149,7 +156,8 @@ class Fit:
     ----------
     high : float
     degrees : tuple of int
-        Even ones in ascending order, then odd ones; ``signs`` has -1 where a term counts negatively.
+        Even ones in ascending order, then odd ones; ``signs`` has -1 where a term counts negatively, ``weights`` how
+        often each counts.
     parts : tuple of tuple of float
         What each term leaves to the hinges of its parity: from ``p_l`` go these times the products of their rows, of
         the first with itself and, where there are two, of both and of the second.
@@ -166,6 +174,7 @@ class Fit:
     kinked: bool
     degrees: tuple[int, ...]
     signs: tuple[int, ...]
+    weights: tuple[float, ...]
     parts: tuple[tuple[float, ...], ...]
     hinges: Hinges
     terms: int
@@ -177,7 +186,7 @@ class Fit:
     def _interpolated(self, q: Any, xp: Any) -> Any:
         """``a_l`` times the root of its weight, and ``E phi^2``, in this order: (terms + 1, *q.shape)."""
         given = xp.minimum(q, self.high)  # NaN stays
-        q = xp.maximum(given, _TINY)
+        q = xp.maximum(given, TINY)
         root = xp.sqrt(q)
         x = 4 * _place(root if self.kinked else q, self._middle) / _place(self._end, self._middle) - 2
         table = self._table[(...,) + (None,) * q.ndim]
@@ -221,7 +230,7 @@ class Fit:
         """``g_l`` (terms, *q.shape), unit vectors with signs and hinges; these by parity; ``sqrt(V / q)``."""
         found = self._interpolated(q, xp)
         a, variance = found[:-1], found[-1]
-        q = xp.maximum(xp.minimum(q, self.high), _TINY)
+        q = xp.maximum(xp.minimum(q, self.high), TINY)
         hinges = self.hinges.parts(q, xp)[:, : self.orders]
         size: Any = 0
         for k, sign in enumerate(self.signs):
@@ -244,8 +253,8 @@ def _places(n: int) -> Any:
     return np.cos(np.pi * (np.arange(n) + 0.5) / n)
 
 
-def fit(fn: Function, high: float, single: bool, hinges: Hinges, kinked: bool, what: str) -> Fit:
-    """A short series of a function for variances up to ``high``.
+def fits(fn: Function, high: float, single: bool, hinges: Hinges, kinked: bool, what: str) -> list[Fit]:
+    """Short series of a function for variances up to ``high``, the best one first.
 
     Parameters
     ----------
@@ -266,12 +275,18 @@ def fit(fn: Function, high: float, single: bool, hinges: Hinges, kinked: bool, w
     source = Coefficients(fn, high, kinked, what)
     tried = (2e-7, 3e-8) if single else (5e-13, 6e-14)
     found = [_fit(source, high, single, hinges, tried[0], what)]
-    if found[0].error > (4 if kinked else 1) * tried[0] and (single or not kinked):
+    if found[0].error > (4 if single else 1.9) ** kinked * tried[0]:
         found.append(_fit(source, high, single, hinges, tried[1], what))
-    return min(found, key=lambda own: own.error)
+    if kinked and not single and min(own.error for own in found) > 1.9 * tried[0]:  # errors are largest at the end
+        wide = Coefficients(fn, 1.5 * high, kinked, what)
+        found.append(_fit(wide, 1.5 * high, single, hinges, tried[0], what, high))
+    return sorted(found, key=lambda own: own.error)
 
 
-def _fit(source: Coefficients, high: float, single: bool, hinges: Hinges, rtol: float, what: str) -> Fit:
+def _fit(
+    source: Coefficients, high: float, single: bool, hinges: Hinges, rtol: float, what: str, most: float | None = None
+) -> Fit:
+    """A series for variances up to ``high``, of which those up to ``most`` come."""
     spread = math.log(256) / 2
     middle = high * np.exp(spread * (_places(6 if single else 9) - 1))
     q = np.concatenate([[high * 1e-6, high / 256], middle[::-1], [high]])
@@ -291,7 +306,7 @@ def _fit(source: Coefficients, high: float, single: bool, hinges: Hinges, rtol: 
             total = sums.total(parity)
             # Far above 1, what terms and hinges cancel of each other costs digits.
             lost = float(np.abs(total).max()) * (1e-7 if single else 2e-16)
-            chosen, x, error = _choose(sums.columns(parity, offered), total, rtol, _MOST_TERMS // len(there))
+            chosen, x, error = _choose(sums.columns(parity, offered), total, rtol, MOST_TERMS // len(there))
             found.append((max(error + lost, rtol if lost < rtol else 0.0), len(chosen), with_second, chosen, x))
         *_, with_second, chosen, x = min(found, key=lambda way: way[:2])
         if with_second:
@@ -302,7 +317,7 @@ def _fit(source: Coefficients, high: float, single: bool, hinges: Hinges, rtol: 
     if hinges.first or np.abs(whole.table[0]).max() > 1e-16 or not degrees:
         degrees, weights = [0, *degrees], [1.0, *weights]
     found_fit = _of_terms(source, high, degrees, weights, kept, terms, single)
-    return replace(found_fit, error=_error(found_fit, weights, source, rtol, single, what))
+    return replace(found_fit, error=error_of(found_fit, source, rtol, single, what, most=most))
 
 
 def _of_terms(
@@ -327,12 +342,14 @@ def _of_terms(
     table.setflags(write=False)
     own = _hinges_of(degrees, weights)
     parts = [own[:, i] * own[:, j] * signs for i, j in PAIRS]
-    found_fit = Fit(high, source.kinked, tuple(degrees), signs, (), hinges, terms, best, offset, kept, table)
+    found_fit = Fit(
+        high, source.kinked, tuple(degrees), signs, tuple(weights), (), hinges, terms, best, offset, kept, table
+    )
     products = np.stack(parts[: 2 * found_fit.orders - 1], axis=1)
     return replace(found_fit, parts=tuple(tuple(row) for row in products.tolist()))
 
 
-def _hinges_of(degrees: list[int], weights: list[float]) -> Array:
+def _hinges_of(degrees: Sequence[int], weights: Sequence[float]) -> Array:
     """The hinges' coefficients at these degrees, times the roots of weights: (terms, 2)."""
     own, found = np.array(degrees), np.empty((len(degrees), 2))
     for parity in (0, 1):
@@ -368,14 +385,28 @@ def _interpolation(
     return table, float(last.max())
 
 
-def _error(found: Fit, weights: list[float], source: Coefficients, rtol: float, single: bool, what: str) -> float:
-    q = found.high * np.array([0.7, 0.13, 0.02])
+def error_of(
+    found: Fit, source: Coefficients, rtol: float, single: bool, what: str, fine: bool = True, most: float | None = None
+) -> float:
+    """The largest error at variances and correlations that a fit was not made from, its own where that is larger.
+
+    ``fine``: at small variances too, where a function may be what its second derivative says, and that of the variance,
+    relative to it. There the function's own rounding counts, so that of integrals less is asked. ``most``: the largest
+    variance that comes; the fit's own end where it is None.
+    """
+    high = found.high if most is None else most
+    q = high * np.array([*_BETWEEN, 1e-3, 1e-6] if fine else _BETWEEN)
     fresh = Whole(source, q, rtol, what)
     defects = np.concatenate([np.logspace(-13.7, -2.2, 41), np.linspace(0.02, 0.99, 23)])
     sums = Sums(fresh, found.hinges.parts(q), defects if source.kinked else _defects(False, single)[1::2] * 1.3 % 1)
     g, _, _ = found.rows(q)
-    degrees, signs, own = np.array(found.degrees), np.array(found.signs), _hinges_of(list(found.degrees), weights)
+    degrees, signs, own = np.array(found.degrees), np.array(found.signs), _hinges_of(found.degrees, found.weights)
     worst = found.error
+    if fine:
+        small = high * np.logspace(-14, -0.1, 21)
+        exact = source.square(small)
+        apart = np.abs(found.variance(small) - exact)[exact > 0] / exact[exact > 0]
+        worst = max(worst, float(apart.max(initial=0)))
     for parity in (0, 1):
         here = (degrees % 2 == parity) & (degrees > 0)
         if here.any():

@@ -14,22 +14,27 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.polynomial import chebyshev
+from numpy.polynomial import polynomial as power
 
 from ..expectations import call
 from ..hermite import NO_HINGES, Hinges
 from ..kinks import Kink
 from ..one_variance import DEGREES, Shared, Slopes, moments_of, series_slopes, shared_of
-from ..short_series import Fit, fit
+from ..short_series import MOST_TERMS, Fit, fits
+from ..whole_series import exact_fit
 from .angular import Angular
 from .hinged import Hinged, HingedTwice, OfFit
 from .nonlinearity import Array, Correlation, Nonlinearity, defines_dual, of_input
 from .pieces import Pieces
-from .series import Curve, Series
+from .polynomials import Polynomial
+from .series import Curve, Series, joined
 from .spline import Spline
 from .straight import MOST, Straight
 
 LEAST_HIGH = 1.0  # largest variance of the narrowest range that is fitted
 _MOST_HIGH = 4.0**10
+_DEGREE = 12  # up to which a function is looked at as a polynomial
 _LOST = 1e-6  # of what float32 may lose of a dual, before float64 stands in for it
 
 
@@ -96,6 +101,8 @@ class General(Nonlinearity):
     def _of_range(self, low: float, high: float, single: bool, moving: bool) -> Nonlinearity:
         """The same for any variances between these."""
         kinks = self.kinks()
+        if not kinks and (polynomial := _polynomial(self, high_of(high, self.label, math.inf))) is not None:
+            return polynomial
         own = _in_pieces(self) if kinks else None
         if isinstance(own, Angular):
             closed = None if moving else _closed(own)
@@ -111,9 +118,9 @@ class General(Nonlinearity):
         return own
 
 
-def high_of(variance: float, what: str) -> float:
+def high_of(variance: float, what: str, most: float = _MOST_HIGH) -> float:
     """The end of the range that holds a variance: a power of 4."""
-    if not variance <= _MOST_HIGH:
+    if not variance <= most:
         raise ValueError(
             f"[{what}] an input has variance {variance:.6g}, and no series is made beyond {_MOST_HIGH:.6g}: normalise "
             "the inputs"
@@ -122,12 +129,36 @@ def high_of(variance: float, what: str) -> float:
 
 
 @lru_cache(maxsize=256)
+def _polynomial(layer: General, high: float) -> Polynomial | None:
+    """The polynomial that a function is, as far as inputs of these variances reach; None where it is none."""
+    x = np.cos(np.pi * (np.arange(4 * _DEGREE) + 0.5) / (4 * _DEGREE))
+    with np.errstate(all="ignore"):
+        found = chebyshev.chebfit(x, call(layer.smooth_phi, x), _DEGREE)
+        if not np.isfinite(found).all():
+            return None
+        order = int(np.flatnonzero(np.abs(found) > 1e-13 * np.abs(found).max()).max(initial=0))
+        coef = chebyshev.cheb2poly(chebyshev.chebfit(x, call(layer.smooth_phi, x), order))
+        coef[np.abs(coef) < 1e-13 * np.abs(coef).max(initial=0)] = 0
+        reaches = (0.03, 0.4, 5.0, 26 * math.sqrt(high))  # terms of every order show at one of these
+        values = [call(layer.smooth_phi, reach * x) for reach in reaches]
+        for own in (np.array([float(f"{c:.13g}") for c in coef]), coef):  # as it was written, more often than not
+            apart = [np.abs(y - power.polyval(r * x, own)) for r, y in zip(reaches, values, strict=True)]
+            sizes = [power.polyval(np.abs(r * x), np.abs(own)) for r in reaches]
+            if all((a <= 2e-14 * size).all() for a, size in zip(apart, sizes, strict=True)):
+                return Polynomial(tuple(own.tolist()))
+    return None
+
+
+@lru_cache(maxsize=256)
 def _fitted(layer: General, high: float, single: bool) -> Fit:
     kinks = layer.kinks()
     if any(kink.place for kink in kinks):
         raise ValueError(f"[{layer.label}] has kinks at x = {_places(kinks)}: series are for those at 0")
-    found = fit(layer.smooth_phi, high, single, _hinges(kinks), bool(kinks), layer.label)
-    if not kinks and not found.error <= _owed(single):
+    short = fits(layer.smooth_phi, high, single, _hinges(kinks), bool(kinks), layer.label)
+    if kinks or short[0].error <= _owed(single):
+        return short[0]
+    found = exact_fit(layer.smooth_phi, short, _owed(single), single, layer.label)
+    if not found.error <= _owed(single):
         raise ValueError(
             f"[{layer.label}] for variances up to {high:.6g} its series of {len(found.degrees)} terms is off by "
             f"{found.error:.1e}, where {_owed(single):.0e} is owed: normalise the inputs, or give kinks by breaks="
@@ -141,13 +172,15 @@ def _owed(single: bool) -> float:
 
 @lru_cache(maxsize=256)
 def _standing(layer: General, series: Fit, single: bool) -> Nonlinearity:
+    if len(series.degrees) > MOST_TERMS:
+        return WholeSeries(layer, series)
     kind = HingedTwice if series.orders > 1 else Hinged if series.hinges.first or series.hinges.second else Fitted
     found = kind(layer, series)
     q = series.high * np.array([1.0, 0.3, 0.05, 1e-3])
     if not single or loss_in_single(found, q) <= _LOST:
         return found
     if kind is not Fitted:  # hinges that are larger than the function cancel: degrees up to 60,000 may do without
-        plain = Fitted(layer, fit(layer.smooth_phi, series.high, single, NO_HINGES, True, layer.label))
+        plain = Fitted(layer, fits(layer.smooth_phi, series.high, single, NO_HINGES, True, layer.label)[0])
         if plain.own.error <= _LOST / 2 and loss_in_single(plain, q) <= _LOST:
             return plain
     return replace(found, loses=True)
@@ -254,6 +287,37 @@ class Fitted(OfFit, Series):
     def rows(self, q: Array, xp: Any = np) -> Mapping[str, Array]:
         g, _, e = self.own.rows(q, xp)
         return {**{f"g{k}": row for k, row in enumerate(g)}, "e": e}
+
+
+@defines_dual
+@dataclass(frozen=True)
+class WholeSeries(Fitted):
+    """All terms of a series, more than compiled code takes: powers of ``a = 1 - w`` one from the other."""
+
+    dual_name: ClassVar[str] = "whole"
+    compiled: ClassVar[bool] = False
+    takes_jets: ClassVar[bool] = True
+
+    def pair(self, c: Correlation, x1: Any, x2: Any) -> tuple[Array, Array, Array]:
+        place = {degree: k for k, degree in enumerate(self.own.degrees)}
+        before = fallen = apart = 0 * c.w  # a^(l - 1), 1 - a^l
+        power = before + 1  # a^l
+        whole, fall, slope = ([0.0 * c.w, 0.0 * c.w] for _ in range(3))  # of even and of odd terms
+        for degree in range(max(place) + 1):
+            if degree in place:
+                g1, g2 = (getattr(x, f"g{place[degree]}") for x in (x1, x2))
+                p, parity = g1 * g2, degree % 2
+                apart = apart + (g1 - g2) ** 2 / 2
+                whole[parity] = whole[parity] + p
+                fall[parity] = fall[parity] + p * fallen
+                slope[parity] = slope[parity] + degree * p * before
+            fallen = fallen + power * c.w
+            before, power = power, power * c.a
+        left = [2 * whole[parity] - fall[parity] for parity in (0, 1)]  # p (1 + a^l)
+        minus = apart + fall[0] + np.where(c.near, fall[1], left[1])
+        plus = apart + left[0] + np.where(c.near, left[1], fall[1])
+        rho = np.where(minus > plus, plus - 1, 1 - minus)
+        return joined(minus, plus), rho, x1.e * x2.e * (slope[1] + np.where(c.near, slope[0], -slope[0]))
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,7 @@ class Nonlinearity(Layer):
     # Parameters are counted at run time (csrc/math/counted/) and do not say all: the op keeps the layer beside them.
     counted: ClassVar[bool] = False
     compiled: ClassVar[bool] = True  # `pair` has a struct; else NumPy's engine alone computes it
+    takes_jets: ClassVar[bool] = False  # though not compiled: `rows`, `variance`, `pair` of numbers with derivatives
     jumps: ClassVar[bool] = False  # phi has a step, whose derivative counts as 0: kdot is not the slope of k
 
     @classmethod

@@ -16,7 +16,7 @@ __all__ = ["Curve", "Series"]
 _LEAST = 1e-36  # variances below count as this: a ratio of two that vanish has a limit
 
 
-def _joined(minus: Array, plus: Array) -> Array:
+def joined(minus: Array, plus: Array) -> Array:
     """The signed defect of ``1 - rho'`` and ``1 + rho'``."""
     minus = np.maximum(minus, 0)
     return np.where(minus > plus, -np.maximum(plus, 1e-37), minus)
@@ -95,7 +95,7 @@ class Series(Nonlinearity):
         left = [2 * whole[parity] - fall[parity] for parity in (0, 1)]  # p (1 + a^l)
         minus = apart + fall[0] + np.where(near, fall[1], left[1])
         plus = apart + left[0] + np.where(near, left[1], fall[1])
-        v = _joined(minus, plus)
+        v = joined(minus, plus)
         rho = value[0] + np.where(near, value[1], -value[1])
         return v, rho, x1.e * x2.e * (slope[1] + np.where(near, slope[0], -slope[0]))
 
@@ -151,4 +151,4 @@ class Curve(Nonlinearity):
         plus = 2 * whole - even + np.where(c.near, 2 * self.odd_share - odd, odd)
         rho = whole - even + np.where(c.near, self.odd_share - odd, odd - self.odd_share)
         slope = polynomial(self.odd) + np.where(c.near, 1.0, -1.0) * polynomial(self.even)
-        return _joined(minus, plus), rho, x1.e * x2.e * slope
+        return joined(minus, plus), rho, x1.e * x2.e * slope
