@@ -41,7 +41,7 @@ def images_network() -> Any:
 def cases(small: bool) -> dict[str, tuple[Any, np.ndarray, int]]:
     """Network, inputs, rows of a block."""
     rng = np.random.default_rng(SEED)
-    n_rows, n_images = (1000, 24) if small else (24192, 320)
+    n_rows, n_images = (1000, 24) if small else (16128, 240)
     rows = rng.standard_normal((n_rows, 784)).astype(np.float32)
     images = rng.standard_normal((n_images, 16, 16, 3)).astype(np.float32)
     return {
@@ -124,7 +124,7 @@ def solve_case(clients: dict[int, Any], small: bool) -> dict[str, Any]:
     from fastntk import scale, stax
 
     rng = np.random.default_rng(SEED)
-    n = 1000 if small else 32000
+    n = 1000 if small else 24000
     x = rng.standard_normal((n, 20)).astype(np.float32)
     y = np.sin(x[:, :1]) + 0.1 * rng.standard_normal((n, 1))
     hidden = [layer for _ in range(3) for layer in (stax.Dense(1, 2**0.5, 0.1), stax.Relu())]
