@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -139,6 +142,15 @@ def nt(case: GradientCase, x1: Any, x2: Any, on: Any) -> Call:
 RIVALS = {"botorch": botorch, "nt": nt}
 
 
+def survives(name: str, rival: str) -> None:
+    """Raise ``Missing`` where a rival's first call ends its process, as an archived package's may in a later JAX."""
+    ended = subprocess.run(
+        [sys.executable, __file__, "--probe", name, rival], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ).returncode
+    if ended < 0:
+        raise rivals.Missing(f"its call ends the process: {signal.Signals(-ended).name}")
+
+
 def measure(name: str, case: GradientCase, repeats: int, with_rivals: bool) -> dict[str, Any]:
     given = case.inputs()
     calls, want = ours(case, *given), ours(case, *given)["both"]()
@@ -147,14 +159,14 @@ def measure(name: str, case: GradientCase, repeats: int, with_rivals: bool) -> d
         calls["torch"] = by_torch(case, *given)
     for rival in case.rivals if with_rivals else ():
         try:
+            survives(name, rival)
             calls[rival] = RIVALS[rival](case, *given)
             calls[rival]()
         except rivals.Missing as reason:
             found["missing"][rival] = str(reason)
-            calls.pop(rival, None)
         except Exception as error:  # whatever an archived package meets in a later JAX
             found["missing"][rival] = f"{type(error).__name__}: {str(error)[:200]}"
-            del calls[rival]
+            calls.pop(rival, None)
     for other in calls.keys() - {"forward", "both"}:
         apart = [
             float(np.abs(np.asarray(a) - b).max() / np.abs(b).max()) for a, b in zip(calls[other](), want, strict=True)
@@ -202,7 +214,12 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rivals", action="store_true", help="BoTorch and Neural Tangents too")
     parser.add_argument("--out", type=Path, default=RESULTS / "gradients.json", help="JSON to write")
+    parser.add_argument("--probe", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.probe:
+        case = CASES[given.probe[0]]
+        RIVALS[given.probe[1]](case, *case.inputs())()
+        return 0
     report = {**context(), "repeats": given.repeats, "gradients": {}}
     before = run.busy()
     for name in given.names:

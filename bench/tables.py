@@ -13,6 +13,7 @@ from typing import Any
 
 import accuracy_table
 import gpu_table
+import gradients
 import layers
 import model
 import nonlinearities
@@ -34,6 +35,7 @@ KEPT = {
     "cuda": "cuda-sm90.json",
     "cuda-images": "cuda-images-sm90.json",
     "cuda-executed": "cuda-executed.json",
+    "gradients": "gradients.json",
     "scale": "scale.json",
     "killed": "killed.json",
     "large": "large-synthetic-200000.json",
@@ -290,6 +292,11 @@ TABLES: dict[str, tuple[str, tuple[str, ...], Callable[..., str]]] = {  # page, 
     "small-calls": ("docs/speed.md", ("small-calls",), small),
     "gpu": ("docs/speed.md", ("gpu",), gpu_table.gpu),
     "gpu-model": ("docs/gpu.md", ("cuda", "cuda-images", "cuda-executed"), model.gpu),
+    "gradients": (
+        "docs/gradients.md",
+        ("gradients",),
+        lambda report: where(report) + gradients.markdown(report).rstrip(),
+    ),
     "scale": ("docs/scale.md", ("scale", "killed", "large"), workers),
     "scale-model": ("docs/scale.md", ("scale", "images", "cuda", "cuda-images"), model.scale),
     "accuracy": ("docs/accuracy.md", ("accuracy",), accuracy_table.markdown),
