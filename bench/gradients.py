@@ -82,13 +82,14 @@ def by_torch(case: GradientCase, x1: Any, x2: Any, on: Any) -> Call:
     from fastntk.torch import kernel
 
     network, given = case.make(stax), torch.from_numpy(on)
-    a, b = (torch.from_numpy(x.copy()).requires_grad_() for x in (x1, x2))
+    a, b = (torch.from_numpy(x.reshape(case.n, -1).copy()).requires_grad_() for x in (x1, x2))
+    shape = {"input_shape": case.shape} if case.pool else {}
 
     def call() -> tuple[Any, ...]:
         a.grad = b.grad = None
-        k = kernel(network, a, b, get=case.get)
+        k = kernel(network, a, b, get=case.get, **shape)
         (k * given).sum().backward()
-        return tuple(of.detach().numpy() for of in (k, a.grad, b.grad))
+        return k.detach().numpy(), *(of.grad.numpy().reshape(x1.shape) for of in (a, b))
 
     return call
 
