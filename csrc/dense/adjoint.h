@@ -111,9 +111,9 @@ void run_adjoint(const std::vector<AdjointOp>& ops, const AdjointTile& tile, con
 constexpr int kAdjointLines = int(kPanel), kAdjointCols = int(kMaxCols);  // of a unit
 constexpr int kAdjointLane = 128;                 // columns that all steps go through before the next
 constexpr long kRowsWidth = 256, kRowsStep = 32;  // features of a gradient that are made at a time, and a step of these
-constexpr int kAdjointPlanes = 5;  // v, theta, P, T, kdot of a value
-constexpr int kAdjointExtra = 4;   // planes beside those of the values
-constexpr int kAdjointSides = 2;   // of a value's D, behind them where entries are asked for
+constexpr int kAdjointPlanes = 5;                 // v, theta, P, T, kdot of a value
+constexpr int kAdjointExtra = 4;                  // planes beside those of the values
+constexpr int kAdjointSides = 2;                  // of a value's D, behind them where entries are asked for
 
 namespace FNTK_ISA {
 // Of a standard deviation; 0 of one whose square is no normal number, where products of two would overflow.
