@@ -26,7 +26,8 @@ def both(request):
 def documented(function) -> list[str]:
     """Names of the arguments, from the signature that pybind11 writes; of the first one that is overloaded."""
     line = re.search(r"^(?:\d+\. )?\w+\((.*)\) -> ", function.__doc__, re.MULTILINE)[1]
-    line = re.sub(r"\[[^\[\]]*\]", "", re.sub(r"\[[^\[\]]*\]", "", re.sub(r"\[[^\[\]]*\]", "", line)))  # types' insides
+    while "[" in line:  # types' insides, from the innermost on
+        line = re.sub(r"\[[^\[\]]*\]", "", line)
     return [part.split(":")[0].strip() for part in line.split(",") if part.strip()]
 
 
