@@ -154,7 +154,8 @@ def survives(name: str, rival: str) -> None:
 
 def measure(name: str, case: GradientCase, repeats: int, with_rivals: bool) -> dict[str, Any]:
     given = case.inputs()
-    calls, want = ours(case, *given), ours(case, *given)["both"]()
+    calls = ours(case, *given)
+    want = calls["both"]()
     found: dict[str, Any] = {"parameters": asdict(case), "apart": {}, "missing": {}}
     if find_spec("torch") is not None:
         calls["torch"] = by_torch(case, *given)

@@ -74,7 +74,7 @@ class TileBack {
 
   void run() {
     panels1_ = panels(false);
-    panels2_ = call_.same ? panels1_ : panels(true);
+    if (!call_.same) panels2_ = panels(true);
     const long inputs = tile_.n_inputs, units = bands_ * blocks_;
     const bool gradients = !tile_.entries;
     if (gradients) {

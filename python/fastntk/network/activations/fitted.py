@@ -28,7 +28,7 @@ from .hinged import Hinged, HingedTwice, OfFit
 from .nonlinearity import Array, Correlation, Nonlinearity, defines_dual, of_input
 from .pieces import Pieces
 from .polynomials import Polynomial
-from .series import Curve, Series, joined
+from .series import Curve, Series, ends_of, joined
 from .spline import Spline
 from .straight import MOST, Straight
 
@@ -313,9 +313,7 @@ class WholeSeries(Fitted):
                 slope[parity] = slope[parity] + degree * p * before
             fallen = fallen + power * c.w
             before, power = power, power * c.a
-        left = [2 * whole[parity] - fall[parity] for parity in (0, 1)]  # p (1 + a^l)
-        minus = apart + fall[0] + np.where(c.near, fall[1], left[1])
-        plus = apart + left[0] + np.where(c.near, left[1], fall[1])
+        minus, plus = ends_of(c.near, apart, whole, fall)
         rho = np.where(minus > plus, plus - 1, 1 - minus)
         return joined(minus, plus), rho, x1.e * x2.e * (slope[1] + np.where(c.near, slope[0], -slope[0]))
 

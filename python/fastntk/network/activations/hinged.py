@@ -12,6 +12,7 @@ import numpy as np
 from ..hinges import WHOLE, hinge_parts, moment_polynomial
 from ..short_series import PAIRS, Fit
 from .nonlinearity import Array, Correlation, Nonlinearity, defines_dual, signed_defect
+from .series import ends_of
 
 
 @lru_cache(maxsize=2)
@@ -106,9 +107,8 @@ class Hinged(OfFit):
                 power = 1.0 if degree == 1 else c.a if degree == 2 else np.exp((degree - 1) * log)
                 slope[parity] = slope[parity] + degree * p * power
         apart = np.maximum(apart, 0)
-        left = [2 * whole[parity] - fall[parity] for parity in (0, 1)]  # p (1 + a^l)
-        minus = np.maximum(apart + fall[0] + np.where(c.near, fall[1], left[1]), 0)
-        plus = apart + left[0] + np.where(c.near, left[1], fall[1])
+        minus, plus = ends_of(c.near, apart, whole, fall)
+        minus = np.maximum(minus, 0)
         v = np.where(minus > plus, signed_defect(np.asarray(False), plus), minus)
         rho = np.where(minus > plus, plus - 1, 1 - minus)
         return v, rho, x1.e * x2.e * (slope[1] + np.where(c.near, slope[0], -slope[0]))

@@ -3,7 +3,7 @@ any whose inputs share one variance. Bases of nonlinearities; compiled text: ``c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,6 +20,16 @@ def joined(minus: Array, plus: Array) -> Array:
     """The signed defect of ``1 - rho'`` and ``1 + rho'``."""
     minus = np.maximum(minus, 0)
     return np.where(minus > plus, -np.maximum(plus, 1e-37), minus)
+
+
+def ends_of(near: Any, apart: Any, whole: Sequence[Any], fall: Sequence[Any]) -> tuple[Array, Array]:
+    """``1 - rho'`` and ``1 + rho'``: of even and odd terms their sums at a = 1, and what these have lost at a = |rho|.
+
+    ``apart``: what equal directions differ by.
+    """
+    left = [2 * whole[parity] - fall[parity] for parity in (0, 1)]  # p (1 + a^l)
+    minus: Array = apart + fall[0] + np.where(near, fall[1], left[1])
+    return minus, apart + left[0] + np.where(near, left[1], fall[1])
 
 
 @defines_dual
@@ -92,10 +102,7 @@ class Series(Nonlinearity):
             if order > 0:
                 fall[order % 2] = fall[order % 2] + p * np.where(c.w < 0.5, -np.expm1(order * log), 1 - c.a**order)
                 slope[order % 2] = slope[order % 2] + order * p * power(order - 1)
-        left = [2 * whole[parity] - fall[parity] for parity in (0, 1)]  # p (1 + a^l)
-        minus = apart + fall[0] + np.where(near, fall[1], left[1])
-        plus = apart + left[0] + np.where(near, left[1], fall[1])
-        v = joined(minus, plus)
+        v = joined(*ends_of(near, apart, whole, fall))
         rho = value[0] + np.where(near, value[1], -value[1])
         return v, rho, x1.e * x2.e * (slope[1] + np.where(near, slope[0], -slope[0]))
 
